@@ -1,0 +1,5 @@
+"""Run the command line with `python -m fusseg`."""
+
+from fusseg.cli.app import main
+
+main()

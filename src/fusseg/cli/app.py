@@ -1,0 +1,218 @@
+"""The commands; heavy imports wait until a command needs them, so that `--help` is quick."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fusseg.errors import FussegError
+from fusseg.version import VERSION
+
+app = typer.Typer(
+    name="fusseg",
+    help="Federated unsupervised semantic segmentation: sites with private, unlabeled images "
+    "learn one model together.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+cache_app = typer.Typer(
+    help="List and prune the feature cache.",
+    invoke_without_command=True,
+    rich_markup_mode=None,
+)
+app.add_typer(cache_app, name="cache")
+
+CacheOption = Annotated[
+    Path | None,
+    typer.Option("--cache", help="Feature cache; default: FUSSEG_CACHE, else the user's cache."),
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Override a setting: section.key=value.")
+]
+RunArgument = Annotated[Path, typer.Argument(help="Run directory.", show_default=False)]
+ConfigArgument = Annotated[Path, typer.Argument(help="TOML file.", show_default=False)]
+
+INPUT_ERROR, INTERRUPTED = 2, 130
+
+
+def main() -> None:
+    """Run the command line; errors from input exit with 2 and without a traceback."""
+    try:
+        app(standalone_mode=True)
+    except FussegError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(INPUT_ERROR) from None
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        print(f"fusseg {VERSION}")
+        raise typer.Exit
+
+
+@app.command()
+def check(
+    root: Annotated[Path, typer.Argument(help="Folder of sites, or a CONFIG.toml.")],
+    backbone: Annotated[
+        str | None, typer.Option(help="Backbone to estimate for; default: the configuration's.")
+    ] = None,
+    image_size: Annotated[
+        str | None, typer.Option(help="HEIGHTxWIDTH to estimate for, such as 320x480.")
+    ] = None,
+    cache: CacheOption = None,
+) -> None:
+    """Say what is there, what is wrong and what to do; exit 1 if a run would fail."""
+    from fusseg.cli.checking import run_check
+
+    if not run_check(root, backbone, image_size, cache_folder(cache)):
+        raise typer.Exit(1)
+
+
+@app.command()
+def extract(config: ConfigArgument, set_: SetOption = None, cache: CacheOption = None) -> None:
+    """Extract the features of a configuration's images, and do nothing else."""
+    from fusseg.cli.running import run_extract
+
+    run_extract(config, set_ or [], cache_folder(cache))
+
+
+@app.command()
+def run(
+    config: Annotated[
+        Path | None, typer.Argument(help="TOML file; with --resume the run's own may be left out.")
+    ] = None,
+    set_: SetOption = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Run directory; default: a new one under runs/.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    cache: CacheOption = None,
+) -> None:
+    """Train a federation and score it."""
+    from fusseg.cli.running import run_training
+
+    if config is None and not (resume and out is not None):
+        raise typer.BadParameter("give CONFIG.toml, or --resume with --out RUN_DIR")
+    if resume and out is None:
+        raise typer.BadParameter("--resume needs --out RUN_DIR: which run is to go on")
+    if out is None:
+        assert config is not None
+        out = Path("runs") / f"{config.stem}-{datetime.now():%Y%m%d-%H%M%S}"
+    with _interruptible(f"fusseg run --resume --out {out}"):
+        run_training(config, set_ or [], out, cache_folder(cache), resume=resume)
+
+
+@app.command()
+def evaluate(
+    run_dir: RunArgument,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Another folder of sites to score on.")
+    ] = None,
+    sites: Annotated[str | None, typer.Option(help="Sites to score on, such as a,b.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split to score on.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the scores to this file.")
+    ] = None,
+    cache: CacheOption = None,
+) -> None:
+    """Score a run on held-out images: its own, or others."""
+    from fusseg.cli.using import run_evaluate
+
+    run_evaluate(run_dir, _held_out(data, sites, split), json_file, cache_folder(cache))
+
+
+@app.command()
+def predict(
+    run_dir: RunArgument,
+    images: Annotated[list[Path], typer.Argument(help="Images or folders.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the results.")],
+    site: Annotated[
+        str | None, typer.Option(help="Whose model, where each site has its own.")
+    ] = None,
+) -> None:
+    """Segment images at their own size: an index PNG and an overlay for each."""
+    from fusseg.cli.using import run_predict
+
+    if not run_predict(run_dir, images, out, site):
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(run_dir: RunArgument, cache: CacheOption = None) -> None:
+    """Write a run's report.html anew."""
+    from fusseg.cli.using import run_report
+
+    run_report(run_dir, cache_folder(cache))
+
+
+@cache_app.callback()
+def _cache(context: typer.Context, cache: CacheOption = None) -> None:
+    context.obj = cache_folder(cache)
+    if context.invoked_subcommand is None:
+        _list(context)
+
+
+@cache_app.command("list")
+def _list(context: typer.Context) -> None:
+    """List what is in the cache: site, backbone, size, images, bytes, last use."""
+    from fusseg.cli.caching import list_cache
+
+    list_cache(context.obj)
+
+
+@cache_app.command("prune")
+def _prune(
+    context: typer.Context,
+    older_than: Annotated[
+        float | None, typer.Option(help="Only what was not used for so many days.")
+    ] = None,
+    backbone: Annotated[str | None, typer.Option(help="Only features of this backbone.")] = None,
+    site: Annotated[str | None, typer.Option(help="Only features of this site.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All of it.")] = False,
+) -> None:
+    """Delete features from the cache; they can be extracted again."""
+    from fusseg.cli.caching import prune_cache
+
+    prune_cache(context.obj, older_than, backbone, site, everything=everything)
+
+
+def cache_folder(option: Path | None) -> Path:
+    """Find the feature cache: the option, else FUSSEG_CACHE, else the user's cache folder."""
+    from platformdirs import user_cache_path
+
+    if option is not None:
+        return option
+    variable = os.environ.get("FUSSEG_CACHE")
+    return Path(variable) if variable else user_cache_path("fusseg")
+
+
+def _held_out(data: Path | None, sites: str | None, split: str | None) -> dict[str, str]:
+    chosen = {"data": data and str(data), "sites": sites, "split": split}
+    return {name: value for name, value in chosen.items() if value}
+
+
+@contextmanager
+def _interruptible(mend: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"\nstopped; go on with: {mend}", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a JSON file for the user."""
+    from fusseg.atomic import write_atomically
+
+    write_atomically(path, json.dumps(content, indent=1).encode())

@@ -1,0 +1,129 @@
+"""Commands that extract and train."""
+
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fusseg.cli.progress import Display
+from fusseg.config_file import load_config
+from fusseg.experiment import Event, Finished, RoundDone, TrainingBegun, run_experiment
+from fusseg.features.extraction import Progress
+from fusseg.federation.state import ClientUpdate
+from fusseg.gallery import write_report
+from fusseg.preparation import prepare
+from fusseg.runs import REPORT, Record
+
+Outcome = TypeVar("Outcome")
+
+_STAGES = {"read": "reading images", "extract": "extracting features"}
+
+
+def follow(stages: Generator[Progress, None, Outcome], display: Display) -> Outcome:
+    """Show an extraction to its end and hand on what it returns."""
+    while True:
+        try:
+            progress = next(stages)
+        except StopIteration as stop:
+            outcome: Outcome = stop.value
+            return outcome
+        show_progress(progress, display)
+
+
+def show_progress(progress: Progress, display: Display) -> None:
+    """Show how far an extraction is."""
+    display.advance(_STAGES[progress.stage], progress.done, progress.total)
+
+
+def run_extract(config_path: Path, overrides: Sequence[str], cache: Path) -> None:
+    """Extract what the cache lacks and say what was skipped."""
+    config = load_config(config_path, overrides)
+    with Display() as display:
+        prepared = follow(prepare(config, cache), display)
+        for skipped in prepared.skipped:
+            display.line(f"skipped {skipped.item.site}/{skipped.item.stem}: {skipped.reason}")
+        display.line(f"the features are in {cache} ({prepared.seconds:.1f} s)")
+
+
+def run_training(
+    config_path: Path | None,
+    overrides: Sequence[str],
+    run_dir: Path,
+    cache: Path,
+    *,
+    resume: bool,
+) -> None:
+    """Train, score, write the report, and print where everything is."""
+    if config_path is None and overrides:
+        config_path = run_dir / "config.toml"
+    config = None if config_path is None else load_config(config_path, overrides)
+    with Display() as display:
+        trainings = _Trainings(display)
+        for event in run_experiment(config, run_dir, cache, resume=resume):
+            trainings.show(event)
+            if isinstance(event, Finished):
+                shown = event.prepared.shown
+                write_report(run_dir, event.config, event.record, event.saved, shown)
+                for line in summary(event.record):
+                    display.line(line)
+                display.line(f"report: {run_dir / REPORT}")
+
+
+class _Trainings:
+    """Counts client updates over all rounds, so that one bar tells the time left."""
+
+    def __init__(self, display: Display) -> None:
+        self._display = display
+        self._done = self._total = self._rounds = 0
+
+    def show(self, event: Event) -> None:
+        if isinstance(event, Progress):
+            show_progress(event, self._display)
+        elif isinstance(event, TrainingBegun):
+            self._done = event.num_clients * event.rounds_done
+            self._total = event.num_clients * event.num_rounds
+            self._rounds = event.num_rounds
+        elif isinstance(event, ClientUpdate):
+            self._done += 1
+            self._display.advance("training", self._done, self._total)
+        elif isinstance(event, RoundDone):
+            self._display.line(_describe(event.entry, self._rounds))
+
+
+def _describe(entry: Any, num_rounds: int) -> str:  # noqa: ANN401 - JSON
+    text = f"round {entry['round']} of {num_rounds}: loss {entry['loss']:.4f}"
+    if entry["mean_iou"] is not None:
+        text += f", mIoU {entry['mean_iou']:.4f}, accuracy {entry['pixel_accuracy']:.4f}"
+    return f"{text} ({entry['seconds']:.1f} s)"
+
+
+def summary(record: Record) -> list[str]:
+    """Sum up a finished run in a few lines."""
+    final, seconds = record["final"], record["seconds"]
+    lines = [
+        f"skipped {skipped['site']}/{skipped['image']}: {skipped['reason']}"
+        for skipped in record["skipped_images"]
+    ]
+    lines += describe_final(final)
+    lines.append(
+        f"seconds: extraction {seconds['extract']:.1f}, training {seconds['train']:.1f}, "
+        f"evaluation {seconds['evaluate']:.1f}"
+    )
+    return lines
+
+
+def describe_final(final: Record) -> list[str]:
+    """Say how good the model is: scores, or the label-free figures where nothing is labeled."""
+    if final["mean_iou"] is None:
+        lines = ["no labels: scores are null"]
+    else:
+        lines = [f"mIoU {final['mean_iou']:.4f}, accuracy {final['pixel_accuracy']:.4f}"]
+        for site, scores in final["sites"].items():
+            lines.append(f"  {site}: mIoU {scores['mean_iou']:.4f} ({scores['num_images']} images)")
+    if "quality" in final:
+        quality = final["quality"]
+        lines.append(
+            f"label-free: mean cosine to own centroid {quality['mean_cosine']:.3f}, margin to the "
+            f"second {quality['mean_margin']:.3f}, largest cluster "
+            f"{max(quality['cluster_share']):.0%} of the positions"
+        )
+    return lines

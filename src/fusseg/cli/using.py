@@ -1,0 +1,105 @@
+"""Commands that use a trained run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from fusseg.atomic import write_atomically
+from fusseg.cli.progress import Display
+from fusseg.cli.running import describe_final, follow
+from fusseg.config import DataConfig
+from fusseg.errors import DataError, FussegError
+from fusseg.gallery import write_report
+from fusseg.prediction import (
+    Predicted,
+    evaluate_run,
+    find_images,
+    load_run,
+    pick_segmenter,
+    predict_images,
+)
+from fusseg.preparation import prepare
+from fusseg.runs import REPORT, load_record, load_state, read_run_config
+
+
+def run_evaluate(
+    run_dir: Path, chosen: Mapping[str, str], json_file: Path | None, cache: Path
+) -> None:
+    """Score a run and print the scores.
+
+    Args:
+        run_dir: Run directory.
+        chosen: Any of `data`, `sites` (comma-separated) and `split`; the rest is the run's own.
+        json_file: Where the scores are written too.
+        cache: Feature cache.
+    """
+    import json
+
+    run = load_run(run_dir)
+    data = held_out_data(run.config.data, chosen)
+    with Display() as display:
+        scores = follow(evaluate_run(run, data, cache), display)
+        for skipped in scores["skipped_images"]:
+            display.line(f"skipped {skipped['site']}/{skipped['image']}: {skipped['reason']}")
+        for line in describe_final(scores):
+            display.line(line)
+        for name, iou in (scores["per_class_iou"] or {}).items():
+            display.line(f"  {name}: " + ("not in the labels" if iou is None else f"IoU {iou:.4f}"))
+    if json_file is not None:
+        try:
+            write_atomically(json_file, json.dumps(scores, indent=1).encode())
+        except OSError as error:
+            raise DataError(f"cannot write {json_file}: {error.strerror}") from error
+
+
+def held_out_data(data: DataConfig, chosen: Mapping[str, str]) -> DataConfig:
+    """Say what is scored: the run's held-out images, or other sites, splits or data."""
+    sites = tuple(site.strip() for site in chosen["sites"].split(",")) if "sites" in chosen else ()
+    if "data" in chosen:
+        # Another folder: all its sites are held out, and none trains.
+        return replace(
+            data,
+            layout="sites",
+            root=chosen["data"],
+            train_sites=(),
+            held_out_sites=sites,
+            train_split="",
+            held_out_split=chosen.get("split", ""),
+        )
+    return replace(
+        data,
+        train_sites=(),
+        train_split="",
+        held_out_sites=sites or data.held_out_sites,
+        held_out_split=chosen.get("split", data.held_out_split),
+    )
+
+
+def run_predict(run_dir: Path, images: Sequence[Path], out: Path, site: str | None) -> bool:
+    """Segment images; False if one had to be skipped."""
+    run = load_run(run_dir)
+    segmenter = pick_segmenter(run, site)
+    sources = find_images(images)
+    skipped = 0
+    with Display() as display:
+        outcomes = predict_images(run, segmenter, sources, out)
+        for done, outcome in enumerate(outcomes, 1):
+            if not isinstance(outcome, Predicted):
+                skipped += 1
+                display.line(f"skipped {outcome.source}: {outcome.reason}")
+            display.advance("segmenting", done, len(sources))
+        display.line(f"{len(sources) - skipped} of {len(sources)} images are in {out}")
+    return skipped == 0
+
+
+def run_report(run_dir: Path, cache: Path) -> None:
+    """Write the report anew and say where it is."""
+    config, record = read_run_config(run_dir), load_record(run_dir)
+    saved, shown = None, None
+    with Display() as display:
+        try:
+            saved, shown = load_state(run_dir), follow(prepare(config, cache), display).shown
+        except FussegError as error:
+            display.line(f"the report has no pictures: {error}")
+        write_report(run_dir, config, record, saved, shown)
+        display.line(f"report: {run_dir / REPORT}")

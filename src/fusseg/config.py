@@ -1,0 +1,252 @@
+"""Settings of one experiment: one frozen dataclass per stage.
+
+Names of tables that live elsewhere (data layouts, backbones, strategies) are checked where the
+table is, so that a new entry is one line there and none here.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fusseg.errors import ConfigError
+
+Fit = Literal["crop", "stretch"]
+Interpolation = Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which images train, which are held out, and how they are brought to one size."""
+
+    layout: str = "sites"
+    """How the images are laid out: `sites` (a folder per site) or `synthetic` (generated)."""
+    root: str = ""
+    """Folder of sites, relative to the working directory; unused by `synthetic`."""
+    splits: str = "splits.csv"
+    """Table of splits inside the root (columns stem, site, split)."""
+    scenes: str = "pipes"
+    """What `synthetic` draws: `pipes` (binary) or `streets` (multi-class)."""
+    images_per_site: int = 40
+    """Images that `synthetic` draws per site, at least 2."""
+    scene_seed: int = 0
+    """Seed of the generated scenes, apart from the seed of training."""
+    train_sites: tuple[str, ...] = ()
+    """Sites that train; empty: all that are not held out."""
+    held_out_sites: tuple[str, ...] = ()
+    """Sites whose images are evaluated; empty: none."""
+    train_split: str = ""
+    """Split that trains; empty: every image of the training sites."""
+    held_out_split: str = ""
+    """Split that is evaluated; empty: every image of the held-out sites."""
+    image_size: tuple[int, int] = (320, 320)
+    """Height and width in pixels that the backbone sees."""
+    fit: Fit = "crop"
+    """`crop`: shorter side to size, then center crop; `stretch`: ignore the aspect ratio."""
+    interpolation: Interpolation = "bilinear"
+    """Resampling of images, antialiased; labels are always taken from the nearest pixel."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: If a size or count is too small.
+        """
+        for side in self.image_size:
+            if side < 16:
+                raise ConfigError(
+                    f"data.image_size must be at least 16 pixels a side, got {self.image_size}"
+                )
+        at_least("data.images_per_site", self.images_per_site, 2)
+        at_least("data.scene_seed", self.scene_seed, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """The frozen network that turns images into features."""
+
+    name: str = "filterbank"
+    """`filterbank`, `onnx:PATH`, or a Hugging Face id or local folder of a ViT."""
+    center: bool | Literal["auto"] = "auto"
+    """Subtract the global mean feature; `auto`: as the kind of backbone needs."""
+    batch_size: int = 8
+    """Images per forward pass of the extraction."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: If the name is empty or the batch size below 1.
+        """
+        if not self.name:
+            raise ConfigError("backbone.name must not be empty")
+        at_least("backbone.batch_size", self.batch_size, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Size of what is trained."""
+
+    num_clusters: int = 27
+    """Number of regions, K in the paper; at most 255, the indices of an 8-bit image."""
+    code_dim: int = 70
+    """Channels of the code, D in the paper."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: If a size is too small, or there are more than 255 clusters.
+        """
+        at_least("model.num_clusters", self.num_clusters, 2)
+        if self.num_clusters > 255:
+            raise ConfigError(f"model.num_clusters must be at most 255, got {self.num_clusters}")
+        at_least("model.code_dim", self.code_dim, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalConfig:
+    """How one client trains between two server rounds (method section 3)."""
+
+    steps: int | None = None
+    """Optimizer steps per round, the same for every client; unset: given by `epochs`."""
+    epochs: float | None = None
+    """Passes over the largest site per round; unset, with `steps` unset too: 1."""
+    batch_size: int = 8
+    """Query images per step."""
+    positions: int = 121
+    """Random positions per image and step."""
+    neighbors: int = 2
+    """Nearest images from which a query's neighbor is drawn."""
+    random_supports: int = 5
+    """Random support images per query, besides its neighbor."""
+    dropout: float = 0.1
+    """Share of feature channels dropped per image, in [0, 1)."""
+    self_weight: float = 0.67
+    """Weight of the correspondence of an image with itself."""
+    neighbor_weight: float = 0.25
+    """Weight of the correspondence with the nearest neighbor."""
+    random_weight: float = 0.63
+    """Weight of the mean correspondence with the random supports."""
+    shift: Literal["auto"] | tuple[float, float, float] = "auto"
+    """Cosines below which a pair is pushed apart (b): self, neighbor, random; or `auto`."""
+    shift_quantiles: tuple[float, float, float] = (0.75, 0.80, 0.95)
+    """Quantiles of the centered feature correspondence that `auto` takes, in (0, 1)."""
+    shift_batches: int = 8
+    """Batches sampled for `auto`."""
+    head_learning_rate: float = 5e-4
+    centroid_learning_rate: float = 5e-3
+    separation_weight: float = 0.0
+    """Weight of the penalty on similar centroids (lambda in Eq. 5)."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: If a count, weight, rate or quantile is out of range.
+        """
+        self._check_length()
+        at_least("local.batch_size", self.batch_size, 2)
+        for name in ("positions", "neighbors", "random_supports", "shift_batches"):
+            at_least(f"local.{name}", getattr(self, name), 1)
+        for name in ("self_weight", "neighbor_weight", "random_weight", "separation_weight"):
+            at_least(f"local.{name}", getattr(self, name), 0)
+        for name in ("head_learning_rate", "centroid_learning_rate"):
+            above_zero(f"local.{name}", getattr(self, name))
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"local.dropout must lie in [0, 1), got {self.dropout}")
+        if not all(0 < quantile < 1 for quantile in self.shift_quantiles):
+            raise ConfigError(
+                f"local.shift_quantiles must lie in (0, 1), got {self.shift_quantiles}"
+            )
+
+    def _check_length(self) -> None:
+        if self.steps is not None and self.epochs is not None:
+            raise ConfigError(
+                f"local.steps and local.epochs exclude each other, got {self.steps} and "
+                f"{self.epochs}; remove one"
+            )
+        if self.steps is not None:
+            at_least("local.steps", self.steps, 1)
+        if self.epochs is not None:
+            above_zero("local.epochs", self.epochs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FederationConfig:
+    """Who aggregates what, how often (method section 3b)."""
+
+    strategy: str = "fedcc-kmeans"
+    """`fedavg`, `fedcc-kmeans`, `fedcc-maximin`, or the baselines `local` and `centralized`."""
+    rounds: int = 10
+    distance: Literal["cosine", "euclidean"] = "cosine"
+    """How FedCC compares centroids; the paper uses `euclidean`."""
+    weighted: bool = True
+    """Weigh clients by their number of images (W in the paper's Table 3)."""
+    aggregate_heads: bool = True
+    """Average the heads (E); otherwise each client keeps its own."""
+    aggregate_centroids: bool = True
+    """Aggregate the centroids (C); otherwise each client keeps its own."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: If there is no round.
+        """
+        at_least("federation.rounds", self.rounds, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """When the model is scored."""
+
+    every: int = 1
+    """Score after every n-th round and after the last; 0: after the last only."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: If a count is negative.
+        """
+        at_least("evaluation.every", self.every, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """All settings of one run; results depend on nothing else."""
+
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    local: LocalConfig = field(default_factory=LocalConfig)
+    federation: FederationConfig = field(default_factory=FederationConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        """Check the seed.
+
+        Raises:
+            ConfigError: If the seed is negative.
+        """
+        at_least("seed", self.seed, 0)
+
+
+def at_least(name: str, value: int | float, bound: int | float) -> None:
+    """Refuse a setting below its bound.
+
+    Raises:
+        ConfigError: If the value is below the bound.
+    """
+    if not value >= bound:
+        raise ConfigError(f"{name} must be at least {bound}, got {value}")
+
+
+def above_zero(name: str, value: int | float) -> None:
+    """Refuse a setting that is not positive.
+
+    Raises:
+        ConfigError: If the value is zero or below.
+    """
+    if not value > 0:
+        raise ConfigError(f"{name} must be above 0, got {value}")

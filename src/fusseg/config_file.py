@@ -1,0 +1,175 @@
+"""Configurations as TOML: read, overridden from the command line, and written back whole."""
+
+import dataclasses
+import sys
+import tomllib
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import tomli_w
+
+from fusseg.config import Config
+from fusseg.errors import ConfigError, nearest_name
+
+Stage = TypeVar("Stage")
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a configuration file, with `section.key=value` overrides on top.
+
+    Args:
+        path: TOML file.
+        overrides: Values are TOML, or plain strings where they are not valid TOML.
+
+    Raises:
+        ConfigError: If the file cannot be read, a key is unknown or a value out of range.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except ValueError as error:  # TOML, UTF-8, or a number of more than 4300 digits
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    return parse_config(_override(table, overrides))
+
+
+def parse_config(table: Mapping[str, Any]) -> Config:
+    """Build a configuration from nested tables; what is missing takes its default.
+
+    Raises:
+        ConfigError: If a key is unknown or a value has the wrong type or range.
+    """
+    return _build(Config, table, "")
+
+
+def dump_config(config: Config) -> str:
+    """Write a configuration as TOML, every key spelled out, so that it can be run again."""
+    return tomli_w.dumps(_without_none(dataclasses.asdict(config)))
+
+
+def differing_keys(left: Config, right: Config) -> list[str]:
+    """Name the dotted keys in which two configurations differ."""
+    flat_left, flat_right = _flatten(dataclasses.asdict(left)), _flatten(dataclasses.asdict(right))
+    return [key for key in flat_left if flat_left[key] != flat_right[key]]
+
+
+def _override(table: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set needs section.key=value, got {override!r}")
+        *sections, name = key.strip().split(".")
+        place = table
+        for section in sections:
+            place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"--set {override!r}: {section!r} is a value, not a section")
+        place[name] = _parse_value(text.strip())
+    return table
+
+
+def _parse_value(text: str) -> Any:  # noqa: ANN401 - whatever TOML holds
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except ValueError:
+        return text
+    # A line break in the text could smuggle in more keys than the one asked for.
+    return parsed["value"] if len(parsed) == 1 else text
+
+
+def _build(stage: type[Stage], table: Mapping[str, Any], prefix: str) -> Stage:
+    fields = {field.name: field for field in dataclasses.fields(stage)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for name, value in table.items():
+        key = f"{prefix}{name}"
+        if name not in fields:
+            known = [f"{prefix}{field}" for field in fields]
+            raise ConfigError(f"unknown key {key!r}; {nearest_name(key, known)}")
+        kind = fields[name].type
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{key} must be a section, got {value!r}")
+            values[name] = _build(kind, value, f"{key}.")
+        else:
+            values[name] = _convert(key, value, kind)
+    return stage(**values)
+
+
+def _convert(key: str, value: Any, kind: Any) -> Any:  # noqa: ANN401 - checked value by value
+    for option in _options(kind):
+        accepted, result = _accept(value, option)
+        if accepted:
+            return result
+    raise ConfigError(f"{key} must be {_describe(kind)}, got {value!r}")
+
+
+def _options(kind: Any) -> tuple[Any, ...]:  # noqa: ANN401
+    if get_origin(kind) in (Union, types.UnionType):
+        return get_args(kind)
+    return (kind,)
+
+
+def _accept(value: Any, kind: Any) -> tuple[bool, Any]:  # noqa: ANN401
+    if get_origin(kind) is Literal:
+        return isinstance(value, str) and value in get_args(kind), value
+    if get_origin(kind) is tuple:
+        return _accept_tuple(value, get_args(kind))
+    if isinstance(value, bool) or kind is bool:
+        # bool is an int to Python, but `rounds = true` is a slip.
+        return kind is bool and isinstance(value, bool), value
+    if kind is float:
+        # Compared rather than converted: a long whole number is no float.
+        number = isinstance(value, int | float) and abs(value) <= sys.float_info.max
+        return number, float(value) if number else value
+    return isinstance(kind, type) and isinstance(value, kind), value
+
+
+def _accept_tuple(value: Any, kinds: tuple[Any, ...]) -> tuple[bool, Any]:  # noqa: ANN401
+    if not isinstance(value, list | tuple):
+        return False, value
+    if kinds[-1] is Ellipsis:
+        kinds = (kinds[0],) * len(value)
+    if len(kinds) != len(value):
+        return False, value
+    parts = [_accept(part, kind) for part, kind in zip(value, kinds, strict=True)]
+    return all(accepted for accepted, _ in parts), tuple(part for _, part in parts)
+
+
+_WORDS = {int: "a whole number", float: "a finite number", str: "a string", bool: "true or false"}
+
+
+def _describe(kind: Any) -> str:  # noqa: ANN401
+    words = []
+    for option in _options(kind):
+        if get_origin(option) is Literal:
+            words += [repr(choice) for choice in get_args(option)]
+        elif get_origin(option) is tuple:
+            words.append(_describe_list(get_args(option)))
+        elif option is not type(None):
+            words.append(_WORDS[option])
+    return " or ".join(words)
+
+
+def _describe_list(kinds: tuple[Any, ...]) -> str:
+    plural = {int: "whole numbers", float: "finite numbers", str: "strings"}[kinds[0]]
+    return f"a list of {plural}" if kinds[-1] is Ellipsis else f"a list of {len(kinds)} {plural}"
+
+
+def _without_none(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _without_none(value) if isinstance(value, Mapping) else value
+        for name, value in table.items()
+        if value is not None
+    }
+
+
+def _flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

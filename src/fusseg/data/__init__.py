@@ -1,0 +1,1 @@
+"""Images in, sites out: folders of sites and generated scenes."""

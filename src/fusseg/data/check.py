@@ -1,0 +1,241 @@
+"""Look at everything a run would read: what is there, what is wrong, what to do."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from fusseg.config import DataConfig
+from fusseg.data.datasets import check_counts, open_dataset, select_held_out, select_training
+from fusseg.data.images import pixels_of, read_bytes
+from fusseg.data.items import Classes, Dataset, Item
+from fusseg.data.masks import classes_of, load_mask, mask_values
+from fusseg.data.sites import files_by_stem, site_folders
+from fusseg.data.splits import read_splits
+from fusseg.errors import DataError, FussegError
+
+Severity = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that `check_sites` has to say."""
+
+    severity: Severity
+    """`error`: a run or its evaluation would fail; `warning`: it would run, but not as meant."""
+    subject: str
+    """The file, site or setting it is about."""
+    message: str
+
+
+@dataclass(frozen=True)
+class _Image:
+    """What is kept of an image that was read."""
+
+    item: Item
+    digest: str
+    shape: tuple[int, int]
+
+
+def check_sites(
+    config: DataConfig, track: Callable[[Sequence[Item]], Iterable[Item]] = iter
+) -> Iterator[Finding]:
+    """Open every image and mask of a data set, yielding what is worth saying; nothing is raised.
+
+    Args:
+        config: The data set, and which of its images train and are held out.
+        track: Wraps the images that are gone through, for a progress bar around them.
+    """
+    subject = config.root if config.layout == "sites" else config.scenes
+    try:
+        dataset = open_dataset(config)
+    except FussegError as error:
+        yield Finding("error", subject, str(error))
+        return
+    yield from _overview(dataset, subject)
+    if config.layout == "sites":
+        yield from _stray_files(dataset, config)
+    training, held_out, problems = _selection(dataset, config)
+    yield from problems
+    classes, problem = _classes(dataset, subject)
+    yield from problem
+    judged = {item.site for item in held_out or dataset.items}
+    images: list[_Image] = []
+    for item in track(dataset.items):
+        read = _read(item)
+        if isinstance(read, Finding):
+            yield read
+            continue
+        images.append(read)
+        if classes is not None and item.mask is not None:
+            yield from _mask(item, classes, "error" if item.site in judged else "warning")
+    yield from _too_few(training, images)
+    yield from _duplicates(images)
+    yield from _sizes(images, config, subject)
+
+
+def _overview(dataset: Dataset, subject: str) -> Iterator[Finding]:
+    """Count images, masks and splits per site, and name the classes."""
+    for site in dataset.sites:
+        items = [item for item in dataset.items if item.site == site]
+        masks = sum(item.mask is not None for item in items)
+        splits = Counter(item.split for item in items if item.split)
+        text = f"{_count(len(items), 'image')}, {_count(masks, 'mask')}"
+        if splits:
+            text += "; splits: " + ", ".join(f"{name} {splits[name]}" for name in sorted(splits))
+        yield Finding("note", site, text)
+        if 0 < masks < len(items):
+            first = next(item.stem for item in items if item.mask is None)
+            yield Finding(
+                "note",
+                site,
+                f"{_count(len(items) - masks, 'image')} without a mask, {first!r} first; "
+                "evaluation leaves them out",
+            )
+    if dataset.classes is not None:
+        names = dataset.classes.names
+        text = f"{len(names)} classes: {', '.join(names)}"
+        if dataset.classes.ignore_index is not None:
+            text += f"; {dataset.classes.ignore_index} ignored"
+        yield Finding("note", subject, text)
+
+
+def _stray_files(dataset: Dataset, config: DataConfig) -> Iterator[Finding]:
+    """Find what belongs to no image: sites without images, masks, rows in the table of splits."""
+    root = Path(config.root)
+    stems = {(item.site, item.stem) for item in dataset.items}
+    for site in site_folders(root):
+        if site.name not in dataset.sites:
+            yield Finding("warning", site.name, "no image in its folder images; it is no site")
+            continue
+        masks = files_by_stem(site / "masks", (".png",))
+        lost = [path.name for stem, path in masks.items() if (site.name, stem) not in stems]
+        if lost:
+            yield Finding(
+                "warning",
+                str(site / "masks"),
+                f"{_count(len(lost), 'mask')} without an image, {lost[0]!r} first; "
+                "a mask is called like its image",
+            )
+    table = root / config.splits
+    if not table.is_file():
+        return
+    rows = [row for row in read_splits(table) if (row.site, row.stem) not in stems]
+    if rows:
+        yield Finding(
+            "warning",
+            str(table),
+            f"{_count(len(rows), 'row')} without an image, line {rows[0].line} first (stem "
+            f"{rows[0].stem!r} of site {rows[0].site!r}); stems are written without a suffix",
+        )
+
+
+def _selection(
+    dataset: Dataset, config: DataConfig
+) -> tuple[tuple[Item, ...], tuple[Item, ...], list[Finding]]:
+    """Pick training and held-out images, with what is wrong about the choice."""
+    training: tuple[Item, ...] = ()
+    held_out: tuple[Item, ...] = ()
+    try:
+        held_out = select_held_out(dataset, config)
+        training = select_training(dataset, config)
+    except FussegError as error:
+        return training, held_out, [Finding("error", "selection", str(error))]
+    text = f"{_count(len(training), 'image')} train, {len(held_out)} held out"
+    return training, held_out, [Finding("note", "selection", text)]
+
+
+def _classes(dataset: Dataset, subject: str) -> tuple[Classes | None, list[Finding]]:
+    """Take the classes of the data set, or those its readable masks show."""
+    labeled = [item for item in dataset.items if item.mask is not None]
+    if dataset.classes is not None or not labeled:
+        return dataset.classes, []
+    values: set[int] = set()
+    for item in labeled:
+        # a broken mask is reported with its image
+        with suppress(DataError):
+            values |= mask_values(item)
+    try:
+        classes = classes_of(values)
+    except DataError as error:
+        return None, [Finding("error", subject, str(error))]
+    text = (
+        f"no classes.toml; the masks show the classes 0 to {len(classes.names) - 1}, "
+        f"{classes.ignore_index} ignored"
+    )
+    return classes, [Finding("note", subject, text)]
+
+
+def _read(item: Item) -> _Image | Finding:
+    try:
+        data = read_bytes(item)
+        height, width = pixels_of(item, data).shape[:2]
+    except DataError as error:
+        return Finding("warning", _name(item), f"{error}; a run skips it")
+    return _Image(item, hashlib.sha256(data).hexdigest(), (height, width))
+
+
+def _mask(item: Item, classes: Classes, severity: Severity) -> Iterator[Finding]:
+    try:
+        load_mask(item, classes)
+    except DataError as error:
+        yield Finding(severity, _name(item), str(error))
+
+
+def _too_few(training: tuple[Item, ...], images: list[_Image]) -> Iterator[Finding]:
+    """Find training sites that the skipped images leave with too few."""
+    usable = Counter({item.site: 0 for item in training})
+    read = {image.item for image in images}
+    usable.update(item.site for item in training if item in read)
+    for site, count in sorted(usable.items()):
+        try:
+            check_counts(Counter({site: count}))
+        except DataError as error:
+            yield Finding("error", site, str(error))
+
+
+def _duplicates(images: list[_Image]) -> Iterator[Finding]:
+    groups: dict[str, list[Item]] = defaultdict(list)
+    for image in images:
+        groups[image.digest].append(image.item)
+    for items in groups.values():
+        if len(items) > 1:
+            others = ", ".join(_name(item) for item in items[1:4])
+            more = f" and {len(items) - 4} more" if len(items) > 4 else ""
+            yield Finding(
+                "warning", _name(items[0]), f"same bytes as {others}{more}; remove the copies"
+            )
+
+
+def _sizes(images: list[_Image], config: DataConfig, subject: str) -> Iterator[Finding]:
+    if not images:
+        return
+    smallest = min(images, key=lambda image: image.shape[0] * image.shape[1])
+    largest = max(images, key=lambda image: image.shape[0] * image.shape[1])
+    yield Finding(
+        "note", subject, f"image sizes from {_size(smallest.shape)} to {_size(largest.shape)}"
+    )
+    height, width = config.image_size
+    small = [image for image in images if image.shape[0] < height or image.shape[1] < width]
+    if small:
+        yield Finding(
+            "note",
+            _name(small[0].item),
+            f"{_count(len(small), 'image')} smaller than data.image_size "
+            f"{_size(config.image_size)}, this one {_size(small[0].shape)}; scaled up",
+        )
+
+
+def _name(item: Item) -> str:
+    return f"{item.site}/{item.image.name if isinstance(item.image, Path) else item.stem}"
+
+
+def _size(shape: tuple[int, int]) -> str:
+    return f"{shape[0]} x {shape[1]}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

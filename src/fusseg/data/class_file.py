@@ -1,0 +1,80 @@
+"""The file `classes.toml`: what the pixel values of masks are called."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from fusseg.data.items import Classes
+from fusseg.errors import DataError, nearest_name
+
+MAX_CLASSES = 255
+
+_KEYS = ("names", "ignore_index", "colors")
+
+
+def read_classes(path: Path) -> Classes:
+    """Read names, ignored value and colors.
+
+    Raises:
+        DataError: If the file cannot be read, a key is unknown, or a value is out of range.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise DataError(f"classes cannot be read ({error.strerror}): {path}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"classes are not valid TOML ({error}): {path}") from error
+    for key in table:
+        if key not in _KEYS:
+            raise DataError(f"unknown key {key!r}; {nearest_name(key, _KEYS)}: {path}")
+    names = _names(table, path)
+    return Classes(names, _ignore_index(table, names, path), _colors(table, names, path))
+
+
+def _names(table: dict[str, Any], path: Path) -> tuple[str, ...]:
+    names = table.get("names")
+    if not isinstance(names, list) or not names or not all(_is_name(name) for name in names):
+        raise DataError(f"names must be a list of at least one class name, got {names!r}: {path}")
+    if len(names) > MAX_CLASSES:
+        raise DataError(f"names must be at most {MAX_CLASSES}, got {len(names)}: {path}")
+    for name in names:
+        if names.count(name) > 1:
+            raise DataError(f"names must differ, got {name!r} twice: {path}")
+    return tuple(names)
+
+
+def _ignore_index(table: dict[str, Any], names: tuple[str, ...], path: Path) -> int | None:
+    if "ignore_index" not in table:
+        return None
+    value = table["ignore_index"]
+    if not _is_byte(value):
+        raise DataError(f"ignore_index must be an integer in [0, 255], got {value!r}: {path}")
+    if value < len(names):
+        raise DataError(
+            f"ignore_index {value} is the class {names[value]!r}; "
+            f"choose a value from {len(names)} on: {path}"
+        )
+    return int(value)
+
+
+def _colors(
+    table: dict[str, Any], names: tuple[str, ...], path: Path
+) -> tuple[tuple[int, int, int], ...] | None:
+    if "colors" not in table:
+        return None
+    colors = table["colors"]
+    if not isinstance(colors, list) or len(colors) != len(names):
+        got = len(colors) if isinstance(colors, list) else repr(colors)
+        raise DataError(f"colors must be one per name, {len(names)} in all, got {got}: {path}")
+    for color in colors:
+        if not isinstance(color, list) or len(color) != 3 or not all(map(_is_byte, color)):
+            raise DataError(f"a color must be three integers in [0, 255], got {color!r}: {path}")
+    return tuple((red, green, blue) for red, green, blue in colors)
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_byte(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 255

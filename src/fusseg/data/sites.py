@@ -1,0 +1,114 @@
+"""Folders of sites: one folder per site with its images and, if it is labeled, its masks."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from fusseg.config import DataConfig
+from fusseg.data.class_file import read_classes
+from fusseg.data.images import SUFFIXES
+from fusseg.data.items import Dataset, Item
+from fusseg.data.splits import read_splits, split_by_image
+from fusseg.errors import ConfigError, DataError
+
+LAYOUT = "expected ROOT/SITE/images/*.jpg (or png, tif, bmp, webp)"
+
+
+def open_sites(config: DataConfig) -> Dataset:
+    """List the images of a folder of sites; neither pixels nor masks are read.
+
+    `ROOT/SITE/images/*` are the images, `ROOT/SITE/masks/STEM.png` the masks where there are
+    any, `ROOT/splits.csv` and `ROOT/classes.toml` may be missing.
+
+    Raises:
+        ConfigError: If no root is set.
+        DataError: If the root cannot be read or has no sites, a site has two images of one stem,
+            the table of splits is missing where a split is asked for, or a table is malformed.
+    """
+    try:
+        return _list_sites(config)
+    except OSError as error:
+        raise DataError(f"data.root cannot be read ({error.strerror}): {error.filename}") from error
+
+
+def _list_sites(config: DataConfig) -> Dataset:
+    root = _root(config)
+    splits = _splits(config, root)
+    items = [
+        Item(site.name, stem, splits.get((site.name, stem), ""), image, masks.get(stem))
+        for site in site_folders(root)
+        for masks in [files_by_stem(site / "masks", (".png",))]
+        for stem, image in files_by_stem(site / "images", SUFFIXES).items()
+    ]
+    if not items:
+        raise DataError(f"no site found in {str(root)!r}; {_mend(root)}")
+    class_file = root / "classes.toml"
+    classes = read_classes(class_file) if class_file.exists() else None
+    return Dataset(tuple(sorted(items, key=lambda item: (item.site, item.stem))), classes)
+
+
+def site_folders(root: Path) -> list[Path]:
+    """Folders with an `images` folder in them, by name."""
+    return [path for path in _visible(root) if (path / "images").is_dir()]
+
+
+def files_by_stem(folder: Path, suffixes: Iterable[str]) -> dict[str, Path]:
+    """Map the stems of the files of some kinds to their paths; empty where there is no folder.
+
+    Raises:
+        DataError: If two files share a stem.
+    """
+    found: dict[str, Path] = {}
+    if not folder.is_dir():
+        return found
+    for path in _visible(folder):
+        if path.suffix.lower() in suffixes:
+            other = found.setdefault(path.stem, path)
+            if other != path:
+                raise DataError(
+                    f"two files share the stem {path.stem!r}, {other.name} and {path.name}; "
+                    f"rename one: {folder}"
+                )
+    return found
+
+
+def _visible(folder: Path) -> list[Path]:
+    """What is in a folder, by name, without hidden entries such as `._x.jpg`."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _root(config: DataConfig) -> Path:
+    if not config.root:
+        raise ConfigError("data.root is not set; give the folder that holds the sites")
+    root = Path(config.root)
+    if not root.exists():
+        raise DataError(f"data.root does not exist: {config.root!r}; {LAYOUT}")
+    if not root.is_dir():
+        raise DataError(f"data.root is not a folder: {config.root!r}; {LAYOUT}")
+    return root
+
+
+def _splits(config: DataConfig, root: Path) -> dict[tuple[str, str], str]:
+    path = root / config.splits
+    if path.is_file():
+        return split_by_image(read_splits(path))
+    for key in ("train_split", "held_out_split"):
+        split = getattr(config, key)
+        if split:
+            raise DataError(
+                f"data.{key} is {split!r}, but there is no table of splits: {path}; "
+                f"write one (columns stem, site, split) or leave data.{key} empty"
+            )
+    return {}
+
+
+def _mend(root: Path) -> str:
+    """Say what to do about a root without sites, by what lies in it."""
+    if (root / "images").is_dir():
+        return "it looks like a single site; give the folder above it as data.root"
+    for folder in (root, *(path for path in _visible(root) if path.is_dir())):
+        image = next((path for path in _visible(folder) if path.suffix.lower() in SUFFIXES), None)
+        if image is not None and folder.name != "images":
+            site = "SITE" if folder == root else folder.name
+            target = root / site / "images"
+            return f"the image {image.name!r} lies in {str(folder)!r}; move it to {str(target)!r}"
+    return LAYOUT

@@ -1,0 +1,35 @@
+"""Errors that fusseg raises on purpose.
+
+FussegError
+├── ConfigError (ValueError)  a setting is out of range or unknown
+├── DataError                 an image, mask or cache file is missing or malformed
+└── FederationError           the clients' updates cannot be combined
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class FussegError(Exception):
+    """Base of every error fusseg raises on purpose."""
+
+
+class ConfigError(FussegError, ValueError):
+    """A setting is out of range or unknown."""
+
+
+class DataError(FussegError):
+    """An image, mask or cache file is missing or malformed."""
+
+
+class FederationError(FussegError):
+    """The clients' updates cannot be combined into one state."""
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str:
+    """Name the known word closest to a misspelled one, as the end of an error message."""
+    known = list(known)
+    close = get_close_matches(name, known, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"choose one of {', '.join(known)}"

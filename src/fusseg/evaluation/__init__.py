@@ -1,0 +1,1 @@
+"""How good a segmentation is: counts, matching and scores; the only reader of labels."""

@@ -1,0 +1,116 @@
+"""How much of the labels a linear classifier finds in frozen features; for context only."""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+
+from fusseg.evaluation.confusion import count_pixels
+from fusseg.evaluation.scores import Scores, score
+
+Features = Float[np.ndarray, "images dim h w"]
+Labels = UInt8[np.ndarray, "images h w"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """How the probe is trained."""
+
+    num_positions: int = 80_000
+    """Labeled positions drawn from all training images."""
+    max_iterations: int = 100
+    """Of L-BFGS; the score settles long before the weights do."""
+    seed: int = 0
+
+
+def linear_probe(
+    train: tuple[Features, Labels],
+    test: tuple[Features, Labels],
+    num_classes: int,
+    config: ProbeConfig | None = None,
+) -> Scores:
+    """Train a softmax regression on labeled positions and score it on others.
+
+    Features are standardized by the drawn positions. Maps are read image by image, so that
+    memory-mapped float16 features of any number of images fit.
+
+    Args:
+        train: Feature maps and the class of each position; a label of `num_classes` or above is
+            left out.
+        test: The same of the images that are scored.
+        num_classes: Classes, C.
+        config: Number of positions, iterations and seed; None: the defaults.
+
+    Returns:
+        Scores over the positions of all test images, from summed counts.
+
+    Raises:
+        ValueError: If the labeled training positions hold fewer than two classes.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    config = config or ProbeConfig()
+    rows, labels = _draw_positions(*train, num_classes, config)
+    if len(np.unique(labels)) < 2:
+        raise ValueError(
+            f"a probe needs labels of at least 2 classes, got {np.unique(labels).tolist()}"
+        )
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=config.max_iterations))
+    with warnings.catch_warnings():
+        # The number of iterations is a budget here, not a failure.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        probe.fit(rows, labels)
+
+    confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+    for features, truth in zip(*test, strict=True):
+        predicted = probe.predict(_positions(features)).astype(np.uint8)
+        confusion += count_pixels(
+            torch.from_numpy(predicted),
+            torch.from_numpy(truth.reshape(-1)),
+            num_classes,
+            num_classes,
+        )
+    return score(confusion, matching=torch.arange(num_classes))
+
+
+def majority_labels(
+    mask: UInt8[np.ndarray, "height width"], stride: int
+) -> UInt8[np.ndarray, "h w"]:
+    """Give each position the most frequent value of its cell of pixels, the lowest in a tie.
+
+    Args:
+        mask: Class of each pixel; both sides are multiples of the stride.
+        stride: Pixels per position.
+    """
+    height, width = mask.shape[0] // stride, mask.shape[1] // stride
+    cells = mask.reshape(height, stride, width, stride).swapaxes(1, 2).reshape(height, width, -1)
+    values = np.unique(mask)
+    counts = np.stack([(cells == value).sum(axis=2) for value in values])
+    return np.asarray(values[counts.argmax(axis=0)])
+
+
+def _positions(
+    features: Float[np.ndarray, "dim h w"],
+) -> Float[np.ndarray, "positions dim"]:
+    return features.reshape(features.shape[0], -1).T.astype(np.float32)
+
+
+def _draw_positions(
+    features: Features, labels: Labels, num_classes: int, config: ProbeConfig
+) -> tuple[Float[np.ndarray, "rows dim"], Int[np.ndarray, " rows"]]:
+    """Draw labeled positions of all images without replacement."""
+    flat = labels.reshape(len(labels), -1)
+    image, position = np.nonzero(flat < num_classes)
+    generator = np.random.default_rng(config.seed)
+    count = min(config.num_positions, len(image))
+    drawn = np.sort(generator.choice(len(image), count, replace=False))
+    image, position = image[drawn], position[drawn]
+    # Image by image, so that a memory map is read once from front to back.
+    rows = [_positions(features[k])[position[image == k]] for k in np.unique(image)]
+    picked = flat[image, position].astype(np.int64)
+    return (np.concatenate(rows) if rows else np.empty((0, features.shape[1]), np.float32)), picked

@@ -1,0 +1,59 @@
+"""Label-free figures: what stands in where nothing is labeled."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fusseg.features.feature_set import FeatureSet, iterate_maps
+from fusseg.segmentation.segmenter import Segmenter, cosines
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How clearly the codes fall into the clusters, over all positions of all images."""
+
+    cluster_share: Float[Tensor, " clusters"]
+    """Share of the positions in each cluster, summing to 1."""
+    mean_cosine: float
+    """Mean cosine of a code to its own centroid, in [-1, 1]."""
+    mean_margin: float
+    """Mean lead of the own centroid's cosine over the second best, in [0, 2]."""
+
+
+@dataclass(frozen=True)
+class QualitySums:
+    """Sums over positions; those of images add up."""
+
+    positions: Int[Tensor, " clusters"]
+    cosine: float
+    margin: float
+
+
+def sum_quality(found: Float[Tensor, "positions clusters"]) -> QualitySums:
+    """Sum the label-free figures over the positions of one image, from cosines to centroids."""
+    best = found.topk(2, dim=1)
+    return QualitySums(
+        positions=torch.bincount(best.indices[:, 0], minlength=found.shape[1]),
+        cosine=float(best.values[:, 0].sum(dtype=torch.float64)),
+        margin=float((best.values[:, 0] - best.values[:, 1]).sum(dtype=torch.float64)),
+    )
+
+
+def measure_quality(segmenter: Segmenter, features: FeatureSet) -> Quality:
+    """Average the label-free figures over a set of images.
+
+    Raises:
+        ValueError: If the set is empty.
+    """
+    if len(features) == 0:
+        raise ValueError("quality needs at least 1 image, got 0")
+    sums = [sum_quality(cosines(segmenter, found)) for found in iterate_maps(features)]
+    positions = torch.stack([part.positions for part in sums]).sum(dim=0)
+    total = int(positions.sum())
+    return Quality(
+        cluster_share=positions.double() / total,
+        mean_cosine=sum(part.cosine for part in sums) / total,
+        mean_margin=sum(part.margin for part in sums) / total,
+    )

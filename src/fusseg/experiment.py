@@ -1,0 +1,217 @@
+"""The recipe, read top to bottom: data, features, clients, rounds, record."""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fusseg.config import Config, FederationConfig
+from fusseg.errors import ConfigError
+from fusseg.evaluation.held_out import HeldOut, evaluate
+from fusseg.evaluation.quality import measure_quality
+from fusseg.features.extraction import Progress
+from fusseg.features.feature_set import pool_features
+from fusseg.federation.client import Client
+from fusseg.federation.hello import agree, say_hello
+from fusseg.federation.rounds import Round, initial_state, run_rounds, simulate
+from fusseg.federation.state import ClientUpdate
+from fusseg.federation.strategies import CENTRALIZED, keeps_own_models, resolve_federation
+from fusseg.preparation import Prepared, prepare
+from fusseg.record import (
+    GLOBAL,
+    describe_hello,
+    describe_quality,
+    describe_round,
+    describe_scores,
+    describe_skipped,
+    new_record,
+)
+from fusseg.runs import (
+    STATE,
+    Record,
+    SavedState,
+    create_run,
+    load_record,
+    load_state,
+    resume_run,
+    save_record,
+    save_state,
+)
+from fusseg.segmentation.segmenter import Segmenter, build_segmenter
+from fusseg.segmentation.training import Model, TrainingPlan
+
+
+@dataclass(frozen=True)
+class TrainingBegun:
+    """Features are there and the clients agreed; rounds follow."""
+
+    num_clients: int
+    rounds_done: int
+    """Of an interrupted run that goes on."""
+    num_rounds: int
+
+
+@dataclass(frozen=True)
+class RoundDone:
+    """A round is finished, saved and entered in the record."""
+
+    entry: Mapping[str, Any]
+    """Its entry in the record."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The run is complete."""
+
+    config: Config
+    prepared: Prepared
+    saved: SavedState
+    record: Record
+
+
+Event = Progress | TrainingBegun | ClientUpdate | RoundDone | Finished
+
+
+def run_experiment(
+    config: Config | None, run_dir: Path, cache: Path, *, resume: bool = False
+) -> Iterator[Event]:
+    """Train a federation on the sites of a configuration and score it.
+
+    Args:
+        config: All settings; None with `resume`: those of the run.
+        run_dir: Where the run is kept; new, unless it is resumed.
+        cache: Folder of the feature cache.
+        resume: Go on after the last finished round, to the same bits as without the interruption.
+
+    Yields:
+        What has just happened, down to single images and client updates.
+
+    Raises:
+        FussegError: If the configuration, the data or the run directory cannot be used.
+    """
+    if resume:
+        config = resume_run(run_dir, config)
+    assert config is not None
+    federation = resolve_federation(config.federation)
+    if not resume:
+        create_run(run_dir, config)
+    prepared = yield from prepare(config, cache)
+    saved, record = _begin(config, prepared, run_dir)
+    clients = _participants(config, prepared)
+    exchange = simulate(clients, saved.own_models, config.local, federation, config.seed)
+    yield TrainingBegun(len(clients), saved.state.round_number, federation.rounds)
+    started = time.perf_counter()
+    for event in run_rounds(saved.state, exchange, federation, config.seed):
+        if isinstance(event, ClientUpdate):
+            yield event
+            continue
+        seconds = time.perf_counter() - started
+        saved = replace(saved, state=event.state)
+        entry = _enter_round(record, event, saved, config, prepared, seconds)
+        # First the record, then the state: a crash between them repeats the round, and its entry
+        # is written anew.
+        save_record(run_dir, record)
+        save_state(run_dir, saved)
+        yield RoundDone(entry)
+        started = time.perf_counter()
+    yield Finished(config, prepared, saved, record)
+
+
+def final_models(saved: SavedState, federation: FederationConfig) -> dict[str, Model]:
+    """Name the models that are scored: the global one, or each client's own (E or C off).
+
+    Args:
+        saved: State after a round.
+        federation: The switches, with baselines resolved.
+    """
+    if not keeps_own_models(federation):
+        return {GLOBAL: saved.state.model}
+    shared = saved.state.model
+    return {
+        client_id: Model(
+            head=shared.head if federation.aggregate_heads else own.head,
+            centroids=shared.centroids if federation.aggregate_centroids else own.centroids,
+        )
+        for client_id, own in sorted(saved.own_models.items())
+    }
+
+
+def score_models(segmenters: Mapping[str, Segmenter], held_out: HeldOut | None) -> dict[str, Any]:
+    """Score models on held-out images, as the record describes it."""
+    if held_out is None:
+        return describe_scores({}, None)
+    evaluations = {name: evaluate(segmenter, held_out) for name, segmenter in segmenters.items()}
+    return describe_scores(evaluations, held_out.classes)
+
+
+def _begin(config: Config, prepared: Prepared, run_dir: Path) -> tuple[SavedState, Record]:
+    """Restore the last finished round, or say hello and draw the state before round 1."""
+    fingerprint = prepared.backbone.fingerprint
+    if (run_dir / STATE).exists():
+        saved, record = load_state(run_dir), load_record(run_dir)
+        if saved.fingerprint != fingerprint:
+            raise ConfigError(
+                f"{run_dir} was trained on a backbone with fingerprint {saved.fingerprint[:16]}, "
+                f"but {config.backbone.name} has {fingerprint[:16]}; restore its weights"
+            )
+        record["rounds"] = record["rounds"][: saved.state.round_number]
+        if saved.state.round_number < config.federation.rounds:
+            record["final"] = None
+    else:
+        record = new_record(run_dir, config, prepared.backbone, prepared.clients, prepared.center)
+        plan = _make_plan(config, prepared, record)
+        saved = SavedState(initial_state(config.model, plan, config.seed), {}, fingerprint)
+    record["seconds"]["extract"] += prepared.seconds
+    record["skipped_images"] = describe_skipped(prepared.skipped)
+    save_record(run_dir, record)
+    return saved, record
+
+
+def _make_plan(config: Config, prepared: Prepared, record: Record) -> TrainingPlan:
+    center = prepared.center
+    hellos = [
+        say_hello(client, config.local, config.seed, center=center) for client in prepared.clients
+    ]
+    plan = agree(hellos, config.local, prepared.backbone.fingerprint, center=center)
+    if config.federation.strategy == CENTRALIZED:
+        # One model gets the steps that the whole federation would take.
+        plan = replace(plan, num_steps=plan.num_steps * len(prepared.clients))
+    record["hello"] = describe_hello(hellos, plan)
+    return plan
+
+
+def _participants(config: Config, prepared: Prepared) -> tuple[Client, ...]:
+    if config.federation.strategy != CENTRALIZED:
+        return prepared.clients
+    pooled = pool_features([client.features for client in prepared.clients])
+    return (Client(CENTRALIZED, pooled, prepared.clients[0].cache),)
+
+
+def _enter_round(
+    record: Record,
+    finished: Round,
+    saved: SavedState,
+    config: Config,
+    prepared: Prepared,
+    seconds: float,
+) -> Record:
+    """Score the round where the configuration asks for it, and enter it in the record."""
+    started = time.perf_counter()
+    number, last = finished.state.round_number, config.federation.rounds
+    every = config.evaluation.every
+    scores: dict[str, Any] = {}
+    if number == last or (every > 0 and number % every == 0):
+        mean_feature = finished.state.plan.mean_feature
+        models = final_models(saved, resolve_federation(config.federation))
+        segmenters = {name: build_segmenter(model, mean_feature) for name, model in models.items()}
+        scores = score_models(segmenters, prepared.held_out)
+        if number == last:
+            images = prepared.shown.features
+            qualities = [measure_quality(segmenter, images) for segmenter in segmenters.values()]
+            record["final"] = {**scores, "quality": describe_quality(qualities)}
+    entry = describe_round(finished, scores, seconds)
+    record["rounds"].append(entry)
+    record["seconds"]["train"] += seconds
+    record["seconds"]["evaluate"] += time.perf_counter() - started
+    return entry

@@ -1,0 +1,1 @@
+"""Frozen backbone features, extracted once and read from memory-mapped files."""

@@ -1,0 +1,87 @@
+"""What a frozen backbone is, whatever stands behind it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from fusseg.errors import ConfigError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen network from images to feature maps."""
+
+    name: str
+    """As written in `backbone.name`."""
+    fingerprint: str
+    """SHA-256 over weights and preprocessing, hex; equal fingerprints mean equal features."""
+    feature_dim: int
+    """Channels of the feature map, D' in the paper."""
+    stride: int
+    """Pixels per position; image sides must be multiples of it."""
+    center: bool
+    """Whether cosines of these features need the mean feature subtracted."""
+    extract: Callable[[UInt8[Tensor, "batch height width 3"]], Float[Tensor, "batch dim h w"]]
+    """RGB in [0, 255] to float32 features; normalization is inside."""
+    image_size: tuple[int, int] | None = None
+    """The only height and width it takes; None: any multiples of the stride."""
+
+
+def check_image_size(backbone: Backbone, size: tuple[int, int]) -> None:
+    """Refuse an image size that the backbone cannot divide into positions.
+
+    Args:
+        backbone: The backbone that would see the images.
+        size: Height and width in pixels.
+
+    Raises:
+        ConfigError: If a side is not a positive multiple of the stride, or the backbone takes
+            another size only.
+    """
+    check_sides(backbone.name, backbone.stride, size, backbone.image_size)
+
+
+def check_sides(
+    name: str, stride: int, size: tuple[int, int], only: tuple[int, int] | None = None
+) -> None:
+    """Refuse image sides that are not positive multiples of a stride, or not the only ones.
+
+    Raises:
+        ConfigError: If a side is not; the message holds the nearest sizes that are.
+    """
+    if only is not None and size != only:
+        raise ConfigError(
+            f"backbone {name!r} takes images of {only} only, got {size}; set data.image_size to it"
+        )
+    height, width = size
+    if min(size) > 0 and height % stride == 0 and width % stride == 0:
+        return
+    smaller = tuple(max(side // stride, 1) * stride for side in size)
+    larger = tuple(max(-(-side // stride), 1) * stride for side in size)
+    nearest = f"{smaller}" if smaller == larger else f"{smaller} or {larger}"
+    raise ConfigError(
+        f"backbone {name!r} needs image sides that are multiples of {stride}, got {size}; "
+        f"set data.image_size to {nearest}"
+    )
+
+
+def normalize_colors(
+    images: UInt8[Tensor, "batch height width 3"],
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
+) -> Float[Tensor, "batch 3 height width"]:
+    """Turn RGB in [0, 255] into what a pretrained network expects.
+
+    Args:
+        images: Pixels, channels last.
+        mean: Mean of each channel on the scale [0, 1].
+        std: Standard deviation of each channel on the scale [0, 1].
+    """
+    pixels = images.permute(0, 3, 1, 2).float() / 255
+    shape = (1, 3, 1, 1)
+    return (pixels - pixels.new_tensor(mean).view(shape)) / pixels.new_tensor(std).view(shape)

@@ -1,0 +1,51 @@
+"""The table of frozen backbones; adding one is one loader and one line."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from fusseg.errors import ConfigError, nearest_name
+from fusseg.features.backbone import Backbone, check_image_size
+from fusseg.features.filterbank import load_filterbank
+from fusseg.features.onnx_backbone import load_onnx
+from fusseg.features.vit import load_hub_vit, load_local_vit
+
+__all__ = ["BACKBONES", "Backbone", "check_image_size", "load_backbone"]
+
+BACKBONES: dict[str, Callable[[str], Backbone]] = {
+    "filterbank": load_filterbank,
+    "onnx:PATH": load_onnx,
+    "FOLDER": load_local_vit,
+    "OWNER/MODEL": load_hub_vit,
+}
+"""Loader of each form that `backbone.name` can take; each is given the name as written."""
+
+
+def load_backbone(name: str) -> Backbone:
+    """Load a frozen backbone by its name.
+
+    Args:
+        name: `filterbank`, `onnx:PATH`, the local folder of a ViT, or its id on the Hugging Face
+            hub such as `facebook/dino-vitb8`. A folder goes before a hub id of the same name.
+
+    Raises:
+        ConfigError: If there is no such backbone, or it cannot be loaded.
+    """
+    return BACKBONES[_form(name)](name)
+
+
+def _form(name: str) -> str:
+    """Tell which row of the table a name belongs to."""
+    if name == "filterbank":
+        return "filterbank"
+    if name.startswith("onnx:"):
+        return "onnx:PATH"
+    if Path(name).is_dir():
+        return "FOLDER"
+    if name.endswith(".onnx"):
+        raise ConfigError(f"unknown backbone {name!r}; did you mean 'onnx:{name}'?")
+    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
+        return "OWNER/MODEL"
+    if "/" in name or "\\" in name:
+        raise ConfigError(f"backbone folder {name!r} does not exist; correct backbone.name")
+    raise ConfigError(f"unknown backbone {name!r}; {nearest_name(name, BACKBONES)}")

@@ -1,0 +1,120 @@
+"""The features of a set of images, read in place from one or more stores."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float16, Float32, Int
+from torch import Tensor
+
+from fusseg.features.store import Store
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Feature maps of one client's images, on disk, and their mean features, in memory."""
+
+    names: tuple[str, ...]
+    """`site/stem` of each image."""
+    digests: tuple[str, ...]
+    """SHA-256 of each image's bytes."""
+    maps: tuple[Float16[np.ndarray, "_ height width dim"], ...]
+    """One memory map per store."""
+    rows: Int[np.ndarray, "images 2"]
+    """Memory map and row of each image."""
+    pooled: Float32[np.ndarray, "images dim"]
+    """Mean feature of each image."""
+    fingerprint: str
+    """Of the backbone the features come from."""
+
+    def __len__(self) -> int:
+        return len(self.digests)
+
+    @property
+    def map_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of a feature map."""
+        height, width, dim = self.maps[0].shape[1:]
+        return height, width, dim
+
+    @property
+    def digest(self) -> str:
+        """One digest for these images in this order."""
+        return hashlib.sha256("".join(self.digests).encode()).hexdigest()
+
+    def feature_map(self, image: int) -> Float[Tensor, "height width dim"]:
+        """Read one image's whole feature map."""
+        store, row = self.rows[image]
+        return torch.from_numpy(self.maps[store][row].astype(np.float32))
+
+    def gather(
+        self, images: Int[Tensor, " images"], positions: Int[Tensor, "images positions"]
+    ) -> Float[Tensor, "images positions dim"]:
+        """Read the features of some positions of some images.
+
+        Args:
+            images: Which images; repeats are allowed.
+            positions: Flat positions (row times width plus column) in each of them.
+        """
+        dim = self.map_shape[2]
+        gathered = np.empty((*positions.shape, dim), dtype=np.float16)
+        for place, (image, spots) in enumerate(zip(images.tolist(), positions, strict=True)):
+            store, row = self.rows[image]
+            gathered[place] = self.maps[store][row].reshape(-1, dim)[spots.numpy()]
+        return torch.from_numpy(gathered).float()
+
+    def feature_sum(self) -> Float[Tensor, " dim"]:
+        """Sum of all feature vectors, in float64."""
+        height, width, _ = self.map_shape
+        total = self.pooled.sum(axis=0, dtype=np.float64) * (height * width)
+        return torch.from_numpy(total)
+
+    @property
+    def feature_count(self) -> int:
+        """Number of feature vectors."""
+        height, width, _ = self.map_shape
+        return len(self) * height * width
+
+
+def read_features(store: Store, names: Sequence[str], digests: Sequence[str]) -> FeatureSet:
+    """View the rows of a store that hold some images.
+
+    Args:
+        store: Where the features are.
+        names: `site/stem` of each image.
+        digests: Digest of each image's bytes; each must have a row.
+    """
+    row_of = {digest: row for row, digest in enumerate(store.digests())}
+    rows = np.array([row_of[digest] for digest in digests], dtype=np.int64)
+    return FeatureSet(
+        names=tuple(names),
+        digests=tuple(digests),
+        maps=(store.maps(),),
+        rows=np.stack([np.zeros_like(rows), rows], axis=1),
+        pooled=store.pooled()[rows],
+        fingerprint=store.settings.fingerprint,
+    )
+
+
+def pool_features(parts: Sequence[FeatureSet]) -> FeatureSet:
+    """View several sets as one, in the given order, without copying a map."""
+    maps: list[np.ndarray] = []
+    rows: list[np.ndarray] = []
+    for part in parts:
+        rows.append(part.rows + np.array([len(maps), 0]))
+        maps += part.maps
+    return FeatureSet(
+        names=tuple(name for part in parts for name in part.names),
+        digests=tuple(digest for part in parts for digest in part.digests),
+        maps=tuple(maps),
+        rows=np.concatenate(rows),
+        pooled=np.concatenate([part.pooled for part in parts]),
+        fingerprint=parts[0].fingerprint,
+    )
+
+
+def iterate_maps(features: FeatureSet) -> Iterator[Float[Tensor, "height width dim"]]:
+    """Read the feature maps one after another."""
+    for image in range(len(features)):
+        yield features.feature_map(image)

@@ -1,0 +1,183 @@
+"""Run the frozen backbone over the images of one site that its store lacks.
+
+Decoding runs ahead of the backbone in threads, writing behind it in another: eight decoded images
+and three groups of `batch_size` are in memory at once, whatever the number of images.
+"""
+
+import shutil
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from jaxtyping import Float16, UInt8
+
+from fusseg.data.images import fit_image, load_image
+from fusseg.data.items import Item
+from fusseg.errors import DataError
+from fusseg.features.backbones import Backbone
+from fusseg.features.store import FeatureSettings, Store, StoreWriter, writing
+
+_DECODE_THREADS = 2
+_DECODED_AHEAD = 8
+"""Decoded images that wait for the backbone."""
+_COMMIT_SECONDS = 2.0
+"""Work that a kill can cost."""
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """One image whose features are in the store."""
+
+    item: Item
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """One image without features, and why."""
+
+    item: Item
+    reason: str
+
+
+@dataclass(frozen=True)
+class DigestedItem:
+    """An item and the SHA-256 of its image's bytes."""
+
+    item: Item
+    digest: str
+
+
+def extract_site(
+    store: Store, items: Sequence[DigestedItem], backbone: Backbone, batch_size: int
+) -> Iterator[Extracted | Skipped]:
+    """Extract what the store lacks, image by image.
+
+    Groups are runs of `batch_size` readable images among the missing ones, and rows are committed
+    in whole groups, so that an interrupted extraction goes on in the groups it would have had:
+    the features do not depend on where it was interrupted.
+
+    Args:
+        store: Where the features go.
+        items: The site's images.
+        backbone: Frozen backbone.
+        batch_size: Images per forward pass.
+
+    Yields:
+        Each missing image once its features are written, or why it was skipped.
+
+    Raises:
+        DataError: If the disk is too small or full.
+    """
+    with writing(store) as writer, ThreadPoolExecutor(_DECODE_THREADS) as decoders:
+        present = set(store.digests())
+        missing = list(
+            {entry.digest: entry for entry in items if entry.digest not in present}.values()
+        )
+        _check_space(store, len(missing))
+        decoded = _decode_ahead(decoders, missing, store.settings)
+        try:
+            yield from _write_behind(writer, decoded, backbone, batch_size)
+        except OSError as error:
+            raise DataError(
+                f"cannot write features to {store.path}: {error.strerror}; free disk space or "
+                "choose another cache folder with --cache or FUSSEG_CACHE"
+            ) from error
+
+
+_Decoded = tuple[DigestedItem, "UInt8[np.ndarray, 'height width 3'] | DataError"]
+
+
+def _decode_ahead(
+    decoders: ThreadPoolExecutor, items: Sequence[DigestedItem], settings: FeatureSettings
+) -> Iterator[_Decoded]:
+    def decode(entry: DigestedItem) -> _Decoded:
+        try:
+            image = load_image(entry.item)
+            return entry, fit_image(
+                image, settings.image_size, settings.fit, settings.interpolation
+            )
+        except DataError as error:
+            return entry, error
+
+    remaining = iter(items)
+    waiting: deque[Future[_Decoded]] = deque(
+        decoders.submit(decode, entry) for entry in islice(remaining, _DECODED_AHEAD)
+    )
+    while waiting:
+        decoded = waiting.popleft().result()
+        waiting.extend(decoders.submit(decode, entry) for entry in islice(remaining, 1))
+        yield decoded
+
+
+def _write_behind(
+    writer: StoreWriter, decoded: Iterator[_Decoded], backbone: Backbone, batch_size: int
+) -> Iterator[Extracted | Skipped]:
+    """Run the backbone on groups of images while the previous group is being written."""
+    with ThreadPoolExecutor(1) as pen:
+        writing_group: Future[list[Extracted | Skipped]] | None = None
+        last_commit = time.monotonic()
+        for group, broken in _groups(decoded, batch_size):
+            yield from broken
+            if not group:
+                continue
+            batch = torch.from_numpy(np.stack([image for _, image in group]))
+            with torch.inference_mode():
+                features = backbone.extract(batch).permute(0, 2, 3, 1)
+            if writing_group is not None:
+                yield from writing_group.result()
+                if time.monotonic() - last_commit > _COMMIT_SECONDS:
+                    writer.commit()
+                    last_commit = time.monotonic()
+            entries = [entry for entry, _ in group]
+            writing_group = pen.submit(_write_group, writer, entries, features)
+        if writing_group is not None:
+            yield from writing_group.result()
+
+
+def _groups(
+    decoded: Iterator[_Decoded], batch_size: int
+) -> Iterator[tuple[list[tuple[DigestedItem, np.ndarray]], list[Skipped]]]:
+    group: list[tuple[DigestedItem, np.ndarray]] = []
+    broken: list[Skipped] = []
+    for entry, image in decoded:
+        if isinstance(image, DataError):
+            broken.append(Skipped(entry.item, str(image)))
+        else:
+            group.append((entry, image))
+        if len(group) == batch_size:
+            yield group, broken
+            group, broken = [], []
+    if group or broken:
+        yield group, broken
+
+
+def _write_group(
+    writer: StoreWriter, entries: Sequence[DigestedItem], features: torch.Tensor
+) -> list[Extracted | Skipped]:
+    outcomes: list[Extracted | Skipped] = []
+    half: Float16[np.ndarray, "images height width dim"] = features.numpy().astype(np.float16)
+    for entry, feature_map in zip(entries, half, strict=True):
+        if np.isfinite(feature_map).all():
+            writer.append(entry.digest, feature_map)
+            outcomes.append(Extracted(entry.item))
+        else:
+            outcomes.append(
+                Skipped(entry.item, "the backbone's features are not finite in float16")
+            )
+    return outcomes
+
+
+def _check_space(store: Store, num_images: int) -> None:
+    needed = num_images * store.row_bytes
+    free = shutil.disk_usage(store.path).free
+    if needed > free:
+        raise DataError(
+            f"the features of {num_images} images of site {store.site!r} need "
+            f"{needed / 1e9:.2f} GB, but {store.path} has {free / 1e9:.2f} GB free; choose another "
+            "cache folder with --cache or FUSSEG_CACHE, or lower data.image_size"
+        )

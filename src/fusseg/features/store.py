@@ -1,0 +1,234 @@
+"""Feature maps of one site on disk: appended once, memory-mapped by whoever reads them.
+
+A store is a folder `<site>-<key>` of the cache with
+
+    meta.json      what the features are: site, backbone, fingerprint, image size, shape
+    features.f16   one row per image: height x width x dim, float16
+    pooled.f32     one row per image: the mean feature, float32
+    index.txt      one line per image: SHA-256 of the image's bytes
+
+A row counts once its line stands in the index, and the line is written after the row has reached
+the disk; whatever a killed process left behind it is overwritten.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from jaxtyping import Float16, Float32
+
+from fusseg.atomic import write_atomically
+from fusseg.config import Fit, Interpolation
+from fusseg.errors import DataError
+
+FORMAT_VERSION = 1
+_LINE = 65  # a hex digest and its line break
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """All that decides a feature map besides the image's bytes."""
+
+    backbone: str
+    """Name of the backbone, for listings only: the fingerprint is what counts."""
+    fingerprint: str
+    image_size: tuple[int, int]
+    fit: Fit
+    interpolation: Interpolation
+
+    @property
+    def key(self) -> str:
+        """Digest of the settings that change features."""
+        settings = {**asdict(self), "backbone": None, "format": FORMAT_VERSION}
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Store:
+    """One site's features of one backbone at one size."""
+
+    path: Path
+    site: str
+    settings: FeatureSettings
+    shape: tuple[int, int, int]
+    """Height, width and channels of one feature map."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one feature map on disk."""
+        return int(np.prod(self.shape)) * 2
+
+    def digests(self) -> list[str]:
+        """Digests of the images whose rows are complete, in row order.
+
+        An index that names more rows than the data files hold (a damaged disk) counts only as far
+        as the data reach.
+        """
+        index = self.path / "index.txt"
+        if not index.exists():
+            return []
+        text = index.read_bytes()
+        lines = [text[start : start + 64] for start in range(0, len(text) - _LINE + 1, _LINE)]
+        whole = min(
+            _size(self.path / "features.f16") // self.row_bytes,
+            _size(self.path / "pooled.f32") // (4 * self.shape[2]),
+        )
+        return [line.decode("ascii") for line in lines[:whole]]
+
+    def maps(self) -> Float16[np.ndarray, "rows height width dim"]:
+        """Memory-map the feature maps."""
+        num_rows = len(self.digests())
+        if num_rows == 0:
+            return np.zeros((0, *self.shape), dtype=np.float16)
+        return np.memmap(
+            self.path / "features.f16", dtype=np.float16, mode="r", shape=(num_rows, *self.shape)
+        )
+
+    def pooled(self) -> Float32[np.ndarray, "rows dim"]:
+        """Read the mean features."""
+        num_values = len(self.digests()) * self.shape[2]
+        if num_values == 0:
+            return np.zeros((0, self.shape[2]), dtype=np.float32)
+        values = np.fromfile(self.path / "pooled.f32", dtype=np.float32, count=num_values)
+        return values.reshape(-1, self.shape[2])
+
+
+class StoreWriter:
+    """Appends rows to a store whose lock is held; `commit` makes them count."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        num_rows = len(store.digests())
+        self._pending: list[str] = []
+        self._features = _open_at(store.path / "features.f16", num_rows * store.row_bytes)
+        self._pooled = _open_at(store.path / "pooled.f32", num_rows * store.shape[2] * 4)
+        self._index = _open_at(store.path / "index.txt", num_rows * _LINE)
+
+    def append(self, digest: str, features: Float16[np.ndarray, "height width dim"]) -> None:
+        """Write one image's features behind the last row."""
+        if features.shape != self._store.shape:
+            raise DataError(
+                f"features of shape {features.shape} do not fit the store of shape "
+                f"{self._store.shape}: {self._store.path}"
+            )
+        pooled = features.reshape(-1, self._store.shape[2]).mean(axis=0, dtype=np.float32)
+        _write_all(self._features, np.ascontiguousarray(features))
+        _write_all(self._pooled, pooled)
+        self._pending.append(digest)
+
+    def commit(self) -> None:
+        """Bring the appended rows to the disk, then enter them in the index."""
+        if not self._pending:
+            return
+        os.fsync(self._features)
+        os.fsync(self._pooled)
+        lines = "".join(f"{digest}\n" for digest in self._pending)
+        _write_all(self._index, np.frombuffer(lines.encode("ascii"), dtype=np.uint8))
+        os.fsync(self._index)
+        self._pending.clear()
+
+    def close(self) -> None:
+        """Close the files; rows that were not committed do not count."""
+        for descriptor in (self._features, self._pooled, self._index):
+            os.close(descriptor)
+
+
+def open_store(
+    cache: Path, site: str, settings: FeatureSettings, shape: tuple[int, int, int]
+) -> Store:
+    """Open a site's store, creating its folder if it is new.
+
+    Raises:
+        DataError: If the folder cannot be written, or belongs to other settings.
+    """
+    path = cache / f"{_slug(site)}-{settings.key[:16]}"
+    meta = {"format": FORMAT_VERSION, "site": site, **asdict(settings), "shape": list(shape)}
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if (path / "meta.json").exists():
+            found = _read_meta(path)
+            if found["shape"] != list(shape) or found["fingerprint"] != settings.fingerprint:
+                raise DataError(
+                    f"cache folder {path} holds features of shape {found['shape']}, expected "
+                    f"{list(shape)}; delete the folder"
+                )
+            os.utime(path / "meta.json")  # when it was last used, for pruning
+        else:
+            write_atomically(path / "meta.json", json.dumps(meta, indent=1).encode())
+    except OSError as error:
+        raise DataError(
+            f"cannot write the feature cache {path}: {error.strerror}; choose another with "
+            "--cache or FUSSEG_CACHE"
+        ) from error
+    return Store(path, site, settings, shape)
+
+
+@contextmanager
+def writing(store: Store) -> Iterator[StoreWriter]:
+    """Hold the store's lock while rows are appended; another process waits for it."""
+    with FileLock(store.path / "lock"):
+        writer = StoreWriter(store)
+        try:
+            yield writer
+            writer.commit()
+        finally:
+            writer.close()
+
+
+def list_stores(cache: Path) -> list[Store]:
+    """List the stores of a cache folder, by site and backbone; foreign folders are left out."""
+    stores = []
+    for path in sorted(cache.glob("*/meta.json")):
+        meta = _read_meta(path.parent)
+        settings = FeatureSettings(
+            meta["backbone"],
+            meta["fingerprint"],
+            tuple(meta["image_size"]),
+            meta["fit"],
+            meta["interpolation"],
+        )
+        stores.append(Store(path.parent, meta["site"], settings, tuple(meta["shape"])))
+    return stores
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    try:
+        meta: dict[str, Any] = json.loads((path / "meta.json").read_text())
+        missing = {field.name for field in fields(FeatureSettings)} | {"site", "shape", "format"}
+        missing -= meta.keys()
+    except (ValueError, AttributeError) as error:
+        raise DataError(f"damaged cache folder, delete it: {path} ({error})") from error
+    if missing or meta["format"] != FORMAT_VERSION:
+        raise DataError(f"cache folder of another version of fusseg, delete it: {path}")
+    return meta
+
+
+def _slug(site: str) -> str:
+    slug = re.sub(r"[^A-Za-z0-9_-]+", "_", site)[:40]
+    # Two sites whose names differ only in odd characters must not share a folder.
+    return slug if slug == site else f"{slug}-{hashlib.sha256(site.encode()).hexdigest()[:8]}"
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _open_at(path: Path, offset: int) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    os.ftruncate(descriptor, offset)
+    os.lseek(descriptor, 0, os.SEEK_END)
+    return descriptor
+
+
+def _write_all(descriptor: int, values: Sequence[Any] | np.ndarray) -> None:
+    rest = memoryview(values).cast("B")  # type: ignore[arg-type]
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]

@@ -1,0 +1,1 @@
+"""Who trains and who aggregates: clients, strategies and the rounds between them."""

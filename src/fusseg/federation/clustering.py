@@ -1,0 +1,149 @@
+"""Reduce the clients' pooled centroids to one centroid matrix."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor
+from torch.nn.functional import normalize
+
+from fusseg.errors import FederationError
+
+MAX_ITERATIONS = 300
+RESTARTS = 10
+
+Distance = Literal["cosine", "euclidean"]
+
+
+def kmeans(
+    points: Float[Tensor, "points dim"],
+    num_clusters: int,
+    distance: Distance,
+    generator: Generator,
+    restarts: int = RESTARTS,
+) -> Float[Tensor, "clusters dim"]:
+    """Cluster points: k-means++, then Lloyd, the best of several starts (FUSS paper, Eq. 11).
+
+    Args:
+        points: What to cluster.
+        num_clusters: Rows of the result.
+        distance: `euclidean` takes the points as they are; `cosine` takes them at unit length and
+            normalizes the centers after every step (spherical k-means).
+        generator: Random source of the starts.
+        restarts: How many starts; the one with the smallest sum of squared distances wins.
+
+    Raises:
+        FederationError: If there are fewer points than clusters.
+    """
+    _check_enough(points, num_clusters)
+    # In float64, so that the winner among the starts does not hang on rounding.
+    exact = _on_sphere(points.double(), distance)
+    best: Float[Tensor, "clusters dim"] | None = None
+    smallest = torch.inf
+    for _ in range(restarts):
+        centers = _lloyd(exact, _plus_plus(exact, num_clusters, generator), distance)
+        inertia = float(_squared_distances(exact, centers).amin(dim=1).sum())
+        if best is None or inertia < smallest:
+            best, smallest = centers, inertia
+    assert best is not None
+    return best.to(points.dtype)
+
+
+def maximin(
+    points: Float[Tensor, "points dim"],
+    num_clusters: int,
+    distance: Distance,
+    generator: Generator,
+) -> Float[Tensor, "clusters dim"]:
+    """Pick points that lie as far from each other as possible (FUSS paper, Eq. 12).
+
+    Args:
+        points: What to pick from.
+        num_clusters: How many to pick.
+        distance: As in `kmeans`.
+        generator: Random source of the first pick.
+
+    Returns:
+        The picked points, in the order they were picked; at unit length with `cosine`.
+
+    Raises:
+        FederationError: If there are fewer points than clusters.
+    """
+    _check_enough(points, num_clusters)
+    exact = _on_sphere(points.double(), distance)
+    picked = [int(torch.randint(len(points), (), generator=generator))]
+    closest = torch.full((len(points),), torch.inf, dtype=torch.float64)
+    while len(picked) < num_clusters:
+        newest = exact[picked[-1]]
+        closest = torch.minimum(closest, _squared_distances(exact, newest[None]).squeeze(1))
+        # Below any distance: among copies of the same point none is picked twice.
+        closest[picked] = -1
+        picked.append(int(closest.argmax()))
+    return exact[picked].to(points.dtype)
+
+
+def _on_sphere(
+    points: Float[Tensor, "points dim"], distance: Distance
+) -> Float[Tensor, "points dim"]:
+    return normalize(points, dim=1) if distance == "cosine" else points
+
+
+def _squared_distances(
+    points: Float[Tensor, "points dim"], centers: Float[Tensor, "clusters dim"]
+) -> Float[Tensor, "points clusters"]:
+    # On the unit sphere this is 2 - 2 cos, so that one formula serves both distances.
+    return torch.cdist(points, centers, compute_mode="donot_use_mm_for_euclid_dist").square()
+
+
+def _plus_plus(
+    points: Float[Tensor, "points dim"], num_clusters: int, generator: Generator
+) -> Float[Tensor, "clusters dim"]:
+    """Draw starting centers, each with a chance proportional to its squared distance so far."""
+    picked = [int(torch.randint(len(points), (), generator=generator))]
+    closest = _squared_distances(points, points[picked]).squeeze(1)
+    while len(picked) < num_clusters:
+        # Where all points coincide with a center any point will do.
+        weights = closest if bool(closest.sum() > 0) else torch.ones_like(closest)
+        picked.append(int(torch.multinomial(weights, 1, generator=generator)))
+        newest = _squared_distances(points, points[picked[-1:]]).squeeze(1)
+        closest = torch.minimum(closest, newest)
+    return points[picked]
+
+
+def _lloyd(
+    points: Float[Tensor, "points dim"], centers: Float[Tensor, "clusters dim"], distance: Distance
+) -> Float[Tensor, "clusters dim"]:
+    assignment = torch.full((len(points),), -1)
+    for _ in range(MAX_ITERATIONS):
+        distances = _squared_distances(points, centers)
+        nearest = distances.argmin(dim=1)
+        if torch.equal(nearest, assignment):
+            break
+        assignment = nearest
+        centers = _means(points, assignment, distances.amin(dim=1), len(centers))
+        centers = _on_sphere(centers, distance)
+    return centers
+
+
+def _means(
+    points: Float[Tensor, "points dim"],
+    assignment: Int[Tensor, " points"],
+    distances: Float[Tensor, " points"],
+    num_clusters: int,
+) -> Float[Tensor, "clusters dim"]:
+    """Mean of each cluster; an empty one starts again at the point farthest from its center."""
+    counts = torch.bincount(assignment, minlength=num_clusters)
+    sums = torch.zeros(num_clusters, points.shape[1], dtype=points.dtype)
+    sums.index_add_(0, assignment, points)
+    means = sums / counts.clamp(min=1)[:, None]
+    empty = (counts == 0).nonzero().flatten()
+    means[empty] = points[distances.argsort(descending=True, stable=True)[: len(empty)]]
+    return means
+
+
+def _check_enough(points: Float[Tensor, "points dim"], num_clusters: int) -> None:
+    if len(points) < num_clusters:
+        raise FederationError(
+            f"cannot pick {num_clusters} centroids out of {len(points)} pooled ones; "
+            "lower model.num_clusters or add clients"
+        )

@@ -1,0 +1,122 @@
+"""Join a run's record with example images into its report."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from fusseg.atomic import write_atomically
+from fusseg.config import Config
+from fusseg.config_file import dump_config
+from fusseg.data.images import fit_image, load_image
+from fusseg.evaluation.confusion import count_pixels
+from fusseg.evaluation.held_out import HeldOut, read_labels, segment_held_out
+from fusseg.evaluation.matching import UNMATCHED
+from fusseg.evaluation.scores import score
+from fusseg.experiment import final_models
+from fusseg.federation.strategies import resolve_federation
+from fusseg.report.colors import colorize, palette, spread_colors
+from fusseg.report.page import GalleryEntry, render_report
+from fusseg.runs import REPORT, Record, SavedState
+from fusseg.segmentation.segmenter import Segmenter, build_segmenter
+
+NUM_EXAMPLES = 12
+"""Images in the gallery, spread evenly over those at hand."""
+
+Colors = UInt8[np.ndarray, "colors 3"]
+
+
+def write_report(
+    run_dir: Path,
+    config: Config,
+    record: Record,
+    saved: SavedState | None = None,
+    shown: HeldOut | None = None,
+) -> None:
+    """Write a run's report.html.
+
+    Args:
+        run_dir: Run directory.
+        config: The run's configuration.
+        record: Its record, finished or not.
+        saved: State after its last finished round, for the gallery.
+        shown: Images of the gallery; the gallery is left out without them.
+    """
+    gallery: list[GalleryEntry] = []
+    legend: dict[str, tuple[int, int, int]] = {}
+    if saved is not None and shown is not None:
+        models = final_models(saved, resolve_federation(config.federation))
+        first = next(iter(models.values()))
+        segmenter = build_segmenter(first, saved.state.plan.mean_feature)
+        matching = (record["final"] or {}).get("matching")
+        gallery = _examples(segmenter, shown, matching, config)
+        legend = _legend(shown, matching, segmenter.num_clusters)
+    page = render_report(record, dump_config(config), gallery, legend)
+    write_atomically(run_dir / REPORT, page.encode())
+
+
+def class_colors(shown: HeldOut) -> Colors:
+    """Choose a color per class: those of classes.toml, or a palette."""
+    if shown.classes is None:
+        return np.zeros((0, 3), np.uint8)
+    if shown.classes.colors is not None:
+        return np.array(shown.classes.colors, np.uint8)
+    return palette(len(shown.classes.names))
+
+
+def cluster_colors(shown: HeldOut, matching: list[int] | None, num_clusters: int) -> Colors:
+    """Give each cluster the color of its class, and the unmatched ones colors of their own."""
+    if matching is None:
+        return palette(num_clusters)
+    taken = class_colors(shown)
+    unmatched = [cluster for cluster, label in enumerate(matching) if label == UNMATCHED]
+    extended = spread_colors(taken, len(taken) + len(unmatched))
+    chosen = extended[[max(label, 0) for label in matching]]
+    chosen[unmatched] = extended[len(taken) : len(taken) + len(unmatched)]
+    return chosen
+
+
+def _legend(
+    shown: HeldOut, matching: list[int] | None, num_clusters: int
+) -> dict[str, tuple[int, int, int]]:
+    colors = cluster_colors(shown, matching, num_clusters)
+    named: dict[str, Any] = {
+        f"region {cluster}": color
+        for cluster, color in enumerate(colors.tolist())
+        if matching is None or matching[cluster] == UNMATCHED
+    }
+    if matching is not None and shown.classes is not None:
+        named = dict(zip(shown.classes.names, class_colors(shown).tolist(), strict=True)) | named
+    return {name: (color[0], color[1], color[2]) for name, color in named.items()}
+
+
+def _examples(
+    segmenter: Segmenter, shown: HeldOut, matching: list[int] | None, config: Config
+) -> list[GalleryEntry]:
+    colors = cluster_colors(shown, matching, segmenter.num_clusters)
+    label_colors = class_colors(shown)
+    count = min(NUM_EXAMPLES, len(shown.items))
+    entries = []
+    for index in np.linspace(0, len(shown.items) - 1, count).round().astype(int).tolist():
+        item, data = shown.items[index], config.data
+        image = fit_image(load_image(item), data.image_size, data.fit, data.interpolation)
+        regions = segment_held_out(segmenter, shown, index)
+        labels = read_labels(shown, index)
+        mean_iou = None
+        if labels is not None and matching is not None:
+            counts = count_pixels(regions, labels, segmenter.num_clusters, len(label_colors))
+            if counts.sum() > 0:
+                mean_iou = score(counts, torch.tensor(matching)).mean_iou
+        entries.append(
+            GalleryEntry(
+                site=item.site,
+                stem=item.stem,
+                image=image,
+                regions=colorize(regions.numpy(), colors),
+                label=None if labels is None else colorize(labels.numpy(), label_colors),
+                mean_iou=mean_iou,
+            )
+        )
+    return entries

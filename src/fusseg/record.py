@@ -1,0 +1,202 @@
+"""What a run's record.json says, put together from what was measured."""
+
+import math
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from fusseg.config import Config
+from fusseg.data.items import Classes
+from fusseg.evaluation.held_out import Evaluation
+from fusseg.evaluation.quality import Quality
+from fusseg.evaluation.scores import Scores
+from fusseg.features.backbones import Backbone
+from fusseg.features.pipeline import Skipped
+from fusseg.federation.client import Client
+from fusseg.federation.rounds import Round
+from fusseg.federation.state import ClientUpdate, Hello, num_bytes
+from fusseg.runs import CONFIG, FORMAT_VERSION, Record
+from fusseg.segmentation.training import TrainingPlan
+from fusseg.version import VERSION
+
+GLOBAL = ""
+"""Name of the one model where all is aggregated; no site can have it."""
+NUMBER_BYTES = 8
+"""Bytes of a count, loss or shift that is sent beside the tensors."""
+
+
+def new_record(
+    run_dir: Path, config: Config, backbone: Backbone, clients: Sequence[Client], center: bool
+) -> Record:
+    """Begin a record: what is known before round 1."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "name": run_dir.name,
+        "seed": config.seed,
+        "command": f"fusseg run {shlex.quote(str(run_dir / CONFIG))}",
+        "versions": versions(),
+        "backbone": {
+            "name": backbone.name,
+            "fingerprint": backbone.fingerprint,
+            "feature_dim": backbone.feature_dim,
+            "stride": backbone.stride,
+            "centered": center,
+        },
+        "strategy": config.federation.strategy,
+        "num_clusters": config.model.num_clusters,
+        "clients": [
+            {"client_id": client.client_id, "num_images": len(client.features)}
+            for client in clients
+        ],
+        "hello": None,
+        "rounds": [],
+        "final": None,
+        "seconds": {"extract": 0.0, "train": 0.0, "evaluate": 0.0},
+        "skipped_images": [],
+    }
+
+
+def versions() -> dict[str, Any]:
+    """Name everything that results may depend on besides the arguments."""
+    packages = ("numpy", "pillow", "onnxruntime", "transformers", "safetensors")
+    return {
+        "fusseg": VERSION,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        **{package: metadata.version(package) for package in packages},
+        "platform": f"{sys.platform} {platform.machine()}",
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count() or 0,
+    }
+
+
+def describe_hello(hellos: Sequence[Hello], plan: TrainingPlan) -> dict[str, Any]:
+    """Say what was agreed on before round 1, and what that took."""
+    shifts = 0 if hellos[0].shift is None else len(hellos[0].shift)
+    # Upwards: two counts and the shifts beside the sum; fingerprint and version as text.
+    up = [
+        num_bytes(hello.feature_sum)
+        + NUMBER_BYTES * (2 + shifts)
+        + len(hello.fingerprint)
+        + len(hello.version)
+        for hello in hellos
+    ]
+    down = num_bytes(plan.mean_feature) + NUMBER_BYTES * (1 + len(plan.shift))
+    return {
+        "local_steps": plan.num_steps,
+        "shift": list(plan.shift),
+        "bytes_up": sum(up),
+        "bytes_down": down * len(hellos),
+    }
+
+
+def describe_round(finished: Round, scores: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """Describe one round: loss, what was sent by whom, scores where they were taken."""
+    clients = [_describe_update(update) for update in finished.updates]
+    total = sum(update.num_images for update in finished.updates)
+    loss = sum(update.num_images * update.loss for update in finished.updates) / total
+    return {
+        "round": finished.state.round_number,
+        "loss": loss,
+        "mean_iou": scores.get("mean_iou"),
+        "pixel_accuracy": scores.get("pixel_accuracy"),
+        "bytes_up": sum(client["bytes_up"] for client in clients),
+        "bytes_down": sum(client["bytes_down"] for client in clients),
+        "seconds": seconds,
+        "clients": clients,
+    }
+
+
+def _describe_update(update: ClientUpdate) -> dict[str, Any]:
+    # A client starts from the parts that are aggregated: as large as those it sends back.
+    sent = num_bytes(update.head, update.centroids)
+    return {
+        "client_id": update.client_id,
+        "num_images": update.num_images,
+        "loss": update.loss,
+        # One count and one loss go up beside the tensors; the round number comes down.
+        "bytes_up": sent + 2 * NUMBER_BYTES,
+        "bytes_down": sent + NUMBER_BYTES,
+    }
+
+
+def describe_scores(
+    evaluations: Mapping[str, Evaluation | None], classes: Classes | None
+) -> dict[str, Any]:
+    """Describe the scores of one model, or of the clients' own models and their mean.
+
+    Args:
+        evaluations: By model: one called `GLOBAL`, or one per client.
+        classes: Names of the classes.
+
+    Returns:
+        Scores, all None where nothing is labeled. Confusion and matching are of the first model.
+    """
+    found = {name: found for name, found in evaluations.items() if found is not None}
+    if not found or classes is None:
+        return dict.fromkeys(
+            ("mean_iou", "pixel_accuracy", "per_class_iou", "confusion", "matching")
+        ) | {"sites": {}, "models": []}
+    first = next(iter(found.values()))
+    overall = [evaluation.overall for evaluation in found.values()]
+    own = GLOBAL not in found
+    return {
+        **_mean_scores(overall),
+        "per_class_iou": _per_class_iou(overall, classes),
+        "confusion": first.confusion.tolist(),
+        "matching": first.overall.matching.tolist(),
+        "sites": {
+            site: {
+                **_mean_scores([evaluation.site_scores[site] for evaluation in found.values()]),
+                "num_images": first.num_images[site],
+            }
+            for site in first.site_scores
+        },
+        "models": [
+            {"client_id": name, **_mean_scores([evaluation.overall])}
+            for name, evaluation in found.items()
+        ]
+        if own
+        else [],
+    }
+
+
+def describe_quality(qualities: Sequence[Quality]) -> dict[str, Any]:
+    """Describe the label-free figures, averaged over models; shares are of the first model."""
+    return {
+        "cluster_share": qualities[0].cluster_share.tolist(),
+        "mean_cosine": fmean(quality.mean_cosine for quality in qualities),
+        "mean_margin": fmean(quality.mean_margin for quality in qualities),
+    }
+
+
+def describe_skipped(skipped: Sequence[Skipped]) -> list[dict[str, str]]:
+    """Name each skipped image and the reason."""
+    return [
+        {"site": entry.item.site, "image": entry.item.stem, "reason": entry.reason}
+        for entry in skipped
+    ]
+
+
+def _mean_scores(scores: Sequence[Scores]) -> dict[str, float]:
+    return {
+        "mean_iou": fmean(one.mean_iou for one in scores),
+        "pixel_accuracy": fmean(one.pixel_accuracy for one in scores),
+    }
+
+
+def _per_class_iou(scores: Sequence[Scores], classes: Classes) -> dict[str, float | None]:
+    means = torch.stack([one.class_iou for one in scores]).mean(dim=0).tolist()
+    return {
+        name: None if math.isnan(iou) else iou
+        for name, iou in zip(classes.names, means, strict=True)
+    }

@@ -1,0 +1,45 @@
+"""Pixels as data URIs, so that a page carries its images."""
+
+import base64
+import io
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+MAX_WIDTH = 480
+"""Pixels; what is wider is scaled down before it is embedded."""
+
+
+def photo_uri(image: UInt8[np.ndarray, "height width 3"]) -> str:
+    """Embed a photo as JPEG."""
+    small = _at_most(Image.fromarray(image), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=85, optimize=True)
+    return _data_uri("image/jpeg", buffer)
+
+
+def regions_uri(image: UInt8[np.ndarray, "height width 3"]) -> str:
+    """Embed a color map without loss as PNG, or as a photo if it has more than 256 colors."""
+    small = np.asarray(_at_most(Image.fromarray(image), Image.Resampling.NEAREST))
+    packed = small.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
+    values, indices = np.unique(packed, return_inverse=True)
+    if len(values) > 256:
+        return photo_uri(image)
+    colors = np.stack([values >> 16, values >> 8 & 255, values & 255], axis=1).astype(np.uint8)
+    indexed = Image.fromarray(indices.reshape(small.shape[:2]).astype(np.uint8), "L")
+    indexed.putpalette(colors.tobytes())
+    buffer = io.BytesIO()
+    indexed.save(buffer, "PNG", optimize=True)
+    return _data_uri("image/png", buffer)
+
+
+def _at_most(image: Image.Image, resampling: Image.Resampling) -> Image.Image:
+    if image.width <= MAX_WIDTH:
+        return image
+    height = max(1, round(image.height * MAX_WIDTH / image.width))
+    return image.resize((MAX_WIDTH, height), resampling)
+
+
+def _data_uri(media_type: str, buffer: io.BytesIO) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -1,0 +1,65 @@
+"""Numbers as the report prints them."""
+
+ABSENT = "\N{EN DASH}"
+"""Stands where a record has no value."""
+
+
+def score(value: float | int | None) -> str:
+    """Print a score in [0, 1] or a cosine with three decimals."""
+    return ABSENT if value is None else _with_minus(f"{value:.3f}")
+
+
+def loss(value: float | int | None) -> str:
+    """Print a loss with four decimals."""
+    return ABSENT if value is None else _with_minus(f"{value:.4f}")
+
+
+def share(value: float | int) -> str:
+    """Print a share in [0, 1] as a percentage."""
+    return f"{100 * value:.1f} %"
+
+
+def count(value: int) -> str:
+    """Print a whole number with its thousands apart."""
+    return f"{value:,}"
+
+
+def size(num_bytes: int) -> str:
+    """Print a number of bytes in its natural unit (kB = 1000 B)."""
+    if num_bytes < 1000:
+        return f"{num_bytes} B"
+    value, unit = float(num_bytes), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 999.95:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.1f} {unit}"
+
+
+def duration(seconds: float | int) -> str:
+    """Print a time span as seconds, minutes or hours."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min"
+
+
+def listing(names: list[str], longest: int = 8) -> str:
+    """Join names as in a sentence; what is too many is counted."""
+    if len(names) > longest:
+        return f"{', '.join(names[: longest - 1])} and {len(names) - longest + 1} more"
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def plural(number: int, noun: str) -> str:
+    """Print a number of things."""
+    return f"{count(number)} {noun}" if number == 1 else f"{count(number)} {noun}s"
+
+
+def _with_minus(text: str) -> str:
+    return text.replace("-", "\N{MINUS SIGN}")

@@ -1,0 +1,188 @@
+"""A run directory: config.toml, record.json, state.safetensors, report.html."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from fusseg.atomic import write_atomically
+from fusseg.config import Config
+from fusseg.config_file import differing_keys, dump_config, load_config
+from fusseg.errors import ConfigError, DataError
+from fusseg.federation.state import GlobalState
+from fusseg.segmentation.training import Model, TrainingPlan
+from fusseg.version import VERSION
+
+FORMAT_VERSION = 1
+CONFIG, RECORD, STATE, REPORT = "config.toml", "record.json", "state.safetensors", "report.html"
+
+Record = dict[str, Any]
+"""What `record.json` holds; see docs/record.md."""
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """All that training needs to go on after a round, to the same bits."""
+
+    state: GlobalState
+    own_models: dict[str, Model]
+    """Models that stay with the clients, by client; empty where all is aggregated."""
+    fingerprint: str
+    """Of the backbone."""
+
+
+def create_run(path: Path, config: Config) -> None:
+    """Start a run directory with its configuration.
+
+    Raises:
+        ConfigError: If there is something at the path already.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ConfigError(
+            f"{path} exists and is not overwritten; choose another --out, or continue the run "
+            "with --resume"
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        write_atomically(path / CONFIG, dump_config(config).encode())
+    except OSError as error:
+        raise ConfigError(f"cannot write the run directory {path}: {error.strerror}") from error
+
+
+def resume_run(path: Path, config: Config | None) -> Config:
+    """Read the configuration of a run that is to go on.
+
+    Args:
+        path: Run directory.
+        config: Configuration given again; None: the run's own.
+
+    Raises:
+        ConfigError: If there is no run, or the given configuration is another one.
+    """
+    if not (path / CONFIG).exists():
+        raise ConfigError(f"no run to resume in {path}; start it without --resume")
+    saved = load_config(path / CONFIG)
+    if config is not None and config != saved:
+        keys = ", ".join(differing_keys(config, saved))
+        raise ConfigError(
+            f"{path} was started with another configuration (differs in {keys}); resume it with "
+            f"{path / CONFIG}"
+        )
+    return saved
+
+
+def read_run_config(path: Path) -> Config:
+    """Read a run's configuration.
+
+    Raises:
+        ConfigError: If the folder is no run directory.
+    """
+    if not (path / CONFIG).exists():
+        raise ConfigError(f"{path} is no run directory: it has no {CONFIG}")
+    return load_config(path / CONFIG)
+
+
+def save_record(path: Path, record: Record) -> None:
+    """Write the record whole or not at all."""
+    content = json.dumps(record, indent=1, allow_nan=False)
+    write_atomically(path / RECORD, content.encode())
+
+
+def load_record(path: Path) -> Record:
+    """Read a run's record.
+
+    Raises:
+        DataError: If there is none, or it is damaged or of a newer version.
+    """
+    try:
+        record: Record = json.loads((path / RECORD).read_text())
+        _check_version(record["format_version"], path / RECORD)
+    except FileNotFoundError:
+        raise DataError(f"{path} has no {RECORD}: the run has not begun training") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"damaged record: {path / RECORD} ({error})") from error
+    return record
+
+
+def save_state(path: Path, saved: SavedState) -> None:
+    """Write the state after a round whole or not at all."""
+    state = saved.state
+    tensors = {
+        **_model_tensors("", state.model),
+        "mean_feature": state.plan.mean_feature,
+    }
+    for client_id, model in saved.own_models.items():
+        tensors |= _model_tensors(f"own/{client_id}/", model)
+    metadata = {
+        "format_version": FORMAT_VERSION,
+        "fusseg": VERSION,
+        "round_number": state.round_number,
+        "num_steps": state.plan.num_steps,
+        "shift": list(state.plan.shift),
+        "fingerprint": saved.fingerprint,
+        "own_models": sorted(saved.own_models),
+    }
+    content = save(
+        {name: tensor.contiguous() for name, tensor in tensors.items()},
+        {"fusseg": json.dumps(metadata, sort_keys=True)},
+    )
+    write_atomically(path / STATE, content)
+
+
+def load_state(path: Path) -> SavedState:
+    """Read the state after the last finished round.
+
+    Raises:
+        DataError: If there is none, or it is damaged or of a newer version.
+    """
+    file = path / STATE
+    if not file.exists():
+        raise DataError(f"{path} has no {STATE}: no round is finished yet")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = json.loads(opened.metadata()["fusseg"])
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        _check_version(metadata["format_version"], file)
+        return _unpack_state(metadata, tensors)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"damaged state: {file} ({error})") from error
+
+
+def _unpack_state(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SavedState:
+    self_shift, neighbor_shift, random_shift = metadata["shift"]
+    plan = TrainingPlan(
+        num_steps=metadata["num_steps"],
+        mean_feature=tensors["mean_feature"],
+        shift=(self_shift, neighbor_shift, random_shift),
+    )
+    state = GlobalState(metadata["round_number"], _read_model("", tensors), plan)
+    own = {name: _read_model(f"own/{name}/", tensors) for name in metadata["own_models"]}
+    return SavedState(state, own, metadata["fingerprint"])
+
+
+def _model_tensors(prefix: str, model: Model) -> dict[str, Tensor]:
+    head = {f"{prefix}head.{name}": weight for name, weight in model.head.items()}
+    return {**head, f"{prefix}centroids": model.centroids}
+
+
+def _read_model(prefix: str, tensors: Mapping[str, Tensor]) -> Model:
+    start = f"{prefix}head."
+    head = {
+        name.removeprefix(start): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(start)
+    }
+    return Model(head, tensors[f"{prefix}centroids"])
+
+
+def _check_version(version: int, file: Path) -> None:
+    if version > FORMAT_VERSION:
+        raise DataError(
+            f"{file} has format version {version}, this fusseg reads up to {FORMAT_VERSION}; "
+            "install a newer one"
+        )

@@ -1,0 +1,1 @@
+"""What is trained: head, centroids, their losses, and the saved segmenter."""

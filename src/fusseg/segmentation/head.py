@@ -1,0 +1,56 @@
+"""The trainable projection from backbone features to codes."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+
+HeadWeights = dict[str, Tensor]
+"""State dict of a `SegmentationHead`."""
+
+
+class SegmentationHead(nn.Module):
+    """Linear projection plus a two-layer one, summed (STEGO, Fig. 3; method section 1).
+
+    Unlike the paper's 1x1 convolutions over maps, these are linear layers over the last
+    dimension: the same arithmetic on any set of positions, so that training projects only the
+    positions it samples.
+
+    Attributes:
+        feature_dim: Channels of the backbone's features (D').
+        code_dim: Channels of the code (D).
+    """
+
+    def __init__(self, feature_dim: int, code_dim: int) -> None:
+        super().__init__()
+        self.feature_dim = feature_dim
+        self.code_dim = code_dim
+        self.linear = nn.Linear(feature_dim, code_dim)
+        self.hidden = nn.Linear(feature_dim, feature_dim)
+        self.output = nn.Linear(feature_dim, code_dim)
+
+    def forward(
+        self, features: Float[Tensor, "*positions dim"]
+    ) -> Float[Tensor, "*positions code"]:
+        """Project features to codes, position by position."""
+        code: Tensor = self.linear(features) + self.output(self.hidden(features).relu())
+        return code
+
+
+def initial_head(feature_dim: int, code_dim: int, generator: Generator) -> HeadWeights:
+    """Draw the weights all clients start from: uniform in +-1/sqrt(fan-in), torch's default."""
+    bound = 1 / math.sqrt(feature_dim)
+    head = SegmentationHead(feature_dim, code_dim)
+    return {
+        name: torch.empty_like(weight).uniform_(-bound, bound, generator=generator)
+        for name, weight in head.state_dict().items()
+    }
+
+
+def build_head(weights: HeadWeights) -> SegmentationHead:
+    """Make a trainable head with a copy of the given weights."""
+    code_dim, feature_dim = weights["linear.weight"].shape
+    head = SegmentationHead(feature_dim, code_dim)
+    head.load_state_dict(weights)
+    return head

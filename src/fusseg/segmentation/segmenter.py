@@ -1,0 +1,89 @@
+"""From features to regions with a trained model (Eq. 3, 4)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn.functional import interpolate, normalize
+
+from fusseg.segmentation.head import SegmentationHead, build_head
+from fusseg.segmentation.training import Model
+
+_STRIP_BYTES = 64 * 2**20
+"""Memory for one strip of upsampled similarities."""
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """All that turns a feature map into regions."""
+
+    head: SegmentationHead
+    centroids: Float[Tensor, "clusters code"]
+    """At unit length."""
+    mean_feature: Float[Tensor, " dim"]
+
+    @property
+    def num_clusters(self) -> int:
+        """Number of regions, K."""
+        return len(self.centroids)
+
+
+def build_segmenter(model: Model, mean_feature: Float[Tensor, " dim"]) -> Segmenter:
+    """Make a segmenter of a trained model and the mean feature of its federation."""
+    return Segmenter(build_head(model.head), normalize(model.centroids, dim=1), mean_feature)
+
+
+@torch.inference_mode()
+def similarities(
+    segmenter: Segmenter, features: Float[Tensor, "height width dim"]
+) -> Float[Tensor, "clusters height width"]:
+    """Inner product of each position's code with each unit centroid: |s_i| cos(s_i, c_k)."""
+    codes: Tensor = segmenter.head(features - segmenter.mean_feature)
+    return (codes @ segmenter.centroids.T).permute(2, 0, 1)
+
+
+@torch.inference_mode()
+def cosines(
+    segmenter: Segmenter, features: Float[Tensor, "height width dim"]
+) -> Float[Tensor, "positions clusters"]:
+    """Cosine of each position's code with each centroid."""
+    codes: Tensor = segmenter.head(features - segmenter.mean_feature).flatten(0, 1)
+    found: Tensor = normalize(codes, dim=1) @ segmenter.centroids.T
+    return found
+
+
+def assign(
+    scores: Float[Tensor, "clusters height width"], size: tuple[int, int]
+) -> UInt8[Tensor, "rows columns"]:
+    """Upsample codes bilinearly to pixels and give each pixel its nearest centroid.
+
+    The method upsamples the codes and takes the largest cosine. Bilinear weights are linear and a
+    code's length is the same for all centroids, so that upsampling the K similarities gives the
+    same index, for K channels in place of D (parity test).
+
+    Args:
+        scores: `similarities` of a feature map.
+        size: Height and width of the result in pixels.
+    """
+    return torch.cat([strip.argmax(dim=0).to(torch.uint8) for strip in _upsample(scores, size)])
+
+
+def _upsample(
+    scores: Float[Tensor, "clusters height width"], size: tuple[int, int]
+) -> Iterator[Float[Tensor, "clusters strip columns"]]:
+    """Upsample in strips of rows, so that memory does not grow with the image."""
+    rows, columns = size
+    clusters, height, _ = scores.shape
+    wide = interpolate(
+        scores.reshape(1, clusters * height, 1, -1), (1, columns), mode="bilinear"
+    ).reshape(clusters, height, columns)
+    strip = max(1, _STRIP_BYTES // (4 * clusters * columns))
+    for start in range(0, rows, strip):
+        row = torch.arange(start, min(start + strip, rows), dtype=torch.float64)
+        place = ((row + 0.5) * (height / rows) - 0.5).clamp(0, height - 1)
+        above = place.floor().long()
+        below = (above + 1).clamp(max=height - 1)
+        weight = (place - above).float()[:, None]
+        yield wide[:, above] * (1 - weight) + wide[:, below] * weight

@@ -1,0 +1,107 @@
+"""One thread, few examples, and the tiny inputs that all levels share."""
+
+import hashlib
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+from torch import Generator, Tensor
+
+from fusseg.features.feature_set import FeatureSet
+from fusseg.federation.state import ClientUpdate, GlobalState
+from fusseg.segmentation.head import HeadWeights
+from fusseg.segmentation.training import Model, TrainingPlan
+
+torch.set_num_threads(1)
+settings.register_profile("fusseg", deadline=None, max_examples=25)
+settings.load_profile("fusseg")
+
+
+@pytest.fixture(scope="session")
+def seeded() -> Callable[[int], Generator]:
+    """Random source with a seed."""
+    return lambda seed: Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="session")
+def make_features() -> Callable[..., FeatureSet]:
+    """Features in memory of maps of shape images, height, width, dim."""
+
+    def make(maps: np.ndarray | Tensor, *, name: str = "a", fingerprint: str = "f" * 64):
+        half = np.asarray(maps, dtype=np.float16)
+        names = tuple(f"{name}/{image}" for image in range(len(half)))
+        return FeatureSet(
+            names=names,
+            digests=tuple(hashlib.sha256(image.encode()).hexdigest() for image in names),
+            maps=(half,),
+            rows=np.stack([np.zeros(len(half), np.int64), np.arange(len(half))], axis=1),
+            pooled=half.reshape(len(half), -1, half.shape[3]).mean(axis=1, dtype=np.float32),
+            fingerprint=fingerprint,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def random_features(make_features, seeded) -> Callable[..., FeatureSet]:
+    """Features in memory, standard normal."""
+
+    def make(seed: int, num_images: int = 6, height: int = 4, width: int = 3, dim: int = 5, **more):
+        shape = (num_images, height, width, dim)
+        return make_features(torch.randn(shape, generator=seeded(seed)), **more)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def separable_maps(seeded) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Feature maps of two noisy materials, and which material each position shows."""
+
+    def make(seed: int, num_images: int = 6, side: int = 6, dim: int = 8):
+        generator = seeded(seed)
+        material = torch.zeros(num_images, side, side, dtype=torch.int64)
+        for image in range(num_images):
+            edge = int(torch.randint(1, side, (), generator=generator))
+            material[image, :, edge:] = 1
+        noise = 0.2 * torch.randn(num_images, side, side, dim, generator=generator)
+        return torch.eye(dim)[material] + noise, material
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_state() -> Callable[..., GlobalState]:
+    """Global state of a head and centroids."""
+
+    def make(head: HeadWeights, centroids: Tensor, round_number: int = 0, dim: int = 3):
+        plan = TrainingPlan(num_steps=1, mean_feature=torch.zeros(dim), shift=(0.1, 0.2, 0.3))
+        return GlobalState(round_number, Model(head, centroids), plan)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_update() -> Callable[..., ClientUpdate]:
+    """Update of one client with a head of a single weight."""
+
+    def make(client_id: str, num_images: int, weight: list[float], centroids: list[list[float]]):
+        head = {"w": torch.tensor(weight)}
+        return ClientUpdate(client_id, num_images, head, torch.tensor(centroids), loss=0.0)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def same_bits() -> Callable[[Model, Model], bool]:
+    """Whether two models agree to the last bit."""
+
+    def same(left: Model, right: Model) -> bool:
+        return (
+            left.head.keys() == right.head.keys()
+            and all(torch.equal(left.head[name], right.head[name]) for name in left.head)
+            and torch.equal(left.centroids, right.centroids)
+        )
+
+    return same

@@ -1,0 +1,343 @@
+import copy
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from fusseg.report import formatting
+from fusseg.report.page import GalleryEntry, render_report
+
+HOSTILE = "</title><script>alert('x')</script>\"onload=\"alert(1)"
+CONFIG = 'seed = 3\n\n[data]\nroot = "<my sites>"\n'
+
+
+def make_record():
+    clients = [("north", 62), ("south", 1204)]
+    rounds = [
+        {
+            "round": number,
+            "loss": -0.1 - number / 77,
+            "mean_iou": 0.1 + number / 70,
+            "pixel_accuracy": 0.4 + number / 90,
+            "bytes_up": 2 * (30_000 + number),
+            "bytes_down": 2 * (40_000 + number),
+            "seconds": 12.3 + number,
+            "clients": [
+                {
+                    "client_id": name,
+                    "num_images": num_images,
+                    "loss": -0.1 - number / 77 + num_images / 9000,
+                    "bytes_up": 30_000 + number,
+                    "bytes_down": 40_000 + number,
+                }
+                for name, num_images in clients
+            ],
+        }
+        for number in (1, 2, 3)
+    ]
+    return {
+        "format_version": 1,
+        "name": "two sites",
+        "seed": 3,
+        "command": "fusseg run config.toml --out 'my runs/a'",
+        "versions": {"fusseg": "0.1.0", "python": "3.11.7", "torch": "2.13.0", "threads": 2},
+        "backbone": {
+            "name": "filterbank",
+            "fingerprint": "ab12cd34",
+            "feature_dim": 120,
+            "stride": 8,
+            "centered": True,
+        },
+        "strategy": "fedcc-kmeans",
+        "num_clusters": 3,
+        "clients": [{"client_id": name, "num_images": num} for name, num in clients],
+        "hello": {
+            "local_steps": 25,
+            "shift": [0.111, 0.222, -0.333],
+            "bytes_up": 12_345,
+            "bytes_down": 4_321,
+        },
+        "rounds": rounds,
+        "final": {
+            "mean_iou": 0.2037,
+            "pixel_accuracy": 0.5146,
+            "per_class_iou": {"sky": 0.7123, "pole": None},
+            "sites": {
+                "south": {"mean_iou": 0.1876, "pixel_accuracy": 0.4811, "num_images": 19},
+                "west": {"mean_iou": 0.2219, "pixel_accuracy": 0.5377, "num_images": 1171},
+            },
+            "confusion": [[90, 10], [5, 45], [20, 30]],
+            "matching": [0, 1, -1],
+            "models": [],
+            "quality": {
+                "cluster_share": [0.5, 0.25, 0.25],
+                "mean_cosine": 0.8124,
+                "mean_margin": 0.1031,
+            },
+        },
+        "seconds": {"extract": 10.1, "train": 141.9, "evaluate": 5.2},
+        "skipped_images": [{"site": "north", "image": "x.jpg", "reason": "the file is empty"}],
+    }
+
+
+def without_scores(record):
+    record = copy.deepcopy(record)
+    for entry in record["rounds"]:
+        entry.update(mean_iou=None, pixel_accuracy=None)
+    nothing = dict.fromkeys(
+        ("mean_iou", "pixel_accuracy", "per_class_iou", "confusion", "matching")
+    )
+    record["final"].update(nothing)
+    for site in record["final"]["sites"].values():
+        site.update(mean_iou=None, pixel_accuracy=None)
+    return record
+
+
+def make_gallery(labeled=True):
+    image = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
+    flat = np.full((24, 32, 3), 77, np.uint8)
+    label = flat if labeled else None
+    return [
+        GalleryEntry("west", "good", image, flat, label, 0.9 if labeled else None),
+        GalleryEntry("west", "bad", image, flat, label, 0.1 if labeled else None),
+        GalleryEntry("south", "unlabeled", image, flat, None, None),
+    ]
+
+
+class Page(HTMLParser):
+    VOID = frozenset({"meta", "img", "input", "br", "link"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements = []
+        self.stack = []
+        self.visible = []
+        self.feed(text)
+        self.close()
+        assert self.stack == []
+        self.text = " ".join(" ".join(self.visible).split())
+
+    def handle_starttag(self, tag, attributes):
+        names = [name for name, _ in attributes]
+        assert len(names) == len(set(names)), (tag, names)
+        self.elements.append((tag, dict(attributes)))
+        if tag not in self.VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data):
+        if not {"script", "style"} & set(self.stack):
+            self.visible.append(data)
+
+    def attributes(self, name):
+        return [element[name] for _, element in self.elements if name in element]
+
+    def tags(self, tag):
+        return [element for name, element in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def html():
+    return render_report(make_record(), CONFIG, make_gallery(), {"sky": (1, 2, 3)})
+
+
+@pytest.fixture(scope="module")
+def page(html):
+    return Page(html)
+
+
+def test_the_page_stands_alone(html, page):
+    for name in ("src", "href", "xlink:href", "action", "poster", "srcset"):
+        for value in page.attributes(name):
+            assert value.startswith(("data:image/", "#")), value
+    for tag in ("link", "iframe", "object", "embed", "base", "form"):
+        assert page.tags(tag) == []
+    for address in ("http:", "https:", "//cdn", "@import", "url(h"):
+        assert address not in html
+
+
+def test_the_page_forbids_the_network_and_foreign_scripts(page):
+    policies = [
+        meta["content"]
+        for meta in page.tags("meta")
+        if "content-security-policy" in str(meta).lower()
+    ]
+    assert len(policies) == 1
+    assert policies[0].startswith("default-src 'none'; img-src data:;")
+    assert "script-src 'sha256-" in policies[0]
+
+
+def test_ids_are_unique_and_links_lead_somewhere(page):
+    ids = page.attributes("id")
+    assert len(ids) == len(set(ids))
+    for target in page.attributes("href") + page.attributes("for"):
+        for part in target.split():
+            assert part.removeprefix("#") in ids
+
+
+def test_every_control_has_a_name(page):
+    labeled = set(page.attributes("for"))
+    for tag in ("select", "input"):
+        for element in page.tags(tag):
+            assert element["id"] in labeled
+    assert all("alt" in image for image in page.tags("img"))
+    assert all("aria-label" in svg for svg in page.tags("svg"))
+
+
+def test_every_score_and_loss_of_the_record_is_there(page):
+    record = make_record()
+    final = record["final"]
+    scores = [final["mean_iou"], final["pixel_accuracy"], final["per_class_iou"]["sky"]]
+    scores += [final["quality"]["mean_cosine"], final["quality"]["mean_margin"]]
+    scores += record["hello"]["shift"]
+    for entry in [*record["rounds"], *final["sites"].values()]:
+        scores += [entry["mean_iou"], entry["pixel_accuracy"]]
+    losses = [part["loss"] for entry in record["rounds"] for part in [entry, *entry["clients"]]]
+    texts = [formatting.score(value) for value in scores]
+    texts += [formatting.loss(value) for value in losses]
+    missing = [text for text in texts if text not in page.text]
+    assert missing == []
+
+
+def test_every_count_and_time_of_the_record_is_there(page):
+    record = make_record()
+    counts = [record["hello"]["bytes_up"], record["hello"]["bytes_down"]]
+    for entry in record["rounds"]:
+        for part in [entry, *entry["clients"]]:
+            counts += [part["bytes_up"], part["bytes_down"]]
+    counts += [client["num_images"] for client in record["clients"]]
+    counts += [site["num_images"] for site in record["final"]["sites"].values()]
+    texts = [formatting.count(value) for value in counts]
+    times = [*record["seconds"].values(), *(entry["seconds"] for entry in record["rounds"])]
+    texts += [formatting.duration(value) for value in times]
+    texts += ["50.0 %", "25.0 %", "90.0 % sky, 90 pixels", "60.0 % pole, 30 pixels"]
+    missing = [text for text in texts if text not in page.text]
+    assert missing == []
+
+
+def test_sums_of_what_was_sent_are_right(page):
+    assert "Sum 1,266 192,357 244,333" in page.text
+    assert "north 62 90,006 120,006" in page.text
+
+
+def test_the_summary_names_the_run(page):
+    assert (
+        "2 sites (north and south; 1,266 images) learned together 3 regions without labels: "
+        "strategy fedcc-kmeans , 3 rounds of 25 steps, backbone filterbank , seed 3."
+    ) in page.text
+
+
+def test_what_is_needed_to_repeat_the_run_is_there(page):
+    assert "fusseg run config.toml --out 'my runs/a'" in page.text
+    assert " ".join(CONFIG.split()) in page.text
+    for text in ("0.1.0", "3.11.7", "2.13.0", "ab12cd34", "north x.jpg the file is empty"):
+        assert text in page.text
+
+
+def test_the_gallery_starts_with_the_worst_score(page):
+    cards = page.tags("article")
+    assert [card["data-stem"] for card in cards] == ["bad", "good", "unlabeled"]
+    assert [card["data-score"] for card in cards] == ["0.1", "0.9", ""]
+    assert len(page.tags("img")) == 2 * 3 + 2
+
+
+def test_the_gallery_can_be_filtered_by_each_site(page):
+    values = [option["value"] for option in page.tags("option")]
+    assert values == ["", "south", "west", "worst", "best", "name"]
+
+
+def test_the_same_input_gives_the_same_bytes(html):
+    again = render_report(make_record(), CONFIG, make_gallery(), {"sky": (1, 2, 3)})
+    assert again == html
+
+
+def test_names_from_outside_stay_text():
+    record = make_record()
+    record["name"] = record["command"] = record["backbone"]["name"] = HOSTILE
+    record["clients"][0]["client_id"] = HOSTILE
+    for entry in record["rounds"]:
+        entry["clients"][0]["client_id"] = HOSTILE
+    record["final"]["sites"] = {HOSTILE: record["final"]["sites"]["west"]}
+    record["final"]["per_class_iou"] = {HOSTILE: 0.5, "pole": None}
+    record["skipped_images"] = [{"site": HOSTILE, "image": HOSTILE, "reason": HOSTILE}]
+    entry = make_gallery()[0]
+    gallery = [GalleryEntry(HOSTILE, HOSTILE, entry.image, entry.regions, None, None)]
+    page = Page(render_report(record, HOSTILE, gallery, {HOSTILE: (0, 0, 0)}))
+    assert len(page.tags("script")) == 1
+    assert page.attributes("onload") == []
+    assert page.text.count("<script>alert('x')</script>") > 10
+
+
+def test_bytes_that_are_no_text_can_still_be_written():
+    record = make_record()
+    record["clients"][0]["client_id"] = "caf\udce9"
+    render_report(record, CONFIG, []).encode("utf-8")
+
+
+def test_without_labels_the_label_free_figures_stand_in():
+    page = Page(render_report(without_scores(make_record()), CONFIG, make_gallery(labeled=False)))
+    assert "The held-out images carry no labels, so there is no score." in page.text
+    for text in ("Mean cosine 0.812", "Mean margin 0.103", "Largest region 50.0 %"):
+        assert text in page.text
+    assert "mIoU on the held-out images" not in page.text
+    assert "west 1,171 \N{EN DASH} \N{EN DASH}" in page.text
+    assert "None" not in page.text
+    assert [option["value"] for option in page.tags("option")] == ["", "south", "west", "name"]
+
+
+def test_an_interrupted_run_says_so_and_shows_its_last_scores():
+    record = {**make_record(), "final": None}
+    page = Page(render_report(record, CONFIG, []))
+    assert (
+        "This run is not finished. The page shows what was there after round 3. "
+        "Continue it with --resume and make the report again."
+    ) in page.text
+    assert "Scores after round 3; the final evaluation is still to come." in page.text
+    assert f"mIoU {formatting.score(0.1 + 3 / 70)}" in page.text
+    assert "gallery-cards" not in page.attributes("id")
+
+
+def test_a_run_without_a_round_has_a_page():
+    record = {**make_record(), "final": None, "rounds": []}
+    page = Page(render_report(record, CONFIG, []))
+    assert "No round is complete yet." in page.text
+    assert "There are no scores yet." in page.text
+    assert "#training" not in page.attributes("href")
+
+
+def test_models_of_single_clients_are_listed_and_the_shown_one_is_named():
+    record = {**make_record(), "strategy": "local"}
+    record["final"]["models"] = [
+        {"client_id": "north", "mean_iou": 0.1571, "pixel_accuracy": 0.4012},
+        {"client_id": "south", "mean_iou": 0.2503, "pixel_accuracy": 0.628},
+    ]
+    page = Page(render_report(record, CONFIG, []))
+    assert "learned alone, as a baseline, each 3 regions without labels" in page.text
+    assert (
+        "The scores are the mean over the 2 models; confusion and matching are those of north"
+    ) in page.text
+    assert "north 0.157 0.401 south 0.250 0.628" in page.text
+    assert "(model of north)" in page.text
+
+
+def test_pooling_is_not_called_private():
+    page = Page(render_report({**make_record(), "strategy": "centralized"}, CONFIG, []))
+    assert "the images themselves would have had to be sent" in page.text
+    assert "leaves its site" not in page.text
+
+
+def test_a_run_that_read_every_image_says_so():
+    page = Page(render_report({**make_record(), "skipped_images": []}, CONFIG, []))
+    assert "None: every image was read." in page.text
+
+
+def test_classes_without_names_are_numbered():
+    record = make_record()
+    record["final"]["per_class_iou"] = None
+    page = Page(render_report(record, CONFIG, []))
+    assert "0 → class 0: 90.0 % class 0, 90 pixels" in page.text

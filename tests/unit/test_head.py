@@ -1,0 +1,60 @@
+import pytest
+import torch
+
+from fusseg.segmentation.head import SegmentationHead, build_head, initial_head
+
+
+def test_head_of_the_paper_has_698252_parameters():
+    head = SegmentationHead(feature_dim=768, code_dim=70)
+    assert sum(weight.numel() for weight in head.parameters()) == 698_252
+
+
+def test_code_is_the_sum_of_a_linear_and_a_two_layer_projection():
+    head = build_head(
+        {
+            "linear.weight": torch.tensor([[1.0, 2.0]]),
+            "linear.bias": torch.tensor([10.0]),
+            "hidden.weight": torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
+            "hidden.bias": torch.tensor([0.0, -1.0]),
+            "output.weight": torch.tensor([[3.0, 5.0]]),
+            "output.bias": torch.tensor([0.5]),
+        }
+    )
+    # Linear: -1 + 2 * 4 + 10; hidden: relu(-1), relu(3); output: 15 + 0.5.
+    code = head(torch.tensor([[-1.0, 4.0]]))
+    torch.testing.assert_close(code, torch.tensor([[32.5]]))
+
+
+def test_head_treats_every_position_alike_whatever_the_leading_shape(seeded):
+    head = build_head(initial_head(4, 2, seeded(0)))
+    features = torch.randn(2, 3, 5, 4, generator=seeded(1))
+    code = head(features)
+    torch.testing.assert_close(code.flatten(0, 2), head(features.flatten(0, 2)))
+
+
+@pytest.mark.parametrize(("feature_dim", "bound"), [(4, 0.5), (100, 0.1)])
+def test_initial_weights_are_uniform_within_the_root_of_the_fan_in(feature_dim, bound, seeded):
+    drawn = torch.cat([w.flatten() for w in initial_head(feature_dim, 40, seeded(0)).values()])
+    assert float(drawn.abs().max()) <= bound
+    assert float(drawn.abs().max()) > 0.95 * bound
+    assert abs(float(drawn.mean())) < 0.1 * bound
+
+
+def test_initial_weights_depend_on_the_generator_alone(seeded):
+    torch.manual_seed(1)
+    first = initial_head(4, 2, seeded(3))
+    torch.manual_seed(2)
+    second = initial_head(4, 2, seeded(3))
+    other = initial_head(4, 2, seeded(4))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not any(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_building_a_head_copies_its_weights(seeded):
+    weights = initial_head(4, 2, seeded(0))
+    before = weights["linear.bias"].clone()
+    head = build_head(weights)
+    with torch.no_grad():
+        head.linear.bias.add_(1)
+    assert torch.equal(weights["linear.bias"], before)
+    assert (head.feature_dim, head.code_dim) == (4, 2)

@@ -1,0 +1,152 @@
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from fusseg.report import figures
+from fusseg.report.svg import COLORS, plain, text_width
+
+ROUNDS = [
+    {
+        "round": number,
+        "mean_iou": None if number == 2 else number / 10,
+        "loss": -number / 10,
+        "clients": [
+            {"client_id": "north", "loss": -number / 5},
+            {"client_id": "_south", "loss": -number / 20},
+        ],
+    }
+    for number in (1, 2, 3)
+]
+
+
+def _tips(svg):
+    return [title.text for title in ET.fromstring(svg).iter("title")]
+
+
+def _texts(svg):
+    return [text.text for text in ET.fromstring(svg).iter("text")]
+
+
+def _all_figures():
+    return {
+        "miou": figures.mean_iou_curve(ROUNDS),
+        "loss": figures.loss_curves(ROUNDS),
+        "classes": figures.class_bars({"sky": 0.5, "pole": None}),
+        "clusters": figures.cluster_bars([0.25, 0.75], ["0 → sky", "1 (unmatched)"]),
+        "confusion": figures.confusion_heatmap([[1, 3], [8, 0]], [1, 0], ["sky", "pole"]),
+    }
+
+
+def test_the_curve_shows_only_rounds_that_were_scored():
+    assert _tips(figures.mean_iou_curve(ROUNDS)) == [
+        "round 1, mIoU: 0.1000",
+        "round 3, mIoU: 0.3000",
+    ]
+
+
+def test_every_client_has_its_own_line_and_the_mean_another():
+    tips = _tips(figures.loss_curves(ROUNDS))
+    for expected in (
+        "north",
+        "_south",
+        "round 2, loss of north: -0.4000",
+        "round 2, loss of _south: -0.1000",
+        "round 2, mean loss: -0.2000",
+    ):
+        assert tips.count(expected) == 1
+
+
+def test_a_client_that_missed_a_round_has_no_point_there():
+    rounds = [ROUNDS[0], {**ROUNDS[1], "clients": ROUNDS[1]["clients"][:1]}]
+    tips = _tips(figures.loss_curves(rounds))
+    assert "round 1, loss of _south: -0.0500" in tips
+    assert not any("round 2, loss of _south" in tip for tip in tips)
+
+
+def test_long_trainings_are_drawn_without_a_mark_per_round():
+    rounds = [{**ROUNDS[0], "round": number} for number in range(1, 42)]
+    assert _tips(figures.mean_iou_curve(rounds)) == []
+
+
+def test_clients_share_one_color_where_there_are_more_than_colors():
+    few = [{"clients": [{"client_id": name} for name in "fedcba"]}]
+    many = [{"clients": [{"client_id": name} for name in "abcdefg"]}]
+    assert figures.client_series(few)["b"] == "series-2"
+    assert set(figures.client_series(many).values()) == {"chart-muted"}
+
+
+def test_class_bars_run_from_best_to_worst_and_end_with_absent_classes():
+    texts = _texts(figures.class_bars({"pole": None, "car": 0.0, "sky": 0.5}))
+    assert [text for text in texts if text in ("sky", "car", "pole")] == ["sky", "car", "pole"]
+    assert {"0.500", "0.000", "does not occur"} <= set(texts)
+
+
+def test_cluster_bars_run_from_largest_to_smallest():
+    texts = _texts(figures.cluster_bars([0.25, 0.75], ["a", "b"]))
+    assert [text for text in texts if text in ("a", "b")] == ["b", "a"]
+    assert {"25.0 %", "75.0 %"} <= set(texts)
+
+
+def test_the_confusion_is_normalized_by_row_and_sorted_by_class():
+    svg = figures.confusion_heatmap([[1, 3], [2, 0], [0, 0]], [1, 0, -1], ["sky", "pole"])
+    assert _tips(svg) == [
+        "1 → sky: 100.0 % sky, 2 pixels",
+        "1 → sky: 0.0 % pole, 0 pixels",
+        "0 → pole: 25.0 % sky, 1 pixels",
+        "0 → pole: 75.0 % pole, 3 pixels",
+        "2 (unmatched): 0.0 % sky, 0 pixels",
+        "2 (unmatched): 0.0 % pole, 0 pixels",
+    ]
+    assert {"100", "25", "75"} <= set(_texts(svg))
+
+
+def test_a_large_confusion_leaves_the_numbers_to_the_tips():
+    svg = figures.confusion_heatmap([[5] * 17], [3], [f"class {i}" for i in range(17)])
+    assert "6" not in _texts(svg)
+    assert "0 → class 3: 5.9 % class 3, 5 pixels" in _tips(svg)
+
+
+def test_figures_take_their_colors_and_font_from_the_page():
+    for svg in _all_figures().values():
+        assert "var(--chart-" in svg
+        assert "font-family" not in svg
+        assert not any(color in svg for color in COLORS.values())
+
+
+def test_ids_are_unique_over_all_figures_and_all_references_resolve():
+    elements = [element for svg in _all_figures().values() for element in ET.fromstring(svg).iter()]
+    ids = [element.get("id") for element in elements if element.get("id")]
+    assert len(ids) == len(set(ids))
+    for element in elements:
+        if "href" in element.attrib:
+            assert element.attrib["href"].removeprefix("#") in ids
+        if "clip-path" in element.attrib:
+            assert element.attrib["clip-path"][5:-1] in ids
+
+
+def test_figures_name_no_address():
+    for svg in _all_figures().values():
+        assert "http" not in svg
+        assert "<style" not in svg
+
+
+def test_the_same_numbers_give_the_same_figure():
+    assert _all_figures() == _all_figures()
+
+
+@pytest.mark.parametrize(
+    "name", ["$\\frac{1", "<script>", "天空", "a\nb\x00", "🚲", "\udce9", "_x"]
+)
+def test_names_from_outside_are_drawn_as_plain_text(name):
+    svg = figures.class_bars({name: 0.5})
+    assert plain(name) in _texts(svg)
+    assert "<script" not in svg
+
+
+def test_long_names_are_cut():
+    assert plain("x" * 23) == "x" * 21 + "…"
+    assert plain("x" * 22) == "x" * 22
+
+
+def test_wide_letters_take_more_room():
+    assert text_width("天") > text_width("a")
