@@ -31,13 +31,14 @@ def make_features() -> Callable[..., FeatureSet]:
 
     def make(maps: np.ndarray | Tensor, *, name: str = "a", fingerprint: str = "f" * 64):
         half = np.asarray(maps, dtype=np.float16)
-        names = tuple(f"{name}/{image}" for image in range(len(half)))
+        num_images, height, width, dim = half.shape
+        names = tuple(f"{name}/{image}" for image in range(num_images))
         return FeatureSet(
             names=names,
             digests=tuple(hashlib.sha256(image.encode()).hexdigest() for image in names),
             maps=(half,),
-            rows=np.stack([np.zeros(len(half), np.int64), np.arange(len(half))], axis=1),
-            pooled=half.reshape(len(half), -1, half.shape[3]).mean(axis=1, dtype=np.float32),
+            rows=np.stack([np.zeros(num_images, np.int64), np.arange(num_images)], axis=1),
+            pooled=half.reshape(num_images, height * width, dim).mean(axis=1, dtype=np.float32),
             fingerprint=fingerprint,
         )
 

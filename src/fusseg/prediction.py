@@ -15,7 +15,7 @@ from fusseg.atomic import write_atomically
 from fusseg.config import Config, DataConfig
 from fusseg.data.datasets import open_dataset, select_held_out
 from fusseg.data.images import SUFFIXES, fit_image, load_image
-from fusseg.data.items import Item
+from fusseg.data.items import Dataset, Item, select
 from fusseg.errors import ConfigError, DataError, nearest_name
 from fusseg.evaluation.held_out import hold_out
 from fusseg.experiment import final_models, score_models
@@ -205,7 +205,8 @@ def evaluate_run(
 
     Args:
         run: A trained run.
-        data: Where the held-out images are; its size and fit are replaced by the run's.
+        data: Where the held-out images are (all sites, where none is named); its size and fit are
+            replaced by the run's.
         cache: Folder of the feature cache.
 
     Yields:
@@ -215,21 +216,27 @@ def evaluate_run(
         Scores as in the record's `final`, and `skipped_images`.
 
     Raises:
-        ConfigError: If nothing is held out.
+        ConfigError: If a site or split is unknown.
         DataError: If the data cannot be used.
     """
     used = run.config.data
     data = replace(data, image_size=used.image_size, fit=used.fit, interpolation=used.interpolation)
     dataset = open_dataset(data)
+    if not data.held_out_sites:
+        data = replace(data, held_out_sites=_sites_with(dataset, data.held_out_split))
     items = select_held_out(dataset, data)
-    if not items:
-        raise ConfigError("nothing to evaluate: the run holds no site out; give --data or --sites")
     config = replace(run.config, data=data)
     features = yield from extract_features(items, run.backbone, config, cache)
     usable = [item for item in items if features.has(item)]
     held_out = hold_out(usable, features.of_items(usable), dataset.classes, data)
     scores = score_models(run.segmenters, held_out)
     return {**scores, "skipped_images": describe_skipped(features.skipped)}
+
+
+def _sites_with(dataset: Dataset, split: str) -> tuple[str, ...]:
+    known = tuple(site for site in dataset.sites if select(dataset, [site], split))
+    # An unknown split is left to `select_held_out`, which names the known ones.
+    return known or dataset.sites
 
 
 def _index_png(

@@ -52,9 +52,10 @@ def test_pipes_are_smoother_than_what_lies_behind(site):
     """The cue that makes the scenes separable without labels."""
     for index in range(4):
         image, mask = draw_scene(Scene("pipes", site, index, 0))
-        gray = image.astype(np.float32).mean(axis=2)
-        rough = np.abs(np.diff(gray, axis=1))[:, :-1] + np.abs(np.diff(gray, 2, axis=1))
-        inside = mask[:, 1:-1] == 1
+        # means of 2 x 2 pixels, because sensor noise is the same everywhere
+        coarse = image.reshape(120, 2, 160, 2, 3).mean(axis=(1, 3, 4))
+        rough = np.abs(np.diff(coarse, axis=1))
+        inside = mask[::2, 2::2] == 1
         assert rough[inside].mean() < 0.6 * rough[~inside].mean()
 
 

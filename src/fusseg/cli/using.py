@@ -8,7 +8,7 @@ from fusseg.atomic import write_atomically
 from fusseg.cli.progress import Display
 from fusseg.cli.running import describe_final, follow
 from fusseg.config import DataConfig
-from fusseg.errors import DataError, FussegError
+from fusseg.errors import ConfigError, DataError, FussegError
 from fusseg.gallery import write_report
 from fusseg.prediction import (
     Predicted,
@@ -66,6 +66,8 @@ def held_out_data(data: DataConfig, chosen: Mapping[str, str]) -> DataConfig:
             train_split="",
             held_out_split=chosen.get("split", ""),
         )
+    if not chosen and not data.held_out_sites:
+        raise ConfigError("nothing to evaluate: the run holds no site out; give --data or --sites")
     return replace(
         data,
         train_sites=(),

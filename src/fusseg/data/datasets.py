@@ -79,9 +79,9 @@ def select_training(dataset: Dataset, config: DataConfig) -> tuple[Item, ...]:
     both = [item for item in items if item in held_out]
     if both:
         raise ConfigError(
-            f"image {both[0].stem!r} of site {both[0].site!r} both trains and is held out, as do "
-            f"{len(both) - 1} others; set data.train_split and data.held_out_split to different "
-            "splits, or name different sites"
+            f"image {both[0].stem!r} of site {both[0].site!r} both trains and is held out "
+            f"({len(both)} images in all); set data.train_split and data.held_out_split to "
+            "different splits, or name different sites"
         )
     check_counts(Counter(item.site for item in items))
     return items

@@ -83,16 +83,15 @@ def local_steps(local: LocalConfig, largest: int) -> int:
 
 
 def _average_shift(hellos: Sequence[Hello]) -> Shift:
-    counts = [hello.num_images for hello in hellos]
-    total = sum(counts)
-    averages = []
-    for kind in range(3):
-        shifts = [hello.shift[kind] for hello in hellos if hello.shift is not None]
-        if len(shifts) != len(hellos):
-            raise FederationError("a client sent no shifts, but local.shift is 'auto'")
-        averages.append(
-            sum(count * shift for count, shift in zip(counts, shifts, strict=True)) / total
-        )
+    total = sum(hello.num_images for hello in hellos)
+    averages = [0.0, 0.0, 0.0]
+    for hello in hellos:
+        if hello.shift is None:
+            raise FederationError(
+                f"client {hello.client_id!r} sent no shifts, but local.shift is 'auto'"
+            )
+        for kind, shift in enumerate(hello.shift):
+            averages[kind] += hello.num_images * shift / total
     return averages[0], averages[1], averages[2]
 
 

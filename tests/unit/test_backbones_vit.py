@@ -1,0 +1,203 @@
+import json
+import pickle
+import re
+import shutil
+import time
+
+import huggingface_hub
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from fusseg.errors import ConfigError
+from fusseg.features.backbones import load_backbone
+
+SIZES = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+SIZES |= {"intermediate_size": 8, "patch_size": 8, "image_size": 16}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    torch.manual_seed(0)
+    transformers.ViTModel(transformers.ViTConfig(**SIZES)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(tiny, tmp_path):
+    return shutil.copytree(tiny, tmp_path / "dino")
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """An empty cache of the hub, and no network."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def refused(name, message):
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        load_backbone(str(name))
+
+
+def edit_config(folder, **settings):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
+def test_weights_that_cannot_be_fetched_are_named_with_the_commands(offline):
+    start = time.monotonic()
+    refused(
+        "facebook/dino-vitb8",
+        "there is no folder 'facebook/dino-vitb8', and its weights are neither in the cache of "
+        "the Hugging Face hub nor can they be fetched from there; on a machine with a network run\n"
+        "    pip install huggingface_hub\n"
+        "    hf download facebook/dino-vitb8 --local-dir dino-vitb8\n"
+        "then copy the folder dino-vitb8 here and set backbone.name to its path",
+    )
+    assert time.monotonic() - start < 20
+
+
+def test_a_model_in_the_cache_of_the_hub_needs_no_network(offline, tiny):
+    commit = "0123456789012345678901234567890123456789"
+    repository = offline / "models--someone--tiny"
+    shutil.copytree(tiny, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    backbone = load_backbone("someone/tiny")
+    assert backbone.name == "someone/tiny"
+    assert backbone.fingerprint == load_backbone(str(tiny)).fingerprint
+
+
+def test_a_cached_model_without_weights_is_not_taken(offline, tiny):
+    commit = "0123456789012345678901234567890123456789"
+    repository = offline / "models--someone--tiny"
+    (repository / "snapshots" / commit).mkdir(parents=True)
+    shutil.copy(tiny / "config.json", repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    with pytest.raises(ConfigError, match="hf download someone/tiny --local-dir tiny"):
+        load_backbone("someone/tiny")
+
+
+def test_a_name_the_hub_does_not_allow_is_refused():
+    with pytest.raises(ConfigError, match=r"^there is no folder 'a--b/c', and it is no id on the"):
+        load_backbone("a--b/c")
+
+
+def test_a_folder_without_config_is_refused(folder):
+    (folder / "config.json").unlink()
+    refused(
+        folder,
+        f"backbone folder '{folder}' has no config.json; it must hold a ViT as transformers "
+        "saves it",
+    )
+
+
+@pytest.mark.parametrize("kind", ["bert", "resnet", None])
+def test_a_model_that_is_no_vit_is_refused(folder, kind):
+    edit_config(folder, model_type=kind)
+    refused(
+        folder,
+        f"backbone '{folder}' has model_type {kind!r}; it must be one of vit, vit_msn, deit, "
+        "ijepa, dinov2, dinov2_with_registers, dinov3_vit; export other encoders to ONNX",
+    )
+
+
+def test_a_config_that_is_not_json_is_refused(folder):
+    (folder / "config.json").write_text("{")
+    refused(
+        folder,
+        f"'{folder}/config.json' is not JSON: Expecting property name enclosed in double quotes: "
+        "line 1 column 2 (char 1)",
+    )
+
+
+def test_a_config_that_is_no_object_is_refused(folder):
+    (folder / "config.json").write_text("[]")
+    refused(folder, f"'{folder}/config.json' must hold a JSON object, got list")
+
+
+def test_a_folder_without_weights_is_refused(folder):
+    (folder / "model.safetensors").unlink()
+    refused(
+        folder,
+        f"backbone folder '{folder}' has no weights; put model.safetensors "
+        "(or pytorch_model.bin) beside its config.json",
+    )
+
+
+def test_truncated_weights_are_refused(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    refused(
+        folder,
+        f"weights of backbone '{folder}' cannot be loaded: Error while deserializing header: "
+        f"incomplete metadata, file not fully covered; fetch '{folder}' again",
+    )
+
+
+def test_weights_of_another_shape_are_refused(folder):
+    edit_config(folder, hidden_size=16)
+    with pytest.raises(ConfigError, match=rf"^weights of backbone '{folder}' cannot be loaded: "):
+        load_backbone(str(folder))
+
+
+def test_partial_weights_are_refused(folder):
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["layernorm.weight"]
+    save_file(tensors, path, metadata={"format": "pt"})
+    refused(
+        folder,
+        f"weights of backbone '{folder}' lack 1 tensors, such as 'layernorm.weight'; "
+        f"fetch '{folder}' again",
+    )
+
+
+def test_a_pickle_that_would_run_code_is_refused(folder, tmp_path):
+    (folder / "model.safetensors").unlink()
+    marker = tmp_path / "ran"
+
+    class Attack:
+        def __reduce__(self):
+            return marker.touch, ()
+
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Attack(), protocol=2))
+    with pytest.raises(ConfigError, match=rf"^weights of backbone '{folder}' cannot be loaded: "):
+        load_backbone(str(folder))
+    assert not marker.exists()
+
+
+def test_patches_that_are_not_square_are_refused(tmp_path):
+    config = transformers.ViTConfig(**SIZES | {"patch_size": [8, 4]})
+    transformers.ViTModel(config).save_pretrained(tmp_path)
+    refused(
+        tmp_path,
+        f"backbone '{tmp_path}' must have square patches and 3 input channels, "
+        "got patches of (8, 4) and 3 channels",
+    )
+
+
+def test_a_preprocessor_of_two_channels_is_refused(folder):
+    path = folder / "preprocessor_config.json"
+    path.write_text('{"image_mean": [0.5, 0.5], "image_std": [0.5, 0.5]}')
+    refused(
+        folder,
+        f"'{path}' must hold 3 means and 3 standard deviations above 0, "
+        "got image_mean (0.5, 0.5) and image_std (0.5, 0.5)",
+    )
+
+
+def test_an_image_of_broken_patches_is_refused(folder):
+    backbone = load_backbone(str(folder))
+    with pytest.raises(ConfigError, match=r"multiples of 8, got \(20, 16\)"):
+        backbone.extract(torch.zeros(1, 20, 16, 3, dtype=torch.uint8))
+
+
+def test_nothing_is_printed_while_loading(folder, capfd):
+    load_backbone(str(folder))
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,74 @@
+import pytest
+
+from fusseg.data.class_file import read_classes
+from fusseg.data.items import Classes
+from fusseg.errors import DataError
+
+
+def test_names_alone_are_enough(tmp_path):
+    path = tmp_path / "classes.toml"
+    path.write_text('names = ["background", "pipe"]')
+    assert read_classes(path) == Classes(("background", "pipe"))
+
+
+def test_everything_is_read(tmp_path):
+    path = tmp_path / "classes.toml"
+    text = 'names = ["a", "b"]\nignore_index = 2\ncolors = [[0, 0, 0], [255, 10, 20]]\n'
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert read_classes(path) == Classes(("a", "b"), 2, ((0, 0, 0), (255, 10, 20)))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "names must be a list of at least one class name, got None"),
+        ("names = []", "names must be a list of at least one class name, got []"),
+        ('names = "a"', "names must be a list of at least one class name, got 'a'"),
+        ('names = ["a", 1]', "names must be a list of at least one class name, got ['a', 1]"),
+        ('names = [" "]', "names must be a list of at least one class name, got [' ']"),
+        (f"names = {[str(i) for i in range(256)]}", "names must be at most 255, got 256"),
+        ('names = ["a", "b", "a"]', "names must differ, got 'a' twice"),
+        ('name = ["a"]', "unknown key 'name'; did you mean 'names'?"),
+        (
+            'names = ["a"]\nignore_index = 256',
+            "ignore_index must be an integer in [0, 255], got 256",
+        ),
+        (
+            'names = ["a"]\nignore_index = true',
+            "ignore_index must be an integer in [0, 255], got True",
+        ),
+        (
+            'names = ["a", "b"]\nignore_index = 1',
+            "ignore_index 1 is the class 'b'; choose a value from 2 on",
+        ),
+        (
+            'names = ["a", "b"]\ncolors = [[1, 2, 3]]',
+            "colors must be one per name, 2 in all, got 1",
+        ),
+        ('names = ["a"]\ncolors = "red"', "colors must be one per name, 1 in all, got 'red'"),
+        (
+            'names = ["a"]\ncolors = [[1, 2]]',
+            "a color must be three integers in [0, 255], got [1, 2]",
+        ),
+        (
+            'names = ["a"]\ncolors = [[1, 2, 256]]',
+            "a color must be three integers in [0, 255], got [1, 2, 256]",
+        ),
+        (
+            "names = [",
+            "classes are not valid TOML (Invalid value (at end of document))",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, text, message):
+    path = tmp_path / "classes.toml"
+    path.write_text(text)
+    with pytest.raises(DataError) as caught:
+        read_classes(path)
+    assert str(caught.value) == f"{message}: {path}"
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(DataError) as caught:
+        read_classes(tmp_path)
+    assert str(caught.value) == f"classes cannot be read (Is a directory): {tmp_path}"

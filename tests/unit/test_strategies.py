@@ -1,0 +1,191 @@
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fusseg.config import FederationConfig
+from fusseg.errors import ConfigError, FederationError
+from fusseg.federation.strategies import (
+    STRATEGIES,
+    aggregate,
+    client_shares,
+    keeps_own_models,
+    resolve_federation,
+)
+
+FEDAVG = FederationConfig(strategy="fedavg")
+
+
+@pytest.fixture
+def updates(make_update):
+    return [
+        make_update("a", 1, [0.0, 4.0], [[1.0, 0.0], [0.0, 1.0]]),
+        make_update("b", 3, [8.0, 0.0], [[5.0, 0.0], [0.0, -3.0]]),
+    ]
+
+
+@pytest.fixture
+def state(make_state):
+    return make_state({"w": torch.tensor([7.0, 7.0])}, torch.full((2, 2), 7.0))
+
+
+def test_fedavg_weighs_clients_by_their_number_of_images(state, updates, seeded):
+    merged = aggregate(state, updates, FEDAVG, seeded(0))
+    assert merged.model.head["w"].tolist() == [6.0, 1.0]
+    assert merged.model.centroids.tolist() == [[4.0, 0.0], [0.0, -2.0]]
+    assert merged.round_number == 1
+    assert merged.plan is state.plan
+
+
+def test_unweighted_clients_count_the_same(state, updates, seeded):
+    merged = aggregate(state, updates, replace(FEDAVG, weighted=False), seeded(0))
+    assert merged.model.head["w"].tolist() == [4.0, 2.0]
+    assert merged.model.centroids.tolist() == [[3.0, 0.0], [0.0, -1.0]]
+
+
+def test_heads_that_stay_with_the_clients_leave_the_global_one(state, updates, seeded):
+    federation = replace(FEDAVG, aggregate_heads=False)
+    updates = [replace(update, head=None) for update in updates]
+    merged = aggregate(state, updates, federation, seeded(0))
+    assert merged.model.head["w"].tolist() == [7.0, 7.0]
+    assert merged.model.centroids.tolist() == [[4.0, 0.0], [0.0, -2.0]]
+
+
+def test_centroids_that_stay_with_the_clients_leave_the_global_ones(state, updates, seeded):
+    federation = replace(FEDAVG, aggregate_centroids=False)
+    updates = [replace(update, centroids=None) for update in updates]
+    merged = aggregate(state, updates, federation, seeded(0))
+    assert merged.model.head["w"].tolist() == [6.0, 1.0]
+    assert merged.model.centroids.tolist() == [[7.0, 7.0], [7.0, 7.0]]
+
+
+def test_no_aggregation_changes_nothing_but_the_round(state, updates, seeded, same_bits):
+    federation = resolve_federation(FederationConfig(strategy="local"))
+    updates = [replace(update, head=None, centroids=None) for update in updates]
+    merged = aggregate(state, updates, federation, seeded(0))
+    assert same_bits(merged.model, state.model)
+    assert merged.round_number == 1
+
+
+@pytest.mark.parametrize("strategy", ["fedcc-kmeans", "fedcc-maximin"])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_fedcc_averages_heads_like_fedavg_and_pools_centroids_unweighted(
+    strategy, weighted, state, make_update, seeded
+):
+    updates = [
+        make_update("a", 1, [0.0, 4.0], [[2.0, 0.0], [0.0, 1.0]]),
+        make_update("b", 3, [8.0, 0.0], [[0.0, 1.0], [4.0, 0.0]]),
+    ]
+    federation = FederationConfig(strategy=strategy, weighted=weighted, distance="cosine")
+    merged = aggregate(state, updates, federation, seeded(0))
+    assert merged.model.head["w"].tolist() == ([6.0, 1.0] if weighted else [4.0, 2.0])
+    assert sorted(merged.model.centroids.tolist()) == [[0.0, 1.0], [1.0, 0.0]]
+
+
+def test_fedcc_kmeans_by_euclidean_distance_takes_means_of_centroids_as_they_are(
+    state, make_update, seeded
+):
+    updates = [
+        make_update("a", 1, [0.0], [[2.0, 0.0], [0.0, 10.0]]),
+        make_update("b", 3, [0.0], [[0.0, 12.0], [4.0, 0.0]]),
+    ]
+    state = replace(state, model=replace(state.model, head={"w": torch.zeros(1)}))
+    federation = FederationConfig(strategy="fedcc-kmeans", distance="euclidean")
+    merged = aggregate(state, updates, federation, seeded(0))
+    assert sorted(merged.model.centroids.tolist()) == [[0.0, 11.0], [3.0, 0.0]]
+
+
+def test_one_client_is_returned_as_it_is(state, make_update, seeded):
+    update = make_update("all", 5, [0.1, 0.7], [[0.3, 0.1], [0.2, 0.9]])
+    federation = resolve_federation(FederationConfig(strategy="centralized"))
+    merged = aggregate(state, [update], federation, seeded(0))
+    assert torch.equal(merged.model.head["w"], update.head["w"])
+    assert torch.equal(merged.model.centroids, update.centroids)
+
+
+def test_shares_sum_to_one(updates):
+    assert client_shares(updates, weighted=True).tolist() == [0.25, 0.75]
+    assert client_shares(updates, weighted=False).tolist() == [0.5, 0.5]
+
+
+def test_baselines_are_fedavg_with_their_switches():
+    local = resolve_federation(FederationConfig(strategy="local", rounds=4))
+    assert (local.strategy, local.rounds) == ("fedavg", 4)
+    assert (local.aggregate_heads, local.aggregate_centroids) == (False, False)
+    pooled = FederationConfig(strategy="centralized", aggregate_heads=False)
+    pooled = resolve_federation(pooled)
+    assert (pooled.strategy, pooled.aggregate_heads) == ("fedavg", True)
+    assert pooled.aggregate_centroids
+
+
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+def test_strategies_keep_the_switches_they_are_given(strategy):
+    federation = FederationConfig(strategy=strategy, aggregate_heads=False)
+    assert resolve_federation(federation) == federation
+
+
+@pytest.mark.parametrize(
+    ("heads", "centroids", "kept"),
+    [(True, True, False), (True, False, True), (False, True, True), (False, False, True)],
+)
+def test_clients_keep_a_model_where_a_part_is_not_aggregated(heads, centroids, kept):
+    federation = FederationConfig(aggregate_heads=heads, aggregate_centroids=centroids)
+    assert keeps_own_models(federation) is kept
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("fedcc-kmean", "did you mean 'fedcc-kmeans'?"),
+        ("x", "choose one of fedavg, fedcc-kmeans, fedcc-maximin, local, centralized"),
+    ],
+)
+def test_an_unknown_strategy_names_the_nearest_or_all(name, advice):
+    message = f"unknown federation.strategy {name!r}; {advice}"
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        resolve_federation(FederationConfig(strategy=name))
+
+
+def expect_refusal(message, state, updates, seeded, federation=FEDAVG):
+    with pytest.raises(FederationError, match=f"^{re.escape(message)}$"):
+        aggregate(state, updates, federation, seeded(0))
+
+
+def test_a_round_without_answers_is_refused(state, seeded):
+    state = replace(state, round_number=4)
+    expect_refusal("no client answered in round 5", state, [], seeded)
+
+
+def test_a_client_that_answers_twice_is_refused(state, updates, seeded):
+    message = "client 'b' answered more than once in round 1"
+    expect_refusal(message, state, [updates[1], updates[0], updates[1]], seeded)
+
+
+def test_a_client_without_images_is_refused(state, updates, seeded):
+    updates[1] = replace(updates[1], num_images=0)
+    message = "client 'b' must have trained on at least 1 image, got 0"
+    expect_refusal(message, state, updates, seeded)
+
+
+def test_a_missing_part_is_refused(state, updates, seeded):
+    updates[0] = replace(updates[0], head=None)
+    message = "client 'a' sent ['centroids'], expected ['centroids', 'w']"
+    expect_refusal(message, state, updates, seeded)
+
+
+def test_a_part_that_should_have_stayed_with_the_client_is_refused(state, updates, seeded):
+    message = "client 'a' sent ['centroids', 'w'], expected ['centroids']"
+    expect_refusal(message, state, updates, seeded, replace(FEDAVG, aggregate_heads=False))
+
+
+def test_centroids_of_another_shape_are_refused(state, updates, seeded):
+    updates[1] = replace(updates[1], centroids=torch.zeros(3, 2))
+    message = "client 'b' sent centroids of shape (3, 2), expected (2, 2)"
+    expect_refusal(message, state, updates, seeded)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_refused(value, state, updates, seeded):
+    updates[1] = replace(updates[1], head={"w": torch.tensor([0.0, value])})
+    expect_refusal("client 'b' sent w with values that are not finite", state, updates, seeded)
