@@ -94,9 +94,13 @@ def run_experiment(
         config = resume_run(run_dir, config)
     assert config is not None
     federation = resolve_federation(config.federation)
+    stages = prepare(config, cache)
+    # All that the settings name is looked up before anything is written.
+    first = next(stages)
     if not resume:
         create_run(run_dir, config)
-    prepared = yield from prepare(config, cache)
+    yield first
+    prepared = yield from stages
     saved, record = _begin(config, prepared, run_dir)
     clients = _participants(config, prepared)
     exchange = simulate(clients, saved.own_models, config.local, federation, config.seed)
@@ -210,7 +214,9 @@ def _enter_round(
             images = prepared.shown.features
             qualities = [measure_quality(segmenter, images) for segmenter in segmenters.values()]
             record["final"] = {**scores, "quality": describe_quality(qualities)}
-    entry = describe_round(finished, scores, seconds)
+    entry = describe_round(
+        finished, scores, seconds, sent=config.federation.strategy != CENTRALIZED
+    )
     record["rounds"].append(entry)
     record["seconds"]["train"] += seconds
     record["seconds"]["evaluate"] += time.perf_counter() - started

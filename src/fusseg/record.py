@@ -99,9 +99,18 @@ def describe_hello(hellos: Sequence[Hello], plan: TrainingPlan) -> dict[str, Any
     }
 
 
-def describe_round(finished: Round, scores: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    """Describe one round: loss, what was sent by whom, scores where they were taken."""
-    clients = [_describe_update(update) for update in finished.updates]
+def describe_round(
+    finished: Round, scores: Mapping[str, Any], seconds: float, *, sent: bool
+) -> dict[str, Any]:
+    """Describe one round: loss, what was sent by whom, scores where they were taken.
+
+    Args:
+        finished: The round.
+        scores: `mean_iou` and `pixel_accuracy`; empty where none were taken.
+        seconds: Wall time of training.
+        sent: Whether updates cross a network in deployment; not in a centralized run.
+    """
+    clients = [_describe_update(update, sent=sent) for update in finished.updates]
     total = sum(update.num_images for update in finished.updates)
     loss = sum(update.num_images * update.loss for update in finished.updates) / total
     return {
@@ -116,16 +125,16 @@ def describe_round(finished: Round, scores: Mapping[str, Any], seconds: float) -
     }
 
 
-def _describe_update(update: ClientUpdate) -> dict[str, Any]:
+def _describe_update(update: ClientUpdate, *, sent: bool) -> dict[str, Any]:
     # A client starts from the parts that are aggregated: as large as those it sends back.
-    sent = num_bytes(update.head, update.centroids)
+    model = num_bytes(update.head, update.centroids)
     return {
         "client_id": update.client_id,
         "num_images": update.num_images,
         "loss": update.loss,
         # One count and one loss go up beside the tensors; the round number comes down.
-        "bytes_up": sent + 2 * NUMBER_BYTES,
-        "bytes_down": sent + NUMBER_BYTES,
+        "bytes_up": model + 2 * NUMBER_BYTES if sent else 0,
+        "bytes_down": model + NUMBER_BYTES if sent else 0,
     }
 
 

@@ -24,7 +24,7 @@ def test_there_are_never_more_neighbors_than_other_images(asked, found):
 
 
 def test_one_image_has_no_neighbor():
-    with pytest.raises(DataError, match="^nearest neighbors need at least 2 images, got 1$"):
+    with pytest.raises(DataError, match=r"^nearest neighbors need at least 2 images, got 1$"):
         nearest_neighbors(torch.ones(1, 3), 2)
 
 

@@ -39,5 +39,5 @@ def test_quality_is_the_mean_over_all_positions_of_all_images(segmenter, make_fe
 
 
 def test_quality_of_no_image_is_refused(segmenter, make_features):
-    with pytest.raises(ValueError, match="^quality needs at least 1 image, got 0$"):
+    with pytest.raises(ValueError, match=r"^quality needs at least 1 image, got 0$"):
         measure_quality(segmenter, make_features(torch.zeros(0, 1, 1, 2)))

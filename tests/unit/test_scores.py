@@ -47,5 +47,5 @@ def test_a_perfect_segmentation_scores_one_whatever_the_order_of_the_clusters():
 
 
 def test_scores_without_a_labeled_pixel_are_refused():
-    with pytest.raises(ValueError, match="^scores need at least one labeled pixel, got none$"):
+    with pytest.raises(ValueError, match=r"^scores need at least one labeled pixel, got none$"):
         score(torch.zeros(2, 3, dtype=torch.int64))

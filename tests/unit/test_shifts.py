@@ -36,5 +36,5 @@ def test_each_kind_of_pair_has_its_own_quantile(random_features, seeded):
 
 
 def test_one_image_has_no_neighbor(random_features, seeded):
-    with pytest.raises(DataError, match="^nearest neighbors need at least 2 images, got 1$"):
+    with pytest.raises(DataError, match=r"^nearest neighbors need at least 2 images, got 1$"):
         automatic_shift(random_features(0, num_images=1), torch.zeros(5), LocalConfig(), seeded(0))

@@ -81,11 +81,16 @@ class KillError(Exception):
     """Stands for a process that ends at this point."""
 
 
+def die_before_the_commit(store, name):
+    with writing(store) as writer:
+        writer.append(digest(name), feature_map(9))
+        raise KillError
+
+
 def test_rows_of_a_process_that_died_are_overwritten(store):
     fill(store, "x")
-    with pytest.raises(KillError), writing(store) as writer:
-        writer.append(digest("y"), feature_map(9))
-        raise KillError
+    with pytest.raises(KillError):
+        die_before_the_commit(store, "y")
     expect_rows(store, "x")
     assert (store.path / "features.f16").stat().st_size == 2 * store.row_bytes
     fill(store, "b", "c")
@@ -168,7 +173,21 @@ def test_another_name_of_the_same_backbone_shares_the_folder(store, tmp_path):
     assert open_store(tmp_path, "a", renamed, SHAPE).path == store.path
 
 
-ODD_NAMES = ["a b", "a_b", "a/b", "a.b", "ä", "ö", "..", ".", "x" * 60, "x" * 61, "日本", "日木", ""]
+ODD_NAMES = [
+    "a b",
+    "a_b",
+    "a/b",
+    "a.b",
+    "ä",
+    "ö",
+    "..",
+    ".",
+    "x" * 60,
+    "x" * 61,
+    "日本",
+    "日木",
+    "",
+]
 
 
 def test_sites_with_odd_names_have_a_folder_each(tmp_path):

@@ -164,7 +164,10 @@ def test_training_lowers_the_loss_and_separates_two_materials(
     assert last_loss < first_loss - 0.2
     segmenter = build_segmenter(trained, plan.mean_feature)
     found = torch.stack(
-        [cosines(segmenter, image).argmax(dim=1) for image in torch.from_numpy(features.maps[0]).float()]
+        [
+            cosines(segmenter, image).argmax(dim=1)
+            for image in torch.from_numpy(features.maps[0]).float()
+        ]
     ).reshape(material.shape)
     agreement = float((found == material).float().mean())
     assert max(agreement, 1 - agreement) > 0.95

@@ -1,6 +1,5 @@
 """The commands; heavy imports wait until a command needs them, so that `--help` is quick."""
 
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -23,13 +22,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-cache_app = typer.Typer(
-    help="List and prune the feature cache.",
-    invoke_without_command=True,
-    rich_markup_mode=None,
-)
-app.add_typer(cache_app, name="cache")
-
 CacheOption = Annotated[
     Path | None,
     typer.Option("--cache", help="Feature cache; default: FUSSEG_CACHE, else the user's cache."),
@@ -156,35 +148,30 @@ def report(run_dir: RunArgument, cache: CacheOption = None) -> None:
     run_report(run_dir, cache_folder(cache))
 
 
-@cache_app.callback()
-def _cache(context: typer.Context, cache: CacheOption = None) -> None:
-    context.obj = cache_folder(cache)
-    if context.invoked_subcommand is None:
-        _list(context)
-
-
-@cache_app.command("list")
-def _list(context: typer.Context) -> None:
-    """List what is in the cache: site, backbone, size, images, bytes, last use."""
-    from fusseg.cli.caching import list_cache
-
-    list_cache(context.obj)
-
-
-@cache_app.command("prune")
-def _prune(
-    context: typer.Context,
+@app.command("cache")
+def list_or_prune(
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Delete what all given conditions hold for.")
+    ] = False,
     older_than: Annotated[
         float | None, typer.Option(help="Only what was not used for so many days.")
     ] = None,
     backbone: Annotated[str | None, typer.Option(help="Only features of this backbone.")] = None,
     site: Annotated[str | None, typer.Option(help="Only features of this site.")] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All of it.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="With --prune: all of it.")] = False,
+    cache: CacheOption = None,
 ) -> None:
-    """Delete features from the cache; they can be extracted again."""
-    from fusseg.cli.caching import prune_cache
+    """List the feature cache (site, backbone, size, images, bytes, last use), or prune it."""
+    from fusseg.cli.caching import choose_stores, list_cache, prune_cache
 
-    prune_cache(context.obj, older_than, backbone, site, everything=everything)
+    folder = cache_folder(cache)
+    stores = choose_stores(folder, older_than, backbone, site)
+    if not prune:
+        list_cache(folder, stores)
+        return
+    if older_than is None and backbone is None and site is None and not everything:
+        raise typer.BadParameter("say what: --older-than DAYS, --backbone, --site, or --all")
+    prune_cache(folder, stores, everything=everything)
 
 
 def cache_folder(option: Path | None) -> Path:
@@ -209,10 +196,3 @@ def _interruptible(mend: str) -> Iterator[None]:
     except KeyboardInterrupt:
         print(f"\nstopped; go on with: {mend}", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write a JSON file for the user."""
-    from fusseg.atomic import write_atomically
-
-    write_atomically(path, json.dumps(content, indent=1).encode())

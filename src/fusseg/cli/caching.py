@@ -2,24 +2,43 @@
 
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.table import Table
 
-from fusseg.errors import ConfigError
 from fusseg.features.store import Store, list_stores
 
 _DAY = 24 * 60 * 60
 
 
-def list_cache(cache: Path) -> None:
+def choose_stores(
+    cache: Path, older_than: float | None, backbone: str | None, site: str | None
+) -> list[Store]:
+    """Pick the stores that all given conditions hold for.
+
+    Args:
+        cache: Cache folder; an absent one is empty.
+        older_than: Days without use.
+        backbone: Name of a backbone.
+        site: Name of a site.
+    """
+    return [
+        store
+        for store in (list_stores(cache) if cache.is_dir() else [])
+        if (older_than is None or _age(store) >= older_than * _DAY)
+        and backbone in (None, store.settings.backbone)
+        and site in (None, store.site)
+    ]
+
+
+def list_cache(cache: Path, stores: Sequence[Store]) -> None:
     """Print one row per site, backbone and size."""
-    stores = list_stores(cache) if cache.is_dir() else []
     console = Console()
     if not stores:
-        console.print(f"the cache {cache} is empty", markup=False, highlight=False, soft_wrap=True)
+        _say(console, f"nothing in the cache {cache}")
         return
     table = Table("site", "backbone", "size", "images", "MB", "last used (days ago)")
     for store in stores:
@@ -34,42 +53,33 @@ def list_cache(cache: Path) -> None:
         )
     console.print(table)
     total = sum(_bytes(store.path) for store in stores)
-    console.print(f"{total / 1e6:.1f} MB in {cache}", markup=False, highlight=False, soft_wrap=True)
+    _say(console, f"{total / 1e6:.1f} MB in {cache}")
 
 
-def prune_cache(
-    cache: Path,
-    older_than: float | None,
-    backbone: str | None,
-    site: str | None,
-    *,
-    everything: bool,
-) -> None:
-    """Delete what all given conditions hold for; a store in use stays.
+def prune_cache(cache: Path, stores: Sequence[Store], *, everything: bool) -> None:
+    """Delete stores; one in use stays.
 
-    Raises:
-        ConfigError: If no condition is given.
+    Args:
+        cache: Cache folder.
+        stores: What to delete.
+        everything: Delete the nearest neighbors too.
     """
-    if older_than is None and backbone is None and site is None and not everything:
-        raise ConfigError("say what to prune: --older-than DAYS, --backbone, --site, or --all")
-    console = Console(soft_wrap=True)
+    console = Console()
     freed = 0
-    for store in list_stores(cache) if cache.is_dir() else []:
-        if older_than is not None and _age(store) < older_than * _DAY:
-            continue
-        if backbone is not None and store.settings.backbone != backbone:
-            continue
-        if site is not None and store.site != site:
-            continue
+    for store in stores:
         size = _bytes(store.path)
         if _delete(store):
             freed += size
-            console.print(f"deleted {store.path.name}", markup=False, highlight=False)
+            _say(console, f"deleted {store.path.name}")
         else:
-            console.print(f"in use, kept: {store.path.name}", markup=False, highlight=False)
+            _say(console, f"in use, kept: {store.path.name}")
     if everything:
         shutil.rmtree(cache / "neighbors", ignore_errors=True)
-    console.print(f"freed {freed / 1e6:.1f} MB", markup=False, highlight=False)
+    _say(console, f"freed {freed / 1e6:.1f} MB")
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _delete(store: Store) -> bool:

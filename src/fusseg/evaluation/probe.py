@@ -12,6 +12,8 @@ from fusseg.evaluation.scores import Scores, score
 
 Features = Float[np.ndarray, "images dim h w"]
 Labels = UInt8[np.ndarray, "images h w"]
+TestFeatures = Float[np.ndarray, "test_images dim test_h test_w"]
+TestLabels = UInt8[np.ndarray, "test_images test_h test_w"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,7 @@ class ProbeConfig:
 
 def linear_probe(
     train: tuple[Features, Labels],
-    test: tuple[Features, Labels],
+    test: tuple[TestFeatures, TestLabels],
     num_classes: int,
     config: ProbeConfig | None = None,
 ) -> Scores:

@@ -91,8 +91,10 @@ def _on_sphere(
 def _squared_distances(
     points: Float[Tensor, "points dim"], centers: Float[Tensor, "clusters dim"]
 ) -> Float[Tensor, "points clusters"]:
-    # On the unit sphere this is 2 - 2 cos, so that one formula serves both distances.
-    return torch.cdist(points, centers, compute_mode="donot_use_mm_for_euclid_dist").square()
+    # On the unit sphere this is 2 - 2 cos, so that one formula serves both distances. The expanded
+    # form is one matrix product; in float64 its rounding is far below any distance that matters.
+    lengths = points.square().sum(dim=1, keepdim=True) + centers.square().sum(dim=1)
+    return (lengths - 2 * points @ centers.T).clamp(min=0)
 
 
 def _plus_plus(

@@ -1,0 +1,123 @@
+"""A tiny folder of sites, and the command line in this process or in another."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fusseg.cli.app import main
+
+CLASSES = 'names = ["gravel", "metal"]\n'
+
+
+def draw_materials(seed: int, height: int = 64, width: int = 96):
+    """Coarse gray gravel beside a smooth bluish plate: an image and its exact mask."""
+    generator = np.random.default_rng(seed)
+    edge = int(generator.integers(width // 4, 3 * width // 4))
+    image = generator.integers(60, 200, (height // 2, width // 2, 1)).repeat(2, 0).repeat(2, 1)
+    image = np.broadcast_to(image, (height, width, 3)).copy()
+    image[:, edge:] = (90, 110, 150) + generator.integers(-4, 5, (height, width - edge, 3))
+    mask = np.zeros((height, width), np.uint8)
+    mask[:, edge:] = 1
+    return image.astype(np.uint8), mask
+
+
+@pytest.fixture
+def make_sites(tmp_path):
+    """Write sites of generated images, with masks unless told otherwise."""
+
+    def make(sites=("north", "south", "west"), num_images=6, labeled=True, name="sites"):
+        root = tmp_path / name
+        for number, site in enumerate(sites):
+            (root / site / "images").mkdir(parents=True)
+            for index in range(num_images):
+                image, mask = draw_materials(1000 * number + index)
+                Image.fromarray(image).save(root / site / "images" / f"{index:03d}.png")
+                if labeled:
+                    (root / site / "masks").mkdir(exist_ok=True)
+                    Image.fromarray(mask).save(root / site / "masks" / f"{index:03d}.png")
+        if labeled:
+            (root / "classes.toml").write_text(CLASSES)
+        return root
+
+    return make
+
+
+@pytest.fixture
+def make_config(tmp_path):
+    """Write a small configuration for a root; sections can be extended as TOML."""
+
+    def make(root: Path, held_out=("west",), more="", name="config.toml"):
+        path = tmp_path / name
+        path.write_text(
+            f"""
+[data]
+root = {json.dumps(str(root))}
+held_out_sites = {json.dumps(list(held_out))}
+image_size = [64, 96]
+
+[model]
+num_clusters = 2
+code_dim = 8
+
+[local]
+steps = 4
+batch_size = 4
+positions = 30
+
+[federation]
+rounds = 3
+{more}
+"""
+        )
+        return path
+
+    return make
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys, tmp_path):
+    """Run a command in this process: exit code, standard output, standard error."""
+    monkeypatch.setenv("FUSSEG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["fusseg", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        captured = capsys.readouterr()
+        return stop.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def start_cli(tmp_path):
+    """Start a command in a process of its own, which a test can kill."""
+    started = []
+
+    def start(*arguments):
+        environment = {
+            **os.environ,
+            "FUSSEG_CACHE": str(tmp_path / "cache"),
+            "OMP_NUM_THREADS": "1",
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fusseg", *map(str, arguments)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()

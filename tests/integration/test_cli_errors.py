@@ -1,0 +1,231 @@
+"""Errors from input: exit code 2, one clear line, no traceback, nothing half-written."""
+
+import pytest
+
+from fusseg.errors import FussegError
+from fusseg.experiment import run_experiment
+
+
+@pytest.fixture
+def trained(cli, make_sites, make_config, tmp_path):
+    """A finished run."""
+    cli("run", make_config(make_sites()), "--out", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def fails(outcome, message):
+    code, _, err = outcome
+    assert err == f"error: {message}\n"
+    assert code == 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("local.step=3", "unknown key 'local.step'; did you mean 'local.steps'?"),
+        ("federation.rounds=0", "federation.rounds must be at least 1, got 0"),
+        (
+            "federation.strategy=fedcc",
+            "unknown federation.strategy 'fedcc'; did you mean 'fedcc-kmeans'?",
+        ),
+        (
+            "federation.distance=manhattan",
+            "federation.distance must be 'cosine' or 'euclidean', got 'manhattan'",
+        ),
+        ("local.steps=many", "local.steps must be a whole number, got 'many'"),
+        (
+            "data.held_out_sites=['wst']",
+            "unknown site 'wst' in data.held_out_sites; did you mean 'west'?",
+        ),
+        ("seed", "--set needs section.key=value, got 'seed'"),
+        (
+            "data.image_size=[64, 97]",
+            None,
+        ),
+        ("backbone.name=filterbnk", "unknown backbone 'filterbnk'; did you mean 'filterbank'?"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_mend(
+    cli, make_sites, make_config, tmp_path, setting, message
+):
+    config = make_config(make_sites())
+    code, _, err = cli("run", config, "--out", tmp_path / "run", "--set", setting)
+    assert code == 2
+    assert "Traceback" not in err
+    if message is None:
+        assert "data.image_size" in err
+        assert "[64, 96]" in err
+    else:
+        assert err == f"error: {message}\n"
+
+
+def test_a_missing_configuration_is_named(cli, tmp_path):
+    fails(
+        cli("run", tmp_path / "no.toml"),
+        f"cannot read the configuration {tmp_path / 'no.toml'}: No such file or directory",
+    )
+
+
+def test_an_existing_run_is_never_overwritten(cli, trained, make_sites, tmp_path):
+    before = {path.name: path.read_bytes() for path in trained.iterdir()}
+    fails(
+        cli("run", trained / "config.toml", "--out", trained),
+        f"{trained} exists and is not overwritten; choose another --out, or continue the run with "
+        "--resume",
+    )
+    assert {path.name: path.read_bytes() for path in trained.iterdir()} == before
+
+
+def test_resume_wants_a_run_and_its_own_configuration(cli, trained, tmp_path):
+    fails(
+        cli("run", "--resume", "--out", tmp_path / "none"),
+        f"no run to resume in {tmp_path / 'none'}; start it without --resume",
+    )
+    fails(
+        cli("run", tmp_path / "config.toml", "--set", "seed=9", "--resume", "--out", trained),
+        f"{trained} was started with another configuration (differs in seed); resume it with "
+        f"{trained / 'config.toml'}",
+    )
+
+
+def test_resume_without_its_folder_is_a_usage_error(cli, make_sites, make_config):
+    code, _, err = cli("run", make_config(make_sites()), "--resume")
+    assert code == 2
+    assert "--resume needs --out RUN_DIR" in err
+    assert cli("run")[0] == 2
+
+
+def test_a_damaged_state_is_refused_by_name(cli, trained, tmp_path):
+    state = trained / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:1000])
+    for command in (
+        ("run", "--resume", "--out", trained),
+        ("predict", trained, tmp_path, "--out", tmp_path / "out"),
+        ("evaluate", trained),
+    ):
+        code, _, err = cli(*command)
+        assert code == 2
+        assert err.startswith(f"error: damaged state: {state} (")
+
+
+def test_a_folder_without_a_run_is_refused_by_name(cli, tmp_path):
+    fails(cli("evaluate", tmp_path), f"{tmp_path} is no run directory: it has no config.toml")
+    fails(cli("report", tmp_path), f"{tmp_path} is no run directory: it has no config.toml")
+
+
+def test_predict_names_what_is_missing_or_would_collide(cli, trained, tmp_path):
+    out = tmp_path / "out"
+    fails(
+        cli("predict", trained, tmp_path / "no.jpg", "--out", out),
+        f"no such file or folder: {tmp_path / 'no.jpg'}",
+    )
+    (tmp_path / "empty").mkdir()
+    fails(
+        cli("predict", trained, tmp_path / "empty", "--out", out),
+        f"no image in {tmp_path / 'empty'}; known are .jpg, .jpeg, .png, .tif, .tiff, .bmp, .webp",
+    )
+    twins = [tmp_path / "twin.png", tmp_path / "twin.jpg"]
+    for twin in twins:
+        twin.write_bytes(b"")
+    fails(
+        cli("predict", trained, *twins, "--out", out),
+        f"{twins[0]} and {twins[1]} would both be written to twin.png; predict them into "
+        "different folders",
+    )
+    assert not out.exists()
+
+
+def test_predict_asks_for_a_site_only_where_each_has_its_own_model(
+    cli, trained, make_config, tmp_path
+):
+    image = tmp_path / "sites" / "west" / "images" / "000.png"
+    fails(
+        cli("predict", trained, image, "--out", tmp_path / "out", "--site", "north"),
+        "this run has one global model; drop --site north",
+    )
+    config = make_config(tmp_path / "sites", more='strategy = "local"')
+    cli("run", config, "--out", tmp_path / "local")
+    fails(
+        cli("predict", tmp_path / "local", image, "--out", tmp_path / "out"),
+        "each site of this run has its own model; choose one with --site: north, south",
+    )
+    fails(
+        cli("predict", tmp_path / "local", image, "--out", tmp_path / "out", "--site", "nort"),
+        "unknown site 'nort'; did you mean 'north'?",
+    )
+    assert (
+        cli("predict", tmp_path / "local", image, "--out", tmp_path / "o", "--site", "north")[0]
+        == 0
+    )
+
+
+def test_a_mask_with_a_value_that_is_no_class_is_named(cli, make_sites, make_config, tmp_path):
+    root = make_sites()
+    mask = root / "west" / "masks" / "000.png"
+    (root / "classes.toml").write_text('names = ["gravel"]\n')
+    code, _, err = cli("run", make_config(root), "--out", tmp_path / "run")
+    assert code == 2
+    assert err == (
+        "error: mask has the values 1, neither a class (0 to 0) nor ignored; correct the mask, or "
+        f"add names or an ignore_index to classes.toml: {mask}\n"
+    )
+
+
+def test_another_backbone_than_the_runs_is_refused(cli, trained, tmp_path, make_sites):
+    config = trained / "config.toml"
+    state = trained / "state.safetensors"
+    content = state.read_bytes()
+    # The first digit of the fingerprint in the metadata stands for other weights.
+    place = content.index(b'fingerprint\\": \\"') + len(b'fingerprint\\": \\"')
+    other = b"0" if content[place : place + 1] != b"0" else b"1"
+    state.write_bytes(content[:place] + other + content[place + 1 :])
+    for command in (("evaluate", trained), ("run", config, "--resume", "--out", trained)):
+        code, _, err = cli(*command)
+        assert code == 2
+        assert f"error: {trained} was trained on a backbone with fingerprint" in err
+        assert err.endswith("restore its weights\n")
+
+
+def test_an_unwritable_cache_is_named_with_its_mend(cli, make_sites, make_config, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = cli("extract", make_config(make_sites()), "--cache", tmp_path / "file")
+    assert code == 2
+    assert err.startswith(f"error: cannot write the feature cache {tmp_path / 'file'}")
+    assert "choose another with --cache or FUSSEG_CACHE" in err
+
+
+def test_check_exits_with_1_where_a_run_would_fail(cli, make_sites, tmp_path):
+    root = make_sites()
+    code, out, _ = cli("check", root, "--image-size", "64x96")
+    assert code == 0
+    assert "18 images with filterbank at 64x96 take about" in out
+    assert "a run would start" in out
+    for image in (root / "north" / "images").glob("*.png"):
+        image.write_bytes(b"")
+    code, out, _ = cli("check", root, "--image-size", "64x96")
+    assert code == 1
+    assert "a run would fail" in out
+    assert "north" in out
+    fails(
+        cli("check", root, "--image-size", "64"),
+        "--image-size must be HEIGHTxWIDTH, such as 320x480, got '64'",
+    )
+
+
+def test_check_agrees_with_run(cli, make_sites, make_config, tmp_path):
+    config = make_config(make_sites(), more='strategy = "fedcc"')
+    code, out, _ = cli("check", config)
+    assert code == 1
+    assert "unknown federation.strategy 'fedcc'" in out
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch, cli, make_sites, make_config, tmp_path):
+    config = make_config(make_sites())
+    monkeypatch.setattr("fusseg.experiment.agree", None)
+    with pytest.raises(TypeError):
+        cli("run", config, "--out", tmp_path / "run")
+
+
+def test_the_library_raises_what_the_command_line_prints(make_sites, tmp_path):
+    with pytest.raises(FussegError, match="no run to resume"):
+        list(run_experiment(None, tmp_path / "none", tmp_path / "cache", resume=True))

@@ -1,0 +1,86 @@
+"""SIGKILL at any point, then resume: the same bits as an undisturbed run."""
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+
+def wait_until(process, reached, seconds=120.0):
+    """Wait for a condition while a process runs; fail if it ends before, or takes too long."""
+    deadline = time.monotonic() + seconds
+    while not reached():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "the process did not get there in time"
+        time.sleep(0.005)
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    return output
+
+
+def features_size(cache: Path) -> int:
+    return sum(path.stat().st_size for path in cache.glob("*/features.f16"))
+
+
+def committed(cache: Path) -> int:
+    return sum(len(path.read_bytes()) // 65 for path in cache.glob("*/index.txt"))
+
+
+def test_extraction_killed_again_and_again_ends_in_the_same_bytes(
+    start_cli, make_sites, make_config, tmp_path
+):
+    config = make_config(make_sites(num_images=60), more="", held_out=())
+    sets = ("--set", "data.image_size=[192, 288]", "--set", "backbone.batch_size=3")
+    finish(start_cli("extract", config, *sets, "--cache", tmp_path / "whole"))
+    cut = tmp_path / "cut"
+    row = 1
+    for rows in (2, 25, 70):
+        process = start_cli("extract", config, *sets, "--cache", cut)
+        total = features_size(tmp_path / "whole")
+        row = total // 180
+        wait_until(process, lambda rows=rows, row=row: features_size(cut) >= rows * row)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert committed(cut) * row <= features_size(cut) < total
+    finish(start_cli("extract", config, *sets, "--cache", cut))
+    for path in sorted((tmp_path / "whole").glob("*/*.*")):
+        if path.name != "lock":
+            twin = cut / path.parent.name / path.name
+            assert twin.read_bytes() == path.read_bytes(), path.name
+    assert committed(cut) == 180
+
+
+@pytest.mark.parametrize("strategy", ["fedcc-kmeans", "local"])
+def test_training_killed_in_a_round_ends_in_the_same_bits(
+    start_cli, make_sites, make_config, tmp_path, strategy
+):
+    more = f'strategy = "{strategy}"'
+    config = make_config(make_sites(), more=more)
+    sets = ("--set", "local.steps=40", "--set", "federation.rounds=6")
+    finish(start_cli("run", config, *sets, "--out", tmp_path / "whole"))
+    cut = tmp_path / "cut"
+    process = start_cli("run", config, *sets, "--out", cut)
+    wait_until(process, (cut / "state.safetensors").exists)
+    time.sleep(0.05)  # into the next round
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (cut / "report.html").exists()
+    finish(start_cli("run", "--resume", "--out", cut))
+    whole = (tmp_path / "whole" / "state.safetensors").read_bytes()
+    assert (cut / "state.safetensors").read_bytes() == whole
+
+
+def test_ctrl_c_leaves_a_resumable_run_and_says_how(start_cli, make_sites, make_config, tmp_path):
+    config = make_config(make_sites())
+    out = tmp_path / "run"
+    process = start_cli("run", config, "--set", "federation.rounds=500", "--out", out)
+    wait_until(process, (out / "state.safetensors").exists)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert f"stopped; go on with: fusseg run --resume --out {out}" in output
+    assert "Traceback" not in output

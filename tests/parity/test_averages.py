@@ -1,0 +1,44 @@
+"""Equations 8 and 9 against loops over clients and numbers."""
+
+import pytest
+import torch
+
+from fusseg.config import FederationConfig
+from fusseg.federation.state import ClientUpdate
+from fusseg.federation.strategies import aggregate
+from fusseg.segmentation.head import initial_head
+
+
+def slow_average(numbers, weights):
+    total = 0.0
+    for number, weight in zip(numbers, weights, strict=True):
+        total += weight * number
+    return total / sum(weights)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_fedavg_equals_loops_over_every_number(weighted, make_state, seeded):
+    counts = [5, 1, 17]
+    updates = [
+        ClientUpdate(
+            name,
+            count,
+            initial_head(4, 3, seeded(count)),
+            torch.randn(6, 3, generator=seeded(count)),
+            loss=0.0,
+        )
+        for name, count in zip("abc", counts, strict=True)
+    ]
+    state = make_state(initial_head(4, 3, seeded(0)), torch.zeros(6, 3))
+    federation = FederationConfig(strategy="fedavg", weighted=weighted)
+    merged = aggregate(state, updates, federation, seeded(0)).model
+
+    weights = counts if weighted else [1, 1, 1]
+    for name, found in merged.head.items():
+        sent = [update.head[name].flatten().tolist() for update in updates]
+        expected = [slow_average(numbers, weights) for numbers in zip(*sent, strict=True)]
+        assert found.flatten().tolist() == pytest.approx(expected, abs=1e-7)
+        assert found.dtype == torch.float32
+    sent = [update.centroids.flatten().tolist() for update in updates]
+    expected = [slow_average(numbers, weights) for numbers in zip(*sent, strict=True)]
+    assert merged.centroids.flatten().tolist() == pytest.approx(expected, abs=1e-7)

@@ -1,0 +1,115 @@
+import re
+
+import pytest
+
+from fusseg.config import (
+    BackboneConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    FederationConfig,
+    LocalConfig,
+    ModelConfig,
+)
+from fusseg.errors import ConfigError, FussegError
+
+
+def expect_refusal(message, stage, **settings):
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        stage(**settings)
+
+
+def test_the_defaults_are_those_of_the_method():
+    config = Config()
+    assert (config.model.num_clusters, config.model.code_dim) == (27, 70)
+    local = config.local
+    assert (local.batch_size, local.positions, local.neighbors, local.random_supports) == (
+        8,
+        121,
+        2,
+        5,
+    )
+    assert (local.dropout, local.separation_weight) == (0.1, 0.0)
+    assert (local.self_weight, local.neighbor_weight, local.random_weight) == (0.67, 0.25, 0.63)
+    assert (local.shift, local.shift_quantiles, local.shift_batches) == (
+        "auto",
+        (0.75, 0.80, 0.95),
+        8,
+    )
+    assert (local.head_learning_rate, local.centroid_learning_rate) == (5e-4, 5e-3)
+    assert (config.federation.rounds, config.federation.distance) == (10, "cosine")
+
+
+def test_a_bad_setting_is_a_value_error_of_fusseg():
+    assert issubclass(ConfigError, ValueError)
+    assert issubclass(ConfigError, FussegError)
+
+
+@pytest.mark.parametrize(
+    ("stage", "key", "bound", "value"),
+    [
+        (Config, "seed", 0, -1),
+        (DataConfig, "data.images_per_site", 2, 1),
+        (DataConfig, "data.scene_seed", 0, -1),
+        (BackboneConfig, "backbone.batch_size", 1, 0),
+        (ModelConfig, "model.num_clusters", 2, 1),
+        (ModelConfig, "model.code_dim", 1, 0),
+        (LocalConfig, "local.steps", 1, 0),
+        (LocalConfig, "local.batch_size", 2, 1),
+        (LocalConfig, "local.positions", 1, 0),
+        (LocalConfig, "local.neighbors", 1, 0),
+        (LocalConfig, "local.random_supports", 1, 0),
+        (LocalConfig, "local.shift_batches", 1, 0),
+        (LocalConfig, "local.self_weight", 0, -0.5),
+        (LocalConfig, "local.neighbor_weight", 0, -0.5),
+        (LocalConfig, "local.random_weight", 0, -0.5),
+        (LocalConfig, "local.separation_weight", 0, -0.5),
+        (FederationConfig, "federation.rounds", 1, 0),
+        (EvaluationConfig, "evaluation.every", 0, -1),
+    ],
+)
+def test_a_setting_below_its_bound_is_refused_and_the_bound_is_not(stage, key, bound, value):
+    name = key.rpartition(".")[2]
+    expect_refusal(f"{key} must be at least {bound}, got {value}", stage, **{name: value})
+    kind = type(value)
+    assert getattr(stage(**{name: kind(bound)}), name) == bound
+
+
+@pytest.mark.parametrize("name", ["head_learning_rate", "centroid_learning_rate", "epochs"])
+@pytest.mark.parametrize("value", [0.0, -1e-3, float("nan")])
+def test_rates_and_epochs_must_be_above_zero(name, value):
+    expect_refusal(f"local.{name} must be above 0, got {value}", LocalConfig, **{name: value})
+
+
+@pytest.mark.parametrize("size", [(15, 16), (320, 0), (-16, 16)])
+def test_images_below_16_pixels_a_side_are_refused(size):
+    message = f"data.image_size must be at least 16 pixels a side, got {size}"
+    expect_refusal(message, DataConfig, image_size=size)
+    assert DataConfig(image_size=(16, 16)).image_size == (16, 16)
+
+
+def test_an_empty_backbone_is_refused():
+    expect_refusal("backbone.name must not be empty", BackboneConfig, name="")
+
+
+def test_more_clusters_than_an_8_bit_image_has_indices_are_refused():
+    message = "model.num_clusters must be at most 255, got 256"
+    expect_refusal(message, ModelConfig, num_clusters=256)
+    assert ModelConfig(num_clusters=255).num_clusters == 255
+
+
+@pytest.mark.parametrize("dropout", [1.0, -0.1, float("nan")])
+def test_dropout_of_all_channels_is_refused(dropout):
+    message = f"local.dropout must lie in [0, 1), got {dropout}"
+    expect_refusal(message, LocalConfig, dropout=dropout)
+
+
+@pytest.mark.parametrize("quantiles", [(0.0, 0.5, 0.5), (0.5, 0.5, 1.0), (0.5, float("nan"), 0.5)])
+def test_quantiles_outside_zero_and_one_are_refused(quantiles):
+    message = f"local.shift_quantiles must lie in (0, 1), got {quantiles}"
+    expect_refusal(message, LocalConfig, shift_quantiles=quantiles)
+
+
+def test_steps_and_epochs_exclude_each_other():
+    message = "local.steps and local.epochs exclude each other, got 5 and 2.0; remove one"
+    expect_refusal(message, LocalConfig, steps=5, epochs=2.0)

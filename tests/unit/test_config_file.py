@@ -1,0 +1,209 @@
+import re
+import tomllib
+
+import pytest
+
+from fusseg.config import Config, DataConfig, FederationConfig, LocalConfig
+from fusseg.config_file import differing_keys, dump_config, load_config, parse_config
+from fusseg.errors import ConfigError
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text('seed = 4\n[local]\nsteps = 7\n[data]\ntrain_sites = ["a", "b"]\n')
+    return path
+
+
+def expect_refusal(message, action, *arguments):
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        action(*arguments)
+
+
+def test_missing_keys_take_their_defaults(file):
+    expected = Config(seed=4, local=LocalConfig(steps=7), data=DataConfig(train_sites=("a", "b")))
+    assert load_config(file) == expected
+
+
+def test_an_empty_file_is_the_default_configuration(tmp_path):
+    (tmp_path / "c.toml").touch()
+    assert load_config(tmp_path / "c.toml") == Config()
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path):
+    (tmp_path / "c.toml").write_bytes("seed = 3".encode("utf-8-sig"))
+    assert load_config(tmp_path / "c.toml").seed == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "key", "value"),
+    [
+        ("local.steps=50", "local", "steps", 50),
+        (" local.steps = 50 ", "local", "steps", 50),
+        ("data.root=../sites", "data", "root", "../sites"),
+        ("data.root=a=b", "data", "root", "a=b"),
+        ('data.root="3"', "data", "root", "3"),
+        ("data.root=", "data", "root", ""),
+        ("data.image_size=[360, 480]", "data", "image_size", (360, 480)),
+        ("data.held_out_sites=[]", "data", "held_out_sites", ()),
+        ("local.self_weight=1", "local", "self_weight", 1.0),
+        ("local.shift=auto", "local", "shift", "auto"),
+        ("local.shift=[1, 0.5, -0.5]", "local", "shift", (1.0, 0.5, -0.5)),
+        ("federation.weighted=false", "federation", "weighted", False),
+        ("backbone.center=true", "backbone", "center", True),
+        ("backbone.center='auto'", "backbone", "center", "auto"),
+        ("federation.strategy=fedavg", "federation", "strategy", "fedavg"),
+    ],
+)
+def test_an_override_is_toml_or_else_a_plain_string(override, section, key, value, file):
+    found = getattr(getattr(load_config(file, [override]), section), key)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_overrides_win_over_the_file_and_later_ones_over_earlier_ones(file):
+    config = load_config(file, ["seed=5", "local.steps=8", "seed=6"])
+    assert (config.seed, config.local.steps) == (6, 8)
+
+
+def test_a_line_break_in_an_override_smuggles_in_no_other_key(file):
+    message = "local.positions must be a whole number, got '3\\nseed = 9'"
+    expect_refusal(message, load_config, file, ["local.positions=3\nseed = 9"])
+
+
+@pytest.mark.parametrize("override", ["local.steps", "=3", " =3", ""])
+def test_an_override_without_key_or_value_is_refused(override, file):
+    expect_refusal(
+        f"--set needs section.key=value, got {override!r}", load_config, file, [override]
+    )
+
+
+def test_an_override_below_a_value_is_refused(file):
+    message = "--set 'seed.deep=3': 'seed' is a value, not a section"
+    expect_refusal(message, load_config, file, ["seed.deep=3"])
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"sed": 1}, "unknown key 'sed'; did you mean 'seed'?"),
+        ({"local": {"step": 1}}, "unknown key 'local.step'; did you mean 'local.steps'?"),
+        (
+            {"federation": {"stratgy": "x"}},
+            "unknown key 'federation.stratgy'; did you mean 'federation.strategy'?",
+        ),
+        (
+            {"zzz": 1},
+            "unknown key 'zzz'; choose one of seed, data, backbone, model, local, federation, "
+            "evaluation",
+        ),
+        ({"data": 3}, "data must be a section, got 3"),
+        ({"seed": {"a": 1}}, "seed must be a whole number, got {'a': 1}"),
+        ({"seed": 1.0}, "seed must be a whole number, got 1.0"),
+        ({"seed": True}, "seed must be a whole number, got True"),
+        ({"data": {"root": 3}}, "data.root must be a string, got 3"),
+        ({"data": {"train_sites": "a"}}, "data.train_sites must be a list of strings, got 'a'"),
+        (
+            {"data": {"train_sites": ["a", 1]}},
+            "data.train_sites must be a list of strings, got ['a', 1]",
+        ),
+        (
+            {"data": {"image_size": [320]}},
+            "data.image_size must be a list of 2 whole numbers, got [320]",
+        ),
+        (
+            {"data": {"image_size": [320, 320.0]}},
+            "data.image_size must be a list of 2 whole numbers, got [320, 320.0]",
+        ),
+        ({"data": {"fit": "squeeze"}}, "data.fit must be 'crop' or 'stretch', got 'squeeze'"),
+        (
+            {"backbone": {"center": 1}},
+            "backbone.center must be true or false or 'auto', got 1",
+        ),
+        ({"local": {"steps": "x"}}, "local.steps must be a whole number, got 'x'"),
+        ({"local": {"dropout": "x"}}, "local.dropout must be a finite number, got 'x'"),
+        ({"local": {"dropout": True}}, "local.dropout must be a finite number, got True"),
+        (
+            {"local": {"epochs": float("inf")}},
+            "local.epochs must be a finite number, got inf",
+        ),
+        (
+            {"local": {"self_weight": float("nan")}},
+            "local.self_weight must be a finite number, got nan",
+        ),
+        (
+            {"local": {"self_weight": 10**400}},
+            f"local.self_weight must be a finite number, got {10**400}",
+        ),
+        (
+            {"local": {"shift": [0.1, 0.2]}},
+            "local.shift must be 'auto' or a list of 3 finite numbers, got [0.1, 0.2]",
+        ),
+        (
+            {"local": {"shift": "automatic"}},
+            "local.shift must be 'auto' or a list of 3 finite numbers, got 'automatic'",
+        ),
+        ({"federation": {"weighted": 1}}, "federation.weighted must be true or false, got 1"),
+        (
+            {"federation": {"distance": "l2"}},
+            "federation.distance must be 'cosine' or 'euclidean', got 'l2'",
+        ),
+        ({"local": {"steps": 0}}, "local.steps must be at least 1, got 0"),
+    ],
+)
+def test_a_bad_key_or_value_is_refused(table, message):
+    expect_refusal(message, parse_config, table)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    path = tmp_path / "none.toml"
+    message = f"cannot read the configuration {path}: No such file or directory"
+    expect_refusal(message, load_config, path)
+
+
+def test_a_folder_is_no_configuration(tmp_path):
+    message = f"cannot read the configuration {tmp_path}: Is a directory"
+    expect_refusal(message, load_config, tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"seed = ", b"seed = 1\nseed = 2", b"\xff\xfe", b"a" * 9])
+def test_a_file_that_is_no_toml_is_named(content, tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_bytes(content)
+    with pytest.raises(ValueError) as reason:  # noqa: PT011 - whatever the parser says
+        tomllib.loads(content.decode("utf-8-sig"))
+    expect_refusal(f"{path} is not valid TOML: {reason.value}", load_config, path)
+
+
+def test_a_number_too_long_to_read_is_no_valid_toml(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text(f"seed = {'1' * 5000}")
+    with pytest.raises(ConfigError, match=f"^{re.escape(str(path))} is not valid TOML: Exceeds"):
+        load_config(path)
+    path.write_text("")
+    with pytest.raises(ConfigError, match=r"^seed must be a whole number, got '1111"):
+        load_config(path, [f"seed={'1' * 5000}"])
+
+
+def test_a_written_configuration_spells_out_every_key():
+    table = tomllib.loads(dump_config(Config()))
+    assert table["seed"] == 0
+    assert table["data"]["image_size"] == [320, 320]
+    assert table["local"]["shift"] == "auto"
+    assert "steps" not in table["local"]  # unset; TOML has no word for it
+    assert set(table) == {
+        "seed",
+        "data",
+        "backbone",
+        "model",
+        "local",
+        "federation",
+        "evaluation",
+    }
+
+
+def test_differing_keys_are_named_with_their_section():
+    left = Config(seed=1, local=LocalConfig(steps=3), federation=FederationConfig(rounds=2))
+    right = Config(seed=1, local=LocalConfig(epochs=3.0), federation=FederationConfig(rounds=4))
+    assert differing_keys(left, right) == ["local.steps", "local.epochs", "federation.rounds"]
+    assert differing_keys(left, left) == []

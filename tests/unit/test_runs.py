@@ -1,0 +1,223 @@
+import json
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fusseg.config import Config, LocalConfig
+from fusseg.errors import ConfigError, DataError
+from fusseg.federation.state import GlobalState
+from fusseg.runs import (
+    SavedState,
+    create_run,
+    load_record,
+    load_state,
+    read_run_config,
+    resume_run,
+    save_record,
+    save_state,
+)
+from fusseg.segmentation.head import initial_head
+from fusseg.segmentation.training import Model, TrainingPlan
+
+
+def expect_refusal(message, error, action, *arguments):
+    with pytest.raises(error, match=f"^{re.escape(message)}$"):
+        action(*arguments)
+
+
+def test_a_new_run_holds_its_configuration(tmp_path):
+    config = Config(seed=3, local=LocalConfig(steps=5))
+    create_run(tmp_path / "runs" / "one", config)
+    assert read_run_config(tmp_path / "runs" / "one") == config
+    assert [path.name for path in (tmp_path / "runs" / "one").iterdir()] == ["config.toml"]
+
+
+def test_an_empty_folder_may_become_a_run(tmp_path):
+    create_run(tmp_path, Config())
+    assert read_run_config(tmp_path) == Config()
+
+
+@pytest.mark.parametrize("kind", ["run", "folder", "file"])
+def test_what_is_there_is_not_overwritten(kind, tmp_path):
+    path = tmp_path / "out"
+    if kind == "run":
+        create_run(path, Config())
+    elif kind == "folder":
+        path.mkdir()
+        (path / "notes.txt").touch()
+    else:
+        path.touch()
+    message = (
+        f"{path} exists and is not overwritten; choose another --out, or continue the run with "
+        "--resume"
+    )
+    expect_refusal(message, ConfigError, create_run, path, Config(seed=1))
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "run"
+    message = f"cannot write the run directory {path}: Not a directory"
+    expect_refusal(message, ConfigError, create_run, path, Config())
+
+
+def test_a_run_is_resumed_with_its_own_configuration(tmp_path):
+    config = Config(seed=3)
+    create_run(tmp_path, config)
+    assert resume_run(tmp_path, None) == config
+    assert resume_run(tmp_path, Config(seed=3)) == config
+
+
+def test_a_run_is_not_resumed_with_another_configuration(tmp_path):
+    create_run(tmp_path, Config(seed=3))
+    message = (
+        f"{tmp_path} was started with another configuration (differs in seed, local.steps); "
+        f"resume it with {tmp_path / 'config.toml'}"
+    )
+    other = Config(seed=4, local=LocalConfig(steps=9))
+    expect_refusal(message, ConfigError, resume_run, tmp_path, other)
+
+
+def test_where_there_is_no_run_none_is_resumed(tmp_path):
+    message = f"no run to resume in {tmp_path}; start it without --resume"
+    expect_refusal(message, ConfigError, resume_run, tmp_path, None)
+
+
+def test_a_folder_without_configuration_is_no_run(tmp_path):
+    message = f"{tmp_path} is no run directory: it has no config.toml"
+    expect_refusal(message, ConfigError, read_run_config, tmp_path)
+
+
+def test_a_record_is_read_back(tmp_path):
+    record = {"format_version": 1, "final": {"mean_iou": 0.1 + 0.2, "per_class_iou": [None, 1.0]}}
+    save_record(tmp_path, record)
+    assert load_record(tmp_path) == record
+
+
+def test_a_record_holds_no_number_that_json_lacks(tmp_path):
+    with pytest.raises(ValueError, match="Out of range float values are not JSON compliant"):
+        save_record(tmp_path, {"format_version": 1, "loss": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_without_a_record_has_not_begun(tmp_path):
+    message = f"{tmp_path} has no record.json: the run has not begun training"
+    expect_refusal(message, DataError, load_record, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("{", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+        ("{}", "'format_version'"),
+        ("[]", "list indices must be integers or slices, not str"),
+    ],
+)
+def test_a_damaged_record_is_named(content, reason, tmp_path):
+    (tmp_path / "record.json").write_text(content)
+    message = f"damaged record: {tmp_path / 'record.json'} ({reason})"
+    expect_refusal(message, DataError, load_record, tmp_path)
+
+
+def test_a_version_that_is_no_number_is_damage(tmp_path):
+    (tmp_path / "record.json").write_text('{"format_version": "1"}')
+    start = re.escape(f"damaged record: {tmp_path / 'record.json'} (")
+    with pytest.raises(DataError, match=f"^{start}"):
+        load_record(tmp_path)
+
+
+def test_a_record_of_a_newer_version_is_refused(tmp_path):
+    save_record(tmp_path, {"format_version": 2})
+    message = (
+        f"{tmp_path / 'record.json'} has format version 2, this fusseg reads up to 1; install a "
+        "newer one"
+    )
+    expect_refusal(message, DataError, load_record, tmp_path)
+
+
+@pytest.fixture
+def saved(seeded):
+    def model(seed):
+        return Model(initial_head(3, 2, seeded(seed)), torch.randn(4, 2, generator=seeded(seed)))
+
+    plan = TrainingPlan(7, torch.tensor([0.1, 0.2, 0.3]), (0.1, 1 / 3, -0.7))
+    own = {"site a": model(1), "b.c": model(2)}
+    return SavedState(GlobalState(5, model(0), plan), own, "f" * 64)
+
+
+def test_a_state_is_read_back_to_the_same_bits(saved, same_bits, tmp_path):
+    save_state(tmp_path, saved)
+    found = load_state(tmp_path)
+    assert same_bits(found.state.model, saved.state.model)
+    assert found.state.round_number == 5
+    assert found.state.plan.num_steps == 7
+    assert found.state.plan.shift == (0.1, 1 / 3, -0.7)
+    assert torch.equal(found.state.plan.mean_feature, saved.state.plan.mean_feature)
+    assert found.fingerprint == "f" * 64
+    assert found.own_models.keys() == saved.own_models.keys()
+    assert all(same_bits(found.own_models[key], saved.own_models[key]) for key in found.own_models)
+
+
+def test_a_later_state_replaces_the_earlier_one(saved, tmp_path):
+    save_state(tmp_path, saved)
+    save_state(tmp_path, replace(saved, own_models={}, fingerprint="e"))
+    found = load_state(tmp_path)
+    assert (found.own_models, found.fingerprint) == ({}, "e")
+    assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]
+
+
+def test_weights_that_share_memory_can_be_saved(saved, tmp_path):
+    table = torch.arange(16.0).reshape(2, 8)
+    shared = replace(saved.state, model=replace(saved.state.model, centroids=table[:, ::4].T))
+    save_state(tmp_path, replace(saved, state=shared))
+    assert load_state(tmp_path).state.model.centroids.tolist() == [[0.0, 8.0], [4.0, 12.0]]
+
+
+def test_the_same_state_gives_the_same_file(saved, tmp_path):
+    (tmp_path / "1").mkdir()
+    (tmp_path / "2").mkdir()
+    save_state(tmp_path / "1", saved)
+    turned = dict(reversed(saved.own_models.items()))
+    save_state(tmp_path / "2", replace(saved, own_models=turned))
+    first = (tmp_path / "1" / "state.safetensors").read_bytes()
+    assert first == (tmp_path / "2" / "state.safetensors").read_bytes()
+
+
+def test_a_run_without_a_state_has_finished_no_round(tmp_path):
+    message = f"{tmp_path} has no state.safetensors: no round is finished yet"
+    expect_refusal(message, DataError, load_state, tmp_path)
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, -1])
+def test_a_truncated_state_is_named(kept, saved, tmp_path):
+    save_state(tmp_path, saved)
+    file = tmp_path / "state.safetensors"
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(DataError, match=f"^damaged state: {re.escape(str(file))} \\(.+\\)$"):
+        load_state(tmp_path)
+
+
+def test_tensors_of_another_program_are_no_state(tmp_path):
+    file = tmp_path / "state.safetensors"
+    save_file({"x": torch.zeros(1)}, file)
+    message = f"damaged state: {file} ('NoneType' object is not subscriptable)"
+    expect_refusal(message, DataError, load_state, tmp_path)
+    save_file({"x": torch.zeros(1)}, file, {"other": "{}"})
+    expect_refusal(f"damaged state: {file} ('fusseg')", DataError, load_state, tmp_path)
+
+
+def test_a_state_that_lacks_a_tensor_is_named(tmp_path):
+    file = tmp_path / "state.safetensors"
+    metadata = {"format_version": 1, "shift": [0, 0, 0], "num_steps": 1, "round_number": 1}
+    save_file({"centroids": torch.zeros(1, 1)}, file, {"fusseg": json.dumps(metadata)})
+    expect_refusal(f"damaged state: {file} ('mean_feature')", DataError, load_state, tmp_path)
+
+
+def test_a_state_of_a_newer_version_is_refused(tmp_path):
+    file = tmp_path / "state.safetensors"
+    save_file({"x": torch.zeros(1)}, file, {"fusseg": '{"format_version": 2}'})
+    message = f"{file} has format version 2, this fusseg reads up to 1; install a newer one"
+    expect_refusal(message, DataError, load_state, tmp_path)
