@@ -93,7 +93,7 @@ def run_anchors(config_path: Path, seed: int, out: Path, cache: Path) -> None:
     )
     for anchor, model in zip(ANCHORS, models, strict=True):
         segmenter = build_segmenter(model, mean_feature)
-        final = score_models({GLOBAL: segmenter}, prepared)
+        final = score_models({GLOBAL: segmenter}, prepared.shown)
         run_dir = cell_path(out, anchor, seed)
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / "record.json").write_text(json.dumps({"final": final}))

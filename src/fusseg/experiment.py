@@ -9,7 +9,6 @@ from typing import Any
 from fusseg.config import Config, FederationConfig
 from fusseg.errors import ConfigError
 from fusseg.evaluation.held_out import HeldOut, evaluate
-from fusseg.evaluation.quality import measure_quality
 from fusseg.features.extraction import Progress
 from fusseg.features.feature_set import pool_features
 from fusseg.federation.client import Client
@@ -20,10 +19,9 @@ from fusseg.federation.strategies import CENTRALIZED, keeps_own_models, resolve_
 from fusseg.preparation import Prepared, prepare
 from fusseg.record import (
     GLOBAL,
+    describe_evaluations,
     describe_hello,
-    describe_quality,
     describe_round,
-    describe_scores,
     describe_skipped,
     new_record,
 )
@@ -141,12 +139,10 @@ def final_models(saved: SavedState, federation: FederationConfig) -> dict[str, M
     }
 
 
-def score_models(segmenters: Mapping[str, Segmenter], held_out: HeldOut | None) -> dict[str, Any]:
-    """Score models on held-out images, as the record describes it."""
-    if held_out is None:
-        return describe_scores({}, None)
-    evaluations = {name: evaluate(segmenter, held_out) for name, segmenter in segmenters.items()}
-    return describe_scores(evaluations, held_out.classes)
+def score_models(segmenters: Mapping[str, Segmenter], shown: HeldOut) -> dict[str, Any]:
+    """Score models on images, as the record describes it."""
+    evaluations = {name: evaluate(segmenter, shown) for name, segmenter in segmenters.items()}
+    return describe_evaluations(evaluations, shown.classes)
 
 
 def _begin(config: Config, prepared: Prepared, run_dir: Path) -> tuple[SavedState, Record]:
@@ -209,11 +205,9 @@ def _enter_round(
         mean_feature = finished.state.plan.mean_feature
         models = final_models(saved, resolve_federation(config.federation))
         segmenters = {name: build_segmenter(model, mean_feature) for name, model in models.items()}
-        scores = score_models(segmenters, prepared.held_out)
+        scores = score_models(segmenters, prepared.shown)
         if number == last:
-            images = prepared.shown.features
-            qualities = [measure_quality(segmenter, images) for segmenter in segmenters.values()]
-            record["final"] = {**scores, "quality": describe_quality(qualities)}
+            record["final"] = scores
     entry = describe_round(
         finished, scores, seconds, sent=config.federation.strategy != CENTRALIZED
     )

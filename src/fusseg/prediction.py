@@ -29,6 +29,7 @@ from fusseg.segmentation.segmenter import (
     Segmenter,
     assign,
     build_segmenter,
+    encode,
     similarities,
 )
 
@@ -125,7 +126,7 @@ def segment_image(
     with torch.inference_mode():
         features = run.backbone.extract(torch.from_numpy(seen)[None])[0].permute(1, 2, 0)
     # Rounded as in the cache, so that a prediction is what the evaluation saw.
-    scores = similarities(segmenter, features.half().float())
+    scores = similarities(segmenter, encode(segmenter, features.half().float()))
     return assign(scores, (image.shape[0], image.shape[1])).numpy()
 
 

@@ -25,11 +25,9 @@ class Prepared:
     """Whether the mean feature is subtracted before any cosine."""
     clients: tuple[Client, ...]
     """One per training site, sorted."""
-    held_out: HeldOut | None
-    """None where nothing is held out."""
     shown: HeldOut
-    """What label-free figures and pictures are of: the held-out images, or else, without their
-    labels, the training images."""
+    """What is scored and pictured: the held-out images or, where nothing is held out, the training
+    images without their labels."""
     skipped: tuple[Skipped, ...]
     seconds: float
 
@@ -58,7 +56,6 @@ def prepare(config: Config, cache: Path) -> Generator[Progress, None, Prepared]:
         backbone=backbone,
         center=backbone.center if config.backbone.center == "auto" else config.backbone.center,
         clients=_clients(training, features, cache),
-        held_out=shown if held_out_items else None,
         shown=shown,
         skipped=features.skipped,
         seconds=seconds,

@@ -15,8 +15,7 @@ import torch
 
 from fusseg.config import Config
 from fusseg.data.items import Classes
-from fusseg.evaluation.held_out import Evaluation
-from fusseg.evaluation.quality import Quality
+from fusseg.evaluation.held_out import Evaluation, LabeledScores
 from fusseg.evaluation.scores import Scores
 from fusseg.features.backbones import Backbone
 from fusseg.features.pipeline import Skipped
@@ -138,26 +137,37 @@ def _describe_update(update: ClientUpdate, *, sent: bool) -> dict[str, Any]:
     }
 
 
-def describe_scores(
-    evaluations: Mapping[str, Evaluation | None], classes: Classes | None
+def describe_evaluations(
+    evaluations: Mapping[str, Evaluation], classes: Classes | None
 ) -> dict[str, Any]:
     """Describe the scores of one model, or of the clients' own models and their mean.
 
     Args:
         evaluations: By model: one called `GLOBAL`, or one per client.
-        classes: Names of the classes.
+        classes: Names of the classes; None where nothing is labeled.
 
     Returns:
-        Scores, all None where nothing is labeled. Confusion and matching are of the first model.
+        Scores, all None where nothing is labeled, and the label-free figures. Confusion, matching
+        and cluster shares are of the first model.
     """
-    found = {name: found for name, found in evaluations.items() if found is not None}
+    qualities = [evaluation.quality for evaluation in evaluations.values()]
+    found = {name: one.scores for name, one in evaluations.items() if one.scores is not None}
+    return {
+        **_describe_scores(found, classes),
+        "quality": {
+            "cluster_share": qualities[0].cluster_share.tolist(),
+            "mean_cosine": fmean(quality.mean_cosine for quality in qualities),
+            "mean_margin": fmean(quality.mean_margin for quality in qualities),
+        },
+    }
+
+
+def _describe_scores(found: Mapping[str, LabeledScores], classes: Classes | None) -> dict[str, Any]:
     if not found or classes is None:
-        return dict.fromkeys(
-            ("mean_iou", "pixel_accuracy", "per_class_iou", "confusion", "matching")
-        ) | {"sites": {}, "models": []}
+        nulls = ("mean_iou", "pixel_accuracy", "per_class_iou", "confusion", "matching")
+        return {**dict.fromkeys(nulls), "sites": {}, "models": []}
     first = next(iter(found.values()))
-    overall = [evaluation.overall for evaluation in found.values()]
-    own = GLOBAL not in found
+    overall = [scores.overall for scores in found.values()]
     return {
         **_mean_scores(overall),
         "per_class_iou": _per_class_iou(overall, classes),
@@ -165,26 +175,16 @@ def describe_scores(
         "matching": first.overall.matching.tolist(),
         "sites": {
             site: {
-                **_mean_scores([evaluation.site_scores[site] for evaluation in found.values()]),
+                **_mean_scores([scores.site_scores[site] for scores in found.values()]),
                 "num_images": first.num_images[site],
             }
             for site in first.site_scores
         },
         "models": [
-            {"client_id": name, **_mean_scores([evaluation.overall])}
-            for name, evaluation in found.items()
-        ]
-        if own
-        else [],
-    }
-
-
-def describe_quality(qualities: Sequence[Quality]) -> dict[str, Any]:
-    """Describe the label-free figures, averaged over models; shares are of the first model."""
-    return {
-        "cluster_share": qualities[0].cluster_share.tolist(),
-        "mean_cosine": fmean(quality.mean_cosine for quality in qualities),
-        "mean_margin": fmean(quality.mean_margin for quality in qualities),
+            {"client_id": name, **_mean_scores([scores.overall])}
+            for name, scores in found.items()
+            if name != GLOBAL
+        ],
     }
 
 

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import interpolate, normalize
 
 from fusseg.segmentation.head import build_head, initial_head
-from fusseg.segmentation.segmenter import assign, build_segmenter, cosines, similarities
+from fusseg.segmentation.segmenter import assign, build_segmenter, cosines, encode, similarities
 from fusseg.segmentation.training import Model
 
 
@@ -37,8 +37,8 @@ def test_every_position_takes_the_centroid_of_the_loop(seeded):
     mean = torch.full((6,), 0.1)
     segmenter = build_segmenter(model, mean)
     features = draw_map(seeded, 3, 5, 7)
-    found = assign(similarities(segmenter, features), (5, 7))
-    found_cosines = cosines(segmenter, features).reshape(5, 7, 5)
+    found = assign(similarities(segmenter, encode(segmenter, features)), (5, 7))
+    found_cosines = cosines(segmenter, encode(segmenter, features)).reshape(5, 7, 5)
     codes = build_head(model.head)(features - mean).tolist()
     for row in range(5):
         for column in range(7):
@@ -70,7 +70,7 @@ def cosines_of_upsampled_codes(segmenter, features, size):
 )
 def test_assignment_equals_that_of_upsampled_codes(height, width, size, segmenter, seeded):
     features = draw_map(seeded, height + width, height, width)
-    found = assign(similarities(segmenter, features), size)
+    found = assign(similarities(segmenter, encode(segmenter, features)), size)
     expected = cosines_of_upsampled_codes(segmenter, features, size)
     assert found.shape == size
     best = expected.topk(2, dim=0).values
@@ -84,7 +84,7 @@ def test_an_image_taller_than_a_strip_is_assigned_alike(segmenter, seeded):
     size = (1300, 3000)
     assert 64 * 2**20 < 4 * 5 * size[0] * size[1] < 2 * 64 * 2**20
     features = draw_map(seeded, 4, 7, 5)
-    scores = similarities(segmenter, features)
+    scores = similarities(segmenter, encode(segmenter, features))
     found = assign(scores, size)
     whole = interpolate(scores[None], size, mode="bilinear", align_corners=False)[0]
     best = whole.topk(2, dim=0)

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from fusseg.evaluation.quality import measure_quality, sum_quality
-from fusseg.segmentation.segmenter import build_segmenter
+from fusseg.evaluation.quality import average_quality, sum_quality
+from fusseg.segmentation.segmenter import build_segmenter, cosines, encode
 from fusseg.segmentation.training import Model
 
 
@@ -29,15 +29,16 @@ def segmenter():
     return build_segmenter(Model(head, centroids), torch.zeros(2))
 
 
-def test_quality_is_the_mean_over_all_positions_of_all_images(segmenter, make_features):
+def test_quality_is_the_mean_over_all_positions_of_all_images(segmenter):
     maps = torch.tensor([[[[3.0, 0.0], [0.0, 2.0]]], [[[3.0, 4.0], [0.0, 5.0]]]])
-    found = measure_quality(segmenter, make_features(maps))
+    sums = [sum_quality(cosines(segmenter, encode(segmenter, codes))) for codes in maps]
+    found = average_quality(sums)
     assert found.cluster_share.tolist() == [0.25, 0.5, 0.25]
     assert found.mean_cosine == pytest.approx(1.0)
     # Leads: 1 - 0.6, 1 - 0.8, 1 - 0.8, 1 - 0.8.
     assert found.mean_margin == pytest.approx(0.25)
 
 
-def test_quality_of_no_image_is_refused(segmenter, make_features):
+def test_quality_of_no_image_is_refused():
     with pytest.raises(ValueError, match=r"^quality needs at least 1 image, got 0$"):
-        measure_quality(segmenter, make_features(torch.zeros(0, 1, 1, 2)))
+        average_quality([])

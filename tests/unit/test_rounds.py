@@ -5,12 +5,15 @@ import pytest
 import torch
 
 from fusseg.config import FederationConfig, LocalConfig, ModelConfig
+from fusseg.features.neighbors import nearest_neighbors
 from fusseg.federation.client import Client, train_locally
 from fusseg.federation.hello import agree, say_hello
 from fusseg.federation.rounds import Round, initial_state, run_rounds, simulate
 from fusseg.federation.state import ClientUpdate
 from fusseg.federation.strategies import resolve_federation
+from fusseg.randomness import round_generator
 from fusseg.runs import SavedState, load_state, save_state
+from fusseg.segmentation.training import train
 
 SEED = 3
 LOCAL = LocalConfig(steps=2, batch_size=4, positions=9)
@@ -177,6 +180,16 @@ def test_every_client_draws_anew_in_every_round(clients, start):
 
     drawn = [centroids("a", 0, 3), centroids("a", 1, 3), centroids("z", 0, 3), centroids("a", 0, 4)]
     assert not any(torch.equal(left, right) for left, right in combinations(drawn, 2))
+
+
+def test_the_first_round_draws_from_round_one_and_not_from_the_hello(clients, start, same_bits):
+    client = clients[0]
+    _, trained = train_locally(start, None, client, LOCAL, FEDERATIONS["fedavg"], SEED)
+    pooled = torch.from_numpy(client.features.pooled)
+    nearest = nearest_neighbors(pooled - start.plan.mean_feature, LOCAL.neighbors)
+    generator = round_generator(SEED, 1, "a")
+    expected, _ = train(start.model, client.features, nearest, start.plan, LOCAL, generator)
+    assert same_bits(trained, expected)
 
 
 def test_initial_centroids_are_standard_normal_and_seeded(start):

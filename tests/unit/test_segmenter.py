@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fusseg.segmentation.segmenter import assign, build_segmenter, cosines, similarities
+from fusseg.segmentation.segmenter import assign, build_segmenter, cosines, encode, similarities
 from fusseg.segmentation.training import Model
 
 IDENTITY = {
@@ -29,13 +29,13 @@ def test_centroids_are_brought_to_unit_length(segmenter):
 def test_similarity_is_the_code_length_times_the_cosine(segmenter):
     features = torch.tensor([[[13.0, 24.0], [10.0, 18.0]]])  # codes (3, 4) and (0, -2)
     expected = torch.tensor([[[3.0, 0.0]], [[4.0, -2.0]], [[5.0, -1.6]]])
-    torch.testing.assert_close(similarities(segmenter, features), expected)
+    torch.testing.assert_close(similarities(segmenter, encode(segmenter, features)), expected)
 
 
 def test_cosines_come_position_by_position(segmenter):
     features = torch.tensor([[[13.0, 24.0]], [[10.0, 18.0]]])
     expected = torch.tensor([[0.6, 0.8, 1.0], [0.0, -1.0, -0.8]])
-    torch.testing.assert_close(cosines(segmenter, features), expected)
+    torch.testing.assert_close(cosines(segmenter, encode(segmenter, features)), expected)
 
 
 def test_pixels_between_two_positions_follow_the_interpolated_codes():

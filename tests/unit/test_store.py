@@ -263,3 +263,12 @@ def test_a_cache_that_cannot_be_written_says_how_to_choose_another(tmp_path):
     )
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
         open_store(tmp_path / "file", "a", SETTINGS, SHAPE)
+
+
+def test_a_commit_without_new_rows_changes_nothing(store):
+    with writing(store) as writer:
+        writer.commit()
+        writer.append(digest("x"), feature_map(ord("x")))
+        writer.commit()
+        writer.commit()
+    expect_rows(store, "x")

@@ -5,7 +5,7 @@ from fusseg.features.neighbors import nearest_neighbors
 from fusseg.segmentation.head import build_head, initial_head
 from fusseg.segmentation.losses import clustering_loss
 from fusseg.segmentation.sampling import draw_batch, query_batches
-from fusseg.segmentation.segmenter import build_segmenter, cosines
+from fusseg.segmentation.segmenter import build_segmenter, cosines, encode
 from fusseg.segmentation.training import Model, TrainingPlan, head_objective, train
 
 LOCAL = LocalConfig(batch_size=4, positions=9)
@@ -165,7 +165,7 @@ def test_training_lowers_the_loss_and_separates_two_materials(
     segmenter = build_segmenter(trained, plan.mean_feature)
     found = torch.stack(
         [
-            cosines(segmenter, image).argmax(dim=1)
+            cosines(segmenter, encode(segmenter, image)).argmax(dim=1)
             for image in torch.from_numpy(features.maps[0]).float()
         ]
     ).reshape(material.shape)

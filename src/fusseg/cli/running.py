@@ -119,11 +119,10 @@ def describe_final(final: Record) -> list[str]:
         lines = [f"mIoU {final['mean_iou']:.4f}, accuracy {final['pixel_accuracy']:.4f}"]
         for site, scores in final["sites"].items():
             lines.append(f"  {site}: mIoU {scores['mean_iou']:.4f} ({scores['num_images']} images)")
-    if "quality" in final:
-        quality = final["quality"]
-        lines.append(
-            f"label-free: mean cosine to own centroid {quality['mean_cosine']:.3f}, margin to the "
-            f"second {quality['mean_margin']:.3f}, largest cluster "
-            f"{max(quality['cluster_share']):.0%} of the positions"
-        )
+    quality = final["quality"]
+    lines.append(
+        f"label-free: mean cosine to own centroid {quality['mean_cosine']:.3f}, margin to the "
+        f"second {quality['mean_margin']:.3f}, largest cluster "
+        f"{max(quality['cluster_share']):.0%} of the positions"
+    )
     return lines

@@ -1,19 +1,20 @@
 """Score a segmenter on images that no client trained on (method section 5)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from fusseg.config import DataConfig, Fit
 from fusseg.data.items import Classes, Item
 from fusseg.data.masks import fit_mask, infer_classes, load_mask
 from fusseg.evaluation.confusion import count_pixels
+from fusseg.evaluation.quality import Quality, QualitySums, average_quality, sum_quality
 from fusseg.evaluation.scores import Scores, score
 from fusseg.features.feature_set import FeatureSet
-from fusseg.segmentation.segmenter import Segmenter, assign, similarities
+from fusseg.segmentation.segmenter import Segmenter, assign, cosines, encode, similarities
 
 Confusion = Int[Tensor, "clusters classes"]
 
@@ -32,20 +33,24 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Counts per held-out site and the scores that follow from them."""
+class LabeledScores:
+    """Scores over all held-out images and per site, with the counts they follow from."""
 
-    site_confusion: dict[str, Confusion]
-    num_images: dict[str, int]
-    """Labeled images per site."""
+    confusion: Confusion
     overall: Scores
     site_scores: dict[str, Scores]
     """Each site under the matching of all sites together."""
+    num_images: dict[str, int]
+    """Labeled images per site."""
 
-    @property
-    def confusion(self) -> Confusion:
-        """Counts over all held-out images."""
-        return torch.stack(list(self.site_confusion.values())).sum(dim=0)
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Label-free figures over all images, and scores where there are labels."""
+
+    quality: Quality
+    scores: LabeledScores | None
+    """None where no pixel is labeled."""
 
 
 def hold_out(
@@ -90,39 +95,58 @@ def read_labels(held_out: HeldOut, index: int) -> UInt8[Tensor, "height width"] 
     return labels
 
 
-def segment_held_out(
-    segmenter: Segmenter, held_out: HeldOut, index: int
-) -> UInt8[Tensor, "height width"]:
-    """Segment one held-out image at the size its labels have."""
-    features = held_out.features.feature_map(index)
-    return assign(similarities(segmenter, features), held_out.image_size)
-
-
-def evaluate(segmenter: Segmenter, held_out: HeldOut) -> Evaluation | None:
-    """Count over all held-out images, match once, score over all and per site.
-
-    Returns:
-        None if no held-out pixel is labeled.
+def evaluate(segmenter: Segmenter, held_out: HeldOut) -> Evaluation:
+    """Go once over all images: label-free figures, and counts where there are labels.
 
     Raises:
         DataError: If a mask cannot be read or holds a value that is no class.
     """
-    if held_out.classes is None:
-        return None
-    num_classes = len(held_out.classes.names)
-    counts: dict[str, Confusion] = {}
-    num_images: dict[str, int] = {}
+    sums: list[QualitySums] = []
+    counts: dict[str, list[Confusion]] = {}
     for index, item in enumerate(held_out.items):
-        labels = read_labels(held_out, index)
-        if labels is None:
-            continue
-        clusters = segment_held_out(segmenter, held_out, index)
-        counted = count_pixels(clusters, labels, segmenter.num_clusters, num_classes)
-        counts[item.site] = counts[item.site] + counted if item.site in counts else counted
-        num_images[item.site] = num_images.get(item.site, 0) + 1
-    counts = {site: confusion for site, confusion in counts.items() if confusion.sum() > 0}
-    if not counts:
+        codes = encode(segmenter, held_out.features.feature_map(index))
+        sums.append(sum_quality(cosines(segmenter, codes)))
+        counted = _count_labels(segmenter, codes, held_out, index)
+        if counted is not None:
+            counts.setdefault(item.site, []).append(counted)
+    return Evaluation(average_quality(sums), score_sites(counts))
+
+
+def score_sites(counts: Mapping[str, Sequence[Confusion]]) -> LabeledScores | None:
+    """Match clusters to classes once for all sites, then score over all and per site.
+
+    Args:
+        counts: Counts of the labeled images of each site; a site without a labeled pixel is left
+            out.
+    """
+    confusion = {site: torch.stack(list(images)).sum(dim=0) for site, images in counts.items()}
+    confusion = {site: found for site, found in confusion.items() if found.sum() > 0}
+    if not confusion:
         return None
-    overall = score(torch.stack(list(counts.values())).sum(dim=0))
-    site_scores = {site: score(confusion, overall.matching) for site, confusion in counts.items()}
-    return Evaluation(counts, num_images, overall, site_scores)
+    total = torch.stack(list(confusion.values())).sum(dim=0)
+    overall = score(total)
+    return LabeledScores(
+        confusion=total,
+        overall=overall,
+        site_scores={site: score(found, overall.matching) for site, found in confusion.items()},
+        num_images={site: len(counts[site]) for site in confusion},
+    )
+
+
+def segment_held_out(
+    segmenter: Segmenter, held_out: HeldOut, index: int
+) -> UInt8[Tensor, "height width"]:
+    """Segment one held-out image at the size its labels have."""
+    codes = encode(segmenter, held_out.features.feature_map(index))
+    return assign(similarities(segmenter, codes), held_out.image_size)
+
+
+def _count_labels(
+    segmenter: Segmenter, codes: Float[Tensor, "h w code"], held_out: HeldOut, index: int
+) -> Confusion | None:
+    labels = read_labels(held_out, index)
+    if labels is None or held_out.classes is None:
+        return None
+    clusters = assign(similarities(segmenter, codes), held_out.image_size)
+    num_classes = len(held_out.classes.names)
+    return count_pixels(clusters, labels, segmenter.num_clusters, num_classes)

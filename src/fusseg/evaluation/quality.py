@@ -1,13 +1,11 @@
 """Label-free figures: what stands in where nothing is labeled."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-
-from fusseg.features.feature_set import FeatureSet, iterate_maps
-from fusseg.segmentation.segmenter import Segmenter, cosines
 
 
 @dataclass(frozen=True)
@@ -41,15 +39,14 @@ def sum_quality(found: Float[Tensor, "positions clusters"]) -> QualitySums:
     )
 
 
-def measure_quality(segmenter: Segmenter, features: FeatureSet) -> Quality:
-    """Average the label-free figures over a set of images.
+def average_quality(sums: Sequence[QualitySums]) -> Quality:
+    """Average the label-free figures over the positions of all images.
 
     Raises:
-        ValueError: If the set is empty.
+        ValueError: If there is no image.
     """
-    if len(features) == 0:
+    if not sums:
         raise ValueError("quality needs at least 1 image, got 0")
-    sums = [sum_quality(cosines(segmenter, found)) for found in iterate_maps(features)]
     positions = torch.stack([part.positions for part in sums]).sum(dim=0)
     total = int(positions.sum())
     return Quality(

@@ -1,7 +1,7 @@
 """The features of a set of images, read in place from one or more stores."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,9 +112,3 @@ def pool_features(parts: Sequence[FeatureSet]) -> FeatureSet:
         pooled=np.concatenate([part.pooled for part in parts]),
         fingerprint=parts[0].fingerprint,
     )
-
-
-def iterate_maps(features: FeatureSet) -> Iterator[Float[Tensor, "height width dim"]]:
-    """Read the feature maps one after another."""
-    for image in range(len(features)):
-        yield features.feature_map(image)

@@ -70,7 +70,7 @@ def load_onnx(name: str) -> Backbone:
     ) -> Float[Tensor, "batch dim h w"]:
         size = (images.shape[1], images.shape[2])
         check_sides(name, stride, size, image_size)
-        features = forward(normalize_colors(images).contiguous().numpy())
+        features = forward(normalize_colors(images).numpy())
         expected = (len(images), feature_dim, size[0] // stride, size[1] // stride)
         _check_output(features, path, expected)
         return torch.from_numpy(features)

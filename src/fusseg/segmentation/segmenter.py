@@ -36,22 +36,26 @@ def build_segmenter(model: Model, mean_feature: Float[Tensor, " dim"]) -> Segmen
 
 
 @torch.inference_mode()
-def similarities(
+def encode(
     segmenter: Segmenter, features: Float[Tensor, "height width dim"]
+) -> Float[Tensor, "height width code"]:
+    """Project a feature map to codes."""
+    codes: Tensor = segmenter.head(features - segmenter.mean_feature)
+    return codes
+
+
+def similarities(
+    segmenter: Segmenter, codes: Float[Tensor, "height width code"]
 ) -> Float[Tensor, "clusters height width"]:
     """Inner product of each position's code with each unit centroid: |s_i| cos(s_i, c_k)."""
-    codes: Tensor = segmenter.head(features - segmenter.mean_feature)
     return (codes @ segmenter.centroids.T).permute(2, 0, 1)
 
 
-@torch.inference_mode()
 def cosines(
-    segmenter: Segmenter, features: Float[Tensor, "height width dim"]
+    segmenter: Segmenter, codes: Float[Tensor, "height width code"]
 ) -> Float[Tensor, "positions clusters"]:
-    """Cosine of each position's code with each centroid."""
-    codes: Tensor = segmenter.head(features - segmenter.mean_feature).flatten(0, 1)
-    found: Tensor = normalize(codes, dim=1) @ segmenter.centroids.T
-    return found
+    """Cosine of each position's code with each centroid (Eq. 3)."""
+    return normalize(codes.flatten(0, 1), dim=1) @ segmenter.centroids.T
 
 
 def assign(

@@ -1,0 +1,149 @@
+"""What the documentation says exists: keys, defaults, links, functions, tests, record fields."""
+
+import ast
+import dataclasses
+import importlib
+import re
+import tomllib
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from fusseg.config import Config
+from fusseg.config_file import load_config
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+CONFIGURATIONS = sorted([*ROOT.glob("examples/*.toml"), *ROOT.glob("benchmarks/*.toml")])
+
+FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
+ROW = re.compile(r"^\| `([\w.\[\]]+)` \| ([^|]*) \|", re.MULTILINE)
+TEST = re.compile(r"tests/[\w/]+\.py::\w+")
+DOTTED = re.compile(r"`([a-z_]\w*(?:\.\w+)+)`")
+
+
+def name_of(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def sections(page, level):
+    """Heading and text of each section of a page."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    parts = re.split(rf"^{'#' * level} (.+)$", text, flags=re.MULTILINE)
+    return list(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def flatten(table, prefix=""):
+    """Dotted keys and values of nested tables."""
+    found = {}
+    for key, value in table.items():
+        name = f"{prefix}{key}"
+        found |= flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return found
+
+
+def true_defaults():
+    values = flatten(dataclasses.asdict(Config()))
+    return {
+        key: list(value) if isinstance(value, tuple) else value for key, value in values.items()
+    }
+
+
+def documented_defaults():
+    found = {}
+    for heading, text in sections("docs/configuration.md", 2):
+        section = re.fullmatch(r"`\[(\w+)\]`", heading)
+        prefix = f"{section[1]}." if section else ""
+        for key, cell in ROW.findall(text):
+            name = f"{prefix}{key}"
+            assert name not in found
+            code = cell.strip().strip("`")
+            found[name] = None if code == "unset" else tomllib.loads(f"value = {code}")["value"]
+    return found
+
+
+def test_every_key_is_documented_with_its_default_and_no_other():
+    documented, defaults = documented_defaults(), true_defaults()
+    assert documented == defaults
+    # 0 == 0.0 and 1 == True, but they are written otherwise.
+    assert {key: type(value) for key, value in documented.items()} == {
+        key: type(value) for key, value in defaults.items()
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_relative_links_lead_somewhere(page):
+    for target in LINK.findall(FENCE.sub("", page.read_text(encoding="utf-8"))):
+        if target.startswith(("https://", "http://", "mailto:")):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), f"{target} in {page.name}"
+        if anchor:
+            assert anchor in anchors(file), f"{target} in {page.name}"
+
+
+@cache
+def anchors(page):
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", CONFIGURATIONS, ids=name_of)
+def test_shipped_configurations_load(path):
+    assert load_config(path) != Config()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_named_functions_and_keys_exist(page):
+    keys = true_defaults().keys()
+    sections_of_keys = {key.partition(".")[0] for key in keys}
+    for name in DOTTED.findall(FENCE.sub("", page.read_text(encoding="utf-8"))):
+        first = name.partition(".")[0]
+        if first == "fusseg":
+            assert resolve(name) is not None
+        elif first in sections_of_keys:
+            assert name in keys, f"{name} in {page.name} is no key"
+
+
+def resolve(name):
+    """Import the longest module of a dotted name and look up the rest."""
+    module, *rest = name.split(".")
+    found = importlib.import_module(module)
+    for part in rest:
+        module = f"{module}.{part}"
+        if not hasattr(found, part):
+            importlib.import_module(module)
+        found = getattr(found, part)
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_named_tests_exist(page):
+    for name in TEST.findall(page.read_text(encoding="utf-8")):
+        path, _, test = name.partition("::")
+        assert test in functions_of(ROOT / path), f"{name} in {page.name}"
+
+
+@cache
+def functions_of(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def test_every_rule_of_the_method_names_its_code_and_its_tests():
+    rules = sections("docs/method.md", 3)
+    assert len(rules) > 25
+    for heading, text in rules:
+        body = re.split(r"^## ", text, flags=re.MULTILINE)[0]
+        assert re.search(r"^- Code: `fusseg\.", body, re.MULTILINE), heading
+        assert re.search(r"^- Tests: `tests/", body, re.MULTILINE), heading
+
+
+def test_every_equation_has_its_place():
+    text = " ".join(heading for heading, _ in sections("docs/method.md", 3))
+    named = {int(number) for group in re.findall(r"\(Eq\. ([\d, ]+)\)", text)
+             for number in group.split(",")}  # fmt: skip
+    assert named == set(range(3, 13))
