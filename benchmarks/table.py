@@ -86,7 +86,7 @@ def run_anchors(config_path: Path, seed: int, out: Path, cache: Path) -> None:
         prepared = follow(prepare(config, cache), display)
     mean_feature = _mean_feature(config, prepared)
     clusters = config.model.num_clusters
-    generator = round_generator(seed, 0, "anchors")
+    generator = round_generator(seed, 0, "/anchors")
     models = (
         features_anchor(prepared.clients, mean_feature, clusters, generator),
         pca_anchor(prepared.clients, mean_feature, clusters, config.model.code_dim, generator),

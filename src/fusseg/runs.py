@@ -42,7 +42,7 @@ def create_run(path: Path, config: Config) -> None:
     Raises:
         ConfigError: If there is something at the path already.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and not (path.is_dir() and _is_empty(path)):
         raise ConfigError(
             f"{path} exists and is not overwritten; choose another --out, or continue the run "
             "with --resume"
@@ -88,9 +88,13 @@ def read_run_config(path: Path) -> Config:
 
 
 def save_record(path: Path, record: Record) -> None:
-    """Write the record whole or not at all."""
+    """Write the record whole or not at all.
+
+    Raises:
+        DataError: If it cannot be written, for instance because the disk is full.
+    """
     content = json.dumps(record, indent=1, allow_nan=False)
-    write_atomically(path / RECORD, content.encode())
+    _write(path / RECORD, content.encode())
 
 
 def load_record(path: Path) -> Record:
@@ -110,7 +114,11 @@ def load_record(path: Path) -> Record:
 
 
 def save_state(path: Path, saved: SavedState) -> None:
-    """Write the state after a round whole or not at all."""
+    """Write the state after a round whole or not at all.
+
+    Raises:
+        DataError: If it cannot be written, for instance because the disk is full.
+    """
     state = saved.state
     tensors = {
         **_model_tensors("", state.model),
@@ -131,7 +139,7 @@ def save_state(path: Path, saved: SavedState) -> None:
         {name: tensor.contiguous() for name, tensor in tensors.items()},
         {"fusseg": json.dumps(metadata, sort_keys=True)},
     )
-    write_atomically(path / STATE, content)
+    _write(path / STATE, content)
 
 
 def load_state(path: Path) -> SavedState:
@@ -151,6 +159,20 @@ def load_state(path: Path) -> SavedState:
         return _unpack_state(metadata, tensors)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"damaged state: {file} ({error})") from error
+
+
+def _is_empty(folder: Path) -> bool:
+    # A kill while the configuration is being written leaves nothing but its temporary file.
+    return all(entry.name.startswith(f".{CONFIG}.") for entry in folder.iterdir())
+
+
+def _write(file: Path, content: bytes) -> None:
+    try:
+        write_atomically(file, content)
+    except OSError as error:
+        raise DataError(
+            f"cannot write {file}: {error.strerror}; mend it, then go on with --resume"
+        ) from error
 
 
 def _unpack_state(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SavedState:

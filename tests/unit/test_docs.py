@@ -9,9 +9,28 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 
 from fusseg.config import Config
 from fusseg.config_file import load_config
+from fusseg.data.items import Classes, Item
+from fusseg.evaluation.held_out import Evaluation
+from fusseg.evaluation.quality import Quality
+from fusseg.evaluation.scores import score
+from fusseg.features.filterbank import load_filterbank
+from fusseg.features.pipeline import Skipped
+from fusseg.federation.client import Client
+from fusseg.federation.rounds import Round
+from fusseg.federation.state import ClientUpdate, GlobalState, Hello
+from fusseg.record import (
+    describe_hello,
+    describe_quality,
+    describe_round,
+    describe_scores,
+    describe_skipped,
+    new_record,
+)
+from fusseg.segmentation.training import Model, TrainingPlan
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -143,7 +162,48 @@ def test_every_rule_of_the_method_names_its_code_and_its_tests():
 
 
 def test_every_equation_has_its_place():
-    text = " ".join(heading for heading, _ in sections("docs/method.md", 3))
-    named = {int(number) for group in re.findall(r"\(Eq\. ([\d, ]+)\)", text)
-             for number in group.split(",")}  # fmt: skip
-    assert named == set(range(3, 13))
+    headings = " ".join(heading for heading, _ in sections("docs/method.md", 3))
+    groups = re.findall(r"\(Eq\. ([\d, ]+)\)", headings)
+    assert {int(number) for group in groups for number in group.split(",")} == set(range(3, 13))
+
+
+def test_every_field_of_the_record_is_documented_and_no_other(random_features):
+    text = (ROOT / "docs/record.md").read_text(encoding="utf-8")
+    text = text[: text.index("## `state.safetensors`")]
+    documented = re.findall(r"^\| `([\w.\[\]]+)` \| [^|]*\|$", text, re.MULTILINE)
+    assert len(documented) == len(set(documented))
+    assert set(documented) == set(field_names(example_record(random_features(0))))
+
+
+def field_names(value, prefix=""):
+    """Fields of a record, with `[]` for the entries of a list."""
+    if isinstance(value, dict) and value:
+        return [
+            name
+            for key, part in value.items()
+            for name in field_names(part, f"{prefix}.{key}" if prefix else key)
+        ]
+    if isinstance(value, list) and value:
+        return [name for part in value for name in field_names(part, f"{prefix}[]")]
+    return [prefix]
+
+
+def example_record(features):
+    """A record as the package describes it, of one client with its own model."""
+    client = Client("a", features, Path("cache"))
+    plan = TrainingPlan(num_steps=1, mean_feature=torch.zeros(2), shift=(0.1, 0.2, 0.3))
+    hello = Hello("a", 2, torch.zeros(2), 2, plan.shift, "f", "1")
+    update = ClientUpdate("a", 2, None, None, loss=0.5)
+    state = GlobalState(1, Model({}, torch.zeros(2, 2)), plan)
+    counts = {"SITE": torch.tensor([[3, 0], [0, 5]])}
+    scores = score(counts["SITE"])
+    evaluation = Evaluation(counts, {"SITE": 1}, scores, {"SITE": scores})
+    found = describe_scores({"a": evaluation}, Classes(("CLASS", "CLASS")))
+    skipped = Skipped(Item("a", "1", "", Path("1.png")), "image is empty")
+    record = new_record(Path("run"), Config(), load_filterbank(), [client], center=True)
+    return record | {
+        "hello": describe_hello([hello], plan),
+        "rounds": [describe_round(Round(state, (update,)), found, 1.0, sent=True)],
+        "final": found | {"quality": describe_quality([Quality(torch.ones(2) / 2, 0.5, 0.5)])},
+        "skipped_images": describe_skipped([skipped]),
+    }

@@ -221,3 +221,19 @@ def test_a_state_of_a_newer_version_is_refused(tmp_path):
     save_file({"x": torch.zeros(1)}, file, {"fusseg": '{"format_version": 2}'})
     message = f"{file} has format version 2, this fusseg reads up to 1; install a newer one"
     expect_refusal(message, DataError, load_state, tmp_path)
+
+
+def test_a_run_can_start_over_what_a_kill_left_of_its_configuration(tmp_path):
+    (tmp_path / ".config.toml.x1y2").write_text("half")
+    create_run(tmp_path, Config())
+    assert read_run_config(tmp_path) == Config()
+
+
+def test_a_record_that_cannot_be_written_names_the_file_and_the_mend(tmp_path):
+    folder = tmp_path / "gone"
+    message = (
+        f"cannot write {folder / 'record.json'}: No such file or directory; mend it, then go on "
+        "with --resume"
+    )
+    with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
+        save_record(folder, {})

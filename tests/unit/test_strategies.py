@@ -189,3 +189,12 @@ def test_centroids_of_another_shape_are_refused(state, updates, seeded):
 def test_values_that_are_not_finite_are_refused(value, state, updates, seeded):
     updates[1] = replace(updates[1], head={"w": torch.tensor([0.0, value])})
     expect_refusal("client 'b' sent w with values that are not finite", state, updates, seeded)
+
+
+def test_a_client_that_sends_another_dtype_is_named(make_state, make_update):
+    state = make_state({"w": torch.ones(3)}, torch.ones(2, 2))
+    update = make_update("a", 1, [1.0, 2.0, 3.0], [[1.0, 2.0], [3.0, 4.0]])
+    update = replace(update, centroids=update.centroids.double())
+    message = "client 'a' sent centroids as torch.float64, expected torch.float32"
+    with pytest.raises(FederationError, match=f"^{re.escape(message)}$"):
+        aggregate(state, [update], FederationConfig(), torch.Generator())

@@ -1,5 +1,6 @@
 """Reduce the clients' pooled centroids to one centroid matrix."""
 
+import math
 from typing import Literal
 
 import torch
@@ -100,15 +101,24 @@ def _squared_distances(
 def _plus_plus(
     points: Float[Tensor, "points dim"], num_clusters: int, generator: Generator
 ) -> Float[Tensor, "clusters dim"]:
-    """Draw starting centers, each with a chance proportional to its squared distance so far."""
+    """Draw starting centers greedily, as scikit-learn does.
+
+    Of some candidates, each with a chance proportional to its squared distance so far, the one is
+    taken that leaves the least distance.
+    """
+    num_candidates = 2 + int(math.log(num_clusters))
     picked = [int(torch.randint(len(points), (), generator=generator))]
     closest = _squared_distances(points, points[picked]).squeeze(1)
     while len(picked) < num_clusters:
         # Where all points coincide with a center any point will do.
         weights = closest if bool(closest.sum() > 0) else torch.ones_like(closest)
-        picked.append(int(torch.multinomial(weights, 1, generator=generator)))
-        newest = _squared_distances(points, points[picked[-1:]]).squeeze(1)
-        closest = torch.minimum(closest, newest)
+        candidates = torch.multinomial(
+            weights, num_candidates, replacement=True, generator=generator
+        )
+        left = torch.minimum(closest[:, None], _squared_distances(points, points[candidates]))
+        best = int(left.sum(dim=0).argmin())
+        picked.append(int(candidates[best]))
+        closest = left[:, best]
     return points[picked]
 
 

@@ -9,7 +9,7 @@ from fusseg.config import FederationConfig, LocalConfig, ModelConfig
 from fusseg.federation.client import Client, train_locally
 from fusseg.federation.state import ClientUpdate, GlobalState
 from fusseg.federation.strategies import aggregate, keeps_own_models
-from fusseg.randomness import round_generator
+from fusseg.randomness import SERVER, round_generator
 from fusseg.segmentation.head import initial_head
 from fusseg.segmentation.training import Model, TrainingPlan
 
@@ -27,7 +27,7 @@ class Round:
 
 def initial_state(model: ModelConfig, plan: TrainingPlan, seed: int) -> GlobalState:
     """Draw the head and centroids that all clients start from; centroids are standard normal."""
-    generator = round_generator(seed, 0, "server")
+    generator = round_generator(seed, 0, SERVER)
     head = initial_head(len(plan.mean_feature), model.code_dim, generator)
     centroids = torch.randn(model.num_clusters, model.code_dim, generator=generator)
     return GlobalState(round_number=0, model=Model(head, centroids), plan=plan)
@@ -53,7 +53,7 @@ def run_rounds(
             updates.append(update)
             yield update
         updates.sort(key=lambda update: update.client_id)
-        generator = round_generator(seed, round_number, "server")
+        generator = round_generator(seed, round_number, SERVER)
         state = aggregate(state, updates, federation, generator)
         yield Round(state, tuple(updates))
 

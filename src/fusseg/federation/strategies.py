@@ -184,6 +184,11 @@ def _check_tensors(client_id: str, sent: HeadWeights, expected: HeadWeights) -> 
                 f"client {client_id!r} sent {name} of shape {tuple(tensor.shape)}, "
                 f"expected {tuple(expected[name].shape)}"
             )
+        if tensor.dtype != expected[name].dtype:
+            raise FederationError(
+                f"client {client_id!r} sent {name} as {tensor.dtype}, "
+                f"expected {expected[name].dtype}"
+            )
         if not bool(tensor.isfinite().all()):
             raise FederationError(
                 f"client {client_id!r} sent {name} with values that are not finite"
