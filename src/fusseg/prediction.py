@@ -109,7 +109,8 @@ def segment_image(
     """Segment a whole image at its own size.
 
     The backbone sees it at the scale of training: as large as it needs to be to cover the training
-    size (`fit = "crop"`, but nothing is cut off), or stretched to it.
+    size (`fit = "crop"`, but nothing is cut off), or stretched to it, as for a backbone that takes
+    one size only.
 
     Args:
         image: RGB.
@@ -118,7 +119,7 @@ def segment_image(
     """
     data, stride = run.config.data, run.backbone.stride
     size = data.image_size
-    if data.fit == "crop":
+    if data.fit == "crop" and run.backbone.image_size is None:
         scale = max(size[0] / image.shape[0], size[1] / image.shape[1])
         size = (round(image.shape[0] * scale), round(image.shape[1] * scale))
     height, width = (max(stride, round(side / stride) * stride) for side in size)

@@ -21,7 +21,9 @@ def draw_materials(seed: int, height: int = 64, width: int = 96):
     edge = int(generator.integers(width // 4, 3 * width // 4))
     image = generator.integers(60, 200, (height // 2, width // 2, 1)).repeat(2, 0).repeat(2, 1)
     image = np.broadcast_to(image, (height, width, 3)).copy()
-    image[:, edge:] = (90, 110, 150) + generator.integers(-4, 5, (height, width - edge, 3))
+    image[:, edge:] = np.array([90, 110, 150]) + generator.integers(
+        -4, 5, (height, width - edge, 3)
+    )
     mask = np.zeros((height, width), np.uint8)
     mask[:, edge:] = 1
     return image.astype(np.uint8), mask

@@ -111,5 +111,5 @@ def test_the_same_fingerprint_every_time():
 
 
 def test_an_image_of_broken_cells_is_refused(backbone):
-    with pytest.raises(ConfigError, match=r"multiples of 8, got \(20, 16\)"):
+    with pytest.raises(ConfigError, match=r"multiples of 8, got \[20, 16\]"):
         backbone.extract(noise(1, 20, 16))

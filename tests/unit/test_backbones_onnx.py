@@ -87,7 +87,7 @@ def test_a_file_with_a_fixed_image_size_takes_that_only(tmp_path):
     assert backbone.image_size == (32, 48)
     assert backbone.extract(noise(2, 32, 48)).shape == (2, 3, 4, 6)
     message = (
-        f"backbone {name!r} takes images of (32, 48) only, got (48, 32); set data.image_size to it"
+        f"backbone {name!r} takes images of [32, 48] only, got [48, 32]; set data.image_size to it"
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         backbone.extract(noise(1, 48, 32))

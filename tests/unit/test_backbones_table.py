@@ -56,14 +56,14 @@ def test_image_size_of_whole_positions_passes():
 @pytest.mark.parametrize(
     ("size", "nearest"),
     [
-        ((321, 320), "(320, 320) or (328, 320)"),
-        ((320, 4), "(320, 8)"),
-        ((0, 9), "(8, 8) or (8, 16)"),
+        ((321, 320), "[320, 320] or [328, 320]"),
+        ((320, 4), "[320, 8]"),
+        ((0, 9), "[8, 8] or [8, 16]"),
     ],
 )
 def test_image_size_that_is_no_multiple_of_the_stride_is_refused(size, nearest):
     message = (
-        f"backbone 'tiny' needs image sides that are multiples of 8, got {size}; "
+        f"backbone 'tiny' needs image sides that are multiples of 8, got {list(size)}; "
         f"set data.image_size to {nearest}"
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
@@ -72,7 +72,7 @@ def test_image_size_that_is_no_multiple_of_the_stride_is_refused(size, nearest):
 
 def test_image_size_other_than_the_only_one_is_refused():
     message = (
-        "backbone 'tiny' takes images of (224, 224) only, got (224, 232); set data.image_size to it"
+        "backbone 'tiny' takes images of [224, 224] only, got [224, 232]; set data.image_size to it"
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         check_image_size(backbone(image_size=(224, 224)), (224, 232))

@@ -194,7 +194,7 @@ def test_a_preprocessor_of_two_channels_is_refused(folder):
 
 def test_an_image_of_broken_patches_is_refused(folder):
     backbone = load_backbone(str(folder))
-    with pytest.raises(ConfigError, match=r"multiples of 8, got \(20, 16\)"):
+    with pytest.raises(ConfigError, match=r"multiples of 8, got \[20, 16\]"):
         backbone.extract(torch.zeros(1, 20, 16, 3, dtype=torch.uint8))
 
 

@@ -14,19 +14,17 @@ import torch
 from fusseg.config import Config
 from fusseg.config_file import load_config
 from fusseg.data.items import Classes, Item
-from fusseg.evaluation.held_out import Evaluation
+from fusseg.evaluation.held_out import Evaluation, score_sites
 from fusseg.evaluation.quality import Quality
-from fusseg.evaluation.scores import score
 from fusseg.features.filterbank import load_filterbank
 from fusseg.features.pipeline import Skipped
 from fusseg.federation.client import Client
 from fusseg.federation.rounds import Round
 from fusseg.federation.state import ClientUpdate, GlobalState, Hello
 from fusseg.record import (
+    describe_evaluations,
     describe_hello,
-    describe_quality,
     describe_round,
-    describe_scores,
     describe_skipped,
     new_record,
 )
@@ -123,7 +121,7 @@ def test_named_functions_and_keys_exist(page):
         first = name.partition(".")[0]
         if first == "fusseg":
             assert resolve(name) is not None
-        elif first in sections_of_keys:
+        elif first in sections_of_keys and page.name != "record.md":  # it has fields of these names
             assert name in keys, f"{name} in {page.name} is no key"
 
 
@@ -158,7 +156,7 @@ def test_every_rule_of_the_method_names_its_code_and_its_tests():
     for heading, text in rules:
         body = re.split(r"^## ", text, flags=re.MULTILINE)[0]
         assert re.search(r"^- Code: `fusseg\.", body, re.MULTILINE), heading
-        assert re.search(r"^- Tests: `tests/", body, re.MULTILINE), heading
+        assert re.search(r"^- Tests:[^`]*`tests/", body, re.MULTILINE), heading
 
 
 def test_every_equation_has_its_place():
@@ -169,7 +167,7 @@ def test_every_equation_has_its_place():
 
 def test_every_field_of_the_record_is_documented_and_no_other(random_features):
     text = (ROOT / "docs/record.md").read_text(encoding="utf-8")
-    text = text[: text.index("## `state.safetensors`")]
+    text = text[text.index("## `record.json`") : text.index("## `state.safetensors`")]
     documented = re.findall(r"^\| `([\w.\[\]]+)` \| [^|]*\|$", text, re.MULTILINE)
     assert len(documented) == len(set(documented))
     assert set(documented) == set(field_names(example_record(random_features(0))))
@@ -195,15 +193,14 @@ def example_record(features):
     hello = Hello("a", 2, torch.zeros(2), 2, plan.shift, "f", "1")
     update = ClientUpdate("a", 2, None, None, loss=0.5)
     state = GlobalState(1, Model({}, torch.zeros(2, 2)), plan)
-    counts = {"SITE": torch.tensor([[3, 0], [0, 5]])}
-    scores = score(counts["SITE"])
-    evaluation = Evaluation(counts, {"SITE": 1}, scores, {"SITE": scores})
-    found = describe_scores({"a": evaluation}, Classes(("CLASS", "CLASS")))
+    scores = score_sites({"SITE": [torch.tensor([[3, 0], [0, 5]])]})
+    evaluation = Evaluation(Quality(torch.ones(2) / 2, 0.5, 0.5), scores)
+    found = describe_evaluations({"a": evaluation}, Classes(("CLASS", "CLASS")))
     skipped = Skipped(Item("a", "1", "", Path("1.png")), "image is empty")
     record = new_record(Path("run"), Config(), load_filterbank(), [client], center=True)
     return record | {
         "hello": describe_hello([hello], plan),
         "rounds": [describe_round(Round(state, (update,)), found, 1.0, sent=True)],
-        "final": found | {"quality": describe_quality([Quality(torch.ones(2) / 2, 0.5, 0.5)])},
+        "final": found,
         "skipped_images": describe_skipped([skipped]),
     }

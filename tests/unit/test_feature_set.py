@@ -64,7 +64,11 @@ def test_pooled_sets_view_their_images_one_after_another(features, tmp_path):
     other = read_features(stored(tmp_path, "t", d=40), ("t/d",), (digest("d"),))
     pooled = pool_features([other, features])
     assert pooled.names == ("t/d", "s/third", "s/first")
-    assert [int(found[0, 0, 0]) for found in map(pooled.feature_map, range(len(pooled)))] == [40, 30, 10]
+    assert [int(found[0, 0, 0]) for found in map(pooled.feature_map, range(len(pooled)))] == [
+        40,
+        30,
+        10,
+    ]
     assert pooled.pooled.flatten().tolist() == [41.5, 31.5, 11.5]
     gathered = pooled.gather(torch.tensor([2, 0]), torch.tensor([[1], [3]]))
     assert gathered.flatten().tolist() == [11, 43]

@@ -56,7 +56,7 @@ class Evaluation:
 def hold_out(
     items: Sequence[Item], features: FeatureSet, classes: Classes | None, data: DataConfig
 ) -> HeldOut:
-    """Join held-out items with their features.
+    """Join held-out items with their features, and look at every mask before it is needed.
 
     Args:
         items: One per image of `features`, in its order.
@@ -65,14 +65,16 @@ def hold_out(
         data: Size and fit of the images.
 
     Raises:
-        DataError: If classes are not given and a mask cannot be read.
+        DataError: If a mask cannot be read or holds a value that is no class.
     """
     masks = [item for item in items if item.mask is not None]
     if not masks:
-        classes = None
-    elif classes is None:
-        classes = infer_classes(masks)
-    return HeldOut(tuple(items), features, classes, data.image_size, data.fit)
+        return HeldOut(tuple(items), features, None, data.image_size, data.fit)
+    known = infer_classes(masks) if classes is None else classes
+    for item in masks:
+        # A bad mask must show before training and not after it.
+        load_mask(item, known)
+    return HeldOut(tuple(items), features, known, data.image_size, data.fit)
 
 
 def read_labels(held_out: HeldOut, index: int) -> UInt8[Tensor, "height width"] | None:

@@ -57,16 +57,17 @@ def check_sides(
     """
     if only is not None and size != only:
         raise ConfigError(
-            f"backbone {name!r} takes images of {only} only, got {size}; set data.image_size to it"
+            f"backbone {name!r} takes images of {list(only)} only, got {list(size)}; set "
+            "data.image_size to it"
         )
     height, width = size
     if min(size) > 0 and height % stride == 0 and width % stride == 0:
         return
-    smaller = tuple(max(side // stride, 1) * stride for side in size)
-    larger = tuple(max(-(-side // stride), 1) * stride for side in size)
+    smaller = [max(side // stride, 1) * stride for side in size]
+    larger = [max(-(-side // stride), 1) * stride for side in size]
     nearest = f"{smaller}" if smaller == larger else f"{smaller} or {larger}"
     raise ConfigError(
-        f"backbone {name!r} needs image sides that are multiples of {stride}, got {size}; "
+        f"backbone {name!r} needs image sides that are multiples of {stride}, got {list(size)}; "
         f"set data.image_size to {nearest}"
     )
 

@@ -36,8 +36,8 @@ def load_backbone(name: str) -> Backbone:
 
 def _form(name: str) -> str:
     """Tell which row of the table a name belongs to."""
-    if name == "filterbank":
-        return "filterbank"
+    if name in BACKBONES:
+        return name
     if name.startswith("onnx:"):
         return "onnx:PATH"
     if Path(name).is_dir():

@@ -160,7 +160,9 @@ def _write_group(
     writer: StoreWriter, entries: Sequence[DigestedItem], features: torch.Tensor
 ) -> list[Extracted | Skipped]:
     outcomes: list[Extracted | Skipped] = []
-    half: Float16[np.ndarray, "images height width dim"] = features.numpy().astype(np.float16)
+    # What float16 cannot hold becomes infinite and is found out below.
+    with np.errstate(over="ignore"):
+        half: Float16[np.ndarray, "images height width dim"] = features.numpy().astype(np.float16)
     for entry, feature_map in zip(entries, half, strict=True):
         if np.isfinite(feature_map).all():
             writer.append(entry.digest, feature_map)

@@ -1,0 +1,171 @@
+import hashlib
+import shutil
+from collections import namedtuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fusseg.config import BackboneConfig, Config, DataConfig
+from fusseg.data.items import Item
+from fusseg.errors import DataError
+from fusseg.features.backbones import Backbone
+from fusseg.features.extraction import Progress, extract_features
+
+STRIDE = 8
+
+
+def mean_colors(images):
+    """Mean color of each cell, on a scale from 0 to 1."""
+    cells = images.float().div(255).unflatten(1, (-1, STRIDE)).unflatten(3, (-1, STRIDE))
+    return cells.mean(dim=(2, 4)).permute(0, 3, 1, 2)
+
+
+@pytest.fixture
+def backbone():
+    return Backbone(
+        "means", "f" * 64, feature_dim=3, stride=STRIDE, center=True, extract=mean_colors
+    )
+
+
+@pytest.fixture
+def config():
+    return Config(data=DataConfig(image_size=(16, 24)), backbone=BackboneConfig(batch_size=2))
+
+
+@pytest.fixture
+def write_items(tmp_path):
+    """Images of one color each: gray of 10, 20, 30 and so on."""
+
+    def write(count, site="s"):
+        items = []
+        for index in range(count):
+            path = tmp_path / f"{site}{index}.png"
+            gray = 10 * (index + 1)
+            Image.new("RGB", (24, 16), (gray, gray, gray)).save(path)
+            items.append(Item(site, f"{index}", "", path))
+        return items
+
+    return write
+
+
+def run(stages):
+    events = []
+    while True:
+        try:
+            events.append(next(stages))
+        except StopIteration as stop:
+            return events, stop.value
+
+
+def test_features_are_the_backbones_in_the_order_of_the_items(
+    backbone, config, write_items, tmp_path
+):
+    items = write_items(5)
+    events, features = run(extract_features(items, backbone, config, tmp_path / "cache"))
+    found = features.of_items(reversed(items))
+    assert found.names == ("s/4", "s/3", "s/2", "s/1", "s/0")
+    for image, gray in enumerate((50, 40, 30, 20, 10)):
+        expected = torch.full((2, 3, 3), np.float16(gray / 255).item())
+        assert torch.equal(found.feature_map(image), expected)
+    assert events[:5] == [Progress("read", done, 5) for done in range(1, 6)]
+    assert events[5:] == [Progress("extract", done, 5) for done in range(1, 6)]
+
+
+def test_only_what_is_missing_is_extracted(backbone, config, write_items, tmp_path):
+    items = write_items(4)
+    run(extract_features(items[:3], backbone, config, tmp_path / "cache"))
+    events, features = run(extract_features(items, backbone, config, tmp_path / "cache"))
+    assert [event for event in events if event.stage == "extract"] == [Progress("extract", 1, 1)]
+    events, features = run(extract_features(items, backbone, config, tmp_path / "cache"))
+    assert not [event for event in events if event.stage == "extract"]
+    assert len(features.of_items(items)) == 4
+
+
+def test_renamed_images_are_known_by_their_bytes_and_copies_are_extracted_once(
+    backbone, config, write_items, tmp_path
+):
+    items = write_items(2)
+    run(extract_features(items, backbone, config, tmp_path / "cache"))
+    copy = tmp_path / "copy.png"
+    shutil.copy(items[0].image, copy)
+    more = [*items, Item("s", "copy", "", copy)]
+    events, features = run(extract_features(more, backbone, config, tmp_path / "cache"))
+    assert not [event for event in events if event.stage == "extract"]
+    found = features.of_items(more)
+    assert found.digests[2] == found.digests[0]
+    assert found.digests[0] == hashlib.sha256(copy.read_bytes()).hexdigest()
+
+
+def test_a_new_size_or_backbone_is_extracted_anew(backbone, config, write_items, tmp_path):
+    items = write_items(1)
+    run(extract_features(items, backbone, config, tmp_path / "cache"))
+    other = Backbone("means", "e" * 64, 3, STRIDE, center=True, extract=mean_colors)
+    larger = Config(data=DataConfig(image_size=(32, 48)))
+    for backbone_, config_ in ((other, config), (backbone, larger)):
+        events, _ = run(extract_features(items, backbone_, config_, tmp_path / "cache"))
+        assert events[-1] == Progress("extract", 1, 1)
+
+
+def test_broken_images_are_skipped_with_their_reason(backbone, config, write_items, tmp_path):
+    items = write_items(3)
+    items[1].image.write_bytes(b"no image")
+    items.append(Item("s", "gone", "", tmp_path / "gone.png"))
+    _, features = run(extract_features(items, backbone, config, tmp_path / "cache"))
+    assert {skipped.item.stem for skipped in features.skipped} == {"1", "gone"}
+    assert all(str(skipped.item.image) in skipped.reason for skipped in features.skipped)
+    assert [features.has(item) for item in items] == [True, False, True, False]
+    assert features.of_items(items).names == ("s/0", "s/2")
+
+
+def test_no_usable_image_is_an_error(backbone, config, write_items, tmp_path):
+    items = write_items(1)
+    items[0].image.write_bytes(b"")
+    _, features = run(extract_features(items, backbone, config, tmp_path / "cache"))
+    message = "no image is left: every one was skipped; see skipped_images"
+    with pytest.raises(DataError, match=f"^{message}$"):
+        features.of_items(items)
+
+
+def test_features_that_are_not_finite_are_skipped_and_not_stored(config, write_items, tmp_path):
+    def overflow(images):
+        return mean_colors(images) * torch.where(images.amax() > 15, 1e9, 1.0)
+
+    items = write_items(2)
+    backbone = Backbone("loud", "d" * 64, 3, STRIDE, center=True, extract=overflow)
+    single = Config(data=config.data, backbone=BackboneConfig(batch_size=1))
+    _, features = run(extract_features(items, backbone, single, tmp_path / "cache"))
+    (skipped,) = features.skipped
+    assert skipped.item.stem == "1"
+    assert skipped.reason == "the backbone's features are not finite in float16"
+    assert features.stores["s"].digests() == [features.digests["s", "0"]]
+
+
+def test_an_abandoned_extraction_goes_on_where_it_was(backbone, config, write_items, tmp_path):
+    items = write_items(7)
+    cut = extract_features(items, backbone, config, tmp_path / "cut")
+    while next(cut) != Progress("extract", 3, 7):
+        pass
+    cut.close()
+    events, features = run(extract_features(items, backbone, config, tmp_path / "cut"))
+    assert events[-1].done == events[-1].total
+    _, whole = run(extract_features(items, backbone, config, tmp_path / "whole"))
+    for item in items:
+        assert torch.equal(
+            features.of_items([item]).feature_map(0), whole.of_items([item]).feature_map(0)
+        )
+
+
+def test_a_disk_that_is_too_small_is_refused_before_the_first_image(
+    backbone, config, write_items, tmp_path, monkeypatch
+):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 10, 10))
+    stages = extract_features(write_items(3), backbone, config, tmp_path / "cache")
+    message = (
+        "the features of 3 images of site 's' need 0.00 GB, but .* has 0.00 GB free; choose "
+        "another cache folder with --cache or FUSSEG_CACHE, or lower data.image_size"
+    )
+    with pytest.raises(DataError, match=message):
+        run(stages)
