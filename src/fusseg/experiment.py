@@ -90,7 +90,8 @@ def run_experiment(
     """
     if resume:
         config = resume_run(run_dir, config)
-    assert config is not None
+    if config is None:
+        raise ConfigError("a run needs a configuration unless it is resumed, got None")
     federation = resolve_federation(config.federation)
     stages = prepare(config, cache)
     # All that the settings name is looked up before anything is written.

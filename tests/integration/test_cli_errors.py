@@ -226,3 +226,5 @@ def test_a_bug_keeps_its_traceback(monkeypatch, cli, make_sites, make_config, tm
 def test_the_library_raises_what_the_command_line_prints(make_sites, tmp_path):
     with pytest.raises(FussegError, match="no run to resume"):
         list(run_experiment(None, tmp_path / "none", tmp_path / "cache", resume=True))
+    with pytest.raises(FussegError, match=r"^a run needs a configuration unless it is resumed"):
+        list(run_experiment(None, tmp_path / "none", tmp_path / "cache"))

@@ -1,6 +1,7 @@
 """The commands; heavy imports wait until a command needs them, so that `--help` is quick."""
 
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -101,7 +102,10 @@ def run(
     if out is None:
         assert config is not None
         out = Path("runs") / f"{config.stem}-{datetime.now():%Y%m%d-%H%M%S}"
-    with _interruptible(f"fusseg run --resume --out {out}"):
+    mend = f"fusseg run --resume --out {shlex.quote(str(out))}"
+    if cache is not None:
+        mend += f" --cache {shlex.quote(str(cache))}"
+    with _interruptible(mend):
         run_training(config, set_ or [], out, cache_folder(cache), resume=resume)
 
 
