@@ -5,9 +5,9 @@
 
 from the repository's root. Training sites and split teach the probe, held-out ones test it; it
 reads labels, which training never does. Positions take the majority label of their cell; scores are
-from summed counts. Speed: images per second on preloaded pixels, one image per call, 2 threads, best
-of three passes. CamVid takes about five minutes on 2 cores and 5.5 GB of memory. Measured figures
-are in docs/backbones.md.
+from summed counts. Speed: images per second on preloaded pixels, one image per call, 2 threads,
+best of three passes. CamVid takes about five minutes on 2 cores and 5.5 GB of memory. Measured
+figures are in docs/backbones.md.
 """
 
 import argparse
