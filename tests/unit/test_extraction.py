@@ -123,7 +123,7 @@ def test_no_usable_image_is_an_error(backbone, config, write_items, tmp_path):
     items = write_items(1)
     items[0].image.write_bytes(b"")
     _, features = run(extract_features(items, backbone, config, tmp_path / "cache"))
-    message = "no image is left: every one was skipped; see skipped_images"
+    message = "no image is left: every one was skipped; fusseg check says why"
     with pytest.raises(DataError, match=f"^{message}$"):
         features.of_items(items)
 

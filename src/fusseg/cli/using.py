@@ -1,5 +1,6 @@
 """Commands that use a trained run."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,16 +11,10 @@ from fusseg.cli.running import describe_final, follow
 from fusseg.config import DataConfig
 from fusseg.errors import ConfigError, DataError, FussegError
 from fusseg.gallery import write_report
-from fusseg.prediction import (
-    Predicted,
-    evaluate_run,
-    find_images,
-    load_run,
-    pick_segmenter,
-    predict_images,
-)
+from fusseg.prediction import Predicted, find_images, predict_images
 from fusseg.preparation import prepare
 from fusseg.runs import REPORT, load_record, load_state, read_run_config
+from fusseg.trained_run import evaluate_run, load_run, pick_segmenter
 
 
 def run_evaluate(
@@ -33,8 +28,6 @@ def run_evaluate(
         json_file: Where the scores are written too.
         cache: Feature cache.
     """
-    import json
-
     run = load_run(run_dir)
     data = held_out_data(run.config.data, chosen)
     with Display() as display:

@@ -57,7 +57,7 @@ class SiteFeatures:
             if self.has(item):
                 by_site[item.site].append(item)
         if not by_site:
-            raise DataError("no image is left: every one was skipped; see skipped_images")
+            raise DataError("no image is left: every one was skipped; fusseg check says why")
         return pool_features([self._of_site(site, kept) for site, kept in by_site.items()])
 
     def _of_site(self, site: str, items: Sequence[Item]) -> FeatureSet:

@@ -1,0 +1,111 @@
+"""A trained run as its users meet it: its models, and its scores on other data."""
+
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fusseg.config import Config, DataConfig
+from fusseg.data.datasets import open_dataset, select_held_out
+from fusseg.data.items import Dataset, select
+from fusseg.errors import ConfigError, nearest_name
+from fusseg.evaluation.held_out import hold_out
+from fusseg.experiment import final_models, score_models
+from fusseg.features.backbones import Backbone, load_backbone
+from fusseg.features.extraction import Progress, extract_features
+from fusseg.federation.strategies import resolve_federation
+from fusseg.record import GLOBAL, describe_skipped
+from fusseg.runs import load_state, read_run_config
+from fusseg.segmentation.segmenter import Segmenter, build_segmenter
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run's models, ready to segment."""
+
+    config: Config
+    backbone: Backbone
+    segmenters: dict[str, Segmenter]
+    """The global model under `GLOBAL`, or one per client (E or C off)."""
+
+
+def load_run(run_dir: Path) -> TrainedRun:
+    """Load what a run has learned up to its last finished round.
+
+    Raises:
+        ConfigError: If the folder is no run, or the backbone is not the one it was trained on.
+        DataError: If no round is finished, or the state is damaged.
+    """
+    config = read_run_config(run_dir)
+    saved = load_state(run_dir)
+    backbone = load_backbone(config.backbone.name)
+    if backbone.fingerprint != saved.fingerprint:
+        raise ConfigError(
+            f"{run_dir} was trained on a backbone with fingerprint {saved.fingerprint[:16]}, but "
+            f"{config.backbone.name} has {backbone.fingerprint[:16]}; restore its weights"
+        )
+    models = final_models(saved, resolve_federation(config.federation))
+    mean_feature = saved.state.plan.mean_feature
+    segmenters = {name: build_segmenter(model, mean_feature) for name, model in models.items()}
+    return TrainedRun(config, backbone, segmenters)
+
+
+def pick_segmenter(run: TrainedRun, site: str | None) -> Segmenter:
+    """Pick the global model, or one site's own where there is no global one.
+
+    Raises:
+        ConfigError: If a site is needed and not given, given and not needed, or unknown.
+    """
+    names = sorted(run.segmenters)
+    if GLOBAL in run.segmenters:
+        if site is not None:
+            raise ConfigError(f"this run has one global model; drop --site {site}")
+        return run.segmenters[GLOBAL]
+    if site is None:
+        raise ConfigError(
+            f"each site of this run has its own model; choose one with --site: {', '.join(names)}"
+        )
+    if site not in run.segmenters:
+        raise ConfigError(f"unknown site {site!r}; {nearest_name(site, names)}")
+    return run.segmenters[site]
+
+
+def evaluate_run(
+    run: TrainedRun, data: DataConfig, cache: Path
+) -> Generator[Progress, None, dict[str, Any]]:
+    """Score a trained run on held-out data, with the run's backbone and image size.
+
+    Args:
+        run: A trained run.
+        data: Where the held-out images are (all sites, where none is named); its size and fit are
+            replaced by the run's.
+        cache: Folder of the feature cache.
+
+    Yields:
+        Progress of the extraction.
+
+    Returns:
+        Scores as in the record's `final`, and `skipped_images`.
+
+    Raises:
+        ConfigError: If a site or split is unknown.
+        DataError: If the data cannot be used.
+    """
+    used = run.config.data
+    data = replace(data, image_size=used.image_size, fit=used.fit, interpolation=used.interpolation)
+    dataset = open_dataset(data)
+    if not data.held_out_sites:
+        data = replace(data, held_out_sites=_sites_with(dataset, data.held_out_split))
+    items = select_held_out(dataset, data)
+    config = replace(run.config, data=data)
+    features = yield from extract_features(items, run.backbone, config, cache)
+    usable = [item for item in items if features.has(item)]
+    held_out = hold_out(usable, features.of_items(usable), dataset.classes, data)
+    scores = score_models(run.segmenters, held_out)
+    return {**scores, "skipped_images": describe_skipped(features.skipped)}
+
+
+def _sites_with(dataset: Dataset, split: str) -> tuple[str, ...]:
+    known = tuple(site for site in dataset.sites if select(dataset, [site], split))
+    # An unknown split is left to `select_held_out`, which names the known ones.
+    return known or dataset.sites
