@@ -203,6 +203,10 @@ def test_check_exits_with_1_where_a_run_would_fail(cli, make_sites, tmp_path):
     assert code == 1
     assert "a run would fail" in out
     assert "north" in out
+    code, out, _ = cli("check", root / "north")
+    assert code == 1
+    assert out.count("no site found") == 1
+    assert out.endswith("1 error, 0 warnings, 0 notes: a run would fail\n")
     fails(
         cli("check", root, "--image-size", "64"),
         "--image-size must be HEIGHTxWIDTH, such as 320x480, got '64'",

@@ -59,14 +59,16 @@ def run_check(root: Path, backbone: str | None, image_size: str | None, cache: P
         try:
             estimate = estimate_features(config, cache)
         except FussegError as error:
-            counts["error"] += 1
-            display.line(f"error: features: {error}")
+            # What the data lack was said above already.
+            if not any(finding.message == str(error) for finding in findings):
+                counts["error"] += 1
+                display.line(f"error: features: {error}")
         else:
             display.line(describe_estimate(estimate, config, cache))
             counts["error"] += estimate.disk_bytes > estimate.free_bytes
         display.line(
-            f"{counts['error']} errors, {counts['warning']} warnings, {counts['note']} notes: "
-            + ("a run would fail" if counts["error"] else "a run would start")
+            ", ".join(_count(counts[severity], severity) for severity in reversed(_ORDER))
+            + (": a run would fail" if counts["error"] else ": a run would start")
         )
     return counts["error"] == 0
 
@@ -156,6 +158,10 @@ def _tracked(items: Sequence[Item], display: Display) -> Iterator[Item]:
     for done, item in enumerate(items, 1):
         yield item
         display.advance("checking images", done, len(items))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _existing(folder: Path) -> Path:
