@@ -14,15 +14,17 @@ from statistics import mean, stdev
 from typing import Any
 
 from fusseg.anchors import features_anchor, pca_anchor
+from fusseg.atomic import write_atomically
 from fusseg.cli.progress import Display
 from fusseg.cli.running import follow
 from fusseg.config import Config
-from fusseg.config_file import load_config
+from fusseg.config_file import dump_config, load_config
 from fusseg.experiment import run_experiment, score_models
 from fusseg.federation.hello import agree, say_hello
 from fusseg.preparation import Prepared, prepare
 from fusseg.randomness import round_generator
 from fusseg.record import GLOBAL
+from fusseg.runs import load_record
 from fusseg.segmentation.segmenter import build_segmenter
 
 METHODS: dict[str, tuple[str, ...]] = {
@@ -68,10 +70,10 @@ def run_cell(config_path: Path, method: str, seed: int, out: Path, cache: Path) 
     run_dir = cell_path(out, method, seed)
     config = load_config(config_path, [*METHODS[method], f"seed={seed}"])
     resume = (run_dir / "config.toml").exists()
-    if resume and (run_dir / "record.json").exists():
-        record = json.loads((run_dir / "record.json").read_text())
-        if record["final"] is not None:
-            return
+    if resume and load_config(run_dir / "config.toml") != config:
+        raise SystemExit(f"{run_dir} has another configuration; choose another --out")
+    if resume and (run_dir / "record.json").exists() and load_record(run_dir)["final"]:
+        return
     for _ in run_experiment(config, run_dir, cache, resume=resume):
         pass
     final = json.loads((run_dir / "record.json").read_text())["final"]
@@ -79,9 +81,12 @@ def run_cell(config_path: Path, method: str, seed: int, out: Path, cache: Path) 
 
 
 def run_anchors(config_path: Path, seed: int, out: Path, cache: Path) -> None:
-    if all((cell_path(out, anchor, seed) / "record.json").exists() for anchor in ANCHORS):
-        return
     config = load_config(config_path, [f"seed={seed}"])
+    folders = [cell_path(out, anchor, seed) for anchor in ANCHORS]
+    if all((folder / "record.json").exists() for folder in folders):
+        if any(load_config(folder / "config.toml") != config for folder in folders):
+            raise SystemExit(f"{folders[0]} has another configuration; choose another --out")
+        return
     with Display() as display:
         prepared = follow(prepare(config, cache), display)
     mean_feature = _mean_feature(config, prepared)
@@ -96,7 +101,8 @@ def run_anchors(config_path: Path, seed: int, out: Path, cache: Path) -> None:
         final = score_models({GLOBAL: segmenter}, prepared.shown)
         run_dir = cell_path(out, anchor, seed)
         run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / "record.json").write_text(json.dumps({"final": final}))
+        write_atomically(run_dir / "config.toml", dump_config(config).encode())
+        write_atomically(run_dir / "record.json", json.dumps({"final": final}).encode())
         print(f"{anchor}, seed {seed}: mIoU {final['mean_iou']:.4f}", flush=True)
 
 

@@ -51,12 +51,13 @@ class DataConfig:
             ConfigError: If a size or count is too small.
         """
         for side in self.image_size:
-            if side < 16:
+            if not 16 <= side <= 16384:
                 raise ConfigError(
-                    f"data.image_size must be at least 16 pixels a side, got {self.image_size}"
+                    "data.image_size must be 16 to 16384 pixels a side, got "
+                    f"{list(self.image_size)}"
                 )
         at_least("data.images_per_site", self.images_per_site, 2)
-        at_least("data.scene_seed", self.scene_seed, 0)
+        at_least("data.scene_seed", self.scene_seed, 0, 2**63 - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,7 @@ class BackboneConfig:
         """
         if not self.name:
             raise ConfigError("backbone.name must not be empty")
-        at_least("backbone.batch_size", self.batch_size, 1)
+        at_least("backbone.batch_size", self.batch_size, 1, 10_000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +97,8 @@ class ModelConfig:
         Raises:
             ConfigError: If a size is too small, or there are more than 255 clusters.
         """
-        at_least("model.num_clusters", self.num_clusters, 2)
-        if self.num_clusters > 255:
-            raise ConfigError(f"model.num_clusters must be at most 255, got {self.num_clusters}")
-        at_least("model.code_dim", self.code_dim, 1)
+        at_least("model.num_clusters", self.num_clusters, 2, 255)
+        at_least("model.code_dim", self.code_dim, 1, 4096)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,9 +143,9 @@ class LocalConfig:
             ConfigError: If a count, weight, rate or quantile is out of range.
         """
         self._check_length()
-        at_least("local.batch_size", self.batch_size, 2)
+        at_least("local.batch_size", self.batch_size, 2, 10_000)
         for name in ("positions", "neighbors", "random_supports", "shift_batches"):
-            at_least(f"local.{name}", getattr(self, name), 1)
+            at_least(f"local.{name}", getattr(self, name), 1, 10_000)
         for name in ("self_weight", "neighbor_weight", "random_weight", "separation_weight"):
             at_least(f"local.{name}", getattr(self, name), 0)
         for name in ("head_learning_rate", "centroid_learning_rate"):
@@ -229,17 +228,19 @@ class Config:
         Raises:
             ConfigError: If the seed is negative.
         """
-        at_least("seed", self.seed, 0)
+        at_least("seed", self.seed, 0, 2**63 - 1)
 
 
-def at_least(name: str, value: int | float, bound: int | float) -> None:
-    """Refuse a setting below its bound.
+def at_least(name: str, value: int | float, bound: int | float, most: int | float = 10**9) -> None:
+    """Refuse a setting below its bound, or above what could ever be meant.
 
     Raises:
-        ConfigError: If the value is below the bound.
+        ConfigError: If the value is below the bound or above the other.
     """
     if not value >= bound:
         raise ConfigError(f"{name} must be at least {bound}, got {value}")
+    if value > most:
+        raise ConfigError(f"{name} must be at most {most}, got {value}")
 
 
 def above_zero(name: str, value: int | float) -> None:

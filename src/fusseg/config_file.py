@@ -30,7 +30,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except ValueError as error:  # TOML, UTF-8, or a number of more than 4300 digits
+    except (ValueError, RecursionError) as error:  # also UTF-8, huge numbers, deep nesting
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
     return parse_config(_override(table, overrides))
 
@@ -73,7 +73,7 @@ def _override(table: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]
 def _parse_value(text: str) -> Any:  # noqa: ANN401 - whatever TOML holds
     try:
         parsed = tomllib.loads(f"value = {text}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     # A line break in the text could smuggle in more keys than the one asked for.
     return parsed["value"] if len(parsed) == 1 else text

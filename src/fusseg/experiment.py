@@ -9,6 +9,7 @@ from typing import Any
 from fusseg.config import Config, FederationConfig
 from fusseg.errors import ConfigError
 from fusseg.evaluation.held_out import HeldOut, evaluate
+from fusseg.features.backbones import Backbone
 from fusseg.features.extraction import Progress
 from fusseg.features.feature_set import pool_features
 from fusseg.federation.client import Client
@@ -151,22 +152,54 @@ def _begin(config: Config, prepared: Prepared, run_dir: Path) -> tuple[SavedStat
     fingerprint = prepared.backbone.fingerprint
     if (run_dir / STATE).exists():
         saved, record = load_state(run_dir), load_record(run_dir)
-        if saved.fingerprint != fingerprint:
-            raise ConfigError(
-                f"{run_dir} was trained on a backbone with fingerprint {saved.fingerprint[:16]}, "
-                f"but {config.backbone.name} has {fingerprint[:16]}; restore its weights"
-            )
+        _check_resumed(saved, config, prepared, run_dir)
         record["rounds"] = record["rounds"][: saved.state.round_number]
         if saved.state.round_number < config.federation.rounds:
             record["final"] = None
     else:
         record = new_record(run_dir, config, prepared.backbone, prepared.clients, prepared.center)
         plan = _make_plan(config, prepared, record)
-        saved = SavedState(initial_state(config.model, plan, config.seed), {}, fingerprint)
+        start = initial_state(config.model, plan, config.seed)
+        saved = SavedState(start, {}, fingerprint, _digests(prepared))
     record["seconds"]["extract"] += prepared.seconds
     record["skipped_images"] = describe_skipped(prepared.skipped)
     save_record(run_dir, record)
     return saved, record
+
+
+def _check_resumed(saved: SavedState, config: Config, prepared: Prepared, run_dir: Path) -> None:
+    """Refuse to go on with another backbone, other images or another size of model."""
+    check_fingerprint(saved, prepared.backbone, run_dir)
+    found = _digests(prepared)
+    for client_id in sorted(saved.client_digests.keys() | found.keys()):
+        if saved.client_digests.get(client_id) != found.get(client_id):
+            raise ConfigError(
+                f"site {client_id!r} has other training images than when {run_dir} was started; "
+                "restore them, or start a new run"
+            )
+    num_clusters, code_dim = saved.state.model.centroids.shape
+    if (num_clusters, code_dim) != (config.model.num_clusters, config.model.code_dim):
+        raise ConfigError(
+            f"{run_dir} has {num_clusters} centroids of {code_dim} channels, but its "
+            f"configuration says {config.model.num_clusters} of {config.model.code_dim}"
+        )
+
+
+def check_fingerprint(saved: SavedState, backbone: Backbone, run_dir: Path) -> None:
+    """Refuse another backbone than the one a run was trained on.
+
+    Raises:
+        ConfigError: If the fingerprints differ.
+    """
+    if backbone.fingerprint != saved.fingerprint:
+        raise ConfigError(
+            f"{run_dir} was trained on a backbone with fingerprint {saved.fingerprint[:16]}, but "
+            f"{backbone.name} has {backbone.fingerprint[:16]}; restore its weights"
+        )
+
+
+def _digests(prepared: Prepared) -> dict[str, str]:
+    return {client.client_id: client.features.digest for client in prepared.clients}
 
 
 def _make_plan(config: Config, prepared: Prepared, record: Record) -> TrainingPlan:
@@ -178,7 +211,8 @@ def _make_plan(config: Config, prepared: Prepared, record: Record) -> TrainingPl
     if config.federation.strategy == CENTRALIZED:
         # One model gets the steps that the whole federation would take.
         plan = replace(plan, num_steps=plan.num_steps * len(prepared.clients))
-    record["hello"] = describe_hello(hellos, plan)
+    sent = config.federation.strategy != CENTRALIZED
+    record["hello"] = describe_hello(hellos, plan, sent=sent)
     return plan
 
 

@@ -50,11 +50,22 @@ def write_report(
         models = final_models(saved, resolve_federation(config.federation))
         first = next(iter(models.values()))
         segmenter = build_segmenter(first, saved.state.plan.mean_feature)
-        matching = (record["final"] or {}).get("matching")
+        matching = _matching(record, shown)
         gallery = _examples(segmenter, shown, matching, config)
         legend = _legend(shown, matching, segmenter.num_clusters)
     page = render_report(record, dump_config(config), gallery, legend)
     write_atomically(run_dir / REPORT, page.encode())
+
+
+def _matching(record: Record, shown: HeldOut) -> list[int] | None:
+    """Class of each cluster; None where nothing is scored, or the labels have changed since."""
+    final = record["final"]
+    if final is None or final["matching"] is None or shown.classes is None:
+        return None
+    if tuple(final["per_class_iou"]) != shown.classes.names:
+        return None
+    matching: list[int] = final["matching"]
+    return matching
 
 
 def class_colors(shown: HeldOut) -> Colors:

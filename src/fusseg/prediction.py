@@ -1,6 +1,7 @@
 """Segment images with a trained run, each at its own size."""
 
 import io
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,13 @@ from PIL import Image
 from fusseg.atomic import write_atomically
 from fusseg.data.images import SUFFIXES, fit_image, load_image
 from fusseg.data.items import Item
-from fusseg.errors import DataError
+from fusseg.errors import DataError, FussegError
 from fusseg.report.colors import overlay, palette
 from fusseg.segmentation.segmenter import Segmenter, assign, encode, similarities
 from fusseg.trained_run import TrainedRun
+
+MAX_AREA = 8
+"""Pixels that the backbone sees of one image, in multiples of the training size."""
 
 
 @dataclass(frozen=True)
@@ -44,24 +48,32 @@ def segment_image(
 
     The backbone sees it at the scale of training: as large as it needs to be to cover the training
     size (`fit = "crop"`, but nothing is cut off), or stretched to it, as for a backbone that takes
-    one size only.
+    one size only. Long and thin images are seen smaller, at `MAX_AREA` times the training size.
 
     Args:
         image: RGB.
         run: Backbone and scale.
         segmenter: One of the run's.
+
+    Raises:
+        DataError: If the backbone's features are not finite.
     """
     data, stride = run.config.data, run.backbone.stride
     size = data.image_size
     if data.fit == "crop" and run.backbone.image_size is None:
-        scale = max(size[0] / image.shape[0], size[1] / image.shape[1])
+        cover = max(size[0] / image.shape[0], size[1] / image.shape[1])
+        largest = math.sqrt(MAX_AREA * size[0] * size[1] / (image.shape[0] * image.shape[1]))
+        scale = min(cover, largest)
         size = (round(image.shape[0] * scale), round(image.shape[1] * scale))
     height, width = (max(stride, round(side / stride) * stride) for side in size)
     seen = fit_image(image, (height, width), "stretch", data.interpolation)
     with torch.inference_mode():
         features = run.backbone.extract(torch.from_numpy(seen)[None])[0].permute(1, 2, 0)
     # Rounded as in the cache, so that a prediction is what the evaluation saw.
-    scores = similarities(segmenter, encode(segmenter, features.half().float()))
+    rounded = features.half().float()
+    if not bool(rounded.isfinite().all()):
+        raise DataError("the backbone's features are not finite in float16")
+    scores = similarities(segmenter, encode(segmenter, rounded))
     return assign(scores, (image.shape[0], image.shape[1])).numpy()
 
 
@@ -86,11 +98,11 @@ def predict_images(
     for source, place in sources:
         try:
             image = load_image(Item(site="", stem=source.stem, split="", image=source))
-        except DataError as error:
+            regions = segment_image(image, run, segmenter)
+        except FussegError as error:
             yield NotPredicted(source, str(error))
             continue
-        regions = segment_image(image, run, segmenter)
-        done = Predicted(source, out / f"{place}.png", out / f"{place}.overlay.jpg")
+        done = Predicted(source, *_results(out, place))
         try:
             done.regions.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(done.regions, _index_png(regions, colors))
@@ -100,22 +112,24 @@ def predict_images(
         yield done
 
 
-def find_images(inputs: Sequence[Path]) -> list[tuple[Path, Path]]:
+def find_images(inputs: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
     """List the images of files and folders, with the relative place of each result.
 
-    Files keep their stem; images of a folder, however deep, keep their path below it.
+    Files keep their stem; images of a folder, however deep, keep their path below it. What lies in
+    the folder of the results is no input.
+
+    Args:
+        inputs: Image files and folders of them.
+        out: Folder of the results.
 
     Raises:
-        DataError: If an input is not there, holds no image, or two results would share a name.
+        DataError: If an input is not there or holds no image, two results would share a name, or a
+            result would overwrite an image.
     """
     found: list[tuple[Path, Path]] = []
     for entry in inputs:
         if entry.is_dir():
-            images = [
-                path
-                for path in sorted(entry.rglob("*"))
-                if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-            ]
+            images = _images_below(entry, out)
             if not images:
                 raise DataError(f"no image in {entry}; known are {', '.join(SUFFIXES)}")
             found += [(path, path.relative_to(entry).with_suffix("")) for path in images]
@@ -123,6 +137,24 @@ def find_images(inputs: Sequence[Path]) -> list[tuple[Path, Path]]:
             found.append((entry, Path(entry.stem)))
         else:
             raise DataError(f"no such file or folder: {entry}")
+    _check_places(found, out)
+    return found
+
+
+def _images_below(folder: Path, out: Path) -> list[Path]:
+    results = out.resolve()
+    inside = results != folder.resolve()
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in SUFFIXES
+        and not path.name.startswith(".")
+        and not (inside and path.resolve().is_relative_to(results))
+    ]
+
+
+def _check_places(found: Sequence[tuple[Path, Path]], out: Path) -> None:
+    sources = {source.resolve(): source for source, _ in found}
     taken: dict[Path, Path] = {}
     for source, place in found:
         if place in taken:
@@ -131,7 +163,16 @@ def find_images(inputs: Sequence[Path]) -> list[tuple[Path, Path]]:
                 "into different folders"
             )
         taken[place] = source
-    return found
+        for result in _results(out, place):
+            if result.resolve() in sources:
+                raise DataError(
+                    f"the result of {source} would overwrite the image {result}; choose another "
+                    "--out"
+                )
+
+
+def _results(out: Path, place: Path) -> tuple[Path, Path]:
+    return out / f"{place}.png", out / f"{place}.overlay.jpg"
 
 
 def _index_png(

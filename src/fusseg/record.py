@@ -78,8 +78,14 @@ def versions() -> dict[str, Any]:
     }
 
 
-def describe_hello(hellos: Sequence[Hello], plan: TrainingPlan) -> dict[str, Any]:
-    """Say what was agreed on before round 1, and what that took."""
+def describe_hello(hellos: Sequence[Hello], plan: TrainingPlan, *, sent: bool) -> dict[str, Any]:
+    """Say what was agreed on before round 1, and what that took.
+
+    Args:
+        hellos: One per client.
+        plan: What follows from them.
+        sent: Whether they cross a network in deployment; not in a centralized run.
+    """
     shifts = 0 if hellos[0].shift is None else len(hellos[0].shift)
     # Upwards: two counts and the shifts beside the sum; fingerprint and version as text.
     up = [
@@ -93,8 +99,8 @@ def describe_hello(hellos: Sequence[Hello], plan: TrainingPlan) -> dict[str, Any
     return {
         "local_steps": plan.num_steps,
         "shift": list(plan.shift),
-        "bytes_up": sum(up),
-        "bytes_down": down * len(hellos),
+        "bytes_up": sum(up) if sent else 0,
+        "bytes_down": down * len(hellos) if sent else 0,
     }
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from fusseg.config import Config
 from fusseg.config_file import differing_keys, dump_config, load_config
 from fusseg.errors import ConfigError, DataError
 from fusseg.federation.state import GlobalState
+from fusseg.segmentation.head import HeadWeights, SegmentationHead
 from fusseg.segmentation.training import Model, TrainingPlan
 from fusseg.version import VERSION
 
@@ -34,6 +35,8 @@ class SavedState:
     """Models that stay with the clients, by client; empty where all is aggregated."""
     fingerprint: str
     """Of the backbone."""
+    client_digests: dict[str, str] = field(default_factory=dict)
+    """Which images each client trained on, by client: a digest of their bytes."""
 
 
 def create_run(path: Path, config: Config) -> None:
@@ -42,12 +45,12 @@ def create_run(path: Path, config: Config) -> None:
     Raises:
         ConfigError: If there is something at the path already.
     """
-    if path.exists() and not (path.is_dir() and _is_empty(path)):
-        raise ConfigError(
-            f"{path} exists and is not overwritten; choose another --out, or continue the run "
-            "with --resume"
-        )
     try:
+        if path.exists() and not (path.is_dir() and _is_empty(path)):
+            raise ConfigError(
+                f"{path} exists and is not overwritten; choose another --out, or continue the run "
+                "with --resume"
+            )
         path.mkdir(parents=True, exist_ok=True)
         write_atomically(path / CONFIG, dump_config(config).encode())
     except OSError as error:
@@ -107,7 +110,9 @@ def load_record(path: Path) -> Record:
         record: Record = json.loads((path / RECORD).read_text())
         _check_version(record["format_version"], path / RECORD)
     except FileNotFoundError:
-        raise DataError(f"{path} has no {RECORD}: the run has not begun training") from None
+        raise DataError(f"{path} has no {RECORD}") from None
+    except OSError as error:
+        raise DataError(f"cannot read {path / RECORD}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"damaged record: {path / RECORD} ({error})") from error
     return record
@@ -134,6 +139,7 @@ def save_state(path: Path, saved: SavedState) -> None:
         "shift": list(state.plan.shift),
         "fingerprint": saved.fingerprint,
         "own_models": sorted(saved.own_models),
+        "client_digests": saved.client_digests,
     }
     content = save(
         {name: tensor.contiguous() for name, tensor in tensors.items()},
@@ -184,7 +190,7 @@ def _unpack_state(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) ->
     )
     state = GlobalState(metadata["round_number"], _read_model("", tensors), plan)
     own = {name: _read_model(f"own/{name}/", tensors) for name in metadata["own_models"]}
-    return SavedState(state, own, metadata["fingerprint"])
+    return SavedState(state, own, metadata["fingerprint"], metadata["client_digests"])
 
 
 def _model_tensors(prefix: str, model: Model) -> dict[str, Tensor]:
@@ -199,7 +205,19 @@ def _read_model(prefix: str, tensors: Mapping[str, Tensor]) -> Model:
         for name, tensor in tensors.items()
         if name.startswith(start)
     }
-    return Model(head, tensors[f"{prefix}centroids"])
+    centroids = tensors[f"{prefix}centroids"]
+    _check_model(head, centroids)
+    return Model(head, centroids)
+
+
+def _check_model(head: HeadWeights, centroids: Tensor) -> None:
+    code_dim, feature_dim = head["linear.weight"].shape
+    expected = SegmentationHead(feature_dim, code_dim).state_dict()
+    shapes = {name: weight.shape for name, weight in head.items()}
+    if shapes != {name: weight.shape for name, weight in expected.items()}:
+        raise ValueError(f"head of shapes {shapes}")
+    if centroids.ndim != 2 or centroids.shape[1] != code_dim:
+        raise ValueError(f"centroids of shape {tuple(centroids.shape)} for codes of {code_dim}")
 
 
 def _check_version(version: int, file: Path) -> None:

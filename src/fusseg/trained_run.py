@@ -1,16 +1,16 @@
 """A trained run as its users meet it: its models, and its scores on other data."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fusseg.config import Config, DataConfig
-from fusseg.data.datasets import open_dataset, select_held_out
-from fusseg.data.items import Dataset, select
+from fusseg.data.datasets import open_dataset, select_held_out, select_training
+from fusseg.data.items import Dataset, Item, select
 from fusseg.errors import ConfigError, nearest_name
 from fusseg.evaluation.held_out import hold_out
-from fusseg.experiment import final_models, score_models
+from fusseg.experiment import check_fingerprint, final_models, score_models
 from fusseg.features.backbones import Backbone, load_backbone
 from fusseg.features.extraction import Progress, extract_features
 from fusseg.federation.strategies import resolve_federation
@@ -27,6 +27,8 @@ class TrainedRun:
     backbone: Backbone
     segmenters: dict[str, Segmenter]
     """The global model under `GLOBAL`, or one per client (E or C off)."""
+    rounds_done: int
+    """Fewer than the configuration says where the run was interrupted."""
 
 
 def load_run(run_dir: Path) -> TrainedRun:
@@ -39,15 +41,11 @@ def load_run(run_dir: Path) -> TrainedRun:
     config = read_run_config(run_dir)
     saved = load_state(run_dir)
     backbone = load_backbone(config.backbone.name)
-    if backbone.fingerprint != saved.fingerprint:
-        raise ConfigError(
-            f"{run_dir} was trained on a backbone with fingerprint {saved.fingerprint[:16]}, but "
-            f"{config.backbone.name} has {backbone.fingerprint[:16]}; restore its weights"
-        )
+    check_fingerprint(saved, backbone, run_dir)
     models = final_models(saved, resolve_federation(config.federation))
     mean_feature = saved.state.plan.mean_feature
     segmenters = {name: build_segmenter(model, mean_feature) for name, model in models.items()}
-    return TrainedRun(config, backbone, segmenters)
+    return TrainedRun(config, backbone, segmenters, saved.state.round_number)
 
 
 def pick_segmenter(run: TrainedRun, site: str | None) -> Segmenter:
@@ -85,7 +83,8 @@ def evaluate_run(
         Progress of the extraction.
 
     Returns:
-        Scores as in the record's `final`, and `skipped_images`.
+        Scores as in the record's `final`, `skipped_images`, and `trained_images`: how many of the
+        scored images trained this run.
 
     Raises:
         ConfigError: If a site or split is unknown.
@@ -102,7 +101,19 @@ def evaluate_run(
     usable = [item for item in items if features.has(item)]
     held_out = hold_out(usable, features.of_items(usable), dataset.classes, data)
     scores = score_models(run.segmenters, held_out)
-    return {**scores, "skipped_images": describe_skipped(features.skipped)}
+    return {
+        **scores,
+        "skipped_images": describe_skipped(features.skipped),
+        "trained_images": _count_trained(used, data, items),
+    }
+
+
+def _count_trained(used: DataConfig, data: DataConfig, items: Sequence[Item]) -> int:
+    """Count the images that trained, as far as the folder tells: another one holds other images."""
+    if (used.layout, used.root) != (data.layout, data.root):
+        return 0
+    trained = {(item.site, item.stem) for item in select_training(open_dataset(used), used)}
+    return sum((item.site, item.stem) in trained for item in items)
 
 
 def _sites_with(dataset: Dataset, split: str) -> tuple[str, ...]:

@@ -1,6 +1,9 @@
 """Errors from input: exit code 2, one clear line, no traceback, nothing half-written."""
 
+import shutil
+
 import pytest
+from PIL import Image
 
 from fusseg.errors import FussegError
 from fusseg.experiment import run_experiment
@@ -232,3 +235,94 @@ def test_the_library_raises_what_the_command_line_prints(make_sites, tmp_path):
         list(run_experiment(None, tmp_path / "none", tmp_path / "cache", resume=True))
     with pytest.raises(FussegError, match=r"^a run needs a configuration unless it is resumed"):
         list(run_experiment(None, tmp_path / "none", tmp_path / "cache"))
+
+
+def test_version_is_printed(cli):
+    from fusseg import __version__
+
+    assert cli("--version") == (0, f"fusseg {__version__}\n", "")
+
+
+def test_predict_never_overwrites_an_image(cli, trained, tmp_path):
+    images = tmp_path / "sites" / "west" / "images"
+    before = {path: path.read_bytes() for path in images.iterdir()}
+    fails(
+        cli("predict", trained, images, "--out", images),
+        f"the result of {images / '000.png'} would overwrite the image {images / '000.png'}; "
+        "choose another --out",
+    )
+    assert {path: path.read_bytes() for path in images.iterdir()} == before
+
+
+def test_predict_takes_no_result_for_an_image(cli, trained, tmp_path):
+    images = tmp_path / "sites" / "west" / "images"
+    for _ in range(2):
+        _, out, _ = cli("predict", trained, images, "--out", images / "out")
+        assert f"6 of 6 images are in {images / 'out'}" in out
+
+
+def test_predict_bounds_what_the_backbone_sees_of_a_thin_image(cli, trained, tmp_path):
+    Image.new("RGB", (2000, 3)).save(tmp_path / "thin.png")
+    code, _, err = cli("predict", trained, tmp_path / "thin.png", "--out", tmp_path / "out")
+    assert (code, err) == (0, "")
+    with Image.open(tmp_path / "out" / "thin.png") as regions:
+        assert regions.size == (2000, 3)
+
+
+def test_resume_refuses_other_images_and_another_size_of_model(cli, trained, tmp_path):
+    config = trained / "config.toml"
+    text = config.read_text()
+    config.write_text(text.replace("num_clusters = 2", "num_clusters = 3"))
+    fails(
+        cli("run", "--resume", "--out", trained),
+        f"{trained} has 2 centroids of 8 channels, but its configuration says 3 of 8",
+    )
+    config.write_text(text)
+    (tmp_path / "sites" / "north" / "images" / "000.png").unlink()
+    fails(
+        cli("run", "--resume", "--out", trained),
+        f"site 'north' has other training images than when {trained} was started; restore them, "
+        "or start a new run",
+    )
+
+
+@pytest.mark.parametrize("strategy", ["local", "fedcc-kmeans"])
+def test_diverged_training_names_the_client_and_the_rates(
+    cli, make_sites, make_config, tmp_path, strategy
+):
+    config = make_config(make_sites(), more=f'strategy = "{strategy}"')
+    rate = "local.head_learning_rate=1e30"
+    code, _, err = cli("run", config, "--set", rate, "--out", tmp_path / "run")
+    assert code == 2
+    assert err.startswith("error: training of client 'north' diverged in round 1 (loss ")
+    assert err.endswith(
+        "lower local.head_learning_rate (1e+30) or local.centroid_learning_rate (0.005)\n"
+    )
+
+
+def test_a_report_of_data_that_lost_their_masks_has_pictures_without_scores(cli, trained, tmp_path):
+    shutil.rmtree(tmp_path / "sites" / "west" / "masks")
+    code, out, err = cli("report", trained)
+    assert (code, err) == (0, "")
+    assert "no pictures" not in out
+
+
+def test_evaluate_says_which_images_trained(cli, trained):
+    _, out, _ = cli("evaluate", trained, "--sites", "north,west")
+    assert "not held out: 6 of the scored images trained this run" in out
+    _, out, _ = cli("evaluate", trained)
+    assert "not held out" not in out
+
+
+def test_a_state_of_another_shape_is_damaged(cli, trained, tmp_path):
+    from safetensors.torch import load_file, safe_open, save_file
+
+    state = trained / "state.safetensors"
+    with safe_open(state, framework="pt") as opened:
+        metadata = opened.metadata()
+    tensors = load_file(state)
+    del tensors["head.hidden.weight"]
+    save_file(tensors, state, metadata)
+    code, _, err = cli("evaluate", trained)
+    assert code == 2
+    assert err.startswith(f"error: damaged state: {state} (head of shapes ")

@@ -81,9 +81,9 @@ def test_rates_and_epochs_must_be_above_zero(name, value):
     expect_refusal(f"local.{name} must be above 0, got {value}", LocalConfig, **{name: value})
 
 
-@pytest.mark.parametrize("size", [(15, 16), (320, 0), (-16, 16)])
-def test_images_below_16_pixels_a_side_are_refused(size):
-    message = f"data.image_size must be at least 16 pixels a side, got {size}"
+@pytest.mark.parametrize("size", [(15, 16), (320, 0), (-16, 16), (16, 16385)])
+def test_images_of_absurd_sizes_are_refused(size):
+    message = f"data.image_size must be 16 to 16384 pixels a side, got {list(size)}"
     expect_refusal(message, DataConfig, image_size=size)
     assert DataConfig(image_size=(16, 16)).image_size == (16, 16)
 
@@ -113,3 +113,19 @@ def test_quantiles_outside_zero_and_one_are_refused(quantiles):
 def test_steps_and_epochs_exclude_each_other():
     message = "local.steps and local.epochs exclude each other, got 5 and 2.0; remove one"
     expect_refusal(message, LocalConfig, steps=5, epochs=2.0)
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "most"),
+    [
+        (LocalConfig, "local.steps", 10**9),
+        (LocalConfig, "local.positions", 10_000),
+        (LocalConfig, "local.batch_size", 10_000),
+        (ModelConfig, "model.code_dim", 4096),
+        (ModelConfig, "model.num_clusters", 255),
+    ],
+)
+def test_counts_have_a_largest_value(stage, name, most):
+    key = name.split(".")[1]
+    assert getattr(stage(**{key: most}), key) == most
+    expect_refusal(f"{name} must be at most {most}, got {most + 1}", stage, **{key: most + 1})

@@ -199,7 +199,7 @@ def example_record(features):
     skipped = Skipped(Item("a", "1", "", Path("1.png")), "image is empty")
     record = new_record(Path("run"), Config(), load_filterbank(), [client], center=True)
     return record | {
-        "hello": describe_hello([hello], plan),
+        "hello": describe_hello([hello], plan, sent=True),
         "rounds": [describe_round(Round(state, (update,)), found, 1.0, sent=True)],
         "final": found,
         "skipped_images": describe_skipped([skipped]),

@@ -103,8 +103,8 @@ def test_a_record_holds_no_number_that_json_lacks(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_without_a_record_has_not_begun(tmp_path):
-    message = f"{tmp_path} has no record.json: the run has not begun training"
+def test_a_run_without_a_record_is_named(tmp_path):
+    message = f"{tmp_path} has no record.json"
     expect_refusal(message, DataError, load_record, tmp_path)
 
 

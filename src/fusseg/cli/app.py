@@ -45,13 +45,22 @@ def main() -> None:
         raise SystemExit(INPUT_ERROR) from None
 
 
-@app.callback()
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-) -> None:
-    if version:
+def _print_version(asked: bool | None) -> None:
+    if asked:
         print(f"fusseg {VERSION}")
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool | None,
+        typer.Option(
+            "--version", help="Print the version and exit.", is_eager=True, callback=_print_version
+        ),
+    ] = None,
+) -> None:
+    """Take the options that stand before any command."""
 
 
 @app.command()
@@ -105,7 +114,7 @@ def run(
     mend = f"fusseg run --resume --out {shlex.quote(str(out))}"
     if cache is not None:
         mend += f" --cache {shlex.quote(str(cache))}"
-    with _interruptible(mend):
+    with _interruptible(out, mend):
         run_training(config, set_ or [], out, cache_folder(cache), resume=resume)
 
 
@@ -173,9 +182,10 @@ def list_or_prune(
     if not prune:
         list_cache(folder, stores)
         return
-    if older_than is None and backbone is None and site is None and not everything:
+    unconditional = older_than is None and backbone is None and site is None
+    if unconditional and not everything:
         raise typer.BadParameter("say what: --older-than DAYS, --backbone, --site, or --all")
-    prune_cache(folder, stores, everything=everything)
+    prune_cache(folder, stores, everything=unconditional)
 
 
 def cache_folder(option: Path | None) -> Path:
@@ -185,7 +195,7 @@ def cache_folder(option: Path | None) -> Path:
     if option is not None:
         return option
     variable = os.environ.get("FUSSEG_CACHE")
-    return Path(variable) if variable else user_cache_path("fusseg")
+    return Path(variable).expanduser() if variable else user_cache_path("fusseg")
 
 
 def _held_out(data: Path | None, sites: str | None, split: str | None) -> dict[str, str]:
@@ -194,9 +204,10 @@ def _held_out(data: Path | None, sites: str | None, split: str | None) -> dict[s
 
 
 @contextmanager
-def _interruptible(mend: str) -> Iterator[None]:
+def _interruptible(run_dir: Path, mend: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print(f"\nstopped; go on with: {mend}", file=sys.stderr)
+        begun = (run_dir / "config.toml").exists()
+        print(f"\nstopped; go on with: {mend}" if begun else "\nstopped", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None

@@ -13,8 +13,8 @@ from fusseg.errors import ConfigError, DataError, FussegError
 from fusseg.gallery import write_report
 from fusseg.prediction import Predicted, find_images, predict_images
 from fusseg.preparation import prepare
-from fusseg.runs import REPORT, load_record, load_state, read_run_config
-from fusseg.trained_run import evaluate_run, load_run, pick_segmenter
+from fusseg.runs import REPORT, Record, load_record, load_state, read_run_config
+from fusseg.trained_run import TrainedRun, evaluate_run, load_run, pick_segmenter
 
 
 def run_evaluate(
@@ -34,7 +34,7 @@ def run_evaluate(
         scores = follow(evaluate_run(run, data, cache), display)
         for skipped in scores["skipped_images"]:
             display.line(f"skipped {skipped['site']}/{skipped['image']}: {skipped['reason']}")
-        for line in describe_final(scores):
+        for line in (*_caveats(run, scores), *describe_final(scores)):
             display.line(line)
         for name, iou in (scores["per_class_iou"] or {}).items():
             display.line(f"  {name}: " + ("not in the labels" if iou is None else f"IoU {iou:.4f}"))
@@ -43,6 +43,16 @@ def run_evaluate(
             write_atomically(json_file, json.dumps(scores, indent=1).encode())
         except OSError as error:
             raise DataError(f"cannot write {json_file}: {error.strerror}") from error
+
+
+def _caveats(run: TrainedRun, scores: Record) -> list[str]:
+    rounds, trained = run.config.federation.rounds, scores["trained_images"]
+    lines = []
+    if run.rounds_done < rounds:
+        lines.append(f"the run is not finished: round {run.rounds_done} of {rounds}")
+    if trained:
+        lines.append(f"not held out: {trained} of the scored images trained this run")
+    return lines
 
 
 def held_out_data(data: DataConfig, chosen: Mapping[str, str]) -> DataConfig:
@@ -74,7 +84,7 @@ def run_predict(run_dir: Path, images: Sequence[Path], out: Path, site: str | No
     """Segment images; False if one had to be skipped."""
     run = load_run(run_dir)
     segmenter = pick_segmenter(run, site)
-    sources = find_images(images)
+    sources = find_images(images, out)
     skipped = 0
     with Display() as display:
         outcomes = predict_images(run, segmenter, sources, out)
@@ -83,6 +93,8 @@ def run_predict(run_dir: Path, images: Sequence[Path], out: Path, site: str | No
                 skipped += 1
                 display.line(f"skipped {outcome.source}: {outcome.reason}")
             display.advance("segmenting", done, len(sources))
+        if run.rounds_done < run.config.federation.rounds:
+            display.line(f"the run is not finished: it has {run.rounds_done} rounds")
         display.line(f"{len(sources) - skipped} of {len(sources)} images are in {out}")
     return skipped == 0
 

@@ -1,9 +1,11 @@
 """The client's half of a round."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 from fusseg.config import FederationConfig, LocalConfig
+from fusseg.errors import FederationError
 from fusseg.features.feature_set import FeatureSet
 from fusseg.features.neighbors import cached_neighbors
 from fusseg.federation.state import ClientUpdate, GlobalState
@@ -45,6 +47,9 @@ def train_locally(
 
     Returns:
         What is sent, and the client's own trained model.
+
+    Raises:
+        FederationError: If training diverged.
     """
     start = state.model
     if own is not None:
@@ -56,6 +61,12 @@ def train_locally(
     nearest = cached_neighbors(client.features, plan.mean_feature, local.neighbors, client.cache)
     generator = round_generator(seed, state.round_number + 1, client.client_id)
     trained, loss = train(start, client.features, nearest, plan, local, generator)
+    if not (math.isfinite(loss) and _is_finite(trained)):
+        raise FederationError(
+            f"training of client {client.client_id!r} diverged in round {state.round_number + 1} "
+            f"(loss {loss}); lower local.head_learning_rate ({local.head_learning_rate}) or "
+            f"local.centroid_learning_rate ({local.centroid_learning_rate})"
+        )
     update = ClientUpdate(
         client_id=client.client_id,
         num_images=len(client.features),
@@ -64,3 +75,7 @@ def train_locally(
         loss=loss,
     )
     return update, trained
+
+
+def _is_finite(model: Model) -> bool:
+    return all(bool(part.isfinite().all()) for part in (*model.head.values(), model.centroids))
