@@ -297,3 +297,49 @@ def test_extract_fills_the_cache_and_cache_lists_and_prunes_it(
     cli("cache", "--prune", "--all")
     _, out, _ = cli("cache")
     assert out == f"nothing in the cache {tmp_path / 'cache'}\n"
+
+
+def test_pruning_under_a_condition_keeps_the_neighbors_even_with_all(
+    cli, make_sites, make_config, tmp_path
+):
+    cli("extract", make_config(make_sites()))
+    neighbors = tmp_path / "cache" / "neighbors"
+    neighbors.mkdir()
+    _, out, _ = cli("cache", "--prune", "--all", "--site", "north")
+    assert out.startswith("deleted north-")
+    assert neighbors.exists()
+    cli("cache", "--prune", "--all")
+    assert not neighbors.exists()
+
+
+def test_a_cache_that_is_a_file_is_refused(cli, tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    for options in ((), ("--prune", "--all")):
+        code, _, err = cli("cache", *options, "--cache", file)
+        assert (code, err) == (2, f"error: the cache {file} is no folder\n")
+
+
+@pytest.mark.parametrize("kind", ["store", "neighbors"])
+def test_a_cache_folder_that_cannot_be_deleted_is_named(
+    kind, cli, make_sites, make_config, tmp_path, monkeypatch
+):
+    def refuse(path, *args, **kwargs):
+        raise OSError(30, "Read-only file system", str(path))
+
+    cache = tmp_path / "cache"
+    cli("extract", make_config(make_sites()))
+    (cache / "neighbors").mkdir()
+    if kind == "store":
+        (folder,) = cache.glob("north-*")
+    else:
+        folder = cache / "neighbors"
+        for store in cache.glob("*-*"):
+            shutil.rmtree(store)
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    code, _, err = cli("cache", "--prune", "--all")
+    assert code == 2
+    assert err == (
+        f"error: cannot delete the cache folder {folder}: Read-only file system; "
+        "make it writable or delete it by hand\n"
+    )

@@ -1,3 +1,4 @@
+import os
 import threading
 
 import pytest
@@ -50,3 +51,12 @@ def test_a_reader_sees_one_content_or_the_other(tmp_path):
     stop.set()
     reader.join()
     assert seen <= contents
+
+
+def test_the_mode_is_what_the_umask_gives(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_atomically(tmp_path / "a", b"")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640

@@ -83,28 +83,72 @@ def test_a_bad_mask_is_an_error_where_it_would_be_read(root):
         "mask has the values 9, neither a class (0 to 1) nor ignored; correct the mask, or add "
         f"names or an ignore_index to classes.toml: {path}"
     )
-    assert grave(check(root)) == [Finding("error", "a/1.png", message)]
+    assert grave(check(root, held_out_sites=("a",))) == [Finding("error", "a/1.png", message)]
     assert grave(check(root, held_out_sites=("b",))) == [Finding("warning", "a/1.png", message)]
+    assert grave(check(root)) == [Finding("warning", "a/1.png", message)]
 
 
-def test_classes_are_inferred_where_none_are_named(root):
+def test_a_bad_mask_of_another_split_is_a_warning(root):
+    table = "stem,site,split\n1,a,train\n2,a,train\n3,a,val\n1,b,train\n2,b,train\n3,b,val\n"
+    (root / "splits.csv").write_text(table)
+    for stem in "13":
+        (root / "a" / "masks" / f"{stem}.png").write_bytes(b"junk")
+    findings = check(root, train_split="train", held_out_sites=("a",), held_out_split="val")
+    found = [(finding.severity, finding.subject) for finding in grave(findings)]
+    assert found == [("warning", "a/1.png"), ("error", "a/3.png")]
+
+
+def test_held_out_images_that_are_all_broken_are_an_error(root):
+    for path in (root / "b" / "images").iterdir():
+        path.write_bytes(b"junk")
+    message = (
+        "every held-out image would be skipped (3 in all); replace them, or hold out other sites"
+    )
+    findings = grave(check(root, held_out_sites=("b",)))
+    assert [finding.severity for finding in findings] == ["warning"] * 3 + ["error"]
+    assert findings[-1] == Finding("error", "selection", message)
+
+
+def test_classes_are_inferred_from_readable_held_out_masks_where_none_are_named(root):
     (root / "classes.toml").unlink()
     (root / "b" / "masks" / "2.png").write_bytes(b"junk")
-    findings = check(root)
-    text = "no classes.toml; the masks show the classes 0 to 1, 255 ignored"
+    (root / "b" / "images" / "3.png").write_bytes(b"junk")
+    for mask in ("a/masks/1.png", "b/masks/3.png"):
+        Image.fromarray(np.full((40, 50), 9, np.uint8)).save(root / mask)
+    findings = check(root, held_out_sites=("b",))
+    text = "no classes.toml; the held-out masks show the classes 0 to 1, 255 ignored"
     assert Finding("note", str(root), text) in findings
-    assert [finding.subject for finding in grave(findings)] == ["b/2.png"]
+    found = [(finding.severity, finding.subject) for finding in grave(findings)]
+    assert found == [("warning", "b/3.png"), ("warning", "a/1.png"), ("error", "b/2.png")]
+
+
+def test_masks_without_classes_are_only_looked_at_where_nothing_is_held_out(root):
+    (root / "classes.toml").unlink()
+    Image.fromarray(np.full((40, 50), 9, np.uint8)).save(root / "a" / "masks" / "1.png")
+    (root / "a" / "masks" / "2.png").write_bytes(b"junk")
+    findings = check(root)
+    assert not [
+        finding for finding in findings if "class" in finding.message.replace(str(root), "")
+    ]
+    assert [(f.severity, f.subject) for f in grave(findings)] == [("warning", "a/2.png")]
+
+
+def test_held_out_images_without_masks_and_classes_are_fine(root):
+    (root / "classes.toml").unlink()
+    for path in (root / "b" / "masks").iterdir():
+        path.unlink()
+    assert grave(check(root, held_out_sites=("b",))) == []
 
 
 def test_black_and_white_masks_without_classes_are_an_error(root):
     (root / "classes.toml").unlink()
     for path in root.glob("*/masks/*.png"):
-        Image.fromarray(np.array([[0, 255]], np.uint8)).save(path)
+        Image.fromarray(np.tile(np.array([0, 255], np.uint8), (40, 25))).save(path)
     message = (
         "masks hold no values but 0 and 255; store class indices (1 in place of 255), "
         "or say in classes.toml what 255 means"
     )
-    assert grave(check(root)) == [Finding("error", str(root), message)]
+    assert grave(check(root, held_out_sites=("b",))) == [Finding("error", str(root), message)]
 
 
 def test_copies_are_warned_about_across_sites(root):

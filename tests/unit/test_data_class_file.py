@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from fusseg.data.class_file import read_classes
@@ -66,6 +68,24 @@ def test_what_is_wrong_is_named(tmp_path, text, message):
     with pytest.raises(DataError) as caught:
         read_classes(path)
     assert str(caught.value) == f"{message}: {path}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"ignore_index = {'9' * 5000}",
+        f'names = ["a"]\nignore_index = 0x{"f" * 5000}',
+        "names = " + "[" * 5000,
+    ],
+)
+def test_numbers_too_long_and_lists_too_deep_are_no_valid_file(tmp_path, text):
+    path = tmp_path / "classes.toml"
+    path.write_text(text)
+    pattern = (
+        r"^classes are not valid TOML \((Exceeds the limit|maximum recursion depth|.* nested).*\): "
+    )
+    with pytest.raises(DataError, match=pattern + re.escape(str(path)) + "$"):
+        read_classes(path)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):

@@ -1,3 +1,6 @@
+import os
+import sys
+
 import pytest
 
 from fusseg.config import DataConfig
@@ -116,3 +119,18 @@ def test_another_table_of_splits_can_be_named(tmp_path):
     (tmp_path / "mine.csv").write_text("stem,site,split\n1,a,test\n")
     dataset = open_sites(DataConfig(root=str(tmp_path), splits="mine.csv", train_split="test"))
     assert dataset.items[0].split == "test"
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="the file system refuses such names")
+@pytest.mark.parametrize("name", ["caf\udce9/images/1.jpg", "a/images/caf\udce9.jpg"])
+def test_names_that_are_not_utf8_are_refused(tmp_path, name):
+    touch(tmp_path, "b/images/1.jpg", name)
+    bad = os.path.join(tmp_path, name.removesuffix("/images/1.jpg"))
+    shown = ascii(bad)
+    assert "caf\\udce9" in shown
+    assert refused(root=str(tmp_path)) == f"a name is not valid UTF-8, rename it: {shown}"
+
+
+def test_other_files_may_have_any_name(tmp_path):
+    touch(tmp_path, "a/images/1.jpg", "a/images/\udce9.txt", "\udce9.txt")
+    assert len(open_sites(DataConfig(root=str(tmp_path))).items) == 1

@@ -1,4 +1,5 @@
 import hashlib
+import re
 import shutil
 from collections import namedtuple
 
@@ -117,6 +118,38 @@ def test_broken_images_are_skipped_with_their_reason(backbone, config, write_ite
     assert all(str(skipped.item.image) in skipped.reason for skipped in features.skipped)
     assert [features.has(item) for item in items] == [True, False, True, False]
     assert features.of_items(items).names == ("s/0", "s/2")
+
+
+def test_copies_of_a_broken_image_are_skipped_with_its_reason(
+    backbone, config, write_items, tmp_path
+):
+    items = [*write_items(3), *write_items(1, site="t")]
+    for broken in (items[0], items[2], items[3]):
+        broken.image.write_bytes(b"no image")
+    _, features = run(extract_features(items, backbone, config, tmp_path / "cache"))
+    found = [(skipped.item, skipped.reason) for skipped in features.skipped]
+    assert [item for item, _ in found] == [items[0], items[2], items[3]]
+    assert found[0][1] == found[1][1]
+    assert str(items[2].image) in found[0][1]
+    assert str(items[3].image) in found[2][1]
+
+
+def test_a_complete_cache_is_read_without_its_lock_and_an_incomplete_one_needs_it(
+    backbone, config, write_items, tmp_path
+):
+    items = write_items(3)
+    _, features = run(extract_features(items[:2], backbone, config, tmp_path / "cache"))
+    store = features.stores["s"].path
+    (store / "lock").unlink(missing_ok=True)
+    (store / "lock").mkdir()  # cannot be opened for writing, not even by root
+    _, again = run(extract_features(items[:2], backbone, config, tmp_path / "cache"))
+    assert len(again.of_items(items[:2])) == 2
+    message = (
+        f"cannot write features to {store}: Is a directory; free disk space or choose another "
+        "cache folder with --cache or FUSSEG_CACHE"
+    )
+    with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
+        run(extract_features(items, backbone, config, tmp_path / "cache"))
 
 
 def test_no_usable_image_is_an_error(backbone, config, write_items, tmp_path):

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import re
 from dataclasses import replace
 
@@ -117,6 +118,19 @@ def test_a_torn_index_line_does_not_count_and_is_overwritten(kept, store):
     expect_rows(store, "x", "b")
 
 
+@pytest.mark.parametrize("bad", [b"\xff", b"\0", b"A", b"g", b"\n"])
+@pytest.mark.parametrize("place", [0, 63, 64])
+def test_a_damaged_index_counts_up_to_its_first_bad_line(bad, place, store):
+    fill(store, "x", "y", "z")
+    index = store.path / "index.txt"
+    content = bytearray(index.read_bytes())
+    content[65 + place : 66 + place] = b"\xff" if bad == b"\n" and place == 64 else bad
+    index.write_bytes(content)
+    expect_rows(store, "x")
+    fill(store, "b")
+    expect_rows(store, "x", "b")
+
+
 @pytest.mark.parametrize("damaged", ["features.f16", "pooled.f32"])
 def test_an_index_longer_than_the_data_counts_as_far_as_the_data_reach(damaged, store):
     fill(store, "x", "y", "z")
@@ -221,8 +235,27 @@ def test_a_damaged_description_is_an_error_that_names_the_folder(content, reason
     message = f"damaged cache folder, delete it: {store.path} ({reason})"
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
         open_store(tmp_path, "a", SETTINGS, SHAPE)
-    with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
-        list_stores(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[1]", '{"name": "a thing of ours"}', "\xff", "[" * 100_000, None]
+)
+def test_foreign_and_damaged_folders_are_not_listed(content, store, tmp_path):
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    if content is None:
+        (foreign / "meta.json").mkdir()
+    else:
+        (foreign / "meta.json").write_text(content, encoding="latin-1")
+    assert list_stores(tmp_path) == [store]
+
+
+@pytest.mark.parametrize("change", [{"shape": 5}, {"image_size": None}, {"format": 0}])
+def test_a_damaged_store_does_not_hide_the_others(change, store, tmp_path):
+    other = open_store(tmp_path, "b", SETTINGS, SHAPE)
+    meta = json.loads((other.path / "meta.json").read_text())
+    (other.path / "meta.json").write_text(json.dumps({**meta, **change}))
+    assert list_stores(tmp_path) == [store]
 
 
 @pytest.mark.parametrize("missing", ["format", "site", "fingerprint", "image_size", "shape"])
@@ -233,8 +266,6 @@ def test_a_description_that_lacks_a_field_is_of_another_version(missing, store, 
     message = f"cache folder of another version of fusseg, delete it: {store.path}"
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
         open_store(tmp_path, "a", SETTINGS, SHAPE)
-    with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
-        list_stores(tmp_path)
 
 
 def test_a_folder_of_another_format_is_refused(store, tmp_path):
@@ -272,3 +303,24 @@ def test_a_commit_without_new_rows_changes_nothing(store):
         writer.commit()
         writer.commit()
     expect_rows(store, "x")
+
+
+def test_a_store_that_may_not_be_touched_is_opened_all_the_same(store, tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(1, "Operation not permitted")
+
+    fill(store, "x")
+    monkeypatch.setattr(os, "utime", refuse)
+    expect_rows(open_store(tmp_path, "a", SETTINGS, SHAPE), "x")
+
+
+def test_a_group_can_share_the_cache(tmp_path):
+    before = os.umask(0o002)
+    try:
+        store = open_store(tmp_path, "a", SETTINGS, SHAPE)
+        fill(store, "x")
+    finally:
+        os.umask(before)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in store.path.iterdir()}
+    names = ["features.f16", "index.txt", "meta.json", "pooled.f32"]
+    assert [modes[name] for name in names] == [0o664] * 4

@@ -9,6 +9,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.table import Table
 
+from fusseg.errors import ConfigError, DataError
 from fusseg.features.store import Store, list_stores
 
 _DAY = 24 * 60 * 60
@@ -24,10 +25,15 @@ def choose_stores(
         older_than: Days without use.
         backbone: Name of a backbone.
         site: Name of a site.
+
+    Raises:
+        ConfigError: If the cache is a file.
     """
+    if cache.exists() and not cache.is_dir():
+        raise ConfigError(f"the cache {cache} is no folder")
     return [
         store
-        for store in (list_stores(cache) if cache.is_dir() else [])
+        for store in list_stores(cache)
         if (older_than is None or _age(store) >= older_than * _DAY)
         and backbone in (None, store.settings.backbone)
         and site in (None, store.site)
@@ -62,7 +68,10 @@ def prune_cache(cache: Path, stores: Sequence[Store], *, everything: bool) -> No
     Args:
         cache: Cache folder.
         stores: What to delete.
-        everything: Delete the nearest neighbors too.
+        everything: Delete the nearest neighbors too, those of all sites and backbones.
+
+    Raises:
+        DataError: If a folder cannot be deleted.
     """
     console = Console()
     freed = 0
@@ -74,7 +83,7 @@ def prune_cache(cache: Path, stores: Sequence[Store], *, everything: bool) -> No
         else:
             _say(console, f"in use, kept: {store.path.name}")
     if everything:
-        shutil.rmtree(cache / "neighbors", ignore_errors=True)
+        _delete_neighbors(cache / "neighbors")
     _say(console, f"freed {freed / 1e6:.1f} MB")
 
 
@@ -88,7 +97,25 @@ def _delete(store: Store) -> bool:
             shutil.rmtree(store.path)
     except Timeout:
         return False
+    except OSError as error:
+        raise _undeletable(store.path, error) from error
     return True
+
+
+def _delete_neighbors(folder: Path) -> None:
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        pass  # nothing was trained yet
+    except OSError as error:
+        raise _undeletable(folder, error) from error
+
+
+def _undeletable(folder: Path, error: OSError) -> DataError:
+    return DataError(
+        f"cannot delete the cache folder {folder}: {error.strerror}; "
+        "make it writable or delete it by hand"
+    )
 
 
 def _age(store: Store) -> float:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,9 @@ from fusseg.data.splits import read_splits
 from fusseg.errors import DataError, FussegError
 
 Severity = Literal["error", "warning", "note"]
+
+_ANY = Classes(tuple(str(value) for value in range(256)))
+"""Stands for unknown classes: whatever a mask holds, it is one of them."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,6 @@ def check_sites(
         yield from _stray_files(dataset, config)
     training, held_out, problems = _selection(dataset, config)
     yield from problems
-    classes, problem = _classes(dataset, subject)
-    yield from problem
-    judged = {item.site for item in held_out or dataset.items}
     images: list[_Image] = []
     for item in track(dataset.items):
         read = _read(item)
@@ -70,9 +70,19 @@ def check_sites(
             yield read
             continue
         images.append(read)
-        if classes is not None and item.mask is not None:
-            yield from _mask(item, classes, "error" if item.site in judged else "warning")
-    yield from _too_few(training, images)
+        if dataset.classes is not None:
+            yield from _mask(item, dataset.classes, held_out)
+    usable = frozenset(image.item for image in images)
+    if dataset.classes is None:
+        yield from _unnamed(images, held_out & usable, subject)
+    if held_out and usable.isdisjoint(held_out):
+        yield Finding(
+            "error",
+            "selection",
+            f"every held-out image would be skipped ({len(held_out)} in all); "
+            "replace them, or hold out other sites",
+        )
+    yield from _too_few(training, usable)
     yield from _duplicates(images)
     yield from _sizes(images, config, subject)
 
@@ -135,38 +145,40 @@ def _stray_files(dataset: Dataset, config: DataConfig) -> Iterator[Finding]:
 
 def _selection(
     dataset: Dataset, config: DataConfig
-) -> tuple[tuple[Item, ...], tuple[Item, ...], list[Finding]]:
+) -> tuple[frozenset[Item], frozenset[Item], list[Finding]]:
     """Pick training and held-out images, with what is wrong about the choice."""
-    training: tuple[Item, ...] = ()
-    held_out: tuple[Item, ...] = ()
+    training: frozenset[Item] = frozenset()
+    held_out: frozenset[Item] = frozenset()
     try:
-        held_out = select_held_out(dataset, config)
-        training = select_training(dataset, config)
+        held_out = frozenset(select_held_out(dataset, config))
+        training = frozenset(select_training(dataset, config))
     except FussegError as error:
         return training, held_out, [Finding("error", "selection", str(error))]
     text = f"{_count(len(training), 'image')} train, {len(held_out)} held out"
     return training, held_out, [Finding("note", "selection", text)]
 
 
-def _classes(dataset: Dataset, subject: str) -> tuple[Classes | None, list[Finding]]:
-    """Take the classes of the data set, or those its readable masks show."""
-    labeled = [item for item in dataset.items if item.mask is not None]
-    if dataset.classes is not None or not labeled:
-        return dataset.classes, []
+def _unnamed(images: list[_Image], held_out: Set[Item], subject: str) -> Iterator[Finding]:
+    """Judge masks without a classes.toml, by the classes that the held-out ones show."""
     values: set[int] = set()
-    for item in labeled:
-        # a broken mask is reported with its image
+    for item in held_out:
+        # A held-out image may be without a mask; a broken mask is reported below.
         with suppress(DataError):
             values |= mask_values(item)
-    try:
-        classes = classes_of(values)
-    except DataError as error:
-        return None, [Finding("error", subject, str(error))]
-    text = (
-        f"no classes.toml; the masks show the classes 0 to {len(classes.names) - 1}, "
-        f"{classes.ignore_index} ignored"
-    )
-    return classes, [Finding("note", subject, text)]
+    classes = _ANY
+    if values:
+        try:
+            classes = classes_of(values)
+        except DataError as error:
+            yield Finding("error", subject, str(error))
+        else:
+            text = (
+                f"no classes.toml; the held-out masks show the classes 0 to "
+                f"{len(classes.names) - 1}, {classes.ignore_index} ignored"
+            )
+            yield Finding("note", subject, text)
+    for image in images:
+        yield from _mask(image.item, classes, held_out)
 
 
 def _read(item: Item) -> _Image | Finding:
@@ -178,19 +190,21 @@ def _read(item: Item) -> _Image | Finding:
     return _Image(item, hashlib.sha256(data).hexdigest(), (height, width))
 
 
-def _mask(item: Item, classes: Classes, severity: Severity) -> Iterator[Finding]:
+def _mask(item: Item, classes: Classes, held_out: Set[Item]) -> Iterator[Finding]:
+    """Look at an item's mask, if it has one; a run reads those of held-out images only."""
+    if item.mask is None:
+        return
     try:
         load_mask(item, classes)
     except DataError as error:
-        yield Finding(severity, _name(item), str(error))
+        yield Finding("error" if item in held_out else "warning", _name(item), str(error))
 
 
-def _too_few(training: tuple[Item, ...], images: list[_Image]) -> Iterator[Finding]:
+def _too_few(training: frozenset[Item], usable: Set[Item]) -> Iterator[Finding]:
     """Find training sites that the skipped images leave with too few."""
-    usable = Counter({item.site: 0 for item in training})
-    read = {image.item for image in images}
-    usable.update(item.site for item in training if item in read)
-    for site, count in sorted(usable.items()):
+    counts = Counter({item.site: 0 for item in training})
+    counts.update(item.site for item in training & usable)
+    for site, count in sorted(counts.items()):
         try:
             check_counts(Counter({site: count}))
         except DataError as error:

@@ -19,11 +19,15 @@ def read_classes(path: Path) -> Classes:
         DataError: If the file cannot be read, a key is unknown, or a value is out of range.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return _classes(tomllib.loads(path.read_text(encoding="utf-8-sig")), path)
     except OSError as error:
         raise DataError(f"classes cannot be read ({error.strerror}): {path}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
+        # Also integers too long and lists too deep, for the parser or for one of our messages.
         raise DataError(f"classes are not valid TOML ({error}): {path}") from error
+
+
+def _classes(table: dict[str, Any], path: Path) -> Classes:
     for key in table:
         if key not in _KEYS:
             raise DataError(f"unknown key {key!r}; {nearest_name(key, _KEYS)}: {path}")

@@ -22,7 +22,8 @@ def open_sites(config: DataConfig) -> Dataset:
     Raises:
         ConfigError: If no root is set.
         DataError: If the root cannot be read or has no sites, a site has two images of one stem,
-            the table of splits is missing where a split is asked for, or a table is malformed.
+            a name is not valid UTF-8, the table of splits is missing where a split is asked for,
+            or a table is malformed.
     """
     try:
         return _list_sites(config)
@@ -47,28 +48,41 @@ def _list_sites(config: DataConfig) -> Dataset:
 
 
 def site_folders(root: Path) -> list[Path]:
-    """Folders with an `images` folder in them, by name."""
-    return [path for path in _visible(root) if (path / "images").is_dir()]
+    """List the folders with an `images` folder in them, by name.
+
+    Raises:
+        DataError: If a name is not valid UTF-8.
+    """
+    return [_named(path) for path in _visible(root) if (path / "images").is_dir()]
 
 
 def files_by_stem(folder: Path, suffixes: Iterable[str]) -> dict[str, Path]:
     """Map the stems of the files of some kinds to their paths; empty where there is no folder.
 
     Raises:
-        DataError: If two files share a stem.
+        DataError: If two files share a stem, or a name is not valid UTF-8.
     """
     found: dict[str, Path] = {}
     if not folder.is_dir():
         return found
     for path in _visible(folder):
         if path.suffix.lower() in suffixes:
-            other = found.setdefault(path.stem, path)
+            other = found.setdefault(_named(path).stem, path)
             if other != path:
                 raise DataError(
                     f"two files share the stem {path.stem!r}, {other.name} and {path.name}; "
                     f"rename one: {folder}"
                 )
     return found
+
+
+def _named(path: Path) -> Path:
+    """Refuse a name that could neither be printed nor written to a record."""
+    try:
+        path.name.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"a name is not valid UTF-8, rename it: {str(path)!a}") from error
+    return path
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -108,7 +108,7 @@ def extract_features(
         for extracted in extract_site(store, digested[site], backbone, config.backbone.batch_size):
             done += 1
             if isinstance(extracted, Skipped):
-                skipped.append(extracted)
+                skipped += _with_copies(extracted, digested[site])
             yield Progress("extract", done, total)
     digests = {
         (entry.item.site, entry.item.stem): entry.digest
@@ -116,6 +116,12 @@ def extract_features(
         for entry in entries
     }
     return SiteFeatures(stores, digests, tuple(skipped))
+
+
+def _with_copies(skipped: Skipped, entries: Sequence[DigestedItem]) -> list[Skipped]:
+    """Skip all items of a site that have the same bytes as a skipped one."""
+    digest = next(entry.digest for entry in entries if entry.item == skipped.item)
+    return [Skipped(entry.item, skipped.reason) for entry in entries if entry.digest == digest]
 
 
 def digest_item(item: Item) -> DigestedItem | Skipped:

@@ -1,7 +1,6 @@
 """Nearest images by the cosine of their mean features, in chunks and kept on disk."""
 
 import hashlib
-import io
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +56,9 @@ def cached_neighbors(
         mean_feature: Subtracted from every mean feature; zeros where nothing is centered.
         num_neighbors: As in `nearest_neighbors`.
         cache: Cache folder; one small file per set of images is added under `neighbors/`.
+
+    Raises:
+        DataError: If there are fewer than two images, or the file cannot be written.
     """
     key = hashlib.sha256()
     for part in (
@@ -65,25 +67,31 @@ def cached_neighbors(
         mean_feature.numpy().tobytes(),
     ):
         key.update(hashlib.sha256(part).digest())
-    path = cache / "neighbors" / f"{key.hexdigest()[:32]}-{num_neighbors}.npy"
-    if path.exists():
-        return _read(path, len(features))
+    path = cache / "neighbors" / f"{key.hexdigest()[:32]}-{num_neighbors}.i64"
+    kept = _read(path, len(features), num_neighbors)
+    if kept is not None:
+        return kept
     neighbors = nearest_neighbors(torch.from_numpy(features.pooled) - mean_feature, num_neighbors)
-    content = io.BytesIO()
-    np.save(content, neighbors.numpy())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, content.getvalue())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, neighbors.numpy().tobytes())
+    except OSError as error:
+        raise DataError(
+            f"cannot write the nearest neighbors {path}: {error.strerror}; choose another cache "
+            "folder with --cache or FUSSEG_CACHE"
+        ) from error
     return neighbors
 
 
-def _read(path: Path, num_images: int) -> Int[Tensor, "images neighbors"]:
+def _read(
+    path: Path, num_images: int, num_neighbors: int
+) -> Int[Tensor, "images neighbors"] | None:
+    """Read a neighbor file; None where it is missing or damaged: computing it again is cheap."""
     try:
-        neighbors = np.load(path)
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"damaged neighbor file, delete it: {path} ({error})") from error
-    if neighbors.ndim != 2 or len(neighbors) != num_images:
-        raise DataError(
-            f"neighbor file of shape {neighbors.shape} does not fit {num_images} images, "
-            f"delete it: {path}"
-        )
-    return torch.from_numpy(neighbors)
+        indices = np.fromfile(path, dtype=np.int64)
+    except OSError:
+        return None
+    shape = (num_images, min(num_neighbors, num_images - 1))
+    if indices.size != shape[0] * shape[1] or ((indices < 0) | (indices >= num_images)).any():
+        return None
+    return torch.from_numpy(indices.reshape(shape))

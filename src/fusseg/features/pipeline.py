@@ -71,22 +71,28 @@ def extract_site(
         Each missing image once its features are written, or why it was skipped.
 
     Raises:
-        DataError: If the disk is too small or full.
+        DataError: If something is missing and the disk is too small, full or read-only.
     """
-    with writing(store) as writer, ThreadPoolExecutor(_DECODE_THREADS) as decoders:
-        present = set(store.digests())
-        missing = list(
-            {entry.digest: entry for entry in items if entry.digest not in present}.values()
-        )
-        _check_space(store, len(missing))
-        decoded = _decode_ahead(decoders, missing, store.settings)
-        try:
+    if not _missing(store, items):  # a complete store may be read-only
+        return
+    try:
+        with writing(store) as writer, ThreadPoolExecutor(_DECODE_THREADS) as decoders:
+            # Again: another process may have extracted some while this one waited for the lock.
+            missing = _missing(store, items)
+            _check_space(store, len(missing))
+            decoded = _decode_ahead(decoders, missing, store.settings)
             yield from _write_behind(writer, decoded, backbone, batch_size)
-        except OSError as error:
-            raise DataError(
-                f"cannot write features to {store.path}: {error.strerror}; free disk space or "
-                "choose another cache folder with --cache or FUSSEG_CACHE"
-            ) from error
+    except OSError as error:
+        raise DataError(
+            f"cannot write features to {store.path}: {error.strerror}; free disk space or "
+            "choose another cache folder with --cache or FUSSEG_CACHE"
+        ) from error
+
+
+def _missing(store: Store, items: Sequence[DigestedItem]) -> list[DigestedItem]:
+    """List the items without a row, one per digest."""
+    present = set(store.digests())
+    return list({entry.digest: entry for entry in items if entry.digest not in present}.values())
 
 
 _Decoded = tuple[DigestedItem, "UInt8[np.ndarray, 'height width 3'] | DataError"]

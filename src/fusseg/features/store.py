@@ -16,8 +16,9 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from fusseg.errors import DataError
 
 FORMAT_VERSION = 1
 _LINE = 65  # a hex digest and its line break
+_DIGEST_LINE = re.compile(rb"[0-9a-f]{64}\n")
 
 
 @dataclass(frozen=True)
@@ -69,19 +71,20 @@ class Store:
     def digests(self) -> list[str]:
         """Digests of the images whose rows are complete, in row order.
 
-        An index that names more rows than the data files hold (a damaged disk) counts only as far
-        as the data reach.
+        A damaged index counts up to its first bad line, and one that names more rows than the data
+        files hold only as far as the data reach.
         """
         index = self.path / "index.txt"
         if not index.exists():
             return []
         text = index.read_bytes()
-        lines = [text[start : start + 64] for start in range(0, len(text) - _LINE + 1, _LINE)]
+        lines = (text[start : start + _LINE] for start in range(0, len(text), _LINE))
+        digests = [line[:-1].decode("ascii") for line in takewhile(_DIGEST_LINE.fullmatch, lines)]
         whole = min(
             _size(self.path / "features.f16") // self.row_bytes,
             _size(self.path / "pooled.f32") // (4 * self.shape[2]),
         )
-        return [line.decode("ascii") for line in lines[:whole]]
+        return digests[:whole]
 
     def maps(self) -> Float16[np.ndarray, "rows height width dim"]:
         """Memory-map the feature maps."""
@@ -160,7 +163,9 @@ def open_store(
                     f"cache folder {path} holds features of shape {found['shape']}, expected "
                     f"{list(shape)}; delete the folder"
                 )
-            os.utime(path / "meta.json")  # when it was last used, for pruning
+            # When it was last used, for pruning; nobody prunes a cache that cannot be written.
+            with suppress(OSError):
+                os.utime(path / "meta.json")
         else:
             write_atomically(path / "meta.json", json.dumps(meta, indent=1).encode())
     except OSError as error:
@@ -184,27 +189,29 @@ def writing(store: Store) -> Iterator[StoreWriter]:
 
 
 def list_stores(cache: Path) -> list[Store]:
-    """List the stores of a cache folder, by site and backbone; foreign folders are left out."""
+    """List the stores of a cache folder, by site; foreign and damaged folders are left out."""
     stores = []
     for path in sorted(cache.glob("*/meta.json")):
-        meta = _read_meta(path.parent)
-        settings = FeatureSettings(
-            meta["backbone"],
-            meta["fingerprint"],
-            tuple(meta["image_size"]),
-            meta["fit"],
-            meta["interpolation"],
-        )
-        stores.append(Store(path.parent, meta["site"], settings, tuple(meta["shape"])))
+        # Whoever needs a damaged one is told so by `open_store`.
+        with suppress(DataError, OSError, TypeError):
+            meta = _read_meta(path.parent)
+            settings = FeatureSettings(
+                meta["backbone"],
+                meta["fingerprint"],
+                tuple(meta["image_size"]),
+                meta["fit"],
+                meta["interpolation"],
+            )
+            stores.append(Store(path.parent, meta["site"], settings, tuple(meta["shape"])))
     return stores
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
     try:
-        meta: dict[str, Any] = json.loads((path / "meta.json").read_text())
+        meta: dict[str, Any] = json.loads((path / "meta.json").read_text(encoding="utf-8"))
         missing = {field.name for field in fields(FeatureSettings)} | {"site", "shape", "format"}
         missing -= meta.keys()
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise DataError(f"damaged cache folder, delete it: {path} ({error})") from error
     if missing or meta["format"] != FORMAT_VERSION:
         raise DataError(f"cache folder of another version of fusseg, delete it: {path}")
@@ -222,7 +229,7 @@ def _size(path: Path) -> int:
 
 
 def _open_at(path: Path, offset: int) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     os.ftruncate(descriptor, offset)
     os.lseek(descriptor, 0, os.SEEK_END)
     return descriptor
