@@ -68,8 +68,8 @@ class BackboneConfig:
     """`filterbank`, `onnx:PATH`, or a Hugging Face id or local folder of a ViT."""
     center: bool | Literal["auto"] = "auto"
     """Subtract the global mean feature; `auto`: as the kind of backbone needs."""
-    batch_size: int = 8
-    """Images per forward pass of the extraction."""
+    batch_size: int = 1
+    """Images per forward pass of the extraction; larger ones pay on wide machines only."""
 
     def __post_init__(self) -> None:
         """Check the ranges.

@@ -18,7 +18,8 @@ def stored(path, site, **values):
     with writing(store) as writer:
         for name, value in values.items():
             features = value + np.arange(4).reshape(2, 2, 1)
-            writer.append(digest(name), features.astype(np.float16))
+            mean = features.mean(axis=(0, 1), dtype=np.float32)
+            writer.append(digest(name), features.astype(np.float16), mean)
     return store
 
 

@@ -22,11 +22,15 @@ def feature_map(value):
     return np.full(SHAPE, value, dtype=np.float16)
 
 
+def row(features):
+    return features, features.mean(axis=(0, 1), dtype=np.float32)
+
+
 def fill(store, *names):
     """Commit one row per name, whose features are all its number in the alphabet."""
     with writing(store) as writer:
         for name in names:
-            writer.append(digest(name), feature_map(ord(name)))
+            writer.append(digest(name), *row(feature_map(ord(name))))
 
 
 def expect_rows(store, *names):
@@ -56,24 +60,24 @@ def test_rows_are_read_back_in_the_order_they_were_appended(store):
 def test_the_pooled_row_is_the_mean_feature(store):
     features = np.arange(12, dtype=np.float16).reshape(SHAPE)
     with writing(store) as writer:
-        writer.append(digest("x"), features)
+        writer.append(digest("x"), *row(features))
     assert store.pooled().tolist() == [[5.0, 6.0]]
 
 
 def test_rows_may_come_in_any_memory_layout(store):
     features = np.arange(12, dtype=np.float16).reshape(SHAPE[::-1]).transpose(2, 1, 0)
     with writing(store) as writer:
-        writer.append(digest("x"), features)
+        writer.append(digest("x"), *row(features))
     assert store.maps()[0].tolist() == features.tolist()
 
 
 def test_rows_do_not_count_before_they_are_committed(store):
     with writing(store) as writer:
-        writer.append(digest("x"), feature_map(1))
+        writer.append(digest("x"), *row(feature_map(1)))
         assert store.digests() == []
         writer.commit()
         assert store.digests() == [digest("x")]
-        writer.append(digest("y"), feature_map(2))
+        writer.append(digest("y"), *row(feature_map(2)))
         assert store.digests() == [digest("x")]
     assert store.digests() == [digest("x"), digest("y")]
 
@@ -84,7 +88,7 @@ class KillError(Exception):
 
 def die_before_the_commit(store, name):
     with writing(store) as writer:
-        writer.append(digest(name), feature_map(9))
+        writer.append(digest(name), *row(feature_map(9)))
         raise KillError
 
 
@@ -155,7 +159,7 @@ def test_features_of_another_shape_are_refused_and_nothing_is_written(store):
         pytest.raises(DataError, match=f"^{re.escape(message)}$"),
         writing(store) as writer,
     ):
-        writer.append(digest("x"), np.zeros((2, 2, 2), dtype=np.float16))
+        writer.append(digest("x"), *row(np.zeros((2, 2, 2), dtype=np.float16)))
     assert store.digests() == []
 
 
@@ -299,7 +303,7 @@ def test_a_cache_that_cannot_be_written_says_how_to_choose_another(tmp_path):
 def test_a_commit_without_new_rows_changes_nothing(store):
     with writing(store) as writer:
         writer.commit()
-        writer.append(digest("x"), feature_map(ord("x")))
+        writer.append(digest("x"), *row(feature_map(ord("x"))))
         writer.commit()
         writer.commit()
     expect_rows(store, "x")

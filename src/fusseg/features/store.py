@@ -115,14 +115,18 @@ class StoreWriter:
         self._pooled = _open_at(store.path / "pooled.f32", num_rows * store.shape[2] * 4)
         self._index = _open_at(store.path / "index.txt", num_rows * _LINE)
 
-    def append(self, digest: str, features: Float16[np.ndarray, "height width dim"]) -> None:
-        """Write one image's features behind the last row."""
+    def append(
+        self,
+        digest: str,
+        features: Float16[np.ndarray, "height width dim"],
+        pooled: Float32[np.ndarray, " dim"],
+    ) -> None:
+        """Write one image's features and their mean behind the last row."""
         if features.shape != self._store.shape:
             raise DataError(
                 f"features of shape {features.shape} do not fit the store of shape "
                 f"{self._store.shape}: {self._store.path}"
             )
-        pooled = features.reshape(-1, self._store.shape[2]).mean(axis=0, dtype=np.float32)
         _write_all(self._features, np.ascontiguousarray(features))
         _write_all(self._pooled, pooled)
         self._pending.append(digest)
