@@ -20,6 +20,7 @@ from fusseg.data.datasets import open_dataset, select_held_out, select_training
 from fusseg.data.images import fit_image, load_image
 from fusseg.features.backbones import Backbone, load_backbone
 from fusseg.features.extraction import extract_features
+from fusseg.features.views import training_views
 
 
 def main() -> None:
@@ -33,7 +34,8 @@ def main() -> None:
     items = (*select_training(dataset, config.data), *select_held_out(dataset, config.data))
     items = items[: arguments.limit]
     backbone = load_backbone(config.backbone.name)
-    data = config.data
+    data, size = config.data, config.backbone.batch_size
+    views = training_views(items, backbone, config)
     # A few distinct images are enough for the forward time; all of them would not fit for large n.
     batches = [
         torch.from_numpy(
@@ -51,7 +53,7 @@ def main() -> None:
     peak = idle
     with tempfile.TemporaryDirectory() as cache:
         started = time.perf_counter()
-        for step, _ in enumerate(extract_features(items, backbone, config, Path(cache))):
+        for step, _ in enumerate(extract_features(views, backbone, size, Path(cache))):
             if step % 20 == 0:
                 peak = max(peak, anonymous_megabytes())
         seconds = (time.perf_counter() - started) / len(items)

@@ -10,6 +10,7 @@ from typing import Literal
 from fusseg.errors import ConfigError
 
 Fit = Literal["crop", "stretch"]
+Crops = Literal["none", "five"]
 Interpolation = Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
 
 
@@ -18,9 +19,10 @@ class DataConfig:
     """Which images train, which are held out, and how they are brought to one size."""
 
     layout: str = "sites"
-    """How the images are laid out: `sites` (a folder per site) or `synthetic` (generated)."""
+    """How the images are laid out: `sites` (a folder per site), `cityscapes`, `coco-stuff`, or
+    `synthetic` (generated)."""
     root: str = ""
-    """Folder of sites, relative to the working directory; unused by `synthetic`."""
+    """Folder of the data, relative to the working directory; unused by `synthetic`."""
     splits: str = "splits.csv"
     """Table of splits inside the root (columns stem, site, split)."""
     scenes: str = "pipes"
@@ -30,13 +32,29 @@ class DataConfig:
     scene_seed: int = 0
     """Seed of the generated scenes, apart from the seed of training."""
     train_sites: tuple[str, ...] = ()
-    """Sites that train; empty: all that are not held out."""
+    """Sites (or values of the column) that train; empty: all that are not held out."""
     held_out_sites: tuple[str, ...] = ()
-    """Sites whose images are evaluated; empty: none."""
+    """Sites (or values of the column) whose images are evaluated; empty: none."""
     train_split: str = ""
     """Split that trains; empty: every image of the training sites."""
     held_out_split: str = ""
     """Split that is evaluated; empty: every image of the held-out sites."""
+    train_list: str = ""
+    """File with one `stem` or `site/stem` per line: of the training images, only these train."""
+    held_out_list: str = ""
+    """File with one `stem` or `site/stem` per line: of the held-out images, only these count."""
+    partition: str = "site"
+    """Who holds which training image: `site`, `iid`, `dirichlet`, `blocks`, `column:NAME` or
+    `file:PATH`."""
+    num_clients: int = 0
+    """Clients that share the training images; 0: as many as sites."""
+    alpha: float = 0.5
+    """Concentration of `dirichlet`: small is uneven, large is even."""
+    partition_seed: int = 0
+    """Seed of `iid` and `dirichlet`: part of the data, apart from the seed of training."""
+    crops: Crops = "none"
+    """`five`: each training image becomes its four quarters and its center, each half as high and
+    wide; held-out images stay whole."""
     image_size: tuple[int, int] = (320, 320)
     """Height and width in pixels that the backbone sees."""
     fit: Fit = "crop"
@@ -50,14 +68,12 @@ class DataConfig:
         Raises:
             ConfigError: If a size or count is too small.
         """
-        for side in self.image_size:
-            if not 16 <= side <= 16384:
-                raise ConfigError(
-                    "data.image_size must be 16 to 16384 pixels a side, got "
-                    f"{list(self.image_size)}"
-                )
+        check_sides_range("data.image_size", self.image_size)
         at_least("data.images_per_site", self.images_per_site, 2)
         at_least("data.scene_seed", self.scene_seed, 0, 2**63 - 1)
+        at_least("data.num_clients", self.num_clients, 0, 100_000)
+        at_least("data.partition_seed", self.partition_seed, 0, 2**63 - 1)
+        above_zero("data.alpha", self.alpha)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +151,12 @@ class LocalConfig:
     centroid_learning_rate: float = 5e-3
     separation_weight: float = 0.0
     """Weight of the penalty on similar centroids (lambda in Eq. 5)."""
+    fedprox_weight: float = 0.0
+    """FedProx: weight of half the squared distance to the received head (mu); the paper: 0.001."""
+    fedmoon_weight: float = 0.0
+    """FedMOON: weight of the contrast to the received and the own previous head; the paper: 1."""
+    fedmoon_temperature: float = 0.5
+    """FedMOON: divides the cosines."""
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -146,9 +168,9 @@ class LocalConfig:
         at_least("local.batch_size", self.batch_size, 2, 10_000)
         for name in ("positions", "neighbors", "random_supports", "shift_batches"):
             at_least(f"local.{name}", getattr(self, name), 1, 10_000)
-        for name in ("self_weight", "neighbor_weight", "random_weight", "separation_weight"):
-            at_least(f"local.{name}", getattr(self, name), 0)
-        for name in ("head_learning_rate", "centroid_learning_rate"):
+        for name in ("self", "neighbor", "random", "separation", "fedprox", "fedmoon"):
+            at_least(f"local.{name}_weight", getattr(self, f"{name}_weight"), 0)
+        for name in ("head_learning_rate", "centroid_learning_rate", "fedmoon_temperature"):
             above_zero(f"local.{name}", getattr(self, name))
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"local.dropout must lie in [0, 1), got {self.dropout}")
@@ -174,8 +196,14 @@ class FederationConfig:
     """Who aggregates what, how often (method section 3b)."""
 
     strategy: str = "fedcc-kmeans"
-    """`fedavg`, `fedcc-kmeans`, `fedcc-maximin`, or the baselines `local` and `centralized`."""
+    """`fedavg`, `fedcc-kmeans`, `fedcc-maximin`, `consensus`, `lloyd`, `pca` (no training), or the
+    baselines `local` and `centralized`."""
     rounds: int = 10
+    """Rounds of training; `pca` has none."""
+    lloyd_rounds: int = 0
+    """Steps of federated Lloyd after the last round of training; 0: none."""
+    positions_per_image: int = 200
+    """Random positions per image that Lloyd, PCA and consensus look at; 0: all of them."""
     distance: Literal["cosine", "euclidean"] = "cosine"
     """How FedCC compares centroids; the paper uses `euclidean`."""
     weighted: bool = True
@@ -189,25 +217,37 @@ class FederationConfig:
         """Check the ranges.
 
         Raises:
-            ConfigError: If there is no round.
+            ConfigError: If there is no round, or a count is negative.
         """
         at_least("federation.rounds", self.rounds, 1)
+        at_least("federation.lloyd_rounds", self.lloyd_rounds, 0)
+        at_least("federation.positions_per_image", self.positions_per_image, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """When the model is scored."""
+    """When the model is scored, and on which view of the held-out images (method section 5)."""
 
     every: int = 1
     """Score after every n-th round and after the last; 0: after the last only."""
+    image_size: tuple[int, int] | None = None
+    """Height and width in pixels of the held-out images; unset: as `data.image_size`."""
+    whole: bool = False
+    """See each held-out image whole: its shorter side becomes the smaller side of the size."""
+    flip: bool = False
+    """Average the codes of an image with those of its mirror image."""
+    crf: bool = False
+    """Refine what is scored with a dense CRF, at some seconds per image."""
 
     def __post_init__(self) -> None:
         """Check the ranges.
 
         Raises:
-            ConfigError: If a count is negative.
+            ConfigError: If a count is negative, or a side too small or too large.
         """
         at_least("evaluation.every", self.every, 0)
+        if self.image_size is not None:
+            check_sides_range("evaluation.image_size", self.image_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,6 +281,16 @@ def at_least(name: str, value: int | float, bound: int | float, most: int | floa
         raise ConfigError(f"{name} must be at least {bound}, got {value}")
     if value > most:
         raise ConfigError(f"{name} must be at most {most}, got {value}")
+
+
+def check_sides_range(name: str, size: tuple[int, int]) -> None:
+    """Refuse an image size that no image could be meant to have.
+
+    Raises:
+        ConfigError: If a side is too small or too large.
+    """
+    if not all(16 <= side <= 16384 for side in size):
+        raise ConfigError(f"{name} must be 16 to 16384 pixels a side, got {list(size)}")
 
 
 def above_zero(name: str, value: int | float) -> None:

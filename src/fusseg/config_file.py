@@ -26,13 +26,42 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: If the file cannot be read, a key is unknown or a value out of range.
     """
+    return parse_config(_override(read_toml(path), overrides))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file as nested tables.
+
+    Raises:
+        ConfigError: If it cannot be read, or is no TOML.
+    """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # also UTF-8, huge numbers, deep nesting
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
-    return parse_config(_override(table, overrides))
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """Read `section.key=value` overrides as nested tables.
+
+    Raises:
+        ConfigError: If one has no key or no value.
+    """
+    return _override({}, overrides)
+
+
+def merge_tables(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay one nested table over another; where both set a key, the upper one holds."""
+    merged = dict(below)
+    for name, value in above.items():
+        under = merged.get(name)
+        if isinstance(value, Mapping) and isinstance(under, Mapping):
+            merged[name] = merge_tables(under, value)
+        else:
+            merged[name] = value
+    return merged
 
 
 def parse_config(table: Mapping[str, Any]) -> Config:

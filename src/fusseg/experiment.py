@@ -12,9 +12,10 @@ from fusseg.evaluation.held_out import HeldOut, evaluate
 from fusseg.features.backbones import Backbone
 from fusseg.features.extraction import Progress
 from fusseg.features.feature_set import pool_features
-from fusseg.federation.client import Client
+from fusseg.federation.client import Client, current_model
 from fusseg.federation.hello import agree, say_hello
 from fusseg.federation.rounds import Round, initial_state, run_rounds, simulate
+from fusseg.federation.schedule import num_exchanges, num_rounds, num_training_rounds
 from fusseg.federation.state import ClientUpdate
 from fusseg.federation.strategies import CENTRALIZED, keeps_own_models, resolve_federation
 from fusseg.preparation import Prepared, prepare
@@ -34,6 +35,7 @@ from fusseg.runs import (
     load_record,
     load_state,
     resume_run,
+    save_history,
     save_record,
     save_state,
 )
@@ -45,10 +47,12 @@ from fusseg.segmentation.training import Model, TrainingPlan
 class TrainingBegun:
     """Features are there and the clients agreed; rounds follow."""
 
-    num_clients: int
-    rounds_done: int
-    """Of an interrupted run that goes on."""
     num_rounds: int
+    """Of training, and of the Lloyd finish."""
+    updates_done: int
+    """Client updates of an interrupted run that goes on."""
+    num_updates: int
+    """Client updates of the whole run."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def run_experiment(
         config = resume_run(run_dir, config)
     if config is None:
         raise ConfigError("a run needs a configuration unless it is resumed, got None")
-    federation = resolve_federation(config.federation)
+    federation = resolve_federation(config.federation, config.local)
     stages = prepare(config, cache)
     # All that the settings name is looked up before anything is written.
     first = next(stages)
@@ -104,7 +108,12 @@ def run_experiment(
     saved, record = _begin(config, prepared, run_dir)
     clients = _participants(config, prepared)
     exchange = simulate(clients, saved.own_models, config.local, federation, config.seed)
-    yield TrainingBegun(len(clients), saved.state.round_number, federation.rounds)
+    done, total = saved.state.round_number, num_rounds(federation)
+    yield TrainingBegun(
+        num_rounds=total,
+        updates_done=len(clients) * num_exchanges(1, done, federation),
+        num_updates=len(clients) * num_exchanges(1, total, federation),
+    )
     started = time.perf_counter()
     for event in run_rounds(saved.state, exchange, federation, config.seed):
         if isinstance(event, ClientUpdate):
@@ -116,6 +125,7 @@ def run_experiment(
         # First the record, then the state: a crash between them repeats the round, and its entry
         # is written anew.
         save_record(run_dir, record)
+        _keep_centroids(run_dir, event)
         save_state(run_dir, saved)
         yield RoundDone(entry)
         started = time.perf_counter()
@@ -131,12 +141,8 @@ def final_models(saved: SavedState, federation: FederationConfig) -> dict[str, M
     """
     if not keeps_own_models(federation):
         return {GLOBAL: saved.state.model}
-    shared = saved.state.model
     return {
-        client_id: Model(
-            head=shared.head if federation.aggregate_heads else own.head,
-            centroids=shared.centroids if federation.aggregate_centroids else own.centroids,
-        )
+        client_id: current_model(saved.state, own, federation)
         for client_id, own in sorted(saved.own_models.items())
     }
 
@@ -154,7 +160,10 @@ def _begin(config: Config, prepared: Prepared, run_dir: Path) -> tuple[SavedStat
         saved, record = load_state(run_dir), load_record(run_dir)
         _check_resumed(saved, config, prepared, run_dir)
         record["rounds"] = record["rounds"][: saved.state.round_number]
-        if saved.state.round_number < config.federation.rounds:
+        federation = resolve_federation(config.federation)
+        if saved.state.round_number < num_training_rounds(federation):
+            record["trained"] = None
+        if saved.state.round_number < num_rounds(federation):
             record["final"] = None
     else:
         record = new_record(run_dir, config, prepared.backbone, prepared.clients, prepared.center)
@@ -233,20 +242,32 @@ def _enter_round(
 ) -> Record:
     """Score the round where the configuration asks for it, and enter it in the record."""
     started = time.perf_counter()
-    number, last = finished.state.round_number, config.federation.rounds
+    federation = resolve_federation(config.federation)
+    number, last = finished.state.round_number, num_rounds(federation)
+    trained = num_training_rounds(federation)
     every = config.evaluation.every
     scores: dict[str, Any] = {}
-    if number == last or (every > 0 and number % every == 0):
+    if number in (trained, last) or (every > 0 and number % every == 0):
         mean_feature = finished.state.plan.mean_feature
-        models = final_models(saved, resolve_federation(config.federation))
+        models = final_models(saved, federation)
         segmenters = {name: build_segmenter(model, mean_feature) for name, model in models.items()}
         scores = score_models(segmenters, prepared.shown)
         if number == last:
             record["final"] = scores
-    entry = describe_round(
-        finished, scores, seconds, sent=config.federation.strategy != CENTRALIZED
-    )
+        elif number == trained:
+            record["trained"] = scores
+    sent = config.federation.strategy != CENTRALIZED
+    entry = describe_round(finished, scores, seconds, federation, sent=sent)
     record["rounds"].append(entry)
     record["seconds"]["train"] += seconds
     record["seconds"]["evaluate"] += time.perf_counter() - started
     return entry
+
+
+def _keep_centroids(run_dir: Path, finished: Round) -> None:
+    sent = {
+        update.client_id: update.centroids
+        for update in finished.updates
+        if update.centroids is not None
+    }
+    save_history(run_dir, finished.state.round_number, finished.state.model.centroids, sent)

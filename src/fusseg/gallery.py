@@ -51,7 +51,7 @@ def write_report(
         first = next(iter(models.values()))
         segmenter = build_segmenter(first, saved.state.plan.mean_feature)
         matching = _matching(record, shown)
-        gallery = _examples(segmenter, shown, matching, config)
+        gallery = _examples(segmenter, shown, matching)
         legend = _legend(shown, matching, segmenter.num_clusters)
     page = render_report(record, dump_config(config), gallery, legend)
     write_atomically(run_dir / REPORT, page.encode())
@@ -104,15 +104,15 @@ def _legend(
 
 
 def _examples(
-    segmenter: Segmenter, shown: HeldOut, matching: list[int] | None, config: Config
+    segmenter: Segmenter, shown: HeldOut, matching: list[int] | None
 ) -> list[GalleryEntry]:
     colors = cluster_colors(shown, matching, segmenter.num_clusters)
     label_colors = class_colors(shown)
     count = min(NUM_EXAMPLES, len(shown.items))
     entries = []
     for index in np.linspace(0, len(shown.items) - 1, count).round().astype(int).tolist():
-        item, data = shown.items[index], config.data
-        image = fit_image(load_image(item), data.image_size, data.fit, data.interpolation)
+        item, seen = shown.views[index].item, shown.views[index].settings
+        image = fit_image(load_image(item), seen.image_size, seen.fit, seen.interpolation)
         regions = segment_held_out(segmenter, shown, index)
         labels = read_labels(shown, index)
         mean_iou = None

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from fusseg.config import Config
 from fusseg.data.datasets import open_dataset, select_held_out, select_training
-from fusseg.data.items import Item
+from fusseg.data.partition import training_images
 from fusseg.errors import DataError
-from fusseg.evaluation.held_out import HeldOut, hold_out
+from fusseg.evaluation.held_out import HeldOut, gather_held_out
 from fusseg.features.backbones import Backbone, load_backbone
 from fusseg.features.extraction import Progress, SiteFeatures, extract_features
 from fusseg.features.pipeline import Skipped
+from fusseg.features.views import View, held_out_views, training_views, with_mirrored
 from fusseg.federation.client import Client
 
 
@@ -24,7 +25,7 @@ class Prepared:
     center: bool
     """Whether the mean feature is subtracted before any cosine."""
     clients: tuple[Client, ...]
-    """One per training site, sorted."""
+    """Sorted by their ids."""
     shown: HeldOut
     """What is scored and pictured: the held-out images or, where nothing is held out, the training
     images without their labels."""
@@ -43,35 +44,39 @@ def prepare(config: Config, cache: Path) -> Generator[Progress, None, Prepared]:
         DataError: If the data cannot be used.
     """
     dataset = open_dataset(config.data)
-    training = select_training(dataset, config.data)
+    items = training_images(dataset, config.data, config.local.batch_size)
     held_out_items = select_held_out(dataset, config.data)
     backbone = load_backbone(config.backbone.name)
+    training = training_views(items, backbone, config)
+    shown_items = held_out_items or tuple(
+        replace(item, mask=None) for item in select_training(dataset, config.data)
+    )
+    shown = held_out_views(shown_items, backbone, config)
+    wanted = (*training, *with_mirrored(shown, config.evaluation))
     started = time.perf_counter()
-    features = yield from extract_features([*training, *held_out_items], backbone, config, cache)
+    features = yield from extract_features(wanted, backbone, config.backbone.batch_size, cache)
     seconds = time.perf_counter() - started
-    shown_items = held_out_items or tuple(replace(item, mask=None) for item in training)
-    usable = [item for item in shown_items if features.has(item)]
-    shown = hold_out(usable, features.of_items(usable), dataset.classes, config.data)
+    held_out = gather_held_out(shown, features, dataset.classes, config.evaluation)
     return Prepared(
         backbone=backbone,
         center=backbone.center if config.backbone.center == "auto" else config.backbone.center,
         clients=_clients(training, features, cache),
-        shown=shown,
+        shown=held_out,
         skipped=features.skipped,
         seconds=seconds,
     )
 
 
-def _clients(training: tuple[Item, ...], features: SiteFeatures, cache: Path) -> tuple[Client, ...]:
+def _clients(training: tuple[View, ...], features: SiteFeatures, cache: Path) -> tuple[Client, ...]:
     clients = []
-    for site in sorted({item.site for item in training}):
-        items = [item for item in training if item.site == site]
-        usable = [item for item in items if features.has(item)]
+    for client in sorted({view.item.client for view in training}):
+        views = [view for view in training if view.item.client == client]
+        usable = [view for view in views if features.has(view)]
         if len(usable) < 2:
             raise DataError(
-                f"site {site!r} has {len(usable)} usable training images of {len(items)}, needs at "
-                "least 2; see what was skipped with fusseg check, or leave it out of "
-                "data.train_sites"
+                f"client {client!r} has {len(usable)} usable training images of {len(views)}, "
+                "needs at least 2; see what was skipped with fusseg check, or change "
+                "data.train_sites or data.partition"
             )
-        clients.append(Client(site, features.of_items(usable), cache))
+        clients.append(Client(client, features.of_views(usable), cache))
     return tuple(clients)

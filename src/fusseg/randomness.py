@@ -1,4 +1,4 @@
-"""Random sources that depend on (seed, round, client) alone."""
+"""Random sources that depend on (seed, round, client), or on (seed, image), alone."""
 
 import hashlib
 
@@ -16,5 +16,19 @@ def round_generator(seed: int, round_number: int, party: str) -> Generator:
         round_number: Round, from 1; 0 before training.
         party: A client's id, or `SERVER`.
     """
-    digest = hashlib.sha256(f"{seed}/{round_number}/{party}".encode()).digest()
+    return _generator(f"{seed}/{round_number}/{party}")
+
+
+def image_generator(seed: int, digest: str) -> Generator:
+    """Random source of one image, the same whichever client holds it.
+
+    Args:
+        seed: Seed of the experiment.
+        digest: Of the image's bytes.
+    """
+    return _generator(f"{seed}/image/{digest}")
+
+
+def _generator(source: str) -> Generator:
+    digest = hashlib.sha256(source.encode()).digest()
     return Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from fusseg.config import Config
+from fusseg.config import Config, FederationConfig
 from fusseg.data.items import Classes
 from fusseg.evaluation.held_out import Evaluation, LabeledScores
 from fusseg.evaluation.scores import Scores
@@ -21,15 +21,15 @@ from fusseg.features.backbones import Backbone
 from fusseg.features.pipeline import Skipped
 from fusseg.federation.client import Client
 from fusseg.federation.rounds import Round
-from fusseg.federation.state import ClientUpdate, Hello, num_bytes
+from fusseg.federation.schedule import num_training_rounds
+from fusseg.federation.state import Hello, num_bytes
+from fusseg.federation.traffic import NUMBER_BYTES, bytes_down, bytes_up
 from fusseg.runs import CONFIG, FORMAT_VERSION, Record
 from fusseg.segmentation.training import TrainingPlan
 from fusseg.version import VERSION
 
 GLOBAL = ""
 """Name of the one model where all is aggregated; no site can have it."""
-NUMBER_BYTES = 8
-"""Bytes of a count, loss or shift that is sent beside the tensors."""
 
 
 def new_record(
@@ -51,15 +51,31 @@ def new_record(
         },
         "strategy": config.federation.strategy,
         "num_clusters": config.model.num_clusters,
+        "protocol": describe_protocol(config),
         "clients": [
             {"client_id": client.client_id, "num_images": len(client.features)}
             for client in clients
         ],
         "hello": None,
         "rounds": [],
+        "trained": None,
         "final": None,
         "seconds": {"extract": 0.0, "train": 0.0, "evaluate": 0.0},
         "skipped_images": [],
+    }
+
+
+def describe_protocol(config: Config) -> dict[str, Any]:
+    """Say what makes scores comparable, besides the number of clusters and the backbone."""
+    evaluation = config.evaluation
+    return {
+        "image_size": list(evaluation.image_size or config.data.image_size),
+        "whole": evaluation.whole,
+        "fit": config.data.fit,
+        "image_interpolation": config.data.interpolation,
+        "label_interpolation": "nearest",
+        "flip": evaluation.flip,
+        "crf": evaluation.crf,
     }
 
 
@@ -105,7 +121,12 @@ def describe_hello(hellos: Sequence[Hello], plan: TrainingPlan, *, sent: bool) -
 
 
 def describe_round(
-    finished: Round, scores: Mapping[str, Any], seconds: float, *, sent: bool
+    finished: Round,
+    scores: Mapping[str, Any],
+    seconds: float,
+    federation: FederationConfig,
+    *,
+    sent: bool,
 ) -> dict[str, Any]:
     """Describe one round: loss, what was sent by whom, scores where they were taken.
 
@@ -113,14 +134,19 @@ def describe_round(
         finished: The round.
         scores: `mean_iou` and `pixel_accuracy`; empty where none were taken.
         seconds: Wall time of training.
+        federation: Which parts are shared, with baselines resolved.
         sent: Whether updates cross a network in deployment; not in a centralized run.
     """
-    clients = [_describe_update(update, sent=sent) for update in finished.updates]
-    total = sum(update.num_images for update in finished.updates)
-    loss = sum(update.num_images * update.loss for update in finished.updates) / total
+    number = finished.state.round_number
+    clients = _describe_clients(finished, federation, sent=sent)
+    weighed = [
+        (update.num_images, update.loss) for update in finished.updates if update.loss is not None
+    ]
+    total = sum(images for images, _ in weighed)
     return {
-        "round": finished.state.round_number,
-        "loss": loss,
+        "round": number,
+        "phase": "training" if number <= num_training_rounds(federation) else "lloyd",
+        "loss": sum(images * loss for images, loss in weighed) / total if weighed else None,
         "mean_iou": scores.get("mean_iou"),
         "pixel_accuracy": scores.get("pixel_accuracy"),
         "bytes_up": sum(client["bytes_up"] for client in clients),
@@ -130,17 +156,28 @@ def describe_round(
     }
 
 
-def _describe_update(update: ClientUpdate, *, sent: bool) -> dict[str, Any]:
-    # A client starts from the parts that are aggregated: as large as those it sends back.
-    model = num_bytes(update.head, update.centroids)
-    return {
-        "client_id": update.client_id,
-        "num_images": update.num_images,
-        "loss": update.loss,
-        # One count and one loss go up beside the tensors; the round number comes down.
-        "bytes_up": model + 2 * NUMBER_BYTES if sent else 0,
-        "bytes_down": model + NUMBER_BYTES if sent else 0,
-    }
+def _describe_clients(
+    finished: Round, federation: FederationConfig, *, sent: bool
+) -> list[dict[str, Any]]:
+    """Describe each client's part, over all exchanges of the round."""
+    clients: dict[str, dict[str, Any]] = {}
+    for place, exchange in enumerate(finished.exchanges):
+        down = bytes_down(finished, place, federation)
+        for update in exchange.updates:
+            client = clients.setdefault(
+                update.client_id,
+                {
+                    "client_id": update.client_id,
+                    "num_images": update.num_images,
+                    "loss": None,
+                    "bytes_up": 0,
+                    "bytes_down": 0,
+                },
+            )
+            client["loss"] = update.loss if client["loss"] is None else client["loss"]
+            client["bytes_up"] += bytes_up(update) if sent else 0
+            client["bytes_down"] += down if sent else 0
+    return list(clients.values())
 
 
 def describe_evaluations(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from fusseg.atomic import write_atomically
@@ -21,6 +21,8 @@ from fusseg.version import VERSION
 
 FORMAT_VERSION = 1
 CONFIG, RECORD, STATE, REPORT = "config.toml", "record.json", "state.safetensors", "report.html"
+HISTORY = "history"
+"""Folder of the centroids of every round."""
 
 Record = dict[str, Any]
 """What `record.json` holds; see docs/record.md."""
@@ -142,10 +144,49 @@ def save_state(path: Path, saved: SavedState) -> None:
         "client_digests": saved.client_digests,
     }
     content = save(
-        {name: tensor.contiguous() for name, tensor in tensors.items()},
+        # Copies: a client's own model may share its head with the global one.
+        {name: tensor.contiguous().clone() for name, tensor in tensors.items()},
         {"fusseg": json.dumps(metadata, sort_keys=True)},
     )
     _write(path / STATE, content)
+
+
+def save_history(
+    path: Path, round_number: int, centroids: Tensor, sent: Mapping[str, Tensor]
+) -> None:
+    """Keep the centroids of one round, for figures of how they moved.
+
+    Args:
+        path: Run directory.
+        round_number: From 1.
+        centroids: The global ones after the round.
+        sent: Those the clients sent, by client; empty where none are sent.
+
+    Raises:
+        DataError: If the file cannot be written.
+    """
+    tensors = {"global": centroids, **{f"client/{name}": part for name, part in sent.items()}}
+    content = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    try:
+        (path / HISTORY).mkdir(exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot write {path / HISTORY}: {error.strerror}") from error
+    _write(path / HISTORY / f"round-{round_number:03d}.safetensors", content)
+
+
+def load_history(path: Path) -> dict[int, dict[str, Tensor]]:
+    """Read the centroids of all rounds kept: `global` and `client/ID`, by round.
+
+    Raises:
+        DataError: If a file is damaged.
+    """
+    found = {}
+    for file in sorted((path / HISTORY).glob("round-*.safetensors")):
+        try:
+            found[int(file.stem.removeprefix("round-"))] = load_file(file)
+        except (SafetensorError, ValueError, OSError) as error:
+            raise DataError(f"damaged history: {file} ({error})") from error
+    return found
 
 
 def load_state(path: Path) -> SavedState:

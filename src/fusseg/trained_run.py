@@ -9,12 +9,13 @@ from fusseg.config import Config, DataConfig
 from fusseg.data.datasets import open_dataset, select_held_out, select_training
 from fusseg.data.items import Dataset, Item, select
 from fusseg.errors import ConfigError, nearest_name
-from fusseg.evaluation.held_out import hold_out
+from fusseg.evaluation.held_out import gather_held_out
 from fusseg.experiment import check_fingerprint, final_models, score_models
 from fusseg.features.backbones import Backbone, load_backbone
 from fusseg.features.extraction import Progress, extract_features
+from fusseg.features.views import held_out_views, with_mirrored
 from fusseg.federation.strategies import resolve_federation
-from fusseg.record import GLOBAL, describe_skipped
+from fusseg.record import GLOBAL, describe_protocol, describe_skipped
 from fusseg.runs import load_state, read_run_config
 from fusseg.segmentation.segmenter import Segmenter, build_segmenter
 
@@ -83,8 +84,30 @@ def evaluate_run(
         Progress of the extraction.
 
     Returns:
-        Scores as in the record's `final`, `skipped_images`, and `trained_images`: how many of the
-        scored images trained this run.
+        Scores as in the record's `final`, `protocol` and `skipped_images` as there, and
+        `trained_images`: how many of the scored images trained this run.
+
+    Raises:
+        ConfigError: If a site or split is unknown.
+        DataError: If the data cannot be used.
+    """
+    config, dataset, items = choose_scored(run, data)
+    views = held_out_views(items, run.backbone, config)
+    wanted = with_mirrored(views, config.evaluation)
+    batch_size = config.backbone.batch_size
+    features = yield from extract_features(wanted, run.backbone, batch_size, cache)
+    held_out = gather_held_out(views, features, dataset.classes, config.evaluation)
+    scores = score_models(run.segmenters, held_out)
+    return {
+        **scores,
+        "protocol": describe_protocol(config),
+        "skipped_images": describe_skipped(features.skipped),
+        "trained_images": _count_trained(run.config.data, config.data, items),
+    }
+
+
+def choose_scored(run: TrainedRun, data: DataConfig) -> tuple[Config, Dataset, tuple[Item, ...]]:
+    """Say what `evaluate_run` scores: under which settings, of which data set, which images.
 
     Raises:
         ConfigError: If a site or split is unknown.
@@ -95,17 +118,7 @@ def evaluate_run(
     dataset = open_dataset(data)
     if not data.held_out_sites:
         data = replace(data, held_out_sites=_sites_with(dataset, data.held_out_split))
-    items = select_held_out(dataset, data)
-    config = replace(run.config, data=data)
-    features = yield from extract_features(items, run.backbone, config, cache)
-    usable = [item for item in items if features.has(item)]
-    held_out = hold_out(usable, features.of_items(usable), dataset.classes, data)
-    scores = score_models(run.segmenters, held_out)
-    return {
-        **scores,
-        "skipped_images": describe_skipped(features.skipped),
-        "trained_images": _count_trained(used, data, items),
-    }
+    return replace(run.config, data=data), dataset, select_held_out(dataset, data)
 
 
 def _count_trained(used: DataConfig, data: DataConfig, items: Sequence[Item]) -> int:

@@ -65,13 +65,14 @@ def test_a_missing_configuration_is_named(cli, tmp_path):
 
 
 def test_an_existing_run_is_never_overwritten(cli, trained, make_sites, tmp_path):
-    before = {path.name: path.read_bytes() for path in trained.iterdir()}
+    before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
     fails(
         cli("run", trained / "config.toml", "--out", trained),
         f"{trained} exists and is not overwritten; choose another --out, or continue the run with "
         "--resume",
     )
-    assert {path.name: path.read_bytes() for path in trained.iterdir()} == before
+    after = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
+    assert after == before
 
 
 def test_resume_wants_a_run_and_its_own_configuration(cli, trained, tmp_path):

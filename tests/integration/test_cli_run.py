@@ -14,7 +14,7 @@ def record_of(run_dir):
     return json.loads((run_dir / "record.json").read_text())
 
 
-def test_a_run_leaves_its_four_files_and_a_whole_record(cli, make_sites, make_config, tmp_path):
+def test_a_run_leaves_its_files_and_a_whole_record(cli, make_sites, make_config, tmp_path):
     config = make_config(make_sites())
     code, out, err = cli("run", config, "--out", tmp_path / "run")
     assert (code, err) == (0, "")
@@ -23,6 +23,7 @@ def test_a_run_leaves_its_four_files_and_a_whole_record(cli, make_sites, make_co
         "record.json",
         "state.safetensors",
         "report.html",
+        "history",
     }
     record = record_of(tmp_path / "run")
     final = record["final"]
@@ -192,8 +193,8 @@ def test_a_site_without_enough_usable_images_stops_the_run_by_name(
     code, _, err = cli("run", make_config(root), "--out", tmp_path / "run")
     assert code == 2
     assert err == (
-        "error: site 'north' has 1 usable training images of 2, needs at least 2; see what was "
-        "skipped with fusseg check, or leave it out of data.train_sites\n"
+        "error: client 'north' has 1 usable training images of 2, needs at least 2; see what was "
+        "skipped with fusseg check, or change data.train_sites or data.partition\n"
     )
 
 
@@ -343,3 +344,33 @@ def test_a_cache_folder_that_cannot_be_deleted_is_named(
         f"error: cannot delete the cache folder {folder}: Read-only file system; "
         "make it writable or delete it by hand\n"
     )
+
+
+@pytest.mark.parametrize("strategy", ["consensus", "lloyd", "fedavg", "local"])
+def test_a_finish_is_scored_before_and_after(cli, make_sites, make_config, tmp_path, strategy):
+    config = make_config(make_sites(), more=f'strategy = "{strategy}"\nlloyd_rounds = 2')
+    code, out, err = cli("run", config, "--out", tmp_path / "run")
+    assert (code, err) == (0, "")
+    record = record_of(tmp_path / "run")
+    rounds = record["rounds"]
+    assert [entry["phase"] for entry in rounds[-3:]] == ["training", "lloyd", "lloyd"]
+    assert record["trained"]["mean_iou"] == rounds[-3]["mean_iou"]
+    assert record["final"]["mean_iou"] == rounds[-1]["mean_iou"]
+    assert rounds[-1]["loss"] is None
+    assert "Lloyd step" in out
+    sent = {client["bytes_up"] for entry in rounds[-2:] for client in entry["clients"]}
+    # sums (2 x 8, float64) and counts, and one number; nothing where clients finish alone
+    assert sent == ({8} if strategy == "local" else {(2 * 8 + 2) * 8 + 8})
+    names = sorted(path.name for path in (tmp_path / "run" / "history").iterdir())
+    assert names == [f"round-{entry['round']:03d}.safetensors" for entry in rounds]
+
+
+def test_pca_trains_nothing_and_segments_all_the_same(cli, make_sites, make_config, tmp_path):
+    config = make_config(make_sites(), more='strategy = "pca"\nlloyd_rounds = 5')
+    code, _, err = cli("run", config, "--out", tmp_path / "run")
+    assert (code, err) == (0, "")
+    record = record_of(tmp_path / "run")
+    assert [entry["loss"] for entry in record["rounds"]] == [None] * 5
+    assert record["trained"] is None
+    assert record["final"]["mean_iou"] > 0.5
+    assert "loss-curves" not in (tmp_path / "run" / "report.html").read_text()

@@ -1,14 +1,21 @@
+import csv
+import json
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fusseg.config import DataConfig
 from fusseg.data.check import check_sites
 from fusseg.data.datasets import open_dataset, select_held_out, select_training
 from fusseg.data.images import fit_image, load_image
 from fusseg.data.items import Classes, Item
+from fusseg.data.leave_one_out import leave_one_out
 from fusseg.data.masks import fit_mask, infer_classes, load_mask
+from fusseg.data.partition import training_images
 
 SETS = Path(__file__).parents[2].parent / "shared" / "data"
 pytestmark = pytest.mark.skipif(
@@ -73,3 +80,105 @@ def test_a_cityscapes_frame_loads_with_its_train_ids():
     mask = load_mask(item, Classes(tuple(map(str, range(19))), 255))
     assert load_image(item).shape == (128, 256, 3)
     assert set(np.unique(mask)) <= {*range(19), 255}
+
+
+def test_the_cityscapes_original_has_the_classes_of_its_own_training_labels():
+    """`labelTrainIds` are the same pixels in the 19 official classes, scaled down by themselves."""
+    dataset = open_dataset(DataConfig(layout="cityscapes", root=str(SETS / "formats/cityscapes")))
+    (item,) = dataset.items
+    assert (item.site, item.split, item.stem) == ("frankfurt", "val", "frankfurt_000000_000294")
+    mask = load_mask(item, dataset.classes)
+    assert mask.shape == load_image(item).shape[:2] == (128, 256)
+    path = str(item.mask).replace("labelIds", "labelTrainIds")
+    train_ids = np.array(Image.open(path))
+    official = [
+        *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light"),
+        *("traffic sign", "vegetation", "terrain", "sky", "person", "rider", "car", "truck"),
+        *("bus", "train", "motorcycle", "bicycle"),
+    ]
+    for train_id, name in enumerate(official):
+        expected = mask == dataset.classes.names.index(name)
+        assert np.mean((train_ids == train_id) == expected) > 0.995
+    assert np.mean(train_ids[mask == 255] == 255) > 0.97
+
+
+def test_the_coco_layout_joins_the_originals_into_27_classes():
+    root = SETS / "formats" / "coco_stuff"
+    dataset = open_dataset(DataConfig(layout="coco-stuff", root=str(root)))
+    assert Counter(item.site for item in dataset.items) == {"train2017": 5, "val2017": 8}
+    with (SETS / "formats" / "cocostuff27.csv").open(newline="") as file:
+        coarse = {int(row["pixel_value"]): row["coarse_name"] for row in csv.DictReader(file)}
+    for item in dataset.items:
+        mask = load_mask(item, dataset.classes)
+        assert mask.shape == load_image(item).shape[:2]
+        with Image.open(item.mask) as image:
+            values = np.array(image)
+        for value in np.unique(values):
+            (index,) = np.unique(mask[values == value])
+            found = dataset.classes.names[index] if index != 255 else None
+            assert found == coarse.get(int(value))
+
+
+def test_coco_originals_run_on_two_uneven_clients(cli, tmp_path):
+    sets = (
+        'data.layout="coco-stuff"',
+        f'data.root="{SETS / "formats" / "coco_stuff"}"',
+        'data.held_out_sites=["val2017"]',
+        'data.partition="dirichlet"',
+        "data.num_clients=2",
+        'data.crops="five"',
+        "data.image_size=[32, 32]",
+        "evaluation.image_size=[48, 48]",
+        "local.batch_size=2",
+        "local.steps=2",
+        "federation.rounds=1",
+    )
+    config = tmp_path / "coco.toml"
+    config.write_text("")
+    more = [part for setting in sets for part in ("--set", setting)]
+    code, _, err = cli("run", config, *more, "--out", tmp_path / "run")
+    assert (code, err) == (0, "")
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert sorted(client["num_images"] for client in record["clients"]) == [10, 15]
+    assert record["final"]["sites"]["val2017"]["num_images"] == 8
+    assert record["skipped_images"] == []
+
+
+def test_camvid_is_cut_into_blocks_in_proportion():
+    config = DataConfig(
+        root=str(SETS / "camvid"),
+        train_sites=("0001TP", "0006R0", "0016E5"),
+        train_split="train",
+        partition="blocks",
+        num_clients=18,
+    )
+    items = training_images(open_dataset(config), config)
+    counts = Counter(item.client for item in items)
+    assert Counter(client.rpartition("-")[0] for client in counts) == {
+        "0001TP": 3,
+        "0006R0": 5,
+        "0016E5": 10,
+    }
+    assert max(counts.values()) - min(counts.values()) <= 3
+    stems = [item.stem for item in items if item.client == "0016E5-03"]
+    everything = [item.stem for item in items if item.site == "0016E5"]
+    start = everything.index(stems[0])
+    assert everything[start : start + len(stems)] == stems
+
+
+def test_flood_can_be_split_by_color_and_each_color_held_out():
+    config = DataConfig(root=str(SETS / "flood"), partition="column:colour_cluster")
+    found = leave_one_out(config)
+    assert list(found) == ["colour0", "colour1", "colour2", "colour3"]
+    sizes = {"colour0": 91, "colour1": 57, "colour2": 60, "colour3": 59}
+    for held, settings in found.items():
+        dataset = open_dataset(settings)
+        counts = Counter(item.client for item in training_images(dataset, settings))
+        assert counts == {color: sizes[color] for color in sizes if color != held}
+        assert len(select_held_out(dataset, settings)) == sizes[held]
+    by_split = replace(
+        config, train_split="train", held_out_split="val", held_out_sites=tuple(sizes)
+    )
+    dataset = open_dataset(by_split)
+    assert len(training_images(dataset, by_split)) == 214
+    assert len(select_held_out(dataset, by_split)) == 53

@@ -54,11 +54,11 @@ def test_extraction_killed_again_and_again_ends_in_the_same_bytes(
     assert committed(cut) == 180
 
 
-@pytest.mark.parametrize("strategy", ["fedcc-kmeans", "local"])
+@pytest.mark.parametrize("strategy", ["fedcc-kmeans", "local", "lloyd"])
 def test_training_killed_in_a_round_ends_in_the_same_bits(
     start_cli, make_sites, make_config, tmp_path, strategy
 ):
-    more = f'strategy = "{strategy}"'
+    more = f'strategy = "{strategy}"\nlloyd_rounds = 2'
     config = make_config(make_sites(), more=more)
     sets = ("--set", "local.steps=40", "--set", "federation.rounds=6")
     finish(start_cli("run", config, *sets, "--out", tmp_path / "whole"))

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusseg.config import FederationConfig
-from fusseg.federation.state import ClientUpdate
+from fusseg.federation.state import CentroidUsage, ClientUpdate
 from fusseg.federation.strategies import STRATEGIES, aggregate
 from fusseg.segmentation.head import initial_head
 
@@ -15,6 +15,15 @@ federations = st.builds(
     aggregate_heads=st.booleans(),
     aggregate_centroids=st.booleans(),
 )
+
+
+def uses(federation):
+    return federation.strategy == "consensus" and federation.aggregate_centroids
+
+
+def draw_usage(generator):
+    counts = torch.randint(0, 50, (5,), generator=generator)
+    return CentroidUsage(counts, torch.rand(5, dtype=torch.float64, generator=generator))
 
 
 def draw_updates(seed, counts, federation, seeded):
@@ -30,6 +39,7 @@ def draw_updates(seed, counts, federation, seeded):
                 head if federation.aggregate_heads else None,
                 centroids if federation.aggregate_centroids else None,
                 loss=0.0,
+                usage=draw_usage(generator) if uses(federation) else None,
             )
         )
     return updates

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fusseg.config import Config
+from fusseg.config import Config, FederationConfig
 from fusseg.config_file import load_config
 from fusseg.data.items import Classes, Item
 from fusseg.evaluation.held_out import Evaluation, score_sites
@@ -19,7 +19,7 @@ from fusseg.evaluation.quality import Quality
 from fusseg.features.filterbank import load_filterbank
 from fusseg.features.pipeline import Skipped
 from fusseg.federation.client import Client
-from fusseg.federation.rounds import Round
+from fusseg.federation.rounds import Answers, Round
 from fusseg.federation.state import ClientUpdate, GlobalState, Hello
 from fusseg.record import (
     describe_evaluations,
@@ -191,7 +191,7 @@ def example_record(features):
     client = Client("a", features, Path("cache"))
     plan = TrainingPlan(num_steps=1, mean_feature=torch.zeros(2), shift=(0.1, 0.2, 0.3))
     hello = Hello("a", 2, torch.zeros(2), 2, plan.shift, "f", "1")
-    update = ClientUpdate("a", 2, None, None, loss=0.5)
+    finished = (Answers("train", (ClientUpdate("a", 2, None, None, loss=0.5),)),)
     state = GlobalState(1, Model({}, torch.zeros(2, 2)), plan)
     scores = score_sites({"SITE": [torch.tensor([[3, 0], [0, 5]])]})
     evaluation = Evaluation(Quality(torch.ones(2) / 2, 0.5, 0.5), scores)
@@ -200,7 +200,9 @@ def example_record(features):
     record = new_record(Path("run"), Config(), load_filterbank(), [client], center=True)
     return record | {
         "hello": describe_hello([hello], plan, sent=True),
-        "rounds": [describe_round(Round(state, (update,)), found, 1.0, sent=True)],
+        "rounds": [
+            describe_round(Round(state, finished), found, 1.0, FederationConfig(), sent=True)
+        ],
         "final": found,
         "skipped_images": describe_skipped([skipped]),
     }

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from fusseg.errors import DataError
 from fusseg.evaluation.probe import ProbeConfig, linear_probe, majority_labels
 
 
@@ -70,7 +71,7 @@ def test_the_same_seed_gives_the_same_scores():
 def test_a_probe_needs_two_classes(label, found):
     features, labels = separable(2)
     message = f"a probe needs labels of at least 2 classes, got {found}"
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
         linear_probe((features, np.full_like(labels, label)), (features, labels), num_classes=3)
 
 

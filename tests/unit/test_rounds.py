@@ -9,6 +9,7 @@ from fusseg.features.neighbors import nearest_neighbors
 from fusseg.federation.client import Client, train_locally
 from fusseg.federation.hello import agree, say_hello
 from fusseg.federation.rounds import Round, initial_state, run_rounds, simulate
+from fusseg.federation.schedule import num_rounds
 from fusseg.federation.state import ClientUpdate
 from fusseg.federation.strategies import resolve_federation
 from fusseg.randomness import round_generator
@@ -27,8 +28,19 @@ FEDERATIONS = {
         "own heads": {"strategy": "fedcc-kmeans", "aggregate_heads": False},
         "own centroids": {"strategy": "fedavg", "aggregate_centroids": False},
         "local": {"strategy": "local"},
+        "consensus": {"strategy": "consensus", "lloyd_rounds": 2},
+        "lloyd": {"strategy": "lloyd", "positions_per_image": 5},
+        "pca": {"strategy": "pca", "lloyd_rounds": 3},
+        "local, finished": {"strategy": "local", "lloyd_rounds": 2},
+        "own heads, finished": {"strategy": "fedavg", "aggregate_heads": False, "lloyd_rounds": 2},
+        "own centroids, finished": {
+            "strategy": "fedavg",
+            "aggregate_centroids": False,
+            "lloyd_rounds": 2,
+        },
     }.items()
 }
+MOON = replace(LOCAL, fedmoon_weight=1.0, fedprox_weight=0.001)
 
 
 @pytest.fixture
@@ -47,9 +59,9 @@ def start(clients):
     return initial_state(MODEL, plan, SEED)
 
 
-def finish(state, own_models, clients, federation):
+def finish(state, own_models, clients, federation, local=LOCAL):
     """All rounds that are left."""
-    exchange = simulate(clients, own_models, LOCAL, federation, SEED)
+    exchange = simulate(clients, own_models, local, federation, SEED)
     events = list(run_rounds(state, exchange, federation, SEED))
     return [event for event in events if isinstance(event, Round)]
 
@@ -58,20 +70,33 @@ def finish(state, own_models, clients, federation):
 def test_a_run_that_is_saved_and_restored_ends_in_the_same_bits(
     name, clients, start, same_bits, tmp_path
 ):
-    federation = FEDERATIONS[name]
-    whole_own = {}
-    whole = finish(start, whole_own, clients, federation)[-1].state
+    check_every_restart(FEDERATIONS[name], LOCAL, clients, start, same_bits, tmp_path)
 
-    own = {}
-    first = finish(start, own, clients, replace(federation, rounds=1))[-1].state
-    save_state(tmp_path, SavedState(first, own, "f" * 64))
-    restored = load_state(tmp_path)
-    assert restored.state.round_number == 1
-    rest = finish(restored.state, restored.own_models, clients, federation)
-    assert len(rest) == 2
-    assert same_bits(rest[-1].state.model, whole.model)
-    assert restored.own_models.keys() == whole_own.keys()
-    assert all(same_bits(restored.own_models[key], whole_own[key]) for key in whole_own)
+
+@pytest.mark.parametrize("name", ["fedavg", "consensus", "lloyd"])
+def test_a_run_with_regularizers_is_restored_to_the_same_bits(
+    name, clients, start, same_bits, tmp_path
+):
+    check_every_restart(FEDERATIONS[name], MOON, clients, start, same_bits, tmp_path)
+
+
+def check_every_restart(federation, local, clients, start, same_bits, tmp_path):
+    """Stop after each round in turn, save, load and go on."""
+    whole_own, own = {}, {}
+    whole = finish(start, whole_own, clients, federation, local)
+    assert len(whole) == num_rounds(federation)
+    state = start
+    for number in range(1, len(whole) + 1):
+        exchange = simulate(clients, own, local, federation, SEED)
+        events = run_rounds(state, exchange, federation, SEED)
+        state = next(event for event in events if isinstance(event, Round)).state
+        assert state.round_number == number
+        assert same_bits(state.model, whole[number - 1].state.model)
+        save_state(tmp_path, SavedState(state, own, "f" * 64))
+        restored = load_state(tmp_path)
+        state, own = restored.state, restored.own_models
+    assert own.keys() == whole_own.keys()
+    assert all(same_bits(own[key], whole_own[key]) for key in own)
 
 
 @pytest.mark.parametrize("name", FEDERATIONS)
@@ -205,3 +230,55 @@ def test_initial_centroids_are_standard_normal_and_seeded(start):
 def test_the_initial_head_fits_the_features_and_the_code(start):
     assert start.model.head["linear.weight"].shape == (4, 5)
     assert start.round_number == 0
+
+
+def test_fedmoon_pulls_from_round_two_on(clients, start):
+    """A frozen pair of equal heads would be constant ln 2, with no gradient at all."""
+    federation = FEDERATIONS["fedavg"]
+    moon = replace(LOCAL, fedmoon_weight=1.0)
+    own = {}
+    (first, second, _) = finish(start, own, clients, federation, moon)
+    plain_first, plain_second, _ = finish(start, {}, clients, federation)
+    assert first.updates[0].loss == plain_first.updates[0].loss
+    assert second.updates[0].loss != plain_second.updates[0].loss
+    assert not torch.equal(
+        second.updates[0].head["linear.weight"], plain_second.updates[0].head["linear.weight"]
+    )
+
+
+def test_fedmoon_remembers_the_clients_own_head_and_not_the_average(clients, start, same_bits):
+    own = {}
+    moon = replace(LOCAL, fedmoon_weight=1.0)
+    federation = replace(FEDERATIONS["fedavg"], rounds=1)
+    (only,) = finish(start, own, clients, federation, moon)
+    assert sorted(own) == ["a", "b", "c"]
+    for update in only.updates:
+        kept = own[update.client_id].head
+        assert all(torch.equal(kept[name], update.head[name]) for name in kept)
+    assert not torch.equal(own["a"].head["linear.weight"], only.state.model.head["linear.weight"])
+
+
+def test_the_finish_leaves_the_head_and_sends_sums_only(clients, start):
+    federation = replace(FEDERATIONS["fedavg"], rounds=1, lloyd_rounds=2)
+    trained, _, last = finish(start, {}, clients, federation)
+    assert last.state.model.head is trained.state.model.head
+    assert not torch.equal(last.state.model.centroids, trained.state.model.centroids)
+    assert {name for update in last.updates for name in update.tensors()} == {"sums", "counts"}
+
+
+@pytest.mark.parametrize("name", ["local, finished", "own heads, finished"])
+def test_a_client_with_its_own_head_finishes_alone(name, clients, start):
+    own = {}
+    rounds = finish(start, own, clients, FEDERATIONS[name])
+    assert [update.tensors() for update in rounds[-1].updates] == [{}, {}, {}]
+    assert torch.equal(rounds[-1].state.model.centroids, rounds[2].state.model.centroids)
+    lengths = torch.cat([model.centroids.norm(dim=1) for model in own.values()])
+    assert torch.allclose(lengths, torch.ones_like(lengths))
+    assert not torch.equal(own["a"].centroids, own["b"].centroids)
+
+
+@pytest.mark.parametrize("name", ["lloyd", "pca"])
+def test_no_single_centroid_is_sent(name, clients, start):
+    for round_ in finish(start, {}, clients, FEDERATIONS[name]):
+        for exchange in round_.exchanges:
+            assert all(update.centroids is None for update in exchange.updates)

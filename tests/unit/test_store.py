@@ -328,3 +328,18 @@ def test_a_group_can_share_the_cache(tmp_path):
     modes = {file.name: file.stat().st_mode & 0o777 for file in store.path.iterdir()}
     names = ["features.f16", "index.txt", "meta.json", "pooled.f32"]
     assert [modes[name] for name in names] == [0o664] * 4
+
+
+def test_mirrored_features_have_a_key_of_their_own_and_others_keep_theirs():
+    # As written by version 0.1, which knew no mirror images.
+    assert SETTINGS.key == "09f8dfe7efc904d94fbaa2f4b44cf64403cebd6d3adcba43294bfbd281af2917"
+    assert replace(SETTINGS, mirrored=True).key != SETTINGS.key
+
+
+def test_a_store_that_says_nothing_of_mirror_images_is_read(tmp_path):
+    store = open_store(tmp_path, "s", SETTINGS, (2, 4, 3))
+    meta = json.loads((store.path / "meta.json").read_text())
+    del meta["mirrored"]
+    (store.path / "meta.json").write_text(json.dumps(meta))
+    assert open_store(tmp_path, "s", SETTINGS, (2, 4, 3)) == store
+    assert list_stores(tmp_path) == [store]

@@ -34,7 +34,7 @@ def test_fedavg_weighs_clients_by_their_number_of_images(state, updates, seeded)
     merged = aggregate(state, updates, FEDAVG, seeded(0))
     assert merged.model.head["w"].tolist() == [6.0, 1.0]
     assert merged.model.centroids.tolist() == [[4.0, 0.0], [0.0, -2.0]]
-    assert merged.round_number == 1
+    assert merged.round_number == 0
     assert merged.plan is state.plan
 
 
@@ -65,7 +65,7 @@ def test_no_aggregation_changes_nothing_but_the_round(state, updates, seeded, sa
     updates = [replace(update, head=None, centroids=None) for update in updates]
     merged = aggregate(state, updates, federation, seeded(0))
     assert same_bits(merged.model, state.model)
-    assert merged.round_number == 1
+    assert merged.round_number == 0
 
 
 @pytest.mark.parametrize("strategy", ["fedcc-kmeans", "fedcc-maximin"])
@@ -138,7 +138,11 @@ def test_clients_keep_a_model_where_a_part_is_not_aggregated(heads, centroids, k
     ("name", "advice"),
     [
         ("fedcc-kmean", "did you mean 'fedcc-kmeans'?"),
-        ("x", "choose one of fedavg, fedcc-kmeans, fedcc-maximin, local, centralized"),
+        (
+            "x",
+            "choose one of fedavg, fedcc-kmeans, fedcc-maximin, consensus, lloyd, pca, local, "
+            "centralized",
+        ),
     ],
 )
 def test_an_unknown_strategy_names_the_nearest_or_all(name, advice):

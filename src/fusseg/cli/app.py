@@ -82,6 +82,21 @@ def check(
 
 
 @app.command()
+def partition(
+    config: ConfigArgument,
+    out: Annotated[Path, typer.Option("--out", help="CSV file to write: client, site, stem.")],
+    figure: Annotated[
+        Path | None, typer.Option("--figure", help="SVG file of the classes of each client.")
+    ] = None,
+    set_: SetOption = None,
+) -> None:
+    """Show which client holds which training images, and save it."""
+    from fusseg.cli.partitioning import run_partition
+
+    run_partition(config, set_ or [], out, figure)
+
+
+@app.command()
 def extract(config: ConfigArgument, set_: SetOption = None, cache: CacheOption = None) -> None:
     """Extract the features of a configuration's images, and do nothing else."""
     from fusseg.cli.running import run_extract
@@ -129,12 +144,17 @@ def evaluate(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write the scores to this file.")
     ] = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Also fit linear probes on the training labels.")
+    ] = False,
     cache: CacheOption = None,
 ) -> None:
     """Score a run on held-out images: its own, or others."""
     from fusseg.cli.using import run_evaluate
 
-    run_evaluate(run_dir, _held_out(data, sites, split), json_file, cache_folder(cache))
+    run_evaluate(
+        run_dir, _held_out(data, sites, split), json_file, cache_folder(cache), probe=probe
+    )
 
 
 @app.command()
@@ -159,6 +179,60 @@ def report(run_dir: RunArgument, cache: CacheOption = None) -> None:
     from fusseg.cli.using import run_report
 
     run_report(run_dir, cache_folder(cache))
+
+
+@app.command()
+def bench(  # noqa: PLR0913 - one per option
+    grid: Annotated[
+        str, typer.Argument(help="table1, table2, table3, or GRID.toml.", show_default=False)
+    ],
+    preset: Annotated[
+        str | None, typer.Option(help="Which preset of the grid, such as cityscapes.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder of the data; default: the grid's.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the cells; default: runs/bench-GRID.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="Number of seeds; default: the grid's.")] = None,
+    jobs: Annotated[int, typer.Option(help="Cells that run at a time.")] = 1,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="Run this method; can be repeated.")
+    ] = None,
+    column: Annotated[
+        list[str] | None, typer.Option("--column", help="Run this column; can be repeated.")
+    ] = None,
+    figures: Annotated[bool, typer.Option(help="Draw figures at the end.")] = True,
+    set_: SetOption = None,
+    cache: CacheOption = None,
+) -> None:
+    """Run a grid of experiments, methods x columns x seeds, and set its table."""
+    from fusseg.cli.benching import BenchOptions, run_bench
+
+    if out is None:
+        out = Path("runs") / "-".join(filter(None, ("bench", Path(grid).stem, preset)))
+    options = BenchOptions(
+        grid=grid,
+        out=out,
+        cache=cache_folder(cache),
+        command=shlex.join(["fusseg", *sys.argv[1:]]),
+        preset=preset,
+        data=data,
+        seeds=seeds,
+        jobs=jobs,
+        overrides=tuple(set_ or ()),
+        only=tuple(only or ()),
+        columns=tuple(column or ()),
+        figures=figures,
+    )
+    try:
+        done = run_bench(options)
+    except KeyboardInterrupt:
+        print(f"\nstopped; go on with: {options.command}", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+    if not done:
+        raise typer.Exit(1)
 
 
 @app.command("cache")

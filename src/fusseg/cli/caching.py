@@ -52,7 +52,7 @@ def list_cache(cache: Path, stores: Sequence[Store]) -> None:
         table.add_row(
             store.site,
             store.settings.backbone,
-            f"{height}x{width}",
+            f"{height}x{width}" + (" mirrored" if store.settings.mirrored else ""),
             str(len(store.digests())),
             f"{_bytes(store.path) / 1e6:.1f}",
             f"{_age(store) / _DAY:.1f}",

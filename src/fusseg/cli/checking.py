@@ -13,6 +13,7 @@ from fusseg.cli.progress import Display
 from fusseg.config import Config, DataConfig
 from fusseg.config_file import load_config, parse_config
 from fusseg.data.check import Finding, check_sites
+from fusseg.data.crops import cut_up
 from fusseg.data.datasets import open_dataset, select_held_out, select_training
 from fusseg.data.images import fit_image, load_image
 from fusseg.data.items import Item
@@ -52,7 +53,8 @@ def run_check(root: Path, backbone: str | None, image_size: str | None, cache: P
         def track(items: Sequence[Item]) -> Iterable[Item]:
             return _tracked(items, display)
 
-        findings = (*check_sites(config.data, track), *_check_settings(config))
+        found = check_sites(config.data, track, config.local.batch_size)
+        findings = (*found, *_check_settings(config))
         for finding in sorted(findings, key=lambda finding: _ORDER[finding.severity]):
             counts[finding.severity] += 1
             display.line(f"{finding.severity}: {finding.subject}: {finding.message}")
@@ -84,7 +86,8 @@ def estimate_features(config: Config, cache: Path) -> Estimate:
         DataError: If no image can be read.
     """
     dataset = open_dataset(config.data)
-    items = (*select_training(dataset, config.data), *select_held_out(dataset, config.data))
+    training = cut_up(select_training(dataset, config.data), config.data.crops)
+    items = (*training, *select_held_out(dataset, config.data))
     backbone = load_backbone(config.backbone.name)
     check_image_size(backbone, config.data.image_size)
     height, width = config.data.image_size
@@ -149,7 +152,7 @@ def _parse_size(text: str) -> tuple[int, int]:
 
 def _check_settings(config: Config) -> Iterator[Finding]:
     try:
-        resolve_federation(config.federation)
+        resolve_federation(config.federation, config.local)
     except ConfigError as error:
         yield Finding("error", "federation", str(error))
 

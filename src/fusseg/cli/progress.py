@@ -46,13 +46,20 @@ class Display:
     ) -> None:
         self._bars.stop()
 
-    def advance(self, stage: str, done: int, total: int) -> None:
-        """Show how far a stage is; one bar per stage name."""
+    def advance(self, stage: str, done: int, total: int, *, lines: bool = True) -> None:
+        """Show how far a stage is; one bar per stage name.
+
+        Args:
+            stage: Name of the bar.
+            done: Parts that are done.
+            total: All parts.
+            lines: Say it in lines where there is no terminal.
+        """
         if self._console.is_terminal:
             if stage not in self._tasks:
                 self._tasks[stage] = self._bars.add_task(stage, total=total)
             self._bars.update(self._tasks[stage], completed=done)
-        elif done == total or done % max(1, total // _LINES_PER_STAGE) == 0:
+        elif lines and (done == total or done % max(1, total // _LINES_PER_STAGE) == 0):
             self.line(f"{stage}: {done} of {total}")
 
     def line(self, text: str) -> None:

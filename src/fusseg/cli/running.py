@@ -79,8 +79,7 @@ class _Trainings:
         if isinstance(event, Progress):
             show_progress(event, self._display)
         elif isinstance(event, TrainingBegun):
-            self._done = event.num_clients * event.rounds_done
-            self._total = event.num_clients * event.num_rounds
+            self._done, self._total = event.updates_done, event.num_updates
             self._rounds = event.num_rounds
         elif isinstance(event, ClientUpdate):
             self._done += 1
@@ -90,7 +89,8 @@ class _Trainings:
 
 
 def _describe(entry: Any, num_rounds: int) -> str:  # noqa: ANN401 - JSON
-    text = f"round {entry['round']} of {num_rounds}: loss {entry['loss']:.4f}"
+    text = f"round {entry['round']} of {num_rounds}"
+    text += ": Lloyd step" if entry["loss"] is None else f": loss {entry['loss']:.4f}"
     if entry["mean_iou"] is not None:
         text += f", mIoU {entry['mean_iou']:.4f}, accuracy {entry['pixel_accuracy']:.4f}"
     return f"{text} ({entry['seconds']:.1f} s)"

@@ -13,12 +13,13 @@ from fusseg.errors import ConfigError, DataError, FussegError
 from fusseg.gallery import write_report
 from fusseg.prediction import Predicted, find_images, predict_images
 from fusseg.preparation import prepare
+from fusseg.probing import probe_run
 from fusseg.runs import REPORT, Record, load_record, load_state, read_run_config
 from fusseg.trained_run import TrainedRun, evaluate_run, load_run, pick_segmenter
 
 
 def run_evaluate(
-    run_dir: Path, chosen: Mapping[str, str], json_file: Path | None, cache: Path
+    run_dir: Path, chosen: Mapping[str, str], json_file: Path | None, cache: Path, *, probe: bool
 ) -> None:
     """Score a run and print the scores.
 
@@ -27,6 +28,7 @@ def run_evaluate(
         chosen: Any of `data`, `sites` (comma-separated) and `split`; the rest is the run's own.
         json_file: Where the scores are written too.
         cache: Feature cache.
+        probe: Whether linear probes are fitted as well; they read the labels of training images.
     """
     run = load_run(run_dir)
     data = held_out_data(run.config.data, chosen)
@@ -38,11 +40,30 @@ def run_evaluate(
             display.line(line)
         for name, iou in (scores["per_class_iou"] or {}).items():
             display.line(f"  {name}: " + ("not in the labels" if iou is None else f"IoU {iou:.4f}"))
+        display.line(_describe_protocol(scores["protocol"]))
+        if probe:
+            scores["probe"] = follow(probe_run(run, data, cache), display)
+            for name in ("features", "codes"):
+                display.line(_describe_probe(name, scores["probe"][name]))
     if json_file is not None:
         try:
             write_atomically(json_file, json.dumps(scores, indent=1).encode())
         except OSError as error:
             raise DataError(f"cannot write {json_file}: {error.strerror}") from error
+
+
+def _describe_protocol(protocol: Record) -> str:
+    height, width = protocol["image_size"]
+    cut = "images whole" if protocol["whole"] else f"fit {protocol['fit']}"
+    flip, crf = ("with" if protocol[name] else "without" for name in ("flip", "crf"))
+    return f"scored at {height} x {width} pixels, {cut}, {flip} flip averaging, {crf} CRF"
+
+
+def _describe_probe(name: str, scores: Record) -> str:
+    return (
+        f"linear probe on {name}, taught with labels: mIoU {scores['mean_iou']:.4f}, accuracy "
+        f"{scores['pixel_accuracy']:.4f} of the positions"
+    )
 
 
 def _caveats(run: TrainedRun, scores: Record) -> list[str]:
@@ -68,6 +89,10 @@ def held_out_data(data: DataConfig, chosen: Mapping[str, str]) -> DataConfig:
             held_out_sites=sites,
             train_split="",
             held_out_split=chosen.get("split", ""),
+            train_list="",
+            held_out_list="",
+            partition="site",
+            num_clients=0,
         )
     if not chosen and not data.held_out_sites:
         raise ConfigError("nothing to evaluate: the run holds no site out; give --data or --sites")

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Literal
 
 from fusseg.config import DataConfig
-from fusseg.data.datasets import check_counts, open_dataset, select_held_out, select_training
+from fusseg.data.crops import cut_up
+from fusseg.data.datasets import open_dataset, select_held_out, select_training
 from fusseg.data.images import pixels_of, read_bytes
 from fusseg.data.items import Classes, Dataset, Item
 from fusseg.data.masks import classes_of, load_mask, mask_values
-from fusseg.data.sites import files_by_stem, site_folders
+from fusseg.data.partition import MIN_IMAGES, check_counts, partition
+from fusseg.data.roots import files_by_stem
+from fusseg.data.sites import site_folders
 from fusseg.data.splits import read_splits
 from fusseg.errors import DataError, FussegError
 
@@ -44,15 +47,18 @@ class _Image:
 
 
 def check_sites(
-    config: DataConfig, track: Callable[[Sequence[Item]], Iterable[Item]] = iter
+    config: DataConfig,
+    track: Callable[[Sequence[Item]], Iterable[Item]] = iter,
+    min_images: int = MIN_IMAGES,
 ) -> Iterator[Finding]:
     """Open every image and mask of a data set, yielding what is worth saying; nothing is raised.
 
     Args:
         config: The data set, and which of its images train and are held out.
         track: Wraps the images that are gone through, for a progress bar around them.
+        min_images: As in `training_images`.
     """
-    subject = config.root if config.layout == "sites" else config.scenes
+    subject = config.scenes if config.layout == "synthetic" else config.root
     try:
         dataset = open_dataset(config)
     except FussegError as error:
@@ -61,7 +67,7 @@ def check_sites(
     yield from _overview(dataset, subject)
     if config.layout == "sites":
         yield from _stray_files(dataset, config)
-    training, held_out, problems = _selection(dataset, config)
+    training, held_out, problems = _selection(dataset, config, min_images)
     yield from problems
     images: list[_Image] = []
     for item in track(dataset.items):
@@ -82,7 +88,7 @@ def check_sites(
             f"every held-out image would be skipped ({len(held_out)} in all); "
             "replace them, or hold out other sites",
         )
-    yield from _too_few(training, usable)
+    yield from _too_few(training, usable, config)
     yield from _duplicates(images)
     yield from _sizes(images, config, subject)
 
@@ -90,7 +96,7 @@ def check_sites(
 def _overview(dataset: Dataset, subject: str) -> Iterator[Finding]:
     """Count images, masks and splits per site, and name the classes."""
     for site in dataset.sites:
-        items = [item for item in dataset.items if item.site == site]
+        items = [item for item in dataset.items if item.client == site]
         masks = sum(item.mask is not None for item in items)
         splits = Counter(item.split for item in items if item.split)
         text = f"{_count(len(items), 'image')}, {_count(masks, 'mask')}"
@@ -108,7 +114,10 @@ def _overview(dataset: Dataset, subject: str) -> Iterator[Finding]:
     if dataset.classes is not None:
         names = dataset.classes.names
         text = f"{len(names)} classes: {', '.join(names)}"
-        if dataset.classes.ignore_index is not None:
+        if dataset.classes.index_of is not None:
+            used = sum(0 <= index < len(names) for index in dataset.classes.index_of)
+            text += f"; joined from {used} pixel values"
+        elif dataset.classes.ignore_index is not None:
             text += f"; {dataset.classes.ignore_index} ignored"
         yield Finding("note", subject, text)
 
@@ -117,8 +126,9 @@ def _stray_files(dataset: Dataset, config: DataConfig) -> Iterator[Finding]:
     """Find what belongs to no image: sites without images, masks, rows in the table of splits."""
     root = Path(config.root)
     stems = {(item.site, item.stem) for item in dataset.items}
+    filled = {item.site for item in dataset.items}
     for site in site_folders(root):
-        if site.name not in dataset.sites:
+        if site.name not in filled:
             yield Finding("warning", site.name, "no image in its folder images; it is no site")
             continue
         masks = files_by_stem(site / "masks", (".png",))
@@ -144,18 +154,26 @@ def _stray_files(dataset: Dataset, config: DataConfig) -> Iterator[Finding]:
 
 
 def _selection(
-    dataset: Dataset, config: DataConfig
-) -> tuple[frozenset[Item], frozenset[Item], list[Finding]]:
-    """Pick training and held-out images, with what is wrong about the choice."""
-    training: frozenset[Item] = frozenset()
+    dataset: Dataset, config: DataConfig, min_images: int
+) -> tuple[tuple[Item, ...], frozenset[Item], list[Finding]]:
+    """Pick training images with their clients and held-out ones, with what is wrong about it."""
+    training: tuple[Item, ...] = ()
     held_out: frozenset[Item] = frozenset()
     try:
         held_out = frozenset(select_held_out(dataset, config))
-        training = frozenset(select_training(dataset, config))
+        training = partition(select_training(dataset, config), dataset, config, min_images)
     except FussegError as error:
         return training, held_out, [Finding("error", "selection", str(error))]
     text = f"{_count(len(training), 'image')} train, {len(held_out)} held out"
-    return training, held_out, [Finding("note", "selection", text)]
+    findings = [Finding("note", "selection", text)]
+    if config.crops != "none":
+        text = f"{len(cut_up(training, config.crops))} crops stand for the training images"
+        findings.append(Finding("note", "crops", text))
+    if config.partition != "site" or config.num_clients:
+        counts = Counter(item.client for item in training).values()
+        text = f"{_count(len(counts), 'client')} of {min(counts)} to {max(counts)} images"
+        findings.append(Finding("note", "partition", text))
+    return training, held_out, findings
 
 
 def _unnamed(images: list[_Image], held_out: Set[Item], subject: str) -> Iterator[Finding]:
@@ -200,15 +218,16 @@ def _mask(item: Item, classes: Classes, held_out: Set[Item]) -> Iterator[Finding
         yield Finding("error" if item in held_out else "warning", _name(item), str(error))
 
 
-def _too_few(training: frozenset[Item], usable: Set[Item]) -> Iterator[Finding]:
-    """Find training sites that the skipped images leave with too few."""
-    counts = Counter({item.site: 0 for item in training})
-    counts.update(item.site for item in training & usable)
-    for site, count in sorted(counts.items()):
+def _too_few(training: Sequence[Item], usable: Set[Item], config: DataConfig) -> Iterator[Finding]:
+    """Find clients that the skipped images leave with too few."""
+    readable = {(item.site, item.stem) for item in usable}
+    counts = Counter({item.client: 0 for item in training})
+    counts.update(item.client for item in training if (item.site, item.stem) in readable)
+    for client, count in sorted(counts.items()):
         try:
-            check_counts(Counter({site: count}))
+            check_counts(Counter({client: count}), config)
         except DataError as error:
-            yield Finding("error", site, str(error))
+            yield Finding("error", client, str(error))
 
 
 def _duplicates(images: list[_Image]) -> Iterator[Finding]:

@@ -1,16 +1,16 @@
 """The table of data layouts, and which images of a data set train and which are held out."""
 
-from collections import Counter
 from collections.abc import Callable
 
 from fusseg.config import DataConfig
+from fusseg.data.cityscapes import open_cityscapes
+from fusseg.data.coco_stuff import open_coco_stuff
+from fusseg.data.columns import give_to_column
+from fusseg.data.image_lists import pick_listed
 from fusseg.data.items import Classes, Dataset, Item, select
 from fusseg.data.scenes import SCENES, Scene
 from fusseg.data.sites import open_sites
-from fusseg.errors import ConfigError, DataError, nearest_name
-
-MIN_IMAGES = 2
-"""Images a training site needs: every image is compared with its nearest neighbor."""
+from fusseg.errors import ConfigError, nearest_name
 
 
 def generate_sites(config: DataConfig) -> Dataset:
@@ -34,13 +34,15 @@ def generate_sites(config: DataConfig) -> Dataset:
 
 DATASETS: dict[str, Callable[[DataConfig], Dataset]] = {
     "sites": open_sites,
+    "cityscapes": open_cityscapes,
+    "coco-stuff": open_coco_stuff,
     "synthetic": generate_sites,
 }
 """Data layouts by name; adding one is one function and one line."""
 
 
 def open_dataset(config: DataConfig) -> Dataset:
-    """List the images of the layout that the settings name.
+    """List the images of the layout that the settings name, each with the name it is selected by.
 
     Raises:
         ConfigError: If the layout is unknown, or its settings are wrong.
@@ -50,11 +52,11 @@ def open_dataset(config: DataConfig) -> Dataset:
         raise ConfigError(
             f"unknown data.layout {config.layout!r}; {nearest_name(config.layout, DATASETS)}"
         )
-    return DATASETS[config.layout](config)
+    return give_to_column(DATASETS[config.layout](config), config)
 
 
 def select_training(dataset: Dataset, config: DataConfig) -> tuple[Item, ...]:
-    """Pick the images that train.
+    """Pick the images that train; clients and crops are left to `training_images`.
 
     With no training sites named, all sites train that are not held out; where two different
     splits are set, held-out sites train as well. Named sites must have images in the split,
@@ -63,10 +65,10 @@ def select_training(dataset: Dataset, config: DataConfig) -> tuple[Item, ...]:
     Raises:
         ConfigError: If a site or split is unknown, a named site has no image in the split,
             nothing is left to train on, or an image would both train and be held out.
-        DataError: If a training site has fewer than two images.
+        DataError: If the list of training images is wrong.
     """
-    _check_names(dataset, config.train_sites, "train_sites")
-    _check_split(dataset, config.train_split, "train_split")
+    check_names(dataset, config.train_sites, "train_sites")
+    check_split(dataset, config.train_split, "train_split")
     sites = config.train_sites or _other_sites(dataset, config)
     items = select(dataset, sites, config.train_split)
     _check_filled(items, config.train_sites, config.train_split, "train_sites")
@@ -75,15 +77,15 @@ def select_training(dataset: Dataset, config: DataConfig) -> tuple[Item, ...]:
             f"no image trains: data.held_out_sites takes all of {', '.join(dataset.sites)}; "
             "leave a site out, or set data.train_split and data.held_out_split"
         )
+    items = pick_listed(items, dataset, config.train_list, "train_list")
     held_out = set(select_held_out(dataset, config))
     both = [item for item in items if item in held_out]
     if both:
         raise ConfigError(
-            f"image {both[0].stem!r} of site {both[0].site!r} both trains and is held out "
+            f"image {both[0].stem!r} of site {both[0].client!r} both trains and is held out "
             f"({len(both)} images in all); set data.train_split and data.held_out_split to "
             "different splits, or name different sites"
         )
-    check_counts(Counter(item.site for item in items))
     return items
 
 
@@ -92,32 +94,20 @@ def select_held_out(dataset: Dataset, config: DataConfig) -> tuple[Item, ...]:
 
     Raises:
         ConfigError: If a site or split is unknown, a named site has no image in the split, or a
-            split is set without sites.
+            split or list is set without sites.
+        DataError: If the list of held-out images is wrong.
     """
-    if config.held_out_split and not config.held_out_sites:
-        raise ConfigError(
-            f"data.held_out_split is {config.held_out_split!r}, but data.held_out_sites is empty; "
-            "name the sites to evaluate"
-        )
-    _check_names(dataset, config.held_out_sites, "held_out_sites")
-    _check_split(dataset, config.held_out_split, "held_out_split")
+    for key in ("held_out_split", "held_out_list"):
+        if getattr(config, key) and not config.held_out_sites:
+            raise ConfigError(
+                f"data.{key} is {getattr(config, key)!r}, but data.held_out_sites is empty; "
+                "name the sites to evaluate"
+            )
+    check_names(dataset, config.held_out_sites, "held_out_sites")
+    check_split(dataset, config.held_out_split, "held_out_split")
     items = select(dataset, config.held_out_sites, config.held_out_split)
     _check_filled(items, config.held_out_sites, config.held_out_split, "held_out_sites")
-    return items
-
-
-def check_counts(images: Counter[str]) -> None:
-    """Refuse training sites with too few images.
-
-    Raises:
-        DataError: If a site has fewer than two images.
-    """
-    for site, count in sorted(images.items()):
-        if count < MIN_IMAGES:
-            raise DataError(
-                f"site {site!r} has {count} training image{'' if count == 1 else 's'}, at least "
-                f"{MIN_IMAGES} are needed; add images or leave the site out of data.train_sites"
-            )
+    return pick_listed(items, dataset, config.held_out_list, "held_out_list")
 
 
 def _other_sites(dataset: Dataset, config: DataConfig) -> tuple[str, ...]:
@@ -126,7 +116,12 @@ def _other_sites(dataset: Dataset, config: DataConfig) -> tuple[str, ...]:
     return tuple(site for site in dataset.sites if site not in config.held_out_sites)
 
 
-def _check_names(dataset: Dataset, sites: tuple[str, ...], key: str) -> None:
+def check_names(dataset: Dataset, sites: tuple[str, ...], key: str) -> None:
+    """Refuse names of sites that are not there.
+
+    Raises:
+        ConfigError: If a site is unknown.
+    """
     for site in sites:
         if site not in dataset.sites:
             raise ConfigError(
@@ -134,7 +129,12 @@ def _check_names(dataset: Dataset, sites: tuple[str, ...], key: str) -> None:
             )
 
 
-def _check_split(dataset: Dataset, split: str, key: str) -> None:
+def check_split(dataset: Dataset, split: str, key: str) -> None:
+    """Refuse the name of a split that no image is in.
+
+    Raises:
+        ConfigError: If the split is unknown.
+    """
     known = sorted({item.split for item in dataset.items if item.split})
     if split and not known:
         raise ConfigError(f"data.{key} is {split!r}, but no image has a split; leave it empty")
@@ -144,7 +144,7 @@ def _check_split(dataset: Dataset, split: str, key: str) -> None:
 
 def _check_filled(items: tuple[Item, ...], sites: tuple[str, ...], split: str, key: str) -> None:
     """A site known to the data set can only be without items through the split."""
-    filled = {item.site for item in items}
+    filled = {item.client for item in items}
     for site in sites:
         if site not in filled:
             raise ConfigError(

@@ -6,7 +6,7 @@ from PIL import Image
 
 from fusseg.config import Interpolation
 from fusseg.data.decoding import decode, decoded_shape, read_file
-from fusseg.data.geometry import Fit, resample
+from fusseg.data.geometry import Fit, cut, resample, shared_shape
 from fusseg.data.items import Item
 from fusseg.data.scenes import SCENE_SHAPE, Scene, draw_scene
 from fusseg.errors import DataError
@@ -51,12 +51,24 @@ def pixels_of(item: Item, data: bytes) -> UInt8[np.ndarray, "height width 3"]:
         DataError: As `load_image`.
     """
     if isinstance(item.image, Scene):
-        return np.frombuffer(data, np.uint8).reshape(*SCENE_SHAPE, 3).copy()
-    return _as_rgb(decode(data, "image", item.image), item.image)
+        pixels = np.frombuffer(data, np.uint8).reshape(*SCENE_SHAPE, 3).copy()
+    else:
+        pixels = _as_rgb(decode(data, "image", item.image), item.image)
+    return pixels if item.crop is None else cut(pixels, item.crop.share)
 
 
 def image_shape(item: Item) -> tuple[int, int]:
-    """Height and width of an image, upright, without decoding it.
+    """Height and width of an item's image, or of its crop, upright, without decoding it.
+
+    Raises:
+        DataError: As `source_shape`.
+    """
+    shape = source_shape(item)
+    return shape if item.crop is None else shared_shape(shape, item.crop.share)
+
+
+def source_shape(item: Item) -> tuple[int, int]:
+    """Height and width of the whole image behind an item, upright, without decoding it.
 
     Raises:
         DataError: If the file cannot be read, its header is broken, or it is too large.

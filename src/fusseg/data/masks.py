@@ -1,15 +1,15 @@
-"""Labels: masks and the classes in them; read in evaluation only."""
+"""Labels: masks and the classes in them; read in evaluation, and to draw some partitions."""
 
 from collections.abc import Iterable, Set
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from PIL import Image
 
 from fusseg.data.decoding import decode, read_file
-from fusseg.data.geometry import Fit, resample
-from fusseg.data.images import image_shape
-from fusseg.data.items import Classes, Item
+from fusseg.data.geometry import Fit, cut, resample
+from fusseg.data.images import source_shape
+from fusseg.data.items import NO_CLASS, Classes, Item
 from fusseg.data.scenes import Scene, draw_scene
 from fusseg.errors import DataError
 
@@ -25,13 +25,33 @@ def load_mask(item: Item, classes: Classes) -> UInt8[np.ndarray, "height width"]
             neither a class nor ignored.
     """
     mask = _read_mask(item)
-    shape = image_shape(item)
+    shape = source_shape(item)
     if mask.shape != shape:
         raise DataError(
             f"mask of shape {mask.shape} does not fit its image of shape {shape}: {item.mask}"
         )
+    return _class_indices(mask, item, classes)
+
+
+def count_classes(item: Item, classes: Classes) -> Int64[np.ndarray, " classes"]:
+    """Count the pixels of each class in a mask, ignored ones aside; its image is not looked at.
+
+    Raises:
+        DataError: If there is no mask, it is broken, or a value is neither a class nor ignored.
+    """
+    mask = _class_indices(_read_mask(item), item, classes)
+    counts = np.bincount(mask.ravel(), minlength=256)[: len(classes.names)]
+    return counts.astype(np.int64)
+
+
+def _class_indices(
+    mask: UInt8[np.ndarray, "height width"], item: Item, classes: Classes
+) -> UInt8[np.ndarray, "part_height part_width"]:
+    """Check the values, turn them into class indices, and cut out what the item is of."""
     check_values(mask, classes, item.mask)
-    return mask
+    if classes.index_of is not None:
+        mask = np.array(classes.index_of)[mask].astype(np.uint8)
+    return mask if item.crop is None else cut(mask, item.crop.share)
 
 
 def fit_mask(
@@ -85,15 +105,18 @@ def check_values(mask: UInt8[np.ndarray, "height width"], classes: Classes, name
     Raises:
         DataError: If a value is neither a class nor ignored.
     """
-    present = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
+    index_of = classes.index_of or range(256)
     strange = [
         value
-        for value in present.tolist()
-        if value >= len(classes.names) and value != classes.ignore_index
+        for value in np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()
+        if index_of[value] != classes.ignore_index
+        and not NO_CLASS < index_of[value] < len(classes.names)
     ]
     if not strange:
         return
     shown = ", ".join(map(str, strange[:5])) + (", ..." if len(strange) > 5 else "")
+    if classes.index_of is not None:
+        raise DataError(f"mask has the values {shown}, which the layout does not know: {name}")
     mend = "correct the mask, or add names or an ignore_index to classes.toml"
     if strange == [255] and len(classes.names) == 2:
         mend = "write 1 in place of 255 in black-and-white masks, or set ignore_index = 255"

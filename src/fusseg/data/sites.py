@@ -1,14 +1,14 @@
 """Folders of sites: one folder per site with its images and, if it is labeled, its masks."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from fusseg.config import DataConfig
 from fusseg.data.class_file import read_classes
 from fusseg.data.images import SUFFIXES
 from fusseg.data.items import Dataset, Item
+from fusseg.data.roots import data_root, files_by_stem, named, visible
 from fusseg.data.splits import read_splits, split_by_image
-from fusseg.errors import ConfigError, DataError
+from fusseg.errors import DataError
 
 LAYOUT = "expected ROOT/SITE/images/*.jpg (or png, tif, bmp, webp)"
 
@@ -32,7 +32,7 @@ def open_sites(config: DataConfig) -> Dataset:
 
 
 def _list_sites(config: DataConfig) -> Dataset:
-    root = _root(config)
+    root = data_root(config, LAYOUT)
     splits = _splits(config, root)
     items = [
         Item(site.name, stem, splits.get((site.name, stem), ""), image, masks.get(stem))
@@ -53,52 +53,7 @@ def site_folders(root: Path) -> list[Path]:
     Raises:
         DataError: If a name is not valid UTF-8.
     """
-    return [_named(path) for path in _visible(root) if (path / "images").is_dir()]
-
-
-def files_by_stem(folder: Path, suffixes: Iterable[str]) -> dict[str, Path]:
-    """Map the stems of the files of some kinds to their paths; empty where there is no folder.
-
-    Raises:
-        DataError: If two files share a stem, or a name is not valid UTF-8.
-    """
-    found: dict[str, Path] = {}
-    if not folder.is_dir():
-        return found
-    for path in _visible(folder):
-        if path.suffix.lower() in suffixes:
-            other = found.setdefault(_named(path).stem, path)
-            if other != path:
-                raise DataError(
-                    f"two files share the stem {path.stem!r}, {other.name} and {path.name}; "
-                    f"rename one: {folder}"
-                )
-    return found
-
-
-def _named(path: Path) -> Path:
-    """Refuse a name that could neither be printed nor written to a record."""
-    try:
-        path.name.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"a name is not valid UTF-8, rename it: {str(path)!a}") from error
-    return path
-
-
-def _visible(folder: Path) -> list[Path]:
-    """What is in a folder, by name, without hidden entries such as `._x.jpg`."""
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-
-
-def _root(config: DataConfig) -> Path:
-    if not config.root:
-        raise ConfigError("data.root is not set; give the folder that holds the sites")
-    root = Path(config.root)
-    if not root.exists():
-        raise DataError(f"data.root does not exist: {config.root!r}; {LAYOUT}")
-    if not root.is_dir():
-        raise DataError(f"data.root is not a folder: {config.root!r}; {LAYOUT}")
-    return root
+    return [named(path) for path in visible(root) if (path / "images").is_dir()]
 
 
 def _splits(config: DataConfig, root: Path) -> dict[tuple[str, str], str]:
@@ -117,10 +72,13 @@ def _splits(config: DataConfig, root: Path) -> dict[tuple[str, str], str]:
 
 def _mend(root: Path) -> str:
     """Say what to do about a root without sites, by what lies in it."""
+    for layout, name in (("cityscapes", "leftImg8bit"), ("coco-stuff", "stuffthingmaps")):
+        if (root / name).is_dir():
+            return f'there is a folder {name!r}; set data.layout = "{layout}"'
     if (root / "images").is_dir():
         return "it looks like a single site; give the folder above it as data.root"
-    for folder in (root, *(path for path in _visible(root) if path.is_dir())):
-        image = next((path for path in _visible(folder) if path.suffix.lower() in SUFFIXES), None)
+    for folder in (root, *(path for path in visible(root) if path.is_dir())):
+        image = next((path for path in visible(folder) if path.suffix.lower() in SUFFIXES), None)
         if image is not None and folder.name != "images":
             site = "SITE" if folder == root else folder.name
             target = root / site / "images"

@@ -1,35 +1,53 @@
 """Score a segmenter on images that no client trained on (method section 5)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from fusseg.config import DataConfig, Fit
+from fusseg.config import EvaluationConfig
+from fusseg.data.images import fit_image, load_image
 from fusseg.data.items import Classes, Item
 from fusseg.data.masks import fit_mask, infer_classes, load_mask
 from fusseg.evaluation.confusion import count_pixels
+from fusseg.evaluation.crf import refine
 from fusseg.evaluation.quality import Quality, QualitySums, average_quality, sum_quality
 from fusseg.evaluation.scores import Scores, score
+from fusseg.features.extraction import SiteFeatures
 from fusseg.features.feature_set import FeatureSet
-from fusseg.segmentation.segmenter import Segmenter, assign, cosines, encode, similarities
+from fusseg.features.views import View, mirror, with_mirrored
+from fusseg.segmentation.segmenter import (
+    Segmenter,
+    assign,
+    cosines,
+    encode,
+    pixel_cosines,
+    similarities,
+)
 
 Confusion = Int[Tensor, "clusters classes"]
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Held-out images with their features, and how to read their labels."""
+    """Held-out images with their features, and how they are scored."""
 
-    items: tuple[Item, ...]
+    views: tuple[View, ...]
     """One per image of `features`, in its order."""
     features: FeatureSet
     classes: Classes | None
     """None where no image has a mask."""
-    image_size: tuple[int, int]
-    fit: Fit
+    mirrored: FeatureSet | None = None
+    """Features of the mirror images, where codes are averaged with theirs."""
+    crf: bool = False
+    """Whether what is scored is refined with a dense CRF."""
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """The images, in the order of their features."""
+        return tuple(view.item for view in self.views)
 
 
 @dataclass(frozen=True)
@@ -53,28 +71,49 @@ class Evaluation:
     """None where no pixel is labeled."""
 
 
-def hold_out(
-    items: Sequence[Item], features: FeatureSet, classes: Classes | None, data: DataConfig
+def gather_held_out(
+    views: Sequence[View],
+    features: SiteFeatures,
+    classes: Classes | None,
+    evaluation: EvaluationConfig,
 ) -> HeldOut:
-    """Join held-out items with their features, and look at every mask before it is needed.
+    """Join what was extracted of the held-out images; skipped ones are left out.
 
     Args:
-        items: One per image of `features`, in its order.
+        views: The held-out images.
+        features: Where the features of the views and, for flip averaging, of their mirror images
+            are.
+        classes: As in `hold_out`.
+        evaluation: Whether codes are averaged and scores refined.
+
+    Raises:
+        DataError: If no image is left, or a mask is bad.
+    """
+    usable = [view for view in views if all(map(features.has, with_mirrored([view], evaluation)))]
+    mirrored = features.of_views(map(mirror, usable)) if evaluation.flip else None
+    held_out = hold_out(usable, features.of_views(usable), classes)
+    return replace(held_out, mirrored=mirrored, crf=evaluation.crf)
+
+
+def hold_out(views: Sequence[View], features: FeatureSet, classes: Classes | None) -> HeldOut:
+    """Join held-out images with their features, and look at every mask before it is needed.
+
+    Args:
+        views: One per image of `features`, in its order.
         features: Their features.
         classes: Names of the pixel values; None: inferred from the masks, if there are any.
-        data: Size and fit of the images.
 
     Raises:
         DataError: If a mask cannot be read or holds a value that is no class.
     """
-    masks = [item for item in items if item.mask is not None]
+    masks = [view.item for view in views if view.item.mask is not None]
     if not masks:
-        return HeldOut(tuple(items), features, None, data.image_size, data.fit)
+        return HeldOut(tuple(views), features, None)
     known = infer_classes(masks) if classes is None else classes
     for item in masks:
         # A bad mask must show before training and not after it.
         load_mask(item, known)
-    return HeldOut(tuple(items), features, known, data.image_size, data.fit)
+    return HeldOut(tuple(views), features, known)
 
 
 def read_labels(held_out: HeldOut, index: int) -> UInt8[Tensor, "height width"] | None:
@@ -86,10 +125,10 @@ def read_labels(held_out: HeldOut, index: int) -> UInt8[Tensor, "height width"] 
     Raises:
         DataError: If the mask cannot be read or holds a value that is no class.
     """
-    item = held_out.items[index]
+    item, settings = held_out.views[index].item, held_out.views[index].settings
     if item.mask is None or held_out.classes is None:
         return None
-    mask = fit_mask(load_mask(item, held_out.classes), held_out.image_size, held_out.fit)
+    mask = fit_mask(load_mask(item, held_out.classes), settings.image_size, settings.fit)
     labels = torch.from_numpy(mask)
     if held_out.classes.ignore_index is not None:
         ignored = labels == held_out.classes.ignore_index
@@ -106,11 +145,11 @@ def evaluate(segmenter: Segmenter, held_out: HeldOut) -> Evaluation:
     sums: list[QualitySums] = []
     counts: dict[str, list[Confusion]] = {}
     for index, item in enumerate(held_out.items):
-        codes = encode(segmenter, held_out.features.feature_map(index))
+        codes = encode_held_out(segmenter, held_out, index)
         sums.append(sum_quality(cosines(segmenter, codes)))
         counted = _count_labels(segmenter, codes, held_out, index)
         if counted is not None:
-            counts.setdefault(item.site, []).append(counted)
+            counts.setdefault(item.client, []).append(counted)
     return Evaluation(average_quality(sums), score_sites(counts))
 
 
@@ -135,12 +174,32 @@ def score_sites(counts: Mapping[str, Sequence[Confusion]]) -> LabeledScores | No
     )
 
 
+def encode_held_out(
+    segmenter: Segmenter, held_out: HeldOut, index: int
+) -> Float[Tensor, "h w code"]:
+    """Encode one image; with flip averaging, the mean with the codes of its mirror image."""
+    codes = encode(segmenter, held_out.features.feature_map(index))
+    if held_out.mirrored is None:
+        return codes
+    mirrored = encode(segmenter, held_out.mirrored.feature_map(index))
+    return (codes + mirrored.flip(1)) / 2
+
+
 def segment_held_out(
     segmenter: Segmenter, held_out: HeldOut, index: int
 ) -> UInt8[Tensor, "height width"]:
     """Segment one held-out image at the size its labels have."""
-    codes = encode(segmenter, held_out.features.feature_map(index))
-    return assign(similarities(segmenter, codes), held_out.image_size)
+    return _segment(segmenter, encode_held_out(segmenter, held_out, index), held_out, index)
+
+
+def _segment(
+    segmenter: Segmenter, codes: Float[Tensor, "h w code"], held_out: HeldOut, index: int
+) -> UInt8[Tensor, "height width"]:
+    item, seen = held_out.views[index].item, held_out.views[index].settings
+    if not held_out.crf:
+        return assign(similarities(segmenter, codes), seen.image_size)
+    image = fit_image(load_image(item), seen.image_size, seen.fit, seen.interpolation)
+    return torch.from_numpy(refine(image, pixel_cosines(segmenter, codes, seen.image_size).numpy()))
 
 
 def _count_labels(
@@ -149,6 +208,6 @@ def _count_labels(
     labels = read_labels(held_out, index)
     if labels is None or held_out.classes is None:
         return None
-    clusters = assign(similarities(segmenter, codes), held_out.image_size)
+    clusters = _segment(segmenter, codes, held_out, index)
     num_classes = len(held_out.classes.names)
     return count_pixels(clusters, labels, segmenter.num_clusters, num_classes)

@@ -2,18 +2,28 @@
 
 import warnings
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 
+from fusseg.errors import DataError
 from fusseg.evaluation.confusion import count_pixels
 from fusseg.evaluation.scores import Scores, score
 
-Features = Float[np.ndarray, "images dim h w"]
-Labels = UInt8[np.ndarray, "images h w"]
-TestFeatures = Float[np.ndarray, "test_images dim test_h test_w"]
-TestLabels = UInt8[np.ndarray, "test_images test_h test_w"]
+
+@runtime_checkable
+class Maps(Protocol):
+    """One array per image: a list, a stack, or what computes them when they are asked for."""
+
+    def __len__(self) -> int:
+        """Count the images."""
+        ...
+
+    def __getitem__(self, image: int, /) -> Any:  # noqa: ANN401 - whatever numpy indexing returns
+        """Read one image's array."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,19 +38,19 @@ class ProbeConfig:
 
 
 def linear_probe(
-    train: tuple[Features, Labels],
-    test: tuple[TestFeatures, TestLabels],
+    train: tuple[Maps, Maps],
+    test: tuple[Maps, Maps],
     num_classes: int,
     config: ProbeConfig | None = None,
 ) -> Scores:
     """Train a softmax regression on labeled positions and score it on others.
 
     Features are standardized by the drawn positions. Maps are read image by image, so that
-    memory-mapped float16 features of any number of images fit.
+    memory-mapped features of any number of images fit; images may differ in height and width.
 
     Args:
-        train: Feature maps and the class of each position; a label of `num_classes` or above is
-            left out.
+        train: Feature maps of shape dim x h x w, and the class of each position, h x w; a label of
+            `num_classes` or above is left out.
         test: The same of the images that are scored.
         num_classes: Classes, C.
         config: Number of positions, iterations and seed; None: the defaults.
@@ -49,7 +59,8 @@ def linear_probe(
         Scores over the positions of all test images, from summed counts.
 
     Raises:
-        ValueError: If the labeled training positions hold fewer than two classes.
+        DataError: If the labeled training positions hold fewer than two classes, or no test
+            position is labeled.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -59,7 +70,7 @@ def linear_probe(
     config = config or ProbeConfig()
     rows, labels = _draw_positions(*train, num_classes, config)
     if len(np.unique(labels)) < 2:
-        raise ValueError(
+        raise DataError(
             f"a probe needs labels of at least 2 classes, got {np.unique(labels).tolist()}"
         )
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=config.max_iterations))
@@ -69,14 +80,17 @@ def linear_probe(
         probe.fit(rows, labels)
 
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-    for features, truth in zip(*test, strict=True):
-        predicted = probe.predict(_positions(features)).astype(np.uint8)
+    maps, truths = test
+    for image in range(len(truths)):
+        predicted = probe.predict(_positions(maps[image])).astype(np.uint8)
         confusion += count_pixels(
             torch.from_numpy(predicted),
-            torch.from_numpy(truth.reshape(-1)),
+            torch.from_numpy(truths[image].reshape(-1)),
             num_classes,
             num_classes,
         )
+    if confusion.sum() == 0:
+        raise DataError("a probe needs labeled positions to be scored on, got none")
     return score(confusion, matching=torch.arange(num_classes))
 
 
@@ -103,16 +117,21 @@ def _positions(
 
 
 def _draw_positions(
-    features: Features, labels: Labels, num_classes: int, config: ProbeConfig
+    maps: Maps, labels: Maps, num_classes: int, config: ProbeConfig
 ) -> tuple[Float[np.ndarray, "rows dim"], Int[np.ndarray, " rows"]]:
     """Draw labeled positions of all images without replacement."""
-    flat = labels.reshape(len(labels), -1)
-    image, position = np.nonzero(flat < num_classes)
+    flat = [labels[image].reshape(-1) for image in range(len(labels))]
+    found = [np.flatnonzero(classes < num_classes) for classes in flat]
+    image = np.repeat(np.arange(len(found)), [len(positions) for positions in found])
+    position = np.concatenate(found)
     generator = np.random.default_rng(config.seed)
     count = min(config.num_positions, len(image))
     drawn = np.sort(generator.choice(len(image), count, replace=False))
     image, position = image[drawn], position[drawn]
     # Image by image, so that a memory map is read once from front to back.
-    rows = [_positions(features[k])[position[image == k]] for k in np.unique(image)]
-    picked = flat[image, position].astype(np.int64)
-    return (np.concatenate(rows) if rows else np.empty((0, features.shape[1]), np.float32)), picked
+    used = np.unique(image).tolist()
+    rows = [_positions(maps[one])[position[image == one]] for one in used]
+    picked = [flat[one][position[image == one]].astype(np.int64) for one in used]
+    if not rows:
+        return np.empty((0, 1), np.float32), np.empty(0, np.int64)
+    return np.concatenate(rows), np.concatenate(picked)

@@ -33,22 +33,29 @@ class Backbone:
     """The only height and width it takes; None: any multiples of the stride."""
 
 
-def check_image_size(backbone: Backbone, size: tuple[int, int]) -> None:
+def check_image_size(
+    backbone: Backbone, size: tuple[int, int], key: str = "data.image_size"
+) -> None:
     """Refuse an image size that the backbone cannot divide into positions.
 
     Args:
         backbone: The backbone that would see the images.
         size: Height and width in pixels.
+        key: Setting that the size comes from.
 
     Raises:
         ConfigError: If a side is not a positive multiple of the stride, or the backbone takes
             another size only.
     """
-    check_sides(backbone.name, backbone.stride, size, backbone.image_size)
+    check_sides(backbone.name, backbone.stride, size, backbone.image_size, key)
 
 
 def check_sides(
-    name: str, stride: int, size: tuple[int, int], only: tuple[int, int] | None = None
+    name: str,
+    stride: int,
+    size: tuple[int, int],
+    only: tuple[int, int] | None = None,
+    key: str = "data.image_size",
 ) -> None:
     """Refuse image sides that are not positive multiples of a stride, or not the only ones.
 
@@ -58,7 +65,7 @@ def check_sides(
     if only is not None and size != only:
         raise ConfigError(
             f"backbone {name!r} takes images of {list(only)} only, got {list(size)}; set "
-            "data.image_size to it"
+            f"{key} to it"
         )
     height, width = size
     if min(size) > 0 and height % stride == 0 and width % stride == 0:
@@ -68,7 +75,7 @@ def check_sides(
     nearest = f"{smaller}" if smaller == larger else f"{smaller} or {larger}"
     raise ConfigError(
         f"backbone {name!r} needs image sides that are multiples of {stride}, got {list(size)}; "
-        f"set data.image_size to {nearest}"
+        f"set {key} to {nearest}"
     )
 
 

@@ -20,8 +20,8 @@ class FeatureSet:
     """`site/stem` of each image."""
     digests: tuple[str, ...]
     """SHA-256 of each image's bytes."""
-    maps: tuple[Float16[np.ndarray, "_ height width dim"], ...]
-    """One memory map per store."""
+    maps: tuple[Float16[np.ndarray, "_ _ _ dim"], ...]
+    """One memory map per store; maps of training images are of one height and width."""
     rows: Int[np.ndarray, "images 2"]
     """Memory map and row of each image."""
     pooled: Float32[np.ndarray, "images dim"]
@@ -34,7 +34,7 @@ class FeatureSet:
 
     @property
     def map_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of a feature map."""
+        """Height, width and channels of a feature map, where all are of one shape."""
         height, width, dim = self.maps[0].shape[1:]
         return height, width, dim
 
@@ -63,6 +63,17 @@ class FeatureSet:
             store, row = self.rows[image]
             gathered[place] = self.maps[store][row].reshape(-1, dim)[spots.numpy()]
         return torch.from_numpy(gathered).float()
+
+    def pick(self, images: Int[np.ndarray, " picked"]) -> "FeatureSet":
+        """View some of the images, in another order."""
+        return FeatureSet(
+            names=tuple(self.names[image] for image in images),
+            digests=tuple(self.digests[image] for image in images),
+            maps=self.maps,
+            rows=self.rows[images],
+            pooled=self.pooled[images],
+            fingerprint=self.fingerprint,
+        )
 
     def feature_sum(self) -> Float[Tensor, " dim"]:
         """Sum of all feature vectors, in float64."""

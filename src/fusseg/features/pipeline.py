@@ -104,9 +104,8 @@ def _decode_ahead(
     def decode(entry: DigestedItem) -> _Decoded:
         try:
             image = load_image(entry.item)
-            return entry, fit_image(
-                image, settings.image_size, settings.fit, settings.interpolation
-            )
+            fitted = fit_image(image, settings.image_size, settings.fit, settings.interpolation)
+            return entry, fitted[:, ::-1] if settings.mirrored else fitted
         except DataError as error:
             return entry, error
 

@@ -17,7 +17,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -45,11 +45,16 @@ class FeatureSettings:
     image_size: tuple[int, int]
     fit: Fit
     interpolation: Interpolation
+    mirrored: bool = False
+    """Left and right exchanged before the backbone sees it."""
 
     @property
     def key(self) -> str:
         """Digest of the settings that change features."""
         settings = {**asdict(self), "backbone": None, "format": FORMAT_VERSION}
+        if not self.mirrored:
+            # As before there was a choice: what is cached stays known.
+            del settings["mirrored"]
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
@@ -205,6 +210,7 @@ def list_stores(cache: Path) -> list[Store]:
                 tuple(meta["image_size"]),
                 meta["fit"],
                 meta["interpolation"],
+                meta.get("mirrored", False),
             )
             stores.append(Store(path.parent, meta["site"], settings, tuple(meta["shape"])))
     return stores
@@ -213,7 +219,8 @@ def list_stores(cache: Path) -> list[Store]:
 def _read_meta(path: Path) -> dict[str, Any]:
     try:
         meta: dict[str, Any] = json.loads((path / "meta.json").read_text(encoding="utf-8"))
-        missing = {field.name for field in fields(FeatureSettings)} | {"site", "shape", "format"}
+        needed = {field.name for field in fields(FeatureSettings) if field.default is MISSING}
+        missing = needed | {"site", "shape", "format"}
         missing -= meta.keys()
     except (ValueError, AttributeError, RecursionError) as error:
         raise DataError(f"damaged cache folder, delete it: {path} ({error})") from error

@@ -1,14 +1,23 @@
 """The client's half of a round."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
 
 from fusseg.config import FederationConfig, LocalConfig
 from fusseg.errors import FederationError
 from fusseg.features.feature_set import FeatureSet
 from fusseg.features.neighbors import cached_neighbors
-from fusseg.federation.state import ClientUpdate, GlobalState
+from fusseg.federation.lloyd import move_centroids, sum_codes
+from fusseg.federation.moments import sum_moments
+from fusseg.federation.points import feature_chunks, sample_positions, unit_codes
+from fusseg.federation.schedule import num_training_rounds
+from fusseg.federation.state import CentroidUsage, ClientUpdate, GlobalState
+from fusseg.federation.strategies import CONSENSUS, keeps_own_models, sends_centroids
 from fusseg.randomness import round_generator
 from fusseg.segmentation.training import Model, train
 
@@ -51,16 +60,13 @@ def train_locally(
     Raises:
         FederationError: If training diverged.
     """
-    start = state.model
-    if own is not None:
-        start = Model(
-            head=start.head if federation.aggregate_heads else own.head,
-            centroids=start.centroids if federation.aggregate_centroids else own.centroids,
-        )
+    start = current_model(state, own, federation)
     plan = state.plan
     nearest = cached_neighbors(client.features, plan.mean_feature, local.neighbors, client.cache)
     generator = round_generator(seed, state.round_number + 1, client.client_id)
-    trained, loss = train(start, client.features, nearest, plan, local, generator)
+    # FedMOON compares with the head of the client's own last round, whatever has been averaged.
+    previous = None if own is None else own.head
+    trained, loss = train(start, client.features, nearest, plan, local, generator, previous)
     if not (math.isfinite(loss) and _is_finite(trained)):
         raise FederationError(
             f"training of client {client.client_id!r} diverged in round {state.round_number + 1} "
@@ -71,10 +77,87 @@ def train_locally(
         client_id=client.client_id,
         num_images=len(client.features),
         head=trained.head if federation.aggregate_heads else None,
-        centroids=trained.centroids if federation.aggregate_centroids else None,
+        centroids=trained.centroids if sends_centroids(federation) else None,
         loss=loss,
+        usage=_use(trained, client, state, federation, seed)
+        if federation.strategy == CONSENSUS and federation.aggregate_centroids
+        else None,
     )
     return update, trained
+
+
+def take_lloyd_step(
+    state: GlobalState,
+    own: Model | None,
+    client: Client,
+    federation: FederationConfig,
+    codes: Iterable[Float[Tensor, "_ code"]],
+) -> tuple[ClientUpdate, Model | None]:
+    """Sum the codes nearest to each centroid (method section 3b).
+
+    Where the client has a head or centroids of its own it moves its own centroids, and sends
+    nothing.
+
+    Args:
+        state: Global state.
+        own: The client's own model, as in `train_locally`.
+        client: Whose codes these are.
+        federation: Which parts are shared, with baselines resolved.
+        codes: Of the client's sampled positions under its head, of unit length, in chunks.
+
+    Returns:
+        What is sent, and the client's own model after the step.
+    """
+    model = current_model(state, own, federation)
+    found = sum_codes(codes, model.centroids)
+    update = ClientUpdate(client.client_id, len(client.features))
+    if keeps_own_models(federation):
+        return update, Model(model.head, move_centroids(model.centroids, found))
+    return replace(update, code_sums=found), own
+
+
+def measure_moments(
+    state: GlobalState, client: Client, federation: FederationConfig, seed: int
+) -> ClientUpdate:
+    """Sum the features of the sampled positions and their outer products (for PCA)."""
+    positions = sample_positions(client.features, federation.positions_per_image, seed)
+    chunks = feature_chunks(client.features, positions, state.plan.mean_feature)
+    moments = sum_moments(chunks, len(state.plan.mean_feature))
+    return ClientUpdate(client.client_id, len(client.features), moments=moments)
+
+
+def current_model(state: GlobalState, own: Model | None, federation: FederationConfig) -> Model:
+    """Put together the model a client works with: shared parts, and those that stay with it.
+
+    In the Lloyd finish centroids stay with a client as soon as its head does: sums of codes of
+    different heads mean nothing.
+
+    Args:
+        state: Global state.
+        own: The client's own model; None before its first round.
+        federation: Which parts are shared, with baselines resolved.
+    """
+    shared = state.model
+    if own is None:
+        return shared
+    finishing = state.round_number > num_training_rounds(federation)
+    own_centroids = not federation.aggregate_centroids or (
+        finishing and not federation.aggregate_heads
+    )
+    return Model(
+        head=shared.head if federation.aggregate_heads else own.head,
+        centroids=own.centroids if own_centroids else shared.centroids,
+    )
+
+
+def _use(
+    trained: Model, client: Client, state: GlobalState, federation: FederationConfig, seed: int
+) -> CentroidUsage:
+    """Count what the client's centroids stand for, over its sampled positions."""
+    positions = sample_positions(client.features, federation.positions_per_image, seed)
+    codes = unit_codes(trained.head, client.features, positions, state.plan.mean_feature)
+    found = sum_codes(codes, trained.centroids)
+    return CentroidUsage(found.counts, found.mean_cosines(trained.centroids))
 
 
 def _is_finite(model: Model) -> bool:

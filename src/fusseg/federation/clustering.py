@@ -42,12 +42,31 @@ def kmeans(
     best: Float[Tensor, "clusters dim"] | None = None
     smallest = torch.inf
     for _ in range(restarts):
-        centers = _lloyd(exact, _plus_plus(exact, num_clusters, generator), distance)
+        start = _plus_plus(exact, num_clusters, generator)
+        centers = _lloyd(exact, torch.ones_like(exact[:, 0]), start, distance)
         inertia = float(_squared_distances(exact, centers).amin(dim=1).sum())
         if best is None or inertia < smallest:
             best, smallest = centers, inertia
     assert best is not None
     return best.to(points.dtype)
+
+
+def lloyd_on_sphere(
+    points: Float[Tensor, "points dim"],
+    weights: Float[Tensor, " points"],
+    centers: Float[Tensor, "clusters dim"],
+) -> Float[Tensor, "clusters dim"]:
+    """Move given centers by weighted spherical k-means until no point changes its cluster.
+
+    An empty cluster starts again at the point farthest from its center; where there are fewer
+    points than empty clusters, the others keep their centers.
+
+    Args:
+        points: Rows of unit length.
+        weights: Of the points, above 0.
+        centers: Where to start, rows of unit length.
+    """
+    return _lloyd(points, weights, centers, "cosine")
 
 
 def maximin(
@@ -123,7 +142,10 @@ def _plus_plus(
 
 
 def _lloyd(
-    points: Float[Tensor, "points dim"], centers: Float[Tensor, "clusters dim"], distance: Distance
+    points: Float[Tensor, "points dim"],
+    weights: Float[Tensor, " points"],
+    centers: Float[Tensor, "clusters dim"],
+    distance: Distance,
 ) -> Float[Tensor, "clusters dim"]:
     assignment = torch.full((len(points),), -1)
     for _ in range(MAX_ITERATIONS):
@@ -132,25 +154,35 @@ def _lloyd(
         if torch.equal(nearest, assignment):
             break
         assignment = nearest
-        centers = _means(points, assignment, distances.amin(dim=1), len(centers))
-        centers = _on_sphere(centers, distance)
+        means = _means(points, weights, assignment, centers)
+        _restart_empty(means, points, assignment, distances.amin(dim=1))
+        centers = _on_sphere(means, distance)
     return centers
 
 
 def _means(
     points: Float[Tensor, "points dim"],
+    weights: Float[Tensor, " points"],
+    assignment: Int[Tensor, " points"],
+    centers: Float[Tensor, "clusters dim"],
+) -> Float[Tensor, "clusters dim"]:
+    """Weighted mean of each cluster; an empty one keeps its center."""
+    total = torch.zeros(len(centers), dtype=points.dtype).index_add_(0, assignment, weights)
+    sums = torch.zeros_like(centers).index_add_(0, assignment, points * weights[:, None])
+    filled = (total > 0)[:, None]
+    return torch.where(filled, sums / torch.where(filled, total[:, None], 1), centers)
+
+
+def _restart_empty(
+    means: Float[Tensor, "clusters dim"],
+    points: Float[Tensor, "points dim"],
     assignment: Int[Tensor, " points"],
     distances: Float[Tensor, " points"],
-    num_clusters: int,
-) -> Float[Tensor, "clusters dim"]:
-    """Mean of each cluster; an empty one starts again at the point farthest from its center."""
-    counts = torch.bincount(assignment, minlength=num_clusters)
-    sums = torch.zeros(num_clusters, points.shape[1], dtype=points.dtype)
-    sums.index_add_(0, assignment, points)
-    means = sums / counts.clamp(min=1)[:, None]
-    empty = (counts == 0).nonzero().flatten()
-    means[empty] = points[distances.argsort(descending=True, stable=True)[: len(empty)]]
-    return means
+) -> None:
+    """Start empty clusters again at the points farthest from their centers."""
+    empty = (torch.bincount(assignment, minlength=len(means)) == 0).nonzero().flatten()
+    farthest = distances.argsort(descending=True, stable=True)[: len(empty)]
+    means[empty[: len(farthest)]] = points[farthest]
 
 
 def _check_enough(points: Float[Tensor, "points dim"], num_clusters: int) -> None:

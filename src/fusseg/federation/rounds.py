@@ -1,28 +1,49 @@
 """The federated loop, independent of where the clients run."""
 
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from fusseg.config import FederationConfig, LocalConfig, ModelConfig
-from fusseg.federation.client import Client, train_locally
-from fusseg.federation.state import ClientUpdate, GlobalState
+from fusseg.federation.client import (
+    Client,
+    current_model,
+    measure_moments,
+    take_lloyd_step,
+    train_locally,
+)
+from fusseg.federation.points import KeptCodes
+from fusseg.federation.schedule import num_rounds, tasks
+from fusseg.federation.state import ClientUpdate, GlobalState, Task
 from fusseg.federation.strategies import aggregate, keeps_own_models
 from fusseg.randomness import SERVER, round_generator
 from fusseg.segmentation.head import initial_head
 from fusseg.segmentation.training import Model, TrainingPlan
 
-Exchange = Callable[[GlobalState], Iterable[ClientUpdate]]
-"""Sends the state to the clients and gathers their updates."""
+Exchange = Callable[[GlobalState, Task], Iterable[ClientUpdate]]
+"""Sends the state and a task to the clients and gathers their updates."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One exchange: what was asked for, and the updates sorted by client."""
+
+    task: Task
+    updates: tuple[ClientUpdate, ...]
 
 
 @dataclass(frozen=True)
 class Round:
-    """A finished round: the next global state and the updates it came from, sorted by client."""
+    """A finished round: the next global state and the exchanges it came from."""
 
     state: GlobalState
-    updates: tuple[ClientUpdate, ...]
+    exchanges: tuple[Answers, ...]
+
+    @property
+    def updates(self) -> tuple[ClientUpdate, ...]:
+        """Updates of the first exchange: in rounds of training what the clients trained."""
+        return self.exchanges[0].updates
 
 
 def initial_state(model: ModelConfig, plan: TrainingPlan, seed: int) -> GlobalState:
@@ -47,15 +68,19 @@ def run_rounds(
     Yields:
         Each client's update as it arrives, and after them the finished round.
     """
-    for round_number in range(state.round_number + 1, federation.rounds + 1):
-        updates = []
-        for update in exchange(state):
-            updates.append(update)
-            yield update
-        updates.sort(key=lambda update: update.client_id)
+    for round_number in range(state.round_number + 1, num_rounds(federation) + 1):
         generator = round_generator(seed, round_number, SERVER)
-        state = aggregate(state, updates, federation, generator)
-        yield Round(state, tuple(updates))
+        exchanges = []
+        for task in tasks(round_number, federation):
+            updates = []
+            for update in exchange(state, task):
+                updates.append(update)
+                yield update
+            updates.sort(key=lambda update: update.client_id)
+            exchanges.append(Answers(task, tuple(updates)))
+            state = aggregate(state, updates, federation, generator, task)
+        state = replace(state, round_number=round_number)
+        yield Round(state, tuple(exchanges))
 
 
 def simulate(
@@ -65,23 +90,35 @@ def simulate(
     federation: FederationConfig,
     seed: int,
 ) -> Exchange:
-    """Exchange that trains every client in this process, one after another.
+    """Exchange that asks every client in this process, one after another.
 
     Args:
         clients: Who takes part.
         own_models: Each client's own model after its last round, by id; updated in every round,
-            left empty where all is aggregated.
+            left empty where no client needs one.
         local: How a step is done.
         federation: Which parts are sent, with baselines resolved.
         seed: Seed of the experiment.
     """
+    kept = KeptCodes(federation.positions_per_image, seed)
+    remember = keeps_own_models(federation) or local.fedmoon_weight > 0
 
-    def exchange(state: GlobalState) -> Iterator[ClientUpdate]:
+    def exchange(state: GlobalState, task: Task) -> Iterator[ClientUpdate]:
         for client in clients:
             own = own_models.get(client.client_id)
-            update, trained = train_locally(state, own, client, local, federation, seed)
-            if keeps_own_models(federation):
-                own_models[client.client_id] = trained
+            after = own
+            if task == "train":
+                update, after = train_locally(state, own, client, local, federation, seed)
+            elif task == "lloyd":
+                head = current_model(state, own, federation).head
+                codes = kept.of_client(
+                    client.client_id, client.features, head, state.plan.mean_feature
+                )
+                update, after = take_lloyd_step(state, own, client, federation, codes)
+            else:
+                update = measure_moments(state, client, federation, seed)
+            if remember and after is not None:
+                own_models[client.client_id] = after
             yield update
 
     return exchange

@@ -1,10 +1,13 @@
 """What travels between server and clients."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from fusseg.federation.lloyd import CodeSums
+from fusseg.federation.moments import FeatureMoments
 from fusseg.segmentation.head import HeadWeights
 from fusseg.segmentation.shifts import Shift
 from fusseg.segmentation.training import Model, TrainingPlan
@@ -37,19 +40,48 @@ class Hello:
     """Of the package."""
 
 
+Task = Literal["train", "lloyd", "moments"]
+"""What the server asks the clients for: to train, to sum their codes, or to sum their features."""
+
+
+@dataclass(frozen=True)
+class CentroidUsage:
+    """How well each of a client's centroids stands for the client's codes."""
+
+    counts: Int[Tensor, " clusters"]
+    """Positions assigned to each centroid."""
+    cosines: Float[Tensor, " clusters"]
+    """Mean cosine of those to it, 0 where there are none; float64."""
+
+
 @dataclass(frozen=True)
 class ClientUpdate:
-    """What a client returns after a round."""
+    """What a client returns when asked; None stands for what the task does not send."""
 
     client_id: str
     num_images: int
-    """Images the client trained on; its weight in every average."""
-    head: HeadWeights | None
-    """None where heads stay with the clients (E off)."""
-    centroids: Float[Tensor, "clusters code"] | None
-    """None where centroids stay with the clients (C off)."""
-    loss: float
+    """Images the client has; its weight in every average."""
+    head: HeadWeights | None = None
+    """None also where heads stay with the clients (E off)."""
+    centroids: Float[Tensor, "clusters code"] | None = None
+    """None also where centroids stay with the clients (C off)."""
+    loss: float | None = None
     """Mean loss over the round's steps."""
+    usage: CentroidUsage | None = None
+    """How the client's codes fall on its centroids, for consensus."""
+    code_sums: CodeSums | None = None
+    """For a Lloyd step."""
+    moments: FeatureMoments | None = None
+    """For PCA."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Name every tensor that is sent."""
+        named = dict(self.head or {})
+        if self.centroids is not None:
+            named["centroids"] = self.centroids
+        for part in (self.usage, self.code_sums, self.moments):
+            named |= vars(part) if part is not None else {}
+        return named
 
 
 def num_bytes(*tensors: Tensor | HeadWeights | None) -> int:

@@ -103,8 +103,9 @@ def _draw_figures(record: Mapping[str, Any]) -> dict[str, str]:
     rounds, final = record["rounds"], record["final"]
     if any(entry["mean_iou"] is not None for entry in rounds):
         drawn["mean_iou"] = figures.mean_iou_curve(rounds)
-    if rounds:
-        drawn["loss"] = figures.loss_curves(rounds)
+    trained = [entry for entry in rounds if entry["loss"] is not None]
+    if trained:
+        drawn["loss"] = figures.loss_curves(trained)
     if final is None:
         return drawn
     if final["per_class_iou"]:

@@ -16,6 +16,7 @@ from fusseg.segmentation.losses import (
     clustering_loss,
     correspondence_loss,
 )
+from fusseg.segmentation.regularizers import References, freeze_references, regularization
 from fusseg.segmentation.sampling import (
     Batch,
     draw_batch,
@@ -52,6 +53,7 @@ def train(
     plan: TrainingPlan,
     local: LocalConfig,
     generator: Generator,
+    previous: HeadWeights | None = None,
 ) -> tuple[Model, float]:
     """Train for one round, with fresh optimizers.
 
@@ -62,6 +64,7 @@ def train(
         plan: Number of steps, mean feature and shifts.
         local: Everything else about a step.
         generator: The client's random source of this round.
+        previous: The client's own head after its previous round, for FedMOON; None in its first.
 
     Returns:
         The trained model and the mean loss over the steps (Eq. 7).
@@ -70,11 +73,12 @@ def train(
     centroids = model.centroids.clone().requires_grad_(True)
     head_optimizer = Adam(head.parameters(), lr=local.head_learning_rate)
     centroid_optimizer = Adam([centroids], lr=local.centroid_learning_rate)
+    references = freeze_references(model.head, previous, local)
     total = 0.0
     batches = query_batches(len(features), local.batch_size, generator)
     for queries in islice(batches, plan.num_steps):
         batch = draw_batch(features, nearest, queries, plan.mean_feature, local, generator)
-        head_loss, codes = head_objective(head, batch, plan.shift, local, generator)
+        head_loss, codes = head_objective(head, batch, plan.shift, local, generator, references)
         centroid_loss = clustering_loss(codes.detach(), centroids, local.separation_weight)
         head_optimizer.zero_grad()
         centroid_optimizer.zero_grad()
@@ -87,9 +91,14 @@ def train(
 
 
 def head_objective(
-    head: SegmentationHead, batch: Batch, shift: Shift, local: LocalConfig, generator: Generator
+    head: SegmentationHead,
+    batch: Batch,
+    shift: Shift,
+    local: LocalConfig,
+    generator: Generator,
+    references: References | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "codes code"]]:
-    """Weighted sum of Eq. 6 over the three kinds of pairs.
+    """Weighted sum of Eq. 6 over the three kinds of pairs, plus the regularizers that are on.
 
     Unlike the paper, only the sampled positions pass through the head and not whole maps; the head
     works position by position, so that the loss at these positions is the same.
@@ -100,6 +109,7 @@ def head_objective(
         shift: One per kind of pair.
         local: Weights and dropout.
         generator: Random source of the dropout.
+        references: Frozen heads of the regularizers; None: none is on.
 
     Returns:
         The loss, and the codes of all positions of queries and neighbors.
@@ -124,4 +134,6 @@ def head_objective(
         )
         + local.random_weight * torch.stack(random_losses).mean()
     )
+    if references is not None:
+        loss = loss + regularization(head, dropped, codes, references, local)
     return loss, codes.flatten(0, 1)

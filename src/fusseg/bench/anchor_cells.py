@@ -1,0 +1,92 @@
+"""Cells of the training-free anchors: scored and kept like any other run."""
+
+import time
+from pathlib import Path
+
+from fusseg.anchors import features_anchor, pca_anchor, sample_features
+from fusseg.atomic import write_atomically
+from fusseg.bench.grid import Anchor
+from fusseg.config import Config
+from fusseg.config_file import dump_config
+from fusseg.errors import ConfigError
+from fusseg.experiment import score_models
+from fusseg.federation.hello import agree, say_hello
+from fusseg.federation.schedule import num_rounds
+from fusseg.federation.state import GlobalState
+from fusseg.preparation import Prepared, prepare
+from fusseg.randomness import round_generator
+from fusseg.record import GLOBAL, describe_skipped, new_record
+from fusseg.runs import CONFIG, SavedState, save_record, save_state
+from fusseg.segmentation.segmenter import build_segmenter
+from fusseg.segmentation.training import Model, TrainingPlan
+
+_PARTY = "/anchors"
+"""The party whose random source the anchors take; no site's name holds a slash."""
+
+
+def run_anchor(config: Config, anchor: Anchor, run_dir: Path, cache: Path) -> None:
+    """Fit an anchor to the training images, score it, and leave a run directory.
+
+    Args:
+        config: Data, backbone, seed and sizes; what is about training is not used.
+        anchor: Which one.
+        run_dir: Where it is kept; an interrupted one is done anew.
+        cache: Folder of the feature cache.
+
+    Raises:
+        FussegError: If the configuration, the data or the folder cannot be used.
+    """
+    prepared = _prepare(config, cache)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        write_atomically(run_dir / CONFIG, dump_config(config).encode())
+    except OSError as error:
+        raise ConfigError(f"cannot write the run directory {run_dir}: {error.strerror}") from error
+    record = new_record(run_dir, config, prepared.backbone, prepared.clients, prepared.center)
+    plan = _plan(config, prepared)
+    started = time.perf_counter()
+    model = _fit(config, anchor, prepared, plan)
+    trained = time.perf_counter()
+    final = score_models({GLOBAL: build_segmenter(model, plan.mean_feature)}, prepared.shown)
+    record |= {
+        "anchor": anchor,
+        "trained": None,
+        "final": final,
+        "skipped_images": describe_skipped(prepared.skipped),
+        "seconds": {
+            "extract": prepared.seconds,
+            "train": trained - started,
+            "evaluate": time.perf_counter() - trained,
+        },
+    }
+    # Finished as far as any reader of run directories can tell.
+    state = GlobalState(num_rounds(config.federation), model, plan)
+    save_state(run_dir, SavedState(state, {}, prepared.backbone.fingerprint))
+    # The record last: with its scores the cell counts as finished.
+    save_record(run_dir, record)
+
+
+def _prepare(config: Config, cache: Path) -> Prepared:
+    stages = prepare(config, cache)
+    while True:
+        try:
+            next(stages)
+        except StopIteration as stop:
+            prepared: Prepared = stop.value
+            return prepared
+
+
+def _plan(config: Config, prepared: Prepared) -> TrainingPlan:
+    center = prepared.center
+    hellos = [
+        say_hello(client, config.local, config.seed, center=center) for client in prepared.clients
+    ]
+    return agree(hellos, config.local, prepared.backbone.fingerprint, center=center)
+
+
+def _fit(config: Config, anchor: Anchor, prepared: Prepared, plan: TrainingPlan) -> Model:
+    generator = round_generator(config.seed, 0, _PARTY)
+    points = sample_features(prepared.clients, plan.mean_feature, generator)
+    if anchor == "features":
+        return features_anchor(points, config.model.num_clusters, generator)
+    return pca_anchor(points, config.model.num_clusters, config.model.code_dim, generator)

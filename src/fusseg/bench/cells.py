@@ -1,0 +1,147 @@
+"""The cells of a grid: one run directory per column, method, seed and held-out site."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+
+from fusseg.bench.anchor_cells import run_anchor
+from fusseg.bench.grid import Anchor, Grid, cell_config
+from fusseg.config import Config, DataConfig
+from fusseg.config_file import differing_keys, load_config
+from fusseg.data.leave_one_out import leave_one_out
+from fusseg.errors import ConfigError
+from fusseg.experiment import RoundDone, run_experiment
+from fusseg.runs import CONFIG, RECORD, load_record
+
+CELLS = "cells"
+"""Folder of the cells inside the output folder."""
+
+Progress = Literal["new", "begun", "finished"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the grid."""
+
+    column: str
+    method: str
+    seed: int
+    held_out: str
+    """Who is held out in this run; empty: what the configuration says."""
+    config: Config
+    anchor: Anchor | None
+    path: Path
+
+    @property
+    def label(self) -> str:
+        """Name of the cell for people."""
+        held_out = f", {self.held_out} held out" if self.held_out else ""
+        return f"{self.method}, {self.column}, seed {self.seed}{held_out}"
+
+
+def list_cells(grid: Grid, out: Path) -> tuple[Cell, ...]:
+    """List all cells: seed by seed, so that an unfinished table has whole seeds.
+
+    Raises:
+        ConfigError: If two names would share a folder, or a configuration is wrong.
+        DataError: If sites are held out in turn and the data cannot be read.
+    """
+    folders = {
+        "columns": _folders("columns", grid.column_names),
+        "methods": _folders("methods", grid.method_names),
+    }
+    in_turn = cache(leave_one_out)
+    cells = []
+    for seed in grid.seeds:
+        for column in grid.columns:
+            for method in grid.methods:
+                if not grid.has_cell(method, column.name):
+                    continue
+                config = cell_config(grid, column, method, seed)
+                place = (folders["columns"][column.name], folders["methods"][method.name])
+                path = out.joinpath(CELLS, *place, str(seed))
+                data: Mapping[str, DataConfig] = {"": config.data}
+                if grid.leave_one_out:
+                    data = in_turn(config.data)
+                cells += [
+                    Cell(
+                        column=column.name,
+                        method=method.name,
+                        seed=seed,
+                        held_out=site,
+                        config=replace(config, data=part),
+                        anchor=method.anchor,
+                        path=path / quote(site, safe=" ") if site else path,
+                    )
+                    for site, part in data.items()
+                ]
+    return tuple(cells)
+
+
+def cell_progress(cell: Cell) -> Progress:
+    """Say how far a cell is.
+
+    Raises:
+        ConfigError: If its folder holds a run with another configuration.
+        DataError: If its record is damaged.
+    """
+    if not (cell.path / CONFIG).exists():
+        return "new"
+    saved = load_config(cell.path / CONFIG)
+    if saved != cell.config:
+        keys = ", ".join(differing_keys(saved, cell.config))
+        raise ConfigError(
+            f"{cell.path} holds a run with another configuration (differs in {keys}); choose "
+            "another --out, or delete that folder"
+        )
+    if not (cell.path / RECORD).exists():
+        return "begun"
+    record = load_record(cell.path)
+    if record.get("anchor") != cell.anchor:
+        raise ConfigError(
+            f"{cell.path} holds another kind of row, anchor {record.get('anchor')!r} and not "
+            f"{cell.anchor!r}; choose another --out, or delete that folder"
+        )
+    return "begun" if record["final"] is None else "finished"
+
+
+def run_cell(cell: Cell, cache: Path) -> Iterator[None]:
+    """Run a cell to its end, from where it is.
+
+    Yields:
+        Once per finished round.
+
+    Raises:
+        FussegError: If the configuration, the data or the folder cannot be used.
+    """
+    if cell.anchor is not None:
+        run_anchor(cell.config, cell.anchor, cell.path, cache)
+        return
+    resume = cell_progress(cell) != "new"
+    for event in run_experiment(cell.config, cell.path, cache, resume=resume):
+        if isinstance(event, RoundDone):
+            yield
+
+
+def folder_name(name: str) -> str:
+    """Make a name fit for a folder: lower case, letters, digits and single dashes."""
+    letters = (letter if letter.isalnum() else "-" for letter in name.lower())
+    return "-".join(part for part in "".join(letters).split("-") if part)
+
+
+def _folders(kind: str, names: Sequence[str]) -> dict[str, str]:
+    folders: dict[str, str] = {}
+    for name in names:
+        folder = folder_name(name)
+        if not folder:
+            raise ConfigError(f"{kind}: {name!r} must have a letter or a digit")
+        if folder in folders.values():
+            other = next(known for known in folders if folders[known] == folder)
+            raise ConfigError(
+                f"{kind}: {other!r} and {name!r} would share the folder {folder!r}; rename one"
+            )
+        folders[name] = folder
+    return folders

@@ -1,0 +1,143 @@
+"""The settings that make numbers comparable, as a section of the table."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fusseg.bench.cells import Cell
+from fusseg.bench.grid import Grid
+from fusseg.bench.table import Entry, Section
+from fusseg.config import Config
+from fusseg.federation.strategies import CENTRALIZED
+from fusseg.report import formatting
+from fusseg.runs import RECORD, Record, load_record
+
+_SETTINGS: tuple[tuple[str, str], ...] = (
+    ("data", "data.root"),
+    ("data layout", "data.layout"),
+    ("partition", "data.partition"),
+    ("clients asked for", "data.num_clients"),
+    ("Dirichlet alpha", "data.alpha"),
+    ("crops", "data.crops"),
+    ("list of training images", "data.train_list"),
+    ("list of held-out images", "data.held_out_list"),
+    ("training sites", "data.train_sites"),
+    ("training split", "data.train_split"),
+    ("held-out sites", "data.held_out_sites"),
+    ("held-out split", "data.held_out_split"),
+    ("training resolution", "data.image_size"),
+    ("evaluation resolution", "evaluation.image_size"),
+    ("fit", "data.fit"),
+    ("whole image scored", "evaluation.whole"),
+    ("flip averaging", "evaluation.flip"),
+    ("CRF", "evaluation.crf"),
+    ("backbone", "backbone.name"),
+    ("K", "model.num_clusters"),
+    ("code channels", "model.code_dim"),
+    ("rounds", "federation.rounds"),
+    ("Lloyd rounds of the finish", "federation.lloyd_rounds"),
+    ("batch size", "local.batch_size"),
+    ("shifts", "local.shift"),
+)
+
+
+def settings_section(grid: Grid, cells: Sequence[Cell]) -> Section:
+    """List what the rows of a column share; values that all columns share are given once.
+
+    Args:
+        grid: The grid.
+        cells: Its cells; the records of the finished ones tell clients and steps.
+    """
+    by_column = {
+        column: _column_settings([cell for cell in cells if cell.column == column])
+        for column in grid.column_names
+    }
+    rows = [("seeds", dict.fromkeys(by_column, ", ".join(map(str, grid.seeds))))]
+    names = next(iter(by_column.values()))
+    rows += [
+        (name, {column: settings[name] for column, settings in by_column.items()}) for name in names
+    ]
+    return Section(
+        "Settings",
+        "After the last round, never the best one. A row sets nothing but what its name says, "
+        "listed below.",
+        ("setting", *by_column),
+        tuple((Entry(name), *map(Entry, values.values())) for name, values in rows),
+    )
+
+
+def methods_section(grid: Grid, methods: Sequence[str]) -> Section:
+    """List what each row sets."""
+    rows = [
+        (Entry(method.name), Entry(_settings_text(method.settings, method.anchor)))
+        for method in grid.methods
+        if method.name in methods
+    ]
+    return Section("Rows", "What each row sets.", ("method", "settings"), tuple(rows))
+
+
+def _settings_text(settings: Mapping[str, Any], anchor: str | None) -> str:
+    texts = [f"{key} = {_text(value)}" for key, value in _flatten(settings).items()]
+    if anchor is not None:
+        texts.insert(0, f"anchor {anchor}: no training")
+    return ", ".join(texts) or "nothing"
+
+
+def _column_settings(cells: Sequence[Cell]) -> dict[str, str]:
+    shown = {name: _shared(cells, key) for name, key in _SETTINGS}
+    record = _first_record(cells)
+    shown["clients: images"] = formatting.ABSENT
+    shown["steps per client and round"] = formatting.ABSENT
+    shown["shifts used"] = formatting.ABSENT
+    if record is not None:
+        clients = record["clients"]
+        shown["clients: images"] = (
+            f"{len(clients)}: {', '.join(str(client['num_images']) for client in clients)}"
+        )
+        shown["steps per client and round"] = str(record["hello"]["local_steps"])
+        shown["shifts used"] = ", ".join(f"{shift:.3f}" for shift in record["hello"]["shift"] or ())
+    return shown
+
+
+def _shared(cells: Sequence[Cell], key: str) -> str:
+    values = []
+    for cell in cells:
+        text = _text(_flatten(_plain(cell.config))[key])
+        if text not in values:
+            values.append(text)
+    return " / ".join(values)
+
+
+def _first_record(cells: Sequence[Cell]) -> Record | None:
+    """Pick a record that tells what the clients of a federation do."""
+    for cell in cells:
+        central = cell.config.federation.strategy == CENTRALIZED
+        if cell.anchor is None and not central and (cell.path / RECORD).exists():
+            record = load_record(cell.path)
+            if record["hello"] is not None:
+                return record
+    return None
+
+
+def _plain(config: Config) -> dict[str, Any]:
+    return dataclasses.asdict(config)
+
+
+def _flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _text(value: Any) -> str:  # noqa: ANN401 - whatever a setting holds
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None or value in ("", ()):
+        return formatting.ABSENT
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return str(value)

@@ -1,0 +1,113 @@
+"""Scores and cost of finished cells, joined over held-out sites."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, Literal
+
+from fusseg.bench.cells import Cell, cell_progress
+from fusseg.errors import DataError
+from fusseg.runs import Record, load_record
+
+Phase = Literal["trained", "finished"]
+PHASES: tuple[Phase, ...] = ("trained", "finished")
+"""After the last training round, and after the Lloyd finish."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one run, or their means over runs with other held-out sites; all in [0, 1]."""
+
+    mean_iou: float
+    pixel_accuracy: float
+    sites: Mapping[str, float]
+    """mIoU of each held-out client."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one seed of one cell gave."""
+
+    scores: Mapping[Phase, Scores]
+    """A row without training or without finish has one of the two."""
+    bytes_sent: float
+    """Up and down, by all clients together, per run."""
+    seconds: float
+    """Training and evaluation, per run."""
+
+
+Results = Mapping[tuple[str, str], Mapping[int, Result]]
+"""By method and column, then by seed; what is not finished is not there."""
+
+
+def read_cell(cell: Cell) -> Result | None:
+    """Read a finished cell; None where it is not finished.
+
+    Raises:
+        DataError: If its record is damaged, or has no scores.
+    """
+    if cell_progress(cell) != "finished":
+        return None
+    record = load_record(cell.path)
+    try:
+        return _read_record(record, cell)
+    except (KeyError, TypeError) as error:
+        raise DataError(f"damaged record: {cell.path} ({error!r})") from error
+
+
+def read_results(cells: Iterable[Cell]) -> tuple[dict[Cell, Result], Results]:
+    """Read what is finished: every cell, and every row and column by seed.
+
+    Where sites are held out in turn, a seed counts once all of them are finished.
+    """
+    groups: dict[tuple[str, str, int], list[Cell]] = {}
+    single: dict[Cell, Result] = {}
+    for cell in cells:
+        groups.setdefault((cell.method, cell.column, cell.seed), []).append(cell)
+        found = read_cell(cell)
+        if found is not None:
+            single[cell] = found
+    joined: dict[tuple[str, str], dict[int, Result]] = {}
+    for (method, column, seed), members in groups.items():
+        if all(cell in single for cell in members):
+            result = join_results([single[cell] for cell in members])
+            joined.setdefault((method, column), {})[seed] = result
+    return single, joined
+
+
+def join_results(results: Sequence[Result]) -> Result:
+    """Average runs that differ in who is held out; the scores of each stay apart."""
+    phases = [phase for phase in PHASES if all(phase in result.scores for result in results)]
+    return Result(
+        scores={phase: _join_scores([one.scores[phase] for one in results]) for phase in phases},
+        bytes_sent=fmean(result.bytes_sent for result in results),
+        seconds=fmean(result.seconds for result in results),
+    )
+
+
+def _join_scores(scores: Sequence[Scores]) -> Scores:
+    return Scores(
+        mean_iou=fmean(one.mean_iou for one in scores),
+        pixel_accuracy=fmean(one.pixel_accuracy for one in scores),
+        sites={site: value for one in scores for site, value in one.sites.items()},
+    )
+
+
+def _read_record(record: Record, cell: Cell) -> Result:
+    finish = cell.config.federation.lloyd_rounds > 0 and cell.anchor is None
+    found: dict[Phase, Any] = {"trained": record["final"]}
+    if finish:
+        found = {"trained": record["trained"], "finished": record["final"]}
+    sent = [record["hello"] or {}, *record["rounds"]]
+    return Result(
+        scores={phase: _scores(part, cell) for phase, part in found.items() if part is not None},
+        bytes_sent=float(sum(part.get("bytes_up", 0) + part.get("bytes_down", 0) for part in sent)),
+        seconds=record["seconds"]["train"] + record["seconds"]["evaluate"],
+    )
+
+
+def _scores(part: Mapping[str, Any], cell: Cell) -> Scores:
+    if part["mean_iou"] is None:
+        raise DataError(f"{cell.path} has no scores: no held-out image is labeled")
+    sites = {site: scores["mean_iou"] for site, scores in part["sites"].items()}
+    return Scores(part["mean_iou"], part["pixel_accuracy"], sites)

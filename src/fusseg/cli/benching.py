@@ -1,0 +1,179 @@
+"""The command that runs a grid of experiments and sets its table."""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from fusseg.bench.cells import Cell, cell_progress, list_cells
+from fusseg.bench.grid import Grid, check_names, override_grid
+from fusseg.bench.grid_file import dump_grid, find_grid, load_grid
+from fusseg.bench.grid_sections import read_seeds
+from fusseg.bench.output import FIGURES, GRID, MARKDOWN, PAGE, Bench, write_file, write_tables
+from fusseg.bench.pictures import draw_figures
+from fusseg.bench.results import PHASES, read_cell
+from fusseg.bench.workers import CellDone, run_cells
+from fusseg.cli.progress import Display
+from fusseg.cli.running import follow
+from fusseg.config import Config, FederationConfig, LocalConfig, ModelConfig
+from fusseg.config_file import parse_overrides
+from fusseg.errors import ConfigError, FussegError
+from fusseg.preparation import prepare
+from fusseg.report import formatting
+from fusseg.report.bench_page import PageFigure
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What the command line says."""
+
+    grid: str
+    out: Path
+    cache: Path
+    command: str
+    preset: str | None = None
+    data: Path | None = None
+    seeds: int | None = None
+    jobs: int = 1
+    overrides: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    figures: bool = True
+
+
+def run_bench(options: BenchOptions) -> bool:
+    """Run what is not finished, write table and figures; False if a cell failed.
+
+    Raises:
+        FussegError: If the grid, the data or the output folder cannot be used.
+    """
+    grid = read_grid(options)
+    cells = list_cells(grid, options.out)
+    bench = Bench(grid, cells, options.out, options.command, options.only, options.columns)
+    chosen = [
+        cell
+        for cell in cells
+        if (not options.only or cell.method in options.only)
+        and (not options.columns or cell.column in options.columns)
+    ]
+    # Every folder is looked at before anything is run or written.
+    progress = {cell: cell_progress(cell) for cell in cells}
+    pending = [cell for cell in chosen if progress[cell] != "finished"]
+    with _locked(options.out), Display() as display:
+        write_file(options.out / GRID, dump_grid(grid).encode())
+        display.line(
+            f"{len(chosen)} cells in {options.out}: {len(chosen) - len(pending)} finished, "
+            f"{sum(progress[cell] == 'begun' for cell in pending)} begun"
+        )
+        failures: dict[str, str] = {}
+        try:
+            _extract(pending, options.cache, display)
+            _run(pending, options, failures, display)
+        finally:
+            write_tables(bench, failures, [])
+        if options.figures:
+            write_tables(bench, failures, _draw(bench, options.cache, display))
+        for label, reason in failures.items():
+            display.line(f"failed: {label}: {reason}")
+        display.line(f"table: {options.out / MARKDOWN}, {options.out / PAGE}")
+    return not failures
+
+
+def read_grid(options: BenchOptions) -> Grid:
+    """Read the grid that the command line asks for.
+
+    Raises:
+        ConfigError: If the grid, a method or an option is wrong.
+    """
+    if options.jobs < 1:
+        raise ConfigError(f"--jobs must be at least 1, got {options.jobs}")
+    grid = load_grid(find_grid(options.grid), options.preset)
+    check_names("method", options.only, grid.method_names)
+    check_names("column", options.columns, grid.column_names)
+    overrides = list(options.overrides)
+    if options.data is not None:
+        overrides.insert(0, f"data.root={json.dumps(str(options.data))}")
+    grid = override_grid(grid, parse_overrides(overrides))
+    if options.seeds is not None:
+        grid = replace(grid, seeds=read_seeds(options.seeds))
+    return grid
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with FileLock(out / "lock", timeout=0):
+            yield
+    except Timeout:
+        raise ConfigError(
+            f"another fusseg bench is running in {out}; wait for it, or choose another --out"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"cannot write the folder {out}: {error.strerror}") from error
+
+
+def _extract(cells: Sequence[Cell], cache: Path, display: Display) -> None:
+    """Extract what the cells need, once for all and before any of them starts."""
+    seen: set[Config] = set()
+    for cell in cells:
+        view = replace(
+            cell.config,
+            seed=0,
+            model=ModelConfig(),
+            local=LocalConfig(),
+            federation=FederationConfig(),
+        )
+        if view in seen:
+            continue
+        seen.add(view)
+        prepared = follow(prepare(cell.config, cache), display)
+        if prepared.shown.classes is None:
+            raise ConfigError(
+                f"{cell.label}: no held-out image is labeled, and a table needs scores; set "
+                "data.held_out_sites to sites with masks"
+            )
+
+
+def _run(
+    cells: Sequence[Cell], options: BenchOptions, failures: dict[str, str], display: Display
+) -> None:
+    started = time.monotonic()
+    done = 0
+    with closing(run_cells(cells, options.cache, options.jobs)) as events:
+        for event in events:
+            if not isinstance(event, CellDone):
+                continue
+            done += 1
+            if event.error:
+                failures[event.cell.label] = event.error
+            left = (time.monotonic() - started) / done * (len(cells) - done)
+            text = f"failed: {event.error}" if event.error else _describe(event.cell)
+            display.line(
+                f"[{done} of {len(cells)}] {event.cell.label}: {text}; "
+                f"{formatting.duration(left)} left"
+            )
+            display.advance("cells", done, len(cells), lines=False)
+
+
+def _describe(cell: Cell) -> str:
+    result = read_cell(cell)
+    assert result is not None
+    scores = [result.scores[phase].mean_iou for phase in PHASES if phase in result.scores]
+    return f"mIoU {', with finish '.join(f'{score:.4f}' for score in scores)}"
+
+
+def _draw(bench: Bench, cache: Path, display: Display) -> list[PageFigure]:
+    figures = []
+    try:
+        for name, figure in draw_figures(bench.grid, bench.cells, cache):
+            write_file(bench.out / FIGURES / name, figure.png)
+            figures.append(figure)
+    except FussegError as error:
+        # The table stands without them.
+        display.line(f"not all figures could be drawn: {error}")
+    return figures

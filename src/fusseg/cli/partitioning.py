@@ -1,0 +1,119 @@
+"""The command that shows a partition and saves it."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64
+
+from fusseg.atomic import write_atomically
+from fusseg.cli.progress import Display
+from fusseg.config_file import load_config
+from fusseg.data.datasets import open_dataset, select_training
+from fusseg.data.dominant import UNLABELED, count_labels, dominant_classes, known_classes
+from fusseg.data.items import Classes, Item
+from fusseg.data.partition import partition
+from fusseg.data.partition_file import dump_partition
+from fusseg.errors import ConfigError, DataError
+from fusseg.report.class_distribution import draw_class_distribution
+from fusseg.report.colors import palette
+
+
+def run_partition(
+    config_path: Path, overrides: Sequence[str], out: Path, figure: Path | None
+) -> None:
+    """Save who holds which training image, and print and draw what each client gets.
+
+    Args:
+        config_path: Configuration.
+        overrides: Of its keys.
+        out: CSV file of the partition.
+        figure: SVG file of the classes of each client; None: not drawn.
+
+    Raises:
+        ConfigError: If the partition cannot be made, or no mask says what to draw.
+        DataError: If a mask is broken, or a file cannot be written.
+    """
+    config = load_config(config_path, overrides)
+    dataset = open_dataset(config.data)
+    training = select_training(dataset, config.data)
+    items = partition(training, dataset, config.data, config.local.batch_size)
+    classes = known_classes(items, dataset)
+    if figure is not None and classes is None:
+        raise ConfigError("no training image has a mask to draw the classes of; leave --figure out")
+    with Display() as display:
+        _write(out, dump_partition(items).encode())
+        counts = None if classes is None else _count(items, classes, display)
+        for line in describe_partition(items, classes, counts):
+            display.line(line)
+        display.line(f'partition: {out}; use it with data.partition = "file:{out}"')
+        if figure is not None and classes is not None and counts is not None:
+            _write(figure, _draw(items, classes, counts))
+            display.line(f"figure: {figure}")
+
+
+def describe_partition(
+    items: Sequence[Item],
+    classes: Classes | None,
+    counts: Int64[np.ndarray, "images classes"] | None,
+) -> Iterator[str]:
+    """Set a table: the images of each client and the dominant classes among them.
+
+    Args:
+        items: Training images with their clients.
+        classes: Names of the classes; None without masks.
+        counts: Pixels of each class in each image; None without masks.
+    """
+    images = Counter(item.client for item in items)
+    width = max(len(client) for client in ("client", *images))
+    head = f"{'client':<{width}}  images"
+    yield head if counts is None else f"{head}  dominant classes"
+    dominant = None if counts is None else dominant_classes(counts)
+    for client in sorted(images):
+        line = f"{client:<{width}}  {images[client]:>6}"
+        if dominant is not None and classes is not None:
+            own = [index for index, item in enumerate(items) if item.client == client]
+            line += "  " + _shares(Counter(dominant[own].tolist()), classes)
+        yield line
+
+
+def _shares(dominant: Counter[int], classes: Classes) -> str:
+    """List classes by how many images they cover most of; equals in the order of the classes."""
+    total = dominant.total()
+    parts = []
+    for index, count in sorted(dominant.items(), key=lambda pair: (-pair[1], pair[0])):
+        name = "(no label)" if index == UNLABELED else classes.names[index]
+        parts.append(f"{name} {count / total:.0%}")
+    return ", ".join(parts)
+
+
+def _count(
+    items: Sequence[Item], classes: Classes, display: Display
+) -> Int64[np.ndarray, "images classes"]:
+    counts = []
+    for done, item in enumerate(items, 1):
+        counts.append(count_labels([item], classes))
+        display.advance("reading masks", done, len(items))
+    return np.concatenate(counts)
+
+
+def _draw(
+    items: Sequence[Item], classes: Classes, counts: Int64[np.ndarray, "images classes"]
+) -> bytes:
+    clients = sorted({item.client for item in items})
+    place = {client: row for row, client in enumerate(clients)}
+    pixels = np.zeros((len(clients), len(classes.names)))
+    np.add.at(pixels, [place[item.client] for item in items], counts)
+    shares = pixels / np.maximum(pixels.sum(axis=1, keepdims=True), 1)
+    colors = classes.colors or [
+        (int(red), int(green), int(blue)) for red, green, blue in palette(len(classes.names))
+    ]
+    return draw_class_distribution(clients, classes.names, colors, shares, "svg")
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}") from error

@@ -1,0 +1,72 @@
+"""Tables of images: CSV files with a header and one row per image."""
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fusseg.errors import DataError
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One row of a table."""
+
+    line: int
+    cells: dict[str, str]
+    """By column, without surrounding blanks."""
+
+
+def read_table(path: Path, kind: str, columns: tuple[str, ...]) -> tuple[TableRow, ...]:
+    """Read a CSV file that has some columns, in any order, among others.
+
+    Args:
+        path: The file.
+        kind: What it is called in errors: table of splits, or partition.
+        columns: Columns that every row must have.
+
+    Raises:
+        DataError: If it cannot be read, lacks a column, or has a short row.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{kind} cannot be read ({error.strerror}): {path}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{kind} is not UTF-8; save it as CSV UTF-8: {path}") from error
+    try:
+        return tuple(_rows(text, path, kind, columns))
+    except csv.Error as error:
+        raise DataError(f"{kind} is not valid CSV ({error}): {path}") from error
+
+
+def _rows(text: str, path: Path, kind: str, columns: tuple[str, ...]) -> Iterator[TableRow]:
+    reader = csv.reader(io.StringIO(text, newline=""))
+    header: list[str] | None = None
+    for cells in reader:
+        cells = [cell.strip() for cell in cells]
+        if not any(cells):
+            continue
+        if header is None:
+            header = cells
+            _check_header(header, path, kind, columns)
+            continue
+        row = dict(zip(header, cells, strict=False))
+        if any(column not in row for column in columns):
+            raise DataError(
+                f"line {reader.line_num} has {len(cells)} columns, expected {len(header)}: {path}"
+            )
+        yield TableRow(reader.line_num, row)
+    if header is None:
+        raise DataError(f"{kind} is empty, expected the columns {', '.join(columns)}: {path}")
+
+
+def _check_header(header: list[str], path: Path, kind: str, columns: tuple[str, ...]) -> None:
+    for column in columns:
+        if column not in header:
+            semicolons = len(header) == 1 and ";" in header[0]
+            mend = "; separate the columns by commas, not semicolons" if semicolons else ""
+            raise DataError(
+                f"{kind} has no column {column!r} among {', '.join(header)}{mend}: {path}"
+            )

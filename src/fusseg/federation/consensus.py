@@ -1,0 +1,73 @@
+"""Consensus: clusters of clients' centroids, each weighed by what it stands for (section 3b)."""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from scipy.optimize import linear_sum_assignment
+from torch import Generator, Tensor
+from torch.nn.functional import normalize
+
+from fusseg.federation.clustering import lloyd_on_sphere, maximin
+
+MIN_SHARE = 0.001
+"""Centroids to which a client gives a smaller share of its positions are dropped."""
+EXPONENT = 0.5
+"""Of the number of positions in the weight of a centroid (gamma)."""
+
+
+def consensus_centroids(
+    centroids: Float[Tensor, "clients clusters code"],
+    counts: Int[Tensor, "clients clusters"],
+    cosines: Float[Tensor, "clients clusters"],
+    previous: Float[Tensor, "clusters code"],
+    generator: Generator | None,
+) -> Float[Tensor, "clusters code"]:
+    """Cluster the clients' centroids by weighted spherical k-means, keeping what index k means.
+
+    Neither the order of the clients nor that of any client's centroids matters.
+
+    Args:
+        centroids: Of each client.
+        counts: Positions assigned to each.
+        cosines: Mean cosine of those positions to it.
+        previous: Global centroids of the round before: where the clustering starts, and what its
+            result is matched to.
+        generator: Source of the maximin start; None: start at the previous ones.
+
+    Returns:
+        Centroids of unit length; the previous ones where the pool has too few directions.
+    """
+    points, weights = _weigh(centroids, counts, cosines)
+    start = normalize(previous.double(), dim=1)
+    if generator is not None and len(points) > 0:
+        picked = maximin(points, min(len(start), len(points)), "cosine", generator)
+        start = torch.cat([picked, start[len(picked) :]])
+    if len(points) > 0:
+        start = lloyd_on_sphere(points, weights, start)
+    return match_rows(start, previous).to(centroids.dtype)
+
+
+def match_rows(
+    centroids: Float[Tensor, "clusters code"], previous: Float[Tensor, "clusters code"]
+) -> Float[Tensor, "clusters code"]:
+    """Order centroids so that the sum of cosines to the previous ones is largest (Hungarian)."""
+    cosines = normalize(previous.double(), dim=1) @ normalize(centroids.double(), dim=1).T
+    _, columns = linear_sum_assignment(cosines.numpy(), maximize=True)
+    return centroids[torch.from_numpy(columns)]
+
+
+def _weigh(
+    centroids: Float[Tensor, "clients clusters code"],
+    counts: Int[Tensor, "clients clusters"],
+    cosines: Float[Tensor, "clients clusters"],
+) -> tuple[Float[Tensor, "pooled code"], Float[Tensor, " pooled"]]:
+    """Pool the centroids that stand for something: unit rows and weights, in an order of their own.
+
+    Rows are sorted by value, so that sums and random picks do not depend on who sent them.
+    """
+    totals = counts.sum(dim=1, keepdim=True)
+    weights = counts.double() ** EXPONENT * cosines.clamp(min=0)
+    kept = (counts >= MIN_SHARE * totals) & (weights > 0)
+    rows, weights = normalize(centroids.double(), dim=-1)[kept], weights[kept]
+    order = np.lexsort([weights.numpy(), *rows.numpy().T[::-1]])
+    return rows[torch.from_numpy(order)], weights[torch.from_numpy(order)]

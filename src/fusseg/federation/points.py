@@ -1,0 +1,95 @@
+"""The sampled positions of a client that Lloyd steps, PCA and consensus look at."""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from fusseg.features.feature_set import FeatureSet
+from fusseg.randomness import image_generator
+from fusseg.segmentation.head import HeadWeights, build_head
+
+_CHUNK_POSITIONS = 4096
+"""Positions whose features are in memory at once, at least one image's."""
+_KEPT_BYTES = 64 * 2**20
+"""Memory for the codes that one client keeps between Lloyd steps."""
+
+
+def sample_positions(features: FeatureSet, per_image: int, seed: int) -> Int[Tensor, "images n"]:
+    """Draw positions of every image, without replacement.
+
+    They depend on the seed and the image alone, so that any partition of the same images looks at
+    the same positions.
+
+    Args:
+        features: The client's images.
+        per_image: How many; 0, or more than there are: all.
+        seed: Seed of the experiment.
+    """
+    height, width, _ = features.map_shape
+    total = height * width
+    if per_image == 0 or per_image >= total:
+        return torch.arange(total).expand(len(features), total)
+    drawn = [
+        torch.randperm(total, generator=image_generator(seed, digest))[:per_image]
+        for digest in features.digests
+    ]
+    return torch.stack(drawn)
+
+
+def feature_chunks(
+    features: FeatureSet,
+    positions: Int[Tensor, "images n"],
+    mean_feature: Float[Tensor, " dim"],
+) -> Iterator[Float[Tensor, "points dim"]]:
+    """Read the centered features of the positions, some images at a time."""
+    images_at_once = max(1, _CHUNK_POSITIONS // positions.shape[1])
+    for images in torch.split(torch.arange(len(features)), images_at_once):
+        yield (features.gather(images, positions[images]) - mean_feature).flatten(0, 1)
+
+
+def unit_codes(
+    head: HeadWeights,
+    features: FeatureSet,
+    positions: Int[Tensor, "images n"],
+    mean_feature: Float[Tensor, " dim"],
+) -> Iterator[Float[Tensor, "points code"]]:
+    """Project the positions to codes of unit length, some images at a time."""
+    project = build_head(head)
+    for chunk in feature_chunks(features, positions, mean_feature):
+        with torch.no_grad():
+            codes = normalize(project(chunk), dim=1)
+        yield codes
+
+
+class KeptCodes:
+    """Codes of a client's sampled positions, kept while its head stays the same.
+
+    Lloyd steps follow each other under one head, so that the features have to pass it once.
+    """
+
+    def __init__(self, per_image: int, seed: int) -> None:
+        self._per_image = per_image
+        self._seed = seed
+        self._kept: dict[str, tuple[HeadWeights, list[Tensor]]] = {}
+
+    def of_client(
+        self,
+        client_id: str,
+        features: FeatureSet,
+        head: HeadWeights,
+        mean_feature: Float[Tensor, " dim"],
+    ) -> Iterable[Float[Tensor, "_ code"]]:
+        """Codes in chunks: those kept, or new ones; too many to keep are not kept."""
+        kept = self._kept.get(client_id)
+        if kept is not None and kept[0] is head:
+            return kept[1]
+        positions = sample_positions(features, self._per_image, self._seed)
+        codes = unit_codes(head, features, positions, mean_feature)
+        code_dim = len(head["linear.weight"])
+        if positions.numel() * code_dim * 4 > _KEPT_BYTES:
+            return codes
+        self._kept[client_id] = (head, list(codes))
+        return self._kept[client_id][1]

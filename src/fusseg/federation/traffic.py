@@ -1,0 +1,48 @@
+"""Bytes that cross the network in deployment, without the envelope of a protocol."""
+
+from fusseg.config import FederationConfig
+from fusseg.federation.rounds import Round
+from fusseg.federation.schedule import LLOYD, num_training_rounds
+from fusseg.federation.state import ClientUpdate, num_bytes
+from fusseg.federation.strategies import keeps_own_models
+
+NUMBER_BYTES = 8
+"""Bytes of a count, loss or shift that is sent beside the tensors."""
+
+
+def bytes_up(update: ClientUpdate) -> int:
+    """Bytes of an update: its tensors, the number of images and, after training, the loss."""
+    numbers = 1 if update.loss is None else 2
+    return num_bytes(update.tensors()) + numbers * NUMBER_BYTES
+
+
+def bytes_down(finished: Round, place: int, federation: FederationConfig) -> int:
+    """Bytes that one client gets with a task: shared parts, and the round number.
+
+    Between Lloyd steps a client keeps the head, so that only its first brings one.
+
+    Args:
+        finished: The round.
+        place: Which of its exchanges.
+        federation: Which parts are shared, with baselines resolved.
+    """
+    task, model = finished.exchanges[place].task, finished.state.model
+    head = model.head if federation.aggregate_heads else None
+    centroids = model.centroids if federation.aggregate_centroids else None
+    if task == "moments":
+        head = centroids = None
+    elif task == "lloyd" and keeps_own_models(federation):
+        # Each client goes on alone; where only heads are shared, the last average is sent once.
+        head = head if _is_new(finished, place, federation) else None
+        centroids = None
+    elif task == "lloyd" and not _is_new(finished, place, federation):
+        head = None
+    return num_bytes(head, centroids) + NUMBER_BYTES
+
+
+def _is_new(finished: Round, place: int, federation: FederationConfig) -> bool:
+    """Whether the head has changed since a client last got it."""
+    if place > 0:
+        return finished.exchanges[place - 1].task != "lloyd"
+    starts = finished.state.round_number == num_training_rounds(federation) + 1
+    return starts and federation.strategy != LLOYD

@@ -1,0 +1,73 @@
+"""One self-contained page about a grid of experiments: its tables and figures."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from fusseg.version import VERSION
+
+
+@dataclass(frozen=True)
+class PageTable:
+    """One table of the page."""
+
+    heading: str
+    note: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[tuple[str, bool]]]
+    """Text of each cell, and whether it is the best of its column."""
+
+
+@dataclass(frozen=True)
+class PageFigure:
+    """One figure of the page."""
+
+    caption: str
+    png: bytes
+
+
+def render_bench(
+    title: str,
+    command: str,
+    notices: Mapping[str, str],
+    tables: Sequence[PageTable],
+    figures: Sequence[PageFigure],
+) -> str:
+    """Write the page; the same input gives the same bytes.
+
+    Args:
+        title: Heading of the page.
+        command: What made the table.
+        notices: Why a cell failed, by its name.
+        tables: In order.
+        figures: In order.
+
+    Returns:
+        HTML without any reference to the network or to another file.
+    """
+    environment = Environment(
+        loader=PackageLoader("fusseg.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = (resources.files("fusseg.report") / "report.css").read_text(encoding="utf-8")
+    page = environment.get_template("bench.html.j2").render(
+        title=title,
+        command=command,
+        notices=notices,
+        tables=tables,
+        figures=[
+            (figure.caption, f"data:image/png;base64,{base64.b64encode(figure.png).decode()}")
+            for figure in figures
+        ],
+        style=Markup(style),
+        version=VERSION,
+    )
+    # a name on disk may hold bytes that are no text, which no encoder would take
+    return page.encode("utf-8", errors="replace").decode("utf-8")

@@ -1,0 +1,91 @@
+"""Terms that hold a client's head near the one it received: FedProx and FedMOON."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import cosine_similarity, softplus
+
+from fusseg.config import LocalConfig
+from fusseg.segmentation.head import HeadWeights, SegmentationHead, build_head
+
+
+@dataclass(frozen=True)
+class References:
+    """Frozen heads that a head in training is held against."""
+
+    received: SegmentationHead
+    """From the server, at the start of this round."""
+    previous: SegmentationHead | None
+    """The client's own after its previous round; None in its first."""
+
+
+def freeze_references(
+    received: HeadWeights, previous: HeadWeights | None, local: LocalConfig
+) -> References | None:
+    """Build the heads that the regularizers need; None where none is on."""
+    if local.fedprox_weight == 0 and local.fedmoon_weight == 0:
+        return None
+    return References(
+        received=build_head(received).requires_grad_(False),
+        previous=None if previous is None else build_head(previous).requires_grad_(False),
+    )
+
+
+def regularization(
+    head: SegmentationHead,
+    inputs: Float[Tensor, "*positions dim"],
+    codes: Float[Tensor, "*positions code"],
+    references: References,
+    local: LocalConfig,
+) -> Float[Tensor, ""]:
+    """Weigh and add the terms that are on (method section 3).
+
+    Args:
+        head: Head in training.
+        inputs: What the head was given, after dropout; the frozen heads are given the same.
+        codes: What it made of them.
+        references: The frozen heads.
+        local: Weights and temperature.
+    """
+    total = codes.new_zeros(())
+    if local.fedprox_weight > 0:
+        total = total + local.fedprox_weight / 2 * proximal_term(head, references.received)
+    if local.fedmoon_weight > 0 and references.previous is not None:
+        with torch.no_grad():
+            received = references.received(inputs)
+            previous = references.previous(inputs)
+        contrast = contrastive_term(codes, received, previous, local.fedmoon_temperature)
+        total = total + local.fedmoon_weight * contrast
+    return total
+
+
+def proximal_term(head: SegmentationHead, received: SegmentationHead) -> Float[Tensor, ""]:
+    """Squared distance of all weights to those received (FedProx, arXiv 1812.06127, Eq. 2)."""
+    pairs = zip(head.parameters(), received.parameters(), strict=True)
+    return torch.stack([(own - given).square().sum() for own, given in pairs]).sum()
+
+
+def contrastive_term(
+    codes: Float[Tensor, "*positions code"],
+    received: Float[Tensor, "*positions code"],
+    previous: Float[Tensor, "*positions code"],
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """Draw codes to the received head's and away from the previous one's (MOON, 2103.16257, Eq. 3).
+
+    The paper's -log(e^a / (e^a + e^b)) is softplus(b - a), which cannot overflow.
+
+    Args:
+        codes: Of the head in training.
+        received: Of the head the server sent, at the same positions.
+        previous: Of the client's own head after its previous round.
+        temperature: Divides both cosines, above 0.
+
+    Returns:
+        Mean over all positions; ln 2 where both frozen heads agree.
+    """
+    near = cosine_similarity(codes, received, dim=-1) / temperature
+    far = cosine_similarity(codes, previous, dim=-1) / temperature
+    return softplus(far - near).mean()

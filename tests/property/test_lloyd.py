@@ -1,0 +1,80 @@
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.decomposition import PCA
+from torch.nn.functional import normalize
+
+from fusseg.federation.lloyd import CodeSums, move_centroids, sum_codes
+from fusseg.federation.moments import (
+    add_moments,
+    pca_head,
+    principal_components,
+    starting_centroids,
+    sum_moments,
+)
+from fusseg.segmentation.head import build_head
+
+
+def pooled_step(codes, centroids):
+    """One step of spherical k-means on pooled codes, cluster by cluster."""
+    nearest = (codes @ normalize(centroids, dim=1).T).argmax(dim=1)
+    moved = []
+    for cluster, centroid in enumerate(centroids):
+        members = codes[nearest == cluster].double()
+        moved.append(normalize(members.sum(dim=0) if len(members) else centroid.double(), dim=0))
+    return torch.stack(moved).float()
+
+
+def split(rows, cuts):
+    """Cut rows into parts, none of them empty."""
+    places = sorted({1 + cut % (len(rows) - 1) for cut in cuts})
+    return list(torch.tensor_split(rows, places))
+
+
+@given(seed=st.integers(0, 2**31), cuts=st.lists(st.integers(0, 1000), max_size=5))
+def test_federated_lloyd_equals_pooled_spherical_k_means_step_by_step(seed, cuts, seeded):
+    generator = seeded(seed)
+    codes = normalize(torch.randn(60, 4, generator=generator), dim=1)
+    federated = pooled = torch.randn(5, 4, generator=generator)
+    for _ in range(6):
+        parts = [sum_codes([part], federated) for part in split(codes, cuts)]
+        total = CodeSums(
+            torch.stack([part.sums for part in parts]).sum(dim=0),
+            torch.stack([part.counts for part in parts]).sum(dim=0),
+        )
+        federated = move_centroids(federated, total)
+        pooled = pooled_step(codes, pooled)
+        assert torch.allclose(federated, pooled, atol=1e-6)
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    cuts=st.lists(st.integers(0, 1000), max_size=5),
+    components=st.integers(1, 6),
+)
+def test_federated_pca_equals_pooled_pca(seed, cuts, components, seeded):
+    generator = seeded(seed)
+    scales = torch.tensor([9.0, 7.0, 5.0, 3.0, 2.0, 1.0])
+    features = torch.randn(80, 6, generator=generator) * scales + 3
+    moments = add_moments([sum_moments([part], 6) for part in split(features, cuts)])
+    directions, variances, mean = principal_components(moments, components)
+    pooled = PCA(components, svd_solver="full").fit(features.double().numpy())
+    assert np.allclose(mean, pooled.mean_, atol=1e-5)
+    assert np.allclose(variances * 80 / 79, pooled.explained_variance_, rtol=1e-4)
+    aligned = np.abs(np.sum(directions.numpy() * pooled.components_, axis=1))
+    assert np.allclose(aligned, 1, atol=1e-4)
+    codes = build_head(pca_head(directions, mean))(features).detach().numpy()
+    expected = pooled.transform(features.double().numpy())
+    assert np.allclose(np.abs(codes), np.abs(expected), atol=1e-2)
+
+
+@given(seed=st.integers(0, 2**31))
+def test_starting_centroids_lie_along_the_large_variances(seed, seeded):
+    variances = torch.tensor([100.0, 100.0, 1e-6], dtype=torch.float64)
+    found = starting_centroids(variances, 4, seeded(seed))
+    assert torch.allclose(found.norm(dim=1), torch.ones(4), atol=1e-5)
+    assert found[:, 2].abs().max() < 1e-2
+    # four centers on a circle: no two on the same side
+    cosines = found @ found.T - 2 * torch.eye(4)
+    assert cosines.max() < 0.8
