@@ -5,8 +5,8 @@
 
 The last layers of CNN encoders have many channels that say the same. The first principal
 components of features of unrelated, public photographs keep what matters, and training on a quarter
-of the channels takes a fifth of the time. The result is a frozen backbone like any other: no image of
-any site is looked at. The same photographs, channels and seed give the same file.
+of the channels takes a fifth of the time. The result is a frozen backbone like any other: no image
+of any site is looked at. The same photographs, channels and seed give the same file.
 """
 
 import argparse

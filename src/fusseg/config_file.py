@@ -80,7 +80,7 @@ def dump_config(config: Config) -> str:
 
 def differing_keys(left: Config, right: Config) -> list[str]:
     """Name the dotted keys in which two configurations differ."""
-    flat_left, flat_right = _flatten(dataclasses.asdict(left)), _flatten(dataclasses.asdict(right))
+    flat_left, flat_right = flatten(dataclasses.asdict(left)), flatten(dataclasses.asdict(right))
     return [key for key in flat_left if flat_left[key] != flat_right[key]]
 
 
@@ -194,11 +194,12 @@ def _without_none(table: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Name every value of nested tables by its dotted key."""
     flat: dict[str, Any] = {}
     for name, value in table.items():
         if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}.")
+            flat |= flatten(value, f"{prefix}{name}.")
         else:
             flat[f"{prefix}{name}"] = value
     return flat

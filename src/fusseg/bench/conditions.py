@@ -8,6 +8,7 @@ from fusseg.bench.cells import Cell
 from fusseg.bench.grid import Grid
 from fusseg.bench.table import Entry, Section
 from fusseg.config import Config
+from fusseg.config_file import flatten
 from fusseg.federation.strategies import CENTRALIZED
 from fusseg.report import formatting
 from fusseg.runs import RECORD, Record, load_record
@@ -77,7 +78,7 @@ def methods_section(grid: Grid, methods: Sequence[str]) -> Section:
 
 
 def _settings_text(settings: Mapping[str, Any], anchor: str | None) -> str:
-    texts = [f"{key} = {_text(value)}" for key, value in _flatten(settings).items()]
+    texts = [f"{key} = {_text(value)}" for key, value in flatten(settings).items()]
     if anchor is not None:
         texts.insert(0, f"anchor {anchor}: no training")
     return ", ".join(texts) or "nothing"
@@ -102,7 +103,7 @@ def _column_settings(cells: Sequence[Cell]) -> dict[str, str]:
 def _shared(cells: Sequence[Cell], key: str) -> str:
     values = []
     for cell in cells:
-        text = _text(_flatten(_plain(cell.config))[key])
+        text = _text(flatten(_plain(cell.config))[key])
         if text not in values:
             values.append(text)
     return " / ".join(values)
@@ -121,16 +122,6 @@ def _first_record(cells: Sequence[Cell]) -> Record | None:
 
 def _plain(config: Config) -> dict[str, Any]:
     return dataclasses.asdict(config)
-
-
-def _flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in table.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 def _text(value: Any) -> str:  # noqa: ANN401 - whatever a setting holds

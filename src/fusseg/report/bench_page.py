@@ -3,11 +3,10 @@
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from fusseg.report.templates import open_templates, read_part
 from fusseg.version import VERSION
 
 
@@ -49,14 +48,8 @@ def render_bench(
     Returns:
         HTML without any reference to the network or to another file.
     """
-    environment = Environment(
-        loader=PackageLoader("fusseg.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    style = (resources.files("fusseg.report") / "report.css").read_text(encoding="utf-8")
+    environment = open_templates()
+    style = read_part("report.css")
     page = environment.get_template("bench.html.j2").render(
         title=title,
         command=command,

@@ -4,16 +4,15 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fusseg.report import figures, formatting
 from fusseg.report.embedding import photo_uri, regions_uri
+from fusseg.report.templates import open_templates, read_part
 
 
 @dataclass(frozen=True)
@@ -48,20 +47,14 @@ def render_report(
     Returns:
         HTML without any reference to the network or to another file.
     """
-    environment = Environment(
-        loader=PackageLoader("fusseg.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = open_templates()
     for name in ("score", "loss", "share", "count", "size", "duration", "listing", "plural"):
         environment.filters[name] = getattr(formatting, name)
-    script = _read("report.js")
+    script = read_part("report.js")
     page = environment.get_template("report.html.j2").render(
         record=record,
         config_toml=config_toml,
-        style=Markup(_read("report.css")),
+        style=Markup(read_part("report.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         scores=_latest_scores(record),
@@ -73,10 +66,6 @@ def render_report(
     )
     # a name on disk may hold bytes that are no text, which no encoder would take
     return page.encode("utf-8", errors="replace").decode("utf-8")
-
-
-def _read(name: str) -> str:
-    return (resources.files("fusseg.report") / name).read_text(encoding="utf-8")
 
 
 def _latest_scores(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
