@@ -143,8 +143,9 @@ class LocalConfig:
     """Weight of the mean correspondence with the random supports."""
     shift: Literal["auto"] | tuple[float, float, float] = "auto"
     """Cosines below which a pair is pushed apart (b): self, neighbor, random; or `auto`."""
-    shift_quantiles: tuple[float, float, float] = (0.75, 0.80, 0.95)
-    """Quantiles of the centered feature correspondence that `auto` takes, in (0, 1)."""
+    shift_quantiles: Literal["balanced"] | tuple[float, float, float] = "balanced"
+    """Quantiles of the centered feature correspondence that `auto` takes, in (0, 1); `balanced`:
+    0.75, 0.80 and 0.95, the first two at most 1 - 1/K."""
     shift_batches: int = 8
     """Batches sampled for `auto`."""
     head_learning_rate: float = 5e-4
@@ -174,7 +175,9 @@ class LocalConfig:
             above_zero(f"local.{name}", getattr(self, name))
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"local.dropout must lie in [0, 1), got {self.dropout}")
-        if not all(0 < quantile < 1 for quantile in self.shift_quantiles):
+        if self.shift_quantiles != "balanced" and not all(
+            0 < quantile < 1 for quantile in self.shift_quantiles
+        ):
             raise ConfigError(
                 f"local.shift_quantiles must lie in (0, 1), got {self.shift_quantiles}"
             )

@@ -40,6 +40,7 @@ from fusseg.runs import (
     save_state,
 )
 from fusseg.segmentation.segmenter import Segmenter, build_segmenter
+from fusseg.segmentation.shifts import balance_quantiles
 from fusseg.segmentation.training import Model, TrainingPlan
 
 
@@ -213,9 +214,8 @@ def _digests(prepared: Prepared) -> dict[str, str]:
 
 def _make_plan(config: Config, prepared: Prepared, record: Record) -> TrainingPlan:
     center = prepared.center
-    hellos = [
-        say_hello(client, config.local, config.seed, center=center) for client in prepared.clients
-    ]
+    local = balance_quantiles(config.local, config.model.num_clusters)
+    hellos = [say_hello(client, local, config.seed, center=center) for client in prepared.clients]
     plan = agree(hellos, config.local, prepared.backbone.fingerprint, center=center)
     if config.federation.strategy == CENTRALIZED:
         # One model gets the steps that the whole federation would take.

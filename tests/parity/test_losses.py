@@ -133,7 +133,14 @@ def test_the_weighted_sum_over_all_pairings_equals_the_loop(seeded):
 
 def test_automatic_shifts_are_quantiles_of_all_sampled_pairs(random_features, seeded):
     features, mean = random_features(0), torch.full((5,), 0.25)
-    local = LocalConfig(batch_size=3, positions=4, random_supports=2, shift_batches=3)
+    quantiles = (0.75, 0.80, 0.95)
+    local = LocalConfig(
+        batch_size=3,
+        positions=4,
+        random_supports=2,
+        shift_batches=3,
+        shift_quantiles=quantiles,
+    )
     found = automatic_shift(features, mean, local, seeded(7))
 
     generator, pairs = seeded(7), ([], [], [])
@@ -145,7 +152,7 @@ def test_automatic_shifts_are_quantiles_of_all_sampled_pairs(random_features, se
         for kind, other in zip((0, 1, 2, 2), others, strict=True):
             centered = slow_centering(slow_cosines(batch.queries, other))
             pairs[kind].extend(value for image in centered for row in image for value in row)
-    for values, quantile, shift in zip(pairs, (0.75, 0.80, 0.95), found, strict=True):
+    for values, quantile, shift in zip(pairs, quantiles, found, strict=True):
         values.sort()
         place = quantile * (len(values) - 1)
         below = int(place)

@@ -33,7 +33,7 @@ def test_the_defaults_are_those_of_the_method():
     assert (local.self_weight, local.neighbor_weight, local.random_weight) == (0.67, 0.25, 0.63)
     assert (local.shift, local.shift_quantiles, local.shift_batches) == (
         "auto",
-        (0.75, 0.80, 0.95),
+        "balanced",
         8,
     )
     assert (local.head_learning_rate, local.centroid_learning_rate) == (5e-4, 5e-3)

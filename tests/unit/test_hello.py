@@ -11,7 +11,8 @@ from fusseg.federation.hello import agree, local_steps, say_hello
 from fusseg.federation.state import Hello
 from fusseg.version import VERSION
 
-LOCAL = LocalConfig(batch_size=2, positions=5, shift_batches=2)
+QUANTILES = (0.75, 0.80, 0.95)
+LOCAL = LocalConfig(batch_size=2, positions=5, shift_batches=2, shift_quantiles=QUANTILES)
 GIVEN = LocalConfig(batch_size=2, shift=(0.4, 0.2, 0.3))
 FINGERPRINT = "f" * 64
 

@@ -17,7 +17,7 @@ from fusseg.runs import SavedState, load_state, save_state
 from fusseg.segmentation.training import train
 
 SEED = 3
-LOCAL = LocalConfig(steps=2, batch_size=4, positions=9)
+LOCAL = LocalConfig(steps=2, batch_size=4, positions=9, shift_quantiles=(0.75, 0.80, 0.95))
 MODEL = ModelConfig(num_clusters=3, code_dim=4)
 FEDERATIONS = {
     name: resolve_federation(FederationConfig(rounds=3, **settings))

@@ -1,6 +1,7 @@
 """Cells of the training-free anchors: scored and kept like any other run."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from fusseg.anchors import features_anchor, pca_anchor, sample_features
@@ -78,10 +79,10 @@ def _prepare(config: Config, cache: Path) -> Prepared:
 
 def _plan(config: Config, prepared: Prepared) -> TrainingPlan:
     center = prepared.center
-    hellos = [
-        say_hello(client, config.local, config.seed, center=center) for client in prepared.clients
-    ]
-    return agree(hellos, config.local, prepared.backbone.fingerprint, center=center)
+    # Nothing is trained: shifts need no estimate.
+    local = replace(config.local, shift=(0.0, 0.0, 0.0))
+    hellos = [say_hello(client, local, config.seed, center=center) for client in prepared.clients]
+    return agree(hellos, local, prepared.backbone.fingerprint, center=center)
 
 
 def _fit(config: Config, anchor: Anchor, prepared: Prepared, plan: TrainingPlan) -> Model:
