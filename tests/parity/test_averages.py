@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from fusseg.config import FederationConfig
+from fusseg.federation.aggregation import aggregate
 from fusseg.federation.state import ClientUpdate
-from fusseg.federation.strategies import aggregate
 from fusseg.segmentation.head import initial_head
 
 

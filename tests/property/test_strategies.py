@@ -3,8 +3,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusseg.config import FederationConfig
+from fusseg.federation.aggregation import aggregate
 from fusseg.federation.state import CentroidUsage, ClientUpdate
-from fusseg.federation.strategies import STRATEGIES, aggregate
+from fusseg.federation.strategies import STRATEGIES
 from fusseg.segmentation.head import initial_head
 
 federations = st.builds(

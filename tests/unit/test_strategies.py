@@ -6,13 +6,8 @@ import torch
 
 from fusseg.config import FederationConfig
 from fusseg.errors import ConfigError, FederationError
-from fusseg.federation.strategies import (
-    STRATEGIES,
-    aggregate,
-    client_shares,
-    keeps_own_models,
-    resolve_federation,
-)
+from fusseg.federation.aggregation import aggregate, client_shares
+from fusseg.federation.strategies import STRATEGIES, keeps_own_models, resolve_federation
 
 FEDAVG = FederationConfig(strategy="fedavg")
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from fusseg.config import FederationConfig, LocalConfig, ModelConfig
+from fusseg.federation.aggregation import aggregate
 from fusseg.federation.client import (
     Client,
     current_model,
@@ -16,7 +17,7 @@ from fusseg.federation.client import (
 from fusseg.federation.points import KeptCodes
 from fusseg.federation.schedule import num_rounds, tasks
 from fusseg.federation.state import ClientUpdate, GlobalState, Task
-from fusseg.federation.strategies import aggregate, keeps_own_models
+from fusseg.federation.strategies import keeps_own_models
 from fusseg.randomness import SERVER, round_generator
 from fusseg.segmentation.head import initial_head
 from fusseg.segmentation.training import Model, TrainingPlan
