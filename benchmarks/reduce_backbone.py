@@ -50,6 +50,12 @@ def main() -> None:
 
     moments = sum_moments(features(), backbone.feature_dim)
     directions, variances, mean = principal_components(moments, arguments.channels)
+    # Components differ much in variance, and dropping the first would drop most of an image. A
+    # rotation spreads them over all channels, as an encoder does; it changes no cosine.
+    rotation, _ = torch.linalg.qr(
+        torch.randn(len(directions), len(directions), generator=generator).double()
+    )
+    directions = rotation @ directions
     covariance = moments.second / moments.count - torch.outer(mean, mean)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     append_projection(arguments.encoder, directions.numpy(), mean.numpy(), arguments.out)

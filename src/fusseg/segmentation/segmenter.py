@@ -11,8 +11,8 @@ from torch.nn.functional import interpolate, normalize
 from fusseg.segmentation.head import SegmentationHead, build_head
 from fusseg.segmentation.training import Model
 
-_STRIP_BYTES = 64 * 2**20
-"""Memory for one strip of upsampled similarities."""
+_STRIP_BYTES = 2**20
+"""Memory for one strip of upsampled similarities: what a processor's cache holds."""
 
 
 @dataclass(frozen=True)
