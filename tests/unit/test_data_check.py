@@ -3,7 +3,8 @@ import pytest
 from PIL import Image
 
 from fusseg.config import DataConfig
-from fusseg.data.check import Finding, check_sites
+from fusseg.data.check import check_sites
+from fusseg.data.findings import Finding
 
 
 @pytest.fixture

@@ -3,9 +3,10 @@ import pytest
 from PIL import Image
 
 from fusseg.config import DataConfig
-from fusseg.data.check import Finding, check_sites
+from fusseg.data.check import check_sites
 from fusseg.data.cityscapes import CITIES, CLASSES, LAYOUT
 from fusseg.data.datasets import open_dataset, select_held_out, select_training
+from fusseg.data.findings import Finding
 from fusseg.data.masks import count_classes, load_mask
 from fusseg.data.partition import training_images
 from fusseg.errors import ConfigError, DataError

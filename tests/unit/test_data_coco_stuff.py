@@ -5,9 +5,10 @@ import pytest
 from PIL import Image
 
 from fusseg.config import DataConfig
-from fusseg.data.check import Finding, check_sites
+from fusseg.data.check import check_sites
 from fusseg.data.coco_stuff import LAYOUT, coarse_classes
 from fusseg.data.datasets import open_dataset, select_held_out, select_training
+from fusseg.data.findings import Finding
 from fusseg.data.masks import load_mask
 from fusseg.errors import DataError
 

@@ -12,9 +12,10 @@ import torch
 from fusseg.cli.progress import Display
 from fusseg.config import Config, DataConfig
 from fusseg.config_file import load_config, parse_config
-from fusseg.data.check import Finding, check_sites
+from fusseg.data.check import check_sites
 from fusseg.data.crops import cut_up
 from fusseg.data.datasets import open_dataset, select_held_out, select_training
+from fusseg.data.findings import Finding
 from fusseg.data.images import fit_image, load_image
 from fusseg.data.items import Item
 from fusseg.errors import ConfigError, FussegError

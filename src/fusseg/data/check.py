@@ -1,17 +1,15 @@
 """Look at everything a run would read: what is there, what is wrong, what to do."""
 
-import hashlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from fusseg.config import DataConfig
+from fusseg.data.check_images import ReadImage, describe_sizes, find_duplicates, read_image
 from fusseg.data.crops import cut_up
 from fusseg.data.datasets import open_dataset, select_held_out, select_training
-from fusseg.data.images import pixels_of, read_bytes
+from fusseg.data.findings import Finding, counted, item_name
 from fusseg.data.items import Classes, Dataset, Item
 from fusseg.data.masks import classes_of, load_mask, mask_values
 from fusseg.data.partition import MIN_IMAGES, check_counts, partition
@@ -20,30 +18,8 @@ from fusseg.data.sites import site_folders
 from fusseg.data.splits import read_splits
 from fusseg.errors import DataError, FussegError
 
-Severity = Literal["error", "warning", "note"]
-
 _ANY = Classes(tuple(str(value) for value in range(256)))
 """Stands for unknown classes: whatever a mask holds, it is one of them."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that `check_sites` has to say."""
-
-    severity: Severity
-    """`error`: a run or its evaluation would fail; `warning`: it would run, but not as meant."""
-    subject: str
-    """The file, site or setting it is about."""
-    message: str
-
-
-@dataclass(frozen=True)
-class _Image:
-    """What is kept of an image that was read."""
-
-    item: Item
-    digest: str
-    shape: tuple[int, int]
 
 
 def check_sites(
@@ -69,9 +45,9 @@ def check_sites(
         yield from _stray_files(dataset, config)
     training, held_out, problems = _selection(dataset, config, min_images)
     yield from problems
-    images: list[_Image] = []
+    images: list[ReadImage] = []
     for item in track(dataset.items):
-        read = _read(item)
+        read = read_image(item)
         if isinstance(read, Finding):
             yield read
             continue
@@ -89,8 +65,8 @@ def check_sites(
             "replace them, or hold out other sites",
         )
     yield from _too_few(training, usable, config)
-    yield from _duplicates(images)
-    yield from _sizes(images, config, subject)
+    yield from find_duplicates(images)
+    yield from describe_sizes(images, config, subject)
 
 
 def _overview(dataset: Dataset, subject: str) -> Iterator[Finding]:
@@ -99,7 +75,7 @@ def _overview(dataset: Dataset, subject: str) -> Iterator[Finding]:
         items = [item for item in dataset.items if item.client == site]
         masks = sum(item.mask is not None for item in items)
         splits = Counter(item.split for item in items if item.split)
-        text = f"{_count(len(items), 'image')}, {_count(masks, 'mask')}"
+        text = f"{counted(len(items), 'image')}, {counted(masks, 'mask')}"
         if splits:
             text += "; splits: " + ", ".join(f"{name} {splits[name]}" for name in sorted(splits))
         yield Finding("note", site, text)
@@ -108,7 +84,7 @@ def _overview(dataset: Dataset, subject: str) -> Iterator[Finding]:
             yield Finding(
                 "note",
                 site,
-                f"{_count(len(items) - masks, 'image')} without a mask, {first!r} first; "
+                f"{counted(len(items) - masks, 'image')} without a mask, {first!r} first; "
                 "evaluation leaves them out",
             )
     if dataset.classes is not None:
@@ -137,7 +113,7 @@ def _stray_files(dataset: Dataset, config: DataConfig) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 str(site / "masks"),
-                f"{_count(len(lost), 'mask')} without an image, {lost[0]!r} first; "
+                f"{counted(len(lost), 'mask')} without an image, {lost[0]!r} first; "
                 "a mask is called like its image",
             )
     table = root / config.splits
@@ -148,7 +124,7 @@ def _stray_files(dataset: Dataset, config: DataConfig) -> Iterator[Finding]:
         yield Finding(
             "warning",
             str(table),
-            f"{_count(len(rows), 'row')} without an image, line {rows[0].line} first (stem "
+            f"{counted(len(rows), 'row')} without an image, line {rows[0].line} first (stem "
             f"{rows[0].stem!r} of site {rows[0].site!r}); stems are written without a suffix",
         )
 
@@ -164,19 +140,19 @@ def _selection(
         training = partition(select_training(dataset, config), dataset, config, min_images)
     except FussegError as error:
         return training, held_out, [Finding("error", "selection", str(error))]
-    text = f"{_count(len(training), 'image')} train, {len(held_out)} held out"
+    text = f"{counted(len(training), 'image')} train, {len(held_out)} held out"
     findings = [Finding("note", "selection", text)]
     if config.crops != "none":
         text = f"{len(cut_up(training, config.crops))} crops stand for the training images"
         findings.append(Finding("note", "crops", text))
     if config.partition != "site" or config.num_clients:
         counts = Counter(item.client for item in training).values()
-        text = f"{_count(len(counts), 'client')} of {min(counts)} to {max(counts)} images"
+        text = f"{counted(len(counts), 'client')} of {min(counts)} to {max(counts)} images"
         findings.append(Finding("note", "partition", text))
     return training, held_out, findings
 
 
-def _unnamed(images: list[_Image], held_out: Set[Item], subject: str) -> Iterator[Finding]:
+def _unnamed(images: list[ReadImage], held_out: Set[Item], subject: str) -> Iterator[Finding]:
     """Judge masks without a classes.toml, by the classes that the held-out ones show."""
     values: set[int] = set()
     for item in held_out:
@@ -199,15 +175,6 @@ def _unnamed(images: list[_Image], held_out: Set[Item], subject: str) -> Iterato
         yield from _mask(image.item, classes, held_out)
 
 
-def _read(item: Item) -> _Image | Finding:
-    try:
-        data = read_bytes(item)
-        height, width = pixels_of(item, data).shape[:2]
-    except DataError as error:
-        return Finding("warning", _name(item), f"{error}; a run skips it")
-    return _Image(item, hashlib.sha256(data).hexdigest(), (height, width))
-
-
 def _mask(item: Item, classes: Classes, held_out: Set[Item]) -> Iterator[Finding]:
     """Look at an item's mask, if it has one; a run reads those of held-out images only."""
     if item.mask is None:
@@ -215,7 +182,7 @@ def _mask(item: Item, classes: Classes, held_out: Set[Item]) -> Iterator[Finding
     try:
         load_mask(item, classes)
     except DataError as error:
-        yield Finding("error" if item in held_out else "warning", _name(item), str(error))
+        yield Finding("error" if item in held_out else "warning", item_name(item), str(error))
 
 
 def _too_few(training: Sequence[Item], usable: Set[Item], config: DataConfig) -> Iterator[Finding]:
@@ -228,47 +195,3 @@ def _too_few(training: Sequence[Item], usable: Set[Item], config: DataConfig) ->
             check_counts(Counter({client: count}), config)
         except DataError as error:
             yield Finding("error", client, str(error))
-
-
-def _duplicates(images: list[_Image]) -> Iterator[Finding]:
-    groups: dict[str, list[Item]] = defaultdict(list)
-    for image in images:
-        groups[image.digest].append(image.item)
-    for items in groups.values():
-        if len(items) > 1:
-            others = ", ".join(_name(item) for item in items[1:4])
-            more = f" and {len(items) - 4} more" if len(items) > 4 else ""
-            yield Finding(
-                "warning", _name(items[0]), f"same bytes as {others}{more}; remove the copies"
-            )
-
-
-def _sizes(images: list[_Image], config: DataConfig, subject: str) -> Iterator[Finding]:
-    if not images:
-        return
-    smallest = min(images, key=lambda image: image.shape[0] * image.shape[1])
-    largest = max(images, key=lambda image: image.shape[0] * image.shape[1])
-    yield Finding(
-        "note", subject, f"image sizes from {_size(smallest.shape)} to {_size(largest.shape)}"
-    )
-    height, width = config.image_size
-    small = [image for image in images if image.shape[0] < height or image.shape[1] < width]
-    if small:
-        yield Finding(
-            "note",
-            _name(small[0].item),
-            f"{_count(len(small), 'image')} smaller than data.image_size "
-            f"{_size(config.image_size)}, this one {_size(small[0].shape)}; scaled up",
-        )
-
-
-def _name(item: Item) -> str:
-    return f"{item.site}/{item.image.name if isinstance(item.image, Path) else item.stem}"
-
-
-def _size(shape: tuple[int, int]) -> str:
-    return f"{shape[0]} x {shape[1]}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
