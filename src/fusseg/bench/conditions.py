@@ -7,7 +7,6 @@ from typing import Any
 from fusseg.bench.cells import Cell
 from fusseg.bench.grid import Grid
 from fusseg.bench.table import Entry, Section
-from fusseg.config import Config
 from fusseg.config_file import flatten
 from fusseg.federation.strategies import CENTRALIZED
 from fusseg.report import formatting
@@ -103,7 +102,7 @@ def _column_settings(cells: Sequence[Cell]) -> dict[str, str]:
 def _shared(cells: Sequence[Cell], key: str) -> str:
     values = []
     for cell in cells:
-        text = _text(flatten(_plain(cell.config))[key])
+        text = _text(flatten(dataclasses.asdict(cell.config))[key])
         if text not in values:
             values.append(text)
     return " / ".join(values)
@@ -118,10 +117,6 @@ def _first_record(cells: Sequence[Cell]) -> Record | None:
             if record["hello"] is not None:
                 return record
     return None
-
-
-def _plain(config: Config) -> dict[str, Any]:
-    return dataclasses.asdict(config)
 
 
 def _text(value: Any) -> str:  # noqa: ANN401 - whatever a setting holds

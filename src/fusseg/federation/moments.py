@@ -35,8 +35,8 @@ def sum_moments(features: Iterable[Float[Tensor, "_ dim"]], dim: int) -> Feature
     first = torch.zeros(dim, dtype=torch.float64)
     count = 0
     for chunk in features:
-        # The product of a chunk in float32, the sum of chunks in float64: twice as fast, and
-        # the rounding stays far below the eigenvalues that are kept.
+        # The product of a chunk in float32, the sum of chunks in float64: the rounding stays far
+        # below the eigenvalues that are kept.
         second += (chunk.T @ chunk).double()
         first += chunk.sum(dim=0, dtype=torch.float64)
         count += len(chunk)
