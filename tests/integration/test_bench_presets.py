@@ -93,3 +93,15 @@ def test_table_2_runs_on_the_coco_originals(cli, tmp_path):
     )
     assert {row["column"] for row in rows} == {"18 clients, Dirichlet", "18 clients, i.i.d."}
     assert "22.39" in table
+
+
+def test_the_ips_protocol_holds_out_each_of_four_sites(cli, make_sites, tmp_path):
+    root = make_sites(sites=("east", "north", "south", "west"), num_images=3)
+    rows, table = run(
+        cli,
+        tmp_path / "out",
+        *("table1", "--preset", "ips", "--data", root, "--seeds", "1", "--only", "FedAvg"),
+    )
+    held_out = {row["held_out"] for row in rows if row["method"] == "FedAvg" and row["held_out"]}
+    assert held_out == {"east", "north", "south", "west"}
+    assert "84.10" in table
