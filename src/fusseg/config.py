@@ -12,6 +12,7 @@ from fusseg.errors import ConfigError
 Fit = Literal["crop", "stretch"]
 Crops = Literal["none", "five"]
 Interpolation = Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
+Wire = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,16 +216,28 @@ class FederationConfig:
     """Average the heads (E); otherwise each client keeps its own."""
     aggregate_centroids: bool = True
     """Aggregate the centroids (C); otherwise each client keeps its own."""
+    wire: Wire = "float32"
+    """How heads travel: `float32`, or `bfloat16`: rounded down to the client, the change of each
+    weight rounded on the way back."""
+    min_sites: int = 0
+    """In deployment: a round needs so many usable answers; 0: one from every approved site."""
+    round_timeout: float = 3600.0
+    """In deployment: seconds until an exchange closes with the answers that are there."""
+    wait_timeout: float = 3600.0
+    """In deployment: seconds to wait for missing sites, before round 1 and for the quorum."""
 
     def __post_init__(self) -> None:
         """Check the ranges.
 
         Raises:
-            ConfigError: If there is no round, or a count is negative.
+            ConfigError: If there is no round, a count is negative or a timeout too short.
         """
         at_least("federation.rounds", self.rounds, 1)
         at_least("federation.lloyd_rounds", self.lloyd_rounds, 0)
         at_least("federation.positions_per_image", self.positions_per_image, 0)
+        at_least("federation.min_sites", self.min_sites, 0, 100_000)
+        for name in ("round_timeout", "wait_timeout"):
+            at_least(f"federation.{name}", getattr(self, name), 1, 30 * 86400)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,6 +254,9 @@ class EvaluationConfig:
     """Average the codes of an image with those of its mirror image."""
     crf: bool = False
     """Refine what is scored with a dense CRF, at some seconds per image."""
+    at_sites: bool = False
+    """Score on those training images that have masks, where no site is held out; in deployment the
+    sites count, and send their confusion counts."""
 
     def __post_init__(self) -> None:
         """Check the ranges.

@@ -123,14 +123,62 @@ def run_experiment(
         seconds = time.perf_counter() - started
         saved = replace(saved, state=event.state)
         entry = _enter_round(record, event, saved, config, prepared, seconds)
-        # First the record, then the state: a crash between them repeats the round, and its entry
-        # is written anew.
-        save_record(run_dir, record)
-        _keep_centroids(run_dir, event)
-        save_state(run_dir, saved)
+        keep_round(run_dir, record, event, saved)
         yield RoundDone(entry)
         started = time.perf_counter()
     yield Finished(config, prepared, saved, record)
+
+
+def keep_round(run_dir: Path, record: Record, finished: Round, saved: SavedState) -> None:
+    """Write a finished round to the run directory.
+
+    First the record, then the state: a crash between them repeats the round, and its entry is
+    written anew.
+
+    Raises:
+        DataError: If a file cannot be written.
+    """
+    save_record(run_dir, record)
+    sent = {
+        update.client_id: update.centroids
+        for update in finished.updates
+        if update.centroids is not None
+    }
+    save_history(run_dir, finished.state.round_number, finished.state.model.centroids, sent)
+    save_state(run_dir, saved)
+
+
+def rewind_record(record: Record, rounds_done: int, federation: FederationConfig) -> None:
+    """Drop from a record what came after the round a run goes on from.
+
+    Args:
+        record: Changed in place.
+        rounds_done: Rounds of the saved state.
+        federation: With baselines resolved.
+    """
+    record["rounds"] = record["rounds"][:rounds_done]
+    if rounds_done < num_training_rounds(federation):
+        record["trained"] = None
+    if rounds_done < num_rounds(federation):
+        record["final"] = None
+
+
+def is_scored(round_number: int, config: Config) -> bool:
+    """Whether a round is scored: every n-th, the last of training and the last of all."""
+    federation = resolve_federation(config.federation)
+    ends = (num_training_rounds(federation), num_rounds(federation))
+    every = config.evaluation.every
+    return round_number in ends or (every > 0 and round_number % every == 0)
+
+
+def enter_scores(
+    record: Record, round_number: int, scores: Record, federation: FederationConfig
+) -> None:
+    """Note the scores after the last round, and after the last one of training."""
+    if round_number == num_rounds(federation):
+        record["final"] = scores
+    elif round_number == num_training_rounds(federation):
+        record["trained"] = scores
 
 
 def final_models(saved: SavedState, federation: FederationConfig) -> dict[str, Model]:
@@ -160,12 +208,7 @@ def _begin(config: Config, prepared: Prepared, run_dir: Path) -> tuple[SavedStat
     if (run_dir / STATE).exists():
         saved, record = load_state(run_dir), load_record(run_dir)
         _check_resumed(saved, config, prepared, run_dir)
-        record["rounds"] = record["rounds"][: saved.state.round_number]
-        federation = resolve_federation(config.federation)
-        if saved.state.round_number < num_training_rounds(federation):
-            record["trained"] = None
-        if saved.state.round_number < num_rounds(federation):
-            record["final"] = None
+        rewind_record(record, saved.state.round_number, resolve_federation(config.federation))
     else:
         record = new_record(run_dir, config, prepared.backbone, prepared.clients, prepared.center)
         plan = _make_plan(config, prepared, record)
@@ -243,31 +286,17 @@ def _enter_round(
     """Score the round where the configuration asks for it, and enter it in the record."""
     started = time.perf_counter()
     federation = resolve_federation(config.federation)
-    number, last = finished.state.round_number, num_rounds(federation)
-    trained = num_training_rounds(federation)
-    every = config.evaluation.every
+    number = finished.state.round_number
     scores: dict[str, Any] = {}
-    if number in (trained, last) or (every > 0 and number % every == 0):
+    if is_scored(number, config):
         mean_feature = finished.state.plan.mean_feature
         models = final_models(saved, federation)
         segmenters = {name: build_segmenter(model, mean_feature) for name, model in models.items()}
         scores = score_models(segmenters, prepared.shown)
-        if number == last:
-            record["final"] = scores
-        elif number == trained:
-            record["trained"] = scores
+        enter_scores(record, number, scores, federation)
     sent = config.federation.strategy != CENTRALIZED
     entry = describe_round(finished, scores, seconds, federation, sent=sent)
     record["rounds"].append(entry)
     record["seconds"]["train"] += seconds
     record["seconds"]["evaluate"] += time.perf_counter() - started
     return entry
-
-
-def _keep_centroids(run_dir: Path, finished: Round) -> None:
-    sent = {
-        update.client_id: update.centroids
-        for update in finished.updates
-        if update.centroids is not None
-    }
-    save_history(run_dir, finished.state.round_number, finished.state.model.centroids, sent)

@@ -8,7 +8,7 @@ from pathlib import Path
 from fusseg.config import Config
 from fusseg.data.datasets import open_dataset, select_held_out, select_training
 from fusseg.data.partition import training_images
-from fusseg.errors import DataError
+from fusseg.errors import ConfigError, DataError
 from fusseg.evaluation.held_out import HeldOut, gather_held_out
 from fusseg.features.backbones import Backbone, load_backbone
 from fusseg.features.extraction import Progress, SiteFeatures, extract_features
@@ -28,7 +28,7 @@ class Prepared:
     """Sorted by their ids."""
     shown: HeldOut
     """What is scored and pictured: the held-out images or, where nothing is held out, the training
-    images without their labels."""
+    images, without their labels unless `evaluation.at_sites` asks for them."""
     skipped: tuple[Skipped, ...]
     seconds: float
 
@@ -46,10 +46,12 @@ def prepare(config: Config, cache: Path) -> Generator[Progress, None, Prepared]:
     dataset = open_dataset(config.data)
     items = training_images(dataset, config.data, config.local.batch_size)
     held_out_items = select_held_out(dataset, config.data)
+    check_scored(config)
     backbone = load_backbone(config.backbone.name)
     training = training_views(items, backbone, config)
     shown_items = held_out_items or tuple(
-        replace(item, mask=None) for item in select_training(dataset, config.data)
+        item if config.evaluation.at_sites else replace(item, mask=None)
+        for item in select_training(dataset, config.data)
     )
     shown = held_out_views(shown_items, backbone, config)
     wanted = (*training, *with_mirrored(shown, config.evaluation))
@@ -65,6 +67,19 @@ def prepare(config: Config, cache: Path) -> Generator[Progress, None, Prepared]:
         skipped=features.skipped,
         seconds=seconds,
     )
+
+
+def check_scored(config: Config) -> None:
+    """Refuse to score at the sites and on held-out ones at once.
+
+    Raises:
+        ConfigError: If both are asked for.
+    """
+    if config.evaluation.at_sites and config.data.held_out_sites:
+        raise ConfigError(
+            "evaluation.at_sites scores where images train, but data.held_out_sites is "
+            f"{list(config.data.held_out_sites)}; set one of them only"
+        )
 
 
 def _clients(training: tuple[View, ...], features: SiteFeatures, cache: Path) -> tuple[Client, ...]:

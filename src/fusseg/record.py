@@ -175,7 +175,7 @@ def _describe_clients(
                 },
             )
             client["loss"] = update.loss if client["loss"] is None else client["loss"]
-            client["bytes_up"] += bytes_up(update) if sent else 0
+            client["bytes_up"] += bytes_up(update, federation) if sent else 0
             client["bytes_down"] += down if sent else 0
     return list(clients.values())
 

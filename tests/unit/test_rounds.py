@@ -6,6 +6,7 @@ import torch
 
 from fusseg.config import FederationConfig, LocalConfig, ModelConfig
 from fusseg.features.neighbors import nearest_neighbors
+from fusseg.federation.bounds import ClientFacts, check_plausible
 from fusseg.federation.client import Client, train_locally
 from fusseg.federation.hello import agree, say_hello
 from fusseg.federation.rounds import Round, initial_state, run_rounds, simulate
@@ -282,3 +283,23 @@ def test_no_single_centroid_is_sent(name, clients, start):
     for round_ in finish(start, {}, clients, FEDERATIONS[name]):
         for exchange in round_.exchanges:
             assert all(update.centroids is None for update in exchange.updates)
+
+
+@pytest.mark.parametrize("name", FEDERATIONS)
+@pytest.mark.parametrize("wire", ["float32", "bfloat16"])
+def test_what_honest_clients_send_is_plausible(name, wire, clients, start):
+    federation = replace(FEDERATIONS[name], wire=wire)
+    rounds = finish(start, {}, clients, federation)
+    facts = {client.client_id: ClientFacts(len(client.features), 12) for client in clients}
+    for before, done in zip([start, *(one.state for one in rounds)], rounds, strict=False):
+        for update in done.updates:
+            check_plausible(before, update, facts[update.client_id], LOCAL, federation)
+
+
+def test_bfloat16_changes_a_run_by_little(clients, start):
+    exact = finish(start, {}, clients, FEDERATIONS["fedavg"])[-1].state.model
+    halved = replace(FEDERATIONS["fedavg"], wire="bfloat16")
+    rounded = finish(start, {}, clients, halved)[-1].state.model
+    moved = torch.cat([(exact.head[n] - start.model.head[n]).flatten() for n in exact.head])
+    error = torch.cat([(exact.head[n] - rounded.head[n]).flatten() for n in exact.head])
+    assert 0 < float(error.norm()) < 0.1 * float(moved.norm())

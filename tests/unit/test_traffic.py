@@ -38,6 +38,11 @@ def test_a_head_comes_once_for_lloyd_steps_that_follow_each_other(make_state):
     assert found == [[NUMBER, model], [centroids]]
 
 
+def test_heads_as_bfloat16_are_half_as_large(make_state):
+    found = received(make_state, strategy="fedavg", wire="bfloat16")
+    assert found == [[HEAD // 2 + CENTROIDS + NUMBER]] * 2
+
+
 @pytest.mark.parametrize(
     ("switches", "training", "finish"),
     [
@@ -54,10 +59,15 @@ def test_what_stays_with_the_clients_is_not_sent(switches, training, finish, mak
 def test_an_update_is_its_tensors_and_numbers():
     counts, cosines = torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.float64)
     sums = torch.zeros(3, 4, dtype=torch.float64)
+    federation = FederationConfig()
     trained = ClientUpdate("a", 1, {"w": torch.zeros(2)}, torch.zeros(3, 4), loss=0.5)
-    assert bytes_up(trained) == HEAD + CENTROIDS + 2 * NUMBER
+    halved = HEAD // 2 + CENTROIDS + 2 * NUMBER
+    assert bytes_up(trained, FederationConfig(wire="bfloat16")) == halved
+    assert bytes_up(trained, federation) == HEAD + CENTROIDS + 2 * NUMBER
     consensus = ClientUpdate("a", 1, loss=0.5, usage=CentroidUsage(counts, cosines))
-    assert bytes_up(consensus) == 2 * 3 * 8 + 2 * NUMBER
-    assert bytes_up(ClientUpdate("a", 1, code_sums=CodeSums(sums, counts))) == 96 + 24 + NUMBER
+    assert bytes_up(consensus, federation) == 2 * 3 * 8 + 2 * NUMBER
+    summed = ClientUpdate("a", 1, code_sums=CodeSums(sums, counts))
+    assert bytes_up(summed, federation) == 96 + 24 + NUMBER
     moments = FeatureMoments(torch.zeros(5, 5).double(), torch.zeros(5).double(), torch.tensor(3))
-    assert bytes_up(ClientUpdate("a", 1, moments=moments)) == (25 + 5 + 1) * 8 + NUMBER
+    measured = ClientUpdate("a", 1, moments=moments)
+    assert bytes_up(measured, federation) == (25 + 5 + 1) * 8 + NUMBER

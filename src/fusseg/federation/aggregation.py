@@ -48,7 +48,7 @@ def aggregate(
         FederationError: If no client answered, or what one sent does not fit.
     """
     updates = sorted(updates, key=lambda update: update.client_id)
-    check_updates(state, updates, _expected(state, federation, task))
+    check_updates(state, updates, expected_tensors(state, federation, task))
     if task == "lloyd" and keeps_own_models(federation):
         return state
     return replace(state, model=MERGES[task](state, updates, federation, generator))
@@ -131,7 +131,9 @@ def client_shares(updates: Sequence[ClientUpdate], weighted: bool) -> Float[Tens
     return counts / counts.sum()
 
 
-def _expected(state: GlobalState, federation: FederationConfig, task: Task) -> dict[str, Tensor]:
+def expected_tensors(
+    state: GlobalState, federation: FederationConfig, task: Task
+) -> dict[str, Tensor]:
     """Stand-ins for what a client has to send: names, shapes and dtypes."""
     centroids = state.model.centroids
     counts = torch.zeros(len(centroids), dtype=torch.int64)

@@ -1,5 +1,6 @@
 """What the server refuses to aggregate."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -34,12 +35,30 @@ def check_updates(
                 f"client {name!r} answered more than once in round {state.round_number + 1}"
             )
     for update in updates:
-        if update.num_images < 1:
-            raise FederationError(
-                f"client {update.client_id!r} must have trained on at least 1 image, "
-                f"got {update.num_images}"
-            )
-        _check_tensors(update.client_id, update.tensors(), expected)
+        check_update(update, expected)
+
+
+def check_update(update: ClientUpdate, expected: Mapping[str, Tensor]) -> None:
+    """Refuse one client's answer if it does not fit.
+
+    Args:
+        update: What the client sent.
+        expected: What it has to send, by name: tensors of the right shape and dtype.
+
+    Raises:
+        FederationError: If it has no image, its loss is not finite, or a tensor is missing, of
+            another shape or dtype, not finite, or a negative count.
+    """
+    if update.num_images < 1:
+        raise FederationError(
+            f"client {update.client_id!r} must have trained on at least 1 image, "
+            f"got {update.num_images}"
+        )
+    if update.loss is not None and not math.isfinite(update.loss):
+        raise FederationError(
+            f"client {update.client_id!r} sent a loss that is not finite, got {update.loss}"
+        )
+    _check_tensors(update.client_id, update.tensors(), expected)
 
 
 def _check_tensors(

@@ -14,9 +14,9 @@ from fusseg.features.feature_set import FeatureSet
 from fusseg.features.neighbors import cached_neighbors
 from fusseg.federation.lloyd import move_centroids, sum_codes
 from fusseg.federation.moments import sum_moments
-from fusseg.federation.points import feature_chunks, sample_positions, unit_codes
+from fusseg.federation.points import KeptCodes, feature_chunks, sample_positions, unit_codes
 from fusseg.federation.schedule import num_training_rounds
-from fusseg.federation.state import CentroidUsage, ClientUpdate, GlobalState
+from fusseg.federation.state import CentroidUsage, ClientUpdate, GlobalState, Task
 from fusseg.federation.strategies import CONSENSUS, keeps_own_models, sends_centroids
 from fusseg.randomness import round_generator
 from fusseg.segmentation.training import Model, train
@@ -30,6 +30,46 @@ class Client:
     features: FeatureSet
     cache: Path
     """Where its nearest neighbors are kept."""
+
+
+def answer(
+    state: GlobalState,
+    task: Task,
+    own: Model | None,
+    client: Client,
+    local: LocalConfig,
+    federation: FederationConfig,
+    kept: KeptCodes,
+) -> tuple[ClientUpdate, Model | None]:
+    """Do what the server asks one client for, in simulation and in deployment.
+
+    Args:
+        state: As the client received it.
+        task: What is asked for.
+        own: The client's own model after its last round; None before its first.
+        client: Who answers.
+        local: How a step is done.
+        federation: Which parts are sent, with baselines resolved.
+        kept: Codes of earlier Lloyd steps; it holds the seed of the experiment.
+
+    Returns:
+        What is sent, and the client's own model afterwards.
+
+    Raises:
+        FederationError: If training diverged.
+    """
+    if task == "train":
+        return train_locally(state, own, client, local, federation, kept.seed)
+    if task == "lloyd":
+        head = current_model(state, own, federation).head
+        codes = kept.of_client(client.client_id, client.features, head, state.plan.mean_feature)
+        return take_lloyd_step(state, own, client, federation, codes)
+    return measure_moments(state, client, federation, kept.seed), own
+
+
+def remembers_own_model(federation: FederationConfig, local: LocalConfig) -> bool:
+    """Whether a client needs its own model again in its next round: E or C off, or FedMOON."""
+    return keeps_own_models(federation) or local.fedmoon_weight > 0
 
 
 def train_locally(

@@ -71,8 +71,8 @@ class KeptCodes:
     """
 
     def __init__(self, per_image: int, seed: int) -> None:
+        self.seed = seed
         self._per_image = per_image
-        self._seed = seed
         self._kept: dict[str, tuple[HeadWeights, list[Tensor]]] = {}
 
     def of_client(
@@ -84,9 +84,9 @@ class KeptCodes:
     ) -> Iterable[Float[Tensor, "_ code"]]:
         """Codes in chunks: those kept, or new ones; too many to keep are not kept."""
         kept = self._kept.get(client_id)
-        if kept is not None and kept[0] is head:
+        if kept is not None and all(torch.equal(kept[0][name], head[name]) for name in head):
             return kept[1]
-        positions = sample_positions(features, self._per_image, self._seed)
+        positions = sample_positions(features, self._per_image, self.seed)
         codes = unit_codes(head, features, positions, mean_feature)
         code_dim = len(head["linear.weight"])
         if positions.numel() * code_dim * 4 > _KEPT_BYTES:

@@ -7,17 +7,11 @@ import torch
 
 from fusseg.config import FederationConfig, LocalConfig, ModelConfig
 from fusseg.federation.aggregation import aggregate
-from fusseg.federation.client import (
-    Client,
-    current_model,
-    measure_moments,
-    take_lloyd_step,
-    train_locally,
-)
+from fusseg.federation.client import Client, answer, remembers_own_model
 from fusseg.federation.points import KeptCodes
 from fusseg.federation.schedule import num_rounds, tasks
 from fusseg.federation.state import ClientUpdate, GlobalState, Task
-from fusseg.federation.strategies import keeps_own_models
+from fusseg.federation.wire import narrow_update, receive_state, widen_update
 from fusseg.randomness import SERVER, round_generator
 from fusseg.segmentation.head import initial_head
 from fusseg.segmentation.training import Model, TrainingPlan
@@ -102,24 +96,17 @@ def simulate(
         seed: Seed of the experiment.
     """
     kept = KeptCodes(federation.positions_per_image, seed)
-    remember = keeps_own_models(federation) or local.fedmoon_weight > 0
+    remember = remembers_own_model(federation, local)
+    wire = federation.wire
 
     def exchange(state: GlobalState, task: Task) -> Iterator[ClientUpdate]:
+        received = receive_state(state, wire)
         for client in clients:
             own = own_models.get(client.client_id)
-            after = own
-            if task == "train":
-                update, after = train_locally(state, own, client, local, federation, seed)
-            elif task == "lloyd":
-                head = current_model(state, own, federation).head
-                codes = kept.of_client(
-                    client.client_id, client.features, head, state.plan.mean_feature
-                )
-                update, after = take_lloyd_step(state, own, client, federation, codes)
-            else:
-                update = measure_moments(state, client, federation, seed)
+            update, after = answer(received, task, own, client, local, federation, kept)
             if remember and after is not None:
                 own_models[client.client_id] = after
-            yield update
+            sent = narrow_update(update, received.model.head, wire)
+            yield widen_update(sent, state.model.head, wire)
 
     return exchange

@@ -5,15 +5,18 @@ from fusseg.federation.rounds import Round
 from fusseg.federation.schedule import LLOYD, num_training_rounds
 from fusseg.federation.state import ClientUpdate, num_bytes
 from fusseg.federation.strategies import keeps_own_models
+from fusseg.federation.wire import wire_dtype
+from fusseg.segmentation.head import HeadWeights
 
 NUMBER_BYTES = 8
 """Bytes of a count, loss or shift that is sent beside the tensors."""
 
 
-def bytes_up(update: ClientUpdate) -> int:
+def bytes_up(update: ClientUpdate, federation: FederationConfig) -> int:
     """Bytes of an update: its tensors, the number of images and, after training, the loss."""
     numbers = 1 if update.loss is None else 2
-    return num_bytes(update.tensors()) + numbers * NUMBER_BYTES
+    rest = num_bytes(update.tensors()) - num_bytes(update.head)
+    return _head_bytes(update.head, federation) + rest + numbers * NUMBER_BYTES
 
 
 def bytes_down(finished: Round, place: int, federation: FederationConfig) -> int:
@@ -37,7 +40,12 @@ def bytes_down(finished: Round, place: int, federation: FederationConfig) -> int
         centroids = None
     elif task == "lloyd" and not _is_new(finished, place, federation):
         head = None
-    return num_bytes(head, centroids) + NUMBER_BYTES
+    return _head_bytes(head, federation) + num_bytes(centroids) + NUMBER_BYTES
+
+
+def _head_bytes(head: HeadWeights | None, federation: FederationConfig) -> int:
+    numbers = 0 if head is None else sum(part.numel() for part in head.values())
+    return numbers * wire_dtype(federation.wire).itemsize
 
 
 def _is_new(finished: Round, place: int, federation: FederationConfig) -> bool:
