@@ -4,18 +4,27 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test format check tests coverage clean
+.PHONY: install demo deploy-demo test test-deploy format check tests coverage clean
 
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt src/fusseg/version.py
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "torch==2.13.0" -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "torch==2.13.0" -e ".[dev,flower]"
 	touch $@
 
 # Three sites train on generated pipe scenes, a fourth, unseen one is scored.
 demo: $(STAMP)
 	$(BIN)/python -m fusseg run examples/pipes.toml --out runs/demo-$$(date +%Y%m%d-%H%M%S) --cache runs/cache
+
+# Server and three sites as processes of their own, with TLS and keys; then the same, simulated.
+deploy-demo: $(STAMP)
+	rm -rf runs/deploy runs/deploy-simulated runs/keys runs/sites runs/scenes
+	$(BIN)/python examples/deploy_demo.py runs
+
+# The promises of a deployment, with real processes: slower than the other tests.
+test-deploy: $(STAMP)
+	$(BIN)/python -m pytest -m deploy tests/deployment
 
 # Every check: format, lint, types, layers, tests.
 test: check tests

@@ -1,7 +1,7 @@
 """The recipe, read top to bottom: data, features, clients, rounds, record."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -210,7 +210,9 @@ def _begin(config: Config, prepared: Prepared, run_dir: Path) -> tuple[SavedStat
         _check_resumed(saved, config, prepared, run_dir)
         rewind_record(record, saved.state.round_number, resolve_federation(config.federation))
     else:
-        record = new_record(run_dir, config, prepared.backbone, prepared.clients, prepared.center)
+        record = new_record(
+            run_dir, config, prepared.backbone, count_images(prepared.clients), prepared.center
+        )
         plan = _make_plan(config, prepared, record)
         start = initial_state(config.model, plan, config.seed)
         saved = SavedState(start, {}, fingerprint, _digests(prepared))
@@ -249,6 +251,11 @@ def check_fingerprint(saved: SavedState, backbone: Backbone, run_dir: Path) -> N
             f"{run_dir} was trained on a backbone with fingerprint {saved.fingerprint[:16]}, but "
             f"{backbone.name} has {backbone.fingerprint[:16]}; restore its weights"
         )
+
+
+def count_images(clients: Sequence[Client]) -> dict[str, int]:
+    """Training images by client."""
+    return {client.client_id: len(client.features) for client in clients}
 
 
 def _digests(prepared: Prepared) -> dict[str, str]:

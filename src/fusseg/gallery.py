@@ -46,8 +46,11 @@ def write_report(
     """
     gallery: list[GalleryEntry] = []
     legend: dict[str, tuple[int, int, int]] = {}
+    models = {}
     if saved is not None and shown is not None:
+        # None where every site of a deployment has its own.
         models = final_models(saved, resolve_federation(config.federation))
+    if saved is not None and shown is not None and models:
         first = next(iter(models.values()))
         segmenter = build_segmenter(first, saved.state.plan.mean_feature)
         matching = _matching(record, shown)

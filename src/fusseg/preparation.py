@@ -15,6 +15,7 @@ from fusseg.features.extraction import Progress, SiteFeatures, extract_features
 from fusseg.features.pipeline import Skipped
 from fusseg.features.views import View, held_out_views, training_views, with_mirrored
 from fusseg.federation.client import Client
+from fusseg.federation.strategies import keeps_own_models, resolve_federation
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,17 @@ def prepare(config: Config, cache: Path) -> Generator[Progress, None, Prepared]:
 
 
 def check_scored(config: Config) -> None:
-    """Refuse to score at the sites and on held-out ones at once.
+    """Refuse to score at the sites and on held-out ones at once, or at sites that share no model.
 
     Raises:
-        ConfigError: If both are asked for.
+        ConfigError: If both are asked for, or a part of the model stays with each site.
     """
+    if config.evaluation.at_sites and keeps_own_models(resolve_federation(config.federation)):
+        raise ConfigError(
+            "evaluation.at_sites counts under one model for all sites, but under "
+            f"federation.strategy {config.federation.strategy!r} with these switches each keeps "
+            "its own; set it to false"
+        )
     if config.evaluation.at_sites and config.data.held_out_sites:
         raise ConfigError(
             "evaluation.at_sites scores where images train, but data.held_out_sites is "

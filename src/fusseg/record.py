@@ -6,6 +6,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from statistics import fmean
@@ -19,7 +20,6 @@ from fusseg.evaluation.held_out import Evaluation, LabeledScores
 from fusseg.evaluation.scores import Scores
 from fusseg.features.backbones import Backbone
 from fusseg.features.pipeline import Skipped
-from fusseg.federation.client import Client
 from fusseg.federation.rounds import Round
 from fusseg.federation.schedule import num_training_rounds
 from fusseg.federation.state import Hello, num_bytes
@@ -32,10 +32,39 @@ GLOBAL = ""
 """Name of the one model where all is aggregated; no site can have it."""
 
 
+SIMULATION, DEPLOYMENT = "simulation", "flower"
+"""How the clients were reached."""
+
+
+@dataclass(frozen=True)
+class Incident:
+    """A site of a deployment that was asked for something and is not part of what followed."""
+
+    client_id: str
+    task: str
+    """What it was asked for."""
+    reason: str
+    """No answer, or what was wrong with it."""
+
+
 def new_record(
-    run_dir: Path, config: Config, backbone: Backbone, clients: Sequence[Client], center: bool
+    run_dir: Path,
+    config: Config,
+    backbone: Backbone,
+    num_images: Mapping[str, int],
+    center: bool,
+    engine: str = SIMULATION,
 ) -> Record:
-    """Begin a record: what is known before round 1."""
+    """Begin a record: what is known before round 1.
+
+    Args:
+        run_dir: Run directory.
+        config: The run's configuration.
+        backbone: The server's backbone.
+        num_images: Usable training images by client, sorted.
+        center: Whether the mean feature is subtracted before any cosine.
+        engine: How the clients are reached.
+    """
     return {
         "format_version": FORMAT_VERSION,
         "name": run_dir.name,
@@ -49,12 +78,12 @@ def new_record(
             "stride": backbone.stride,
             "centered": center,
         },
+        "engine": engine,
         "strategy": config.federation.strategy,
         "num_clusters": config.model.num_clusters,
         "protocol": describe_protocol(config),
         "clients": [
-            {"client_id": client.client_id, "num_images": len(client.features)}
-            for client in clients
+            {"client_id": client_id, "num_images": count} for client_id, count in num_images.items()
         ],
         "hello": None,
         "rounds": [],
@@ -125,6 +154,7 @@ def describe_round(
     scores: Mapping[str, Any],
     seconds: float,
     federation: FederationConfig,
+    incidents: Sequence[Incident] = (),
     *,
     sent: bool,
 ) -> dict[str, Any]:
@@ -135,6 +165,7 @@ def describe_round(
         scores: `mean_iou` and `pixel_accuracy`; empty where none were taken.
         seconds: Wall time of training.
         federation: Which parts are shared, with baselines resolved.
+        incidents: Sites of a deployment that were asked and are not in this round.
         sent: Whether updates cross a network in deployment; not in a centralized run.
     """
     number = finished.state.round_number
@@ -153,6 +184,7 @@ def describe_round(
         "bytes_down": sum(client["bytes_down"] for client in clients),
         "seconds": seconds,
         "clients": clients,
+        "incidents": [asdict(incident) for incident in incidents],
     }
 
 
@@ -203,6 +235,17 @@ def describe_evaluations(
             "mean_margin": fmean(quality.mean_margin for quality in qualities),
         },
     }
+
+
+def describe_site_scores(scores: LabeledScores | None, classes: Classes | None) -> dict[str, Any]:
+    """Describe scores without label-free figures: nobody but the sites saw their images.
+
+    Args:
+        scores: Of the one global model; None where nothing is labeled.
+        classes: Names of the classes.
+    """
+    found = {} if scores is None else {GLOBAL: scores}
+    return {**_describe_scores(found, classes), "quality": None}
 
 
 def _describe_scores(found: Mapping[str, LabeledScores], classes: Classes | None) -> dict[str, Any]:

@@ -18,10 +18,10 @@ from fusseg.evaluation.held_out import Evaluation, score_sites
 from fusseg.evaluation.quality import Quality
 from fusseg.features.filterbank import load_filterbank
 from fusseg.features.pipeline import Skipped
-from fusseg.federation.client import Client
 from fusseg.federation.rounds import Answers, Round
 from fusseg.federation.state import ClientUpdate, GlobalState, Hello
 from fusseg.record import (
+    Incident,
     describe_evaluations,
     describe_hello,
     describe_round,
@@ -165,12 +165,12 @@ def test_every_equation_has_its_place():
     assert {int(number) for group in groups for number in group.split(",")} == set(range(3, 13))
 
 
-def test_every_field_of_the_record_is_documented_and_no_other(random_features):
+def test_every_field_of_the_record_is_documented_and_no_other():
     text = (ROOT / "docs/record.md").read_text(encoding="utf-8")
     text = text[text.index("## `record.json`") : text.index("## `state.safetensors`")]
     documented = re.findall(r"^\| `([\w.\[\]]+)` \| [^|]*\|$", text, re.MULTILINE)
     assert len(documented) == len(set(documented))
-    assert set(documented) == set(field_names(example_record(random_features(0))))
+    assert set(documented) == set(field_names(example_record()))
 
 
 def field_names(value, prefix=""):
@@ -186,9 +186,8 @@ def field_names(value, prefix=""):
     return [prefix]
 
 
-def example_record(features):
+def example_record():
     """A record as the package describes it, of one client with its own model."""
-    client = Client("a", features, Path("cache"))
     plan = TrainingPlan(num_steps=1, mean_feature=torch.zeros(2), shift=(0.1, 0.2, 0.3))
     hello = Hello("a", 2, torch.zeros(2), 2, plan.shift, "f", "1")
     finished = (Answers("train", (ClientUpdate("a", 2, None, None, loss=0.5),)),)
@@ -197,11 +196,14 @@ def example_record(features):
     evaluation = Evaluation(Quality(torch.ones(2) / 2, 0.5, 0.5), scores)
     found = describe_evaluations({"a": evaluation}, Classes(("CLASS", "CLASS")))
     skipped = Skipped(Item("a", "1", "", Path("1.png")), "image is empty")
-    record = new_record(Path("run"), Config(), load_filterbank(), [client], center=True)
+    incident = Incident("a", "train", "no answer")
+    record = new_record(Path("run"), Config(), load_filterbank(), {"a": 2}, center=True)
     return record | {
         "hello": describe_hello([hello], plan, sent=True),
         "rounds": [
-            describe_round(Round(state, finished), found, 1.0, FederationConfig(), sent=True)
+            describe_round(
+                Round(state, finished), found, 1.0, FederationConfig(), [incident], sent=True
+            )
         ],
         "final": found,
         "skipped_images": describe_skipped([skipped]),

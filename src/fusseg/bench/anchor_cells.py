@@ -10,7 +10,7 @@ from fusseg.bench.grid import Anchor
 from fusseg.config import Config
 from fusseg.config_file import dump_config
 from fusseg.errors import ConfigError
-from fusseg.experiment import score_models
+from fusseg.experiment import count_images, score_models
 from fusseg.federation.hello import agree, say_hello
 from fusseg.federation.schedule import num_rounds
 from fusseg.federation.state import GlobalState
@@ -43,7 +43,9 @@ def run_anchor(config: Config, anchor: Anchor, run_dir: Path, cache: Path) -> No
         write_atomically(run_dir / CONFIG, dump_config(config).encode())
     except OSError as error:
         raise ConfigError(f"cannot write the run directory {run_dir}: {error.strerror}") from error
-    record = new_record(run_dir, config, prepared.backbone, prepared.clients, prepared.center)
+    record = new_record(
+        run_dir, config, prepared.backbone, count_images(prepared.clients), prepared.center
+    )
     plan = _plan(config, prepared)
     started = time.perf_counter()
     model = _fit(config, anchor, prepared, plan)

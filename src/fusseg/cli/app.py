@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from fusseg.cli.keying import keys_app
 from fusseg.errors import FussegError
 from fusseg.version import VERSION
 
@@ -23,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(keys_app, name="keys")
 CacheOption = Annotated[
     Path | None,
     typer.Option("--cache", help="Feature cache; default: FUSSEG_CACHE, else the user's cache."),
@@ -119,18 +121,100 @@ def run(
     """Train a federation and score it."""
     from fusseg.cli.running import run_training
 
-    if config is None and not (resume and out is not None):
-        raise typer.BadParameter("give CONFIG.toml, or --resume with --out RUN_DIR")
-    if resume and out is None:
-        raise typer.BadParameter("--resume needs --out RUN_DIR: which run is to go on")
-    if out is None:
-        assert config is not None
-        out = Path("runs") / f"{config.stem}-{datetime.now():%Y%m%d-%H%M%S}"
+    out = _run_dir(config, out, resume=resume)
     mend = f"fusseg run --resume --out {shlex.quote(str(out))}"
     if cache is not None:
         mend += f" --cache {shlex.quote(str(cache))}"
     with _interruptible(out, mend):
         run_training(config, set_ or [], out, cache_folder(cache), resume=resume)
+
+
+@app.command()
+def serve(  # noqa: PLR0913 - one per option
+    sites: Annotated[Path, typer.Option("--sites", help="sites.toml: who may join.")],
+    keys: Annotated[
+        Path, typer.Option("--keys", help="Folder of ca.crt, server.crt and server.key.")
+    ],
+    config: Annotated[
+        Path | None, typer.Argument(help="TOML file; with --resume the run's own may be left out.")
+    ] = None,
+    set_: SetOption = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Run directory; default: a new one under runs/.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8443,
+    cache: CacheOption = None,
+) -> None:
+    """Run a federation of sites on other machines; needs fusseg[flower]."""
+    from fusseg.cli.deploying import ResumeHint, check_installed, run_serve
+
+    check_installed()
+    from fusseg.deployment.serve import ServeOptions
+
+    run_dir = _run_dir(config, out, resume=resume)
+    options = ServeOptions(run_dir, cache_folder(cache), sites, keys, host, port)
+    with _interruptible(run_dir, str(ResumeHint(options))):
+        run_serve(config, set_ or [], options, resume=resume)
+
+
+@app.command()
+def join(  # noqa: PLR0913 - one per option
+    server: Annotated[str, typer.Argument(help="HOST:PORT of the server.", show_default=False)],
+    data: Annotated[Path, typer.Option("--data", help="This site's folder of images.")],
+    name: Annotated[str, typer.Option("--name", help="This site's name in sites.toml.")],
+    key: Annotated[Path, typer.Option("--key", help="This site's private key.")],
+    ca: Annotated[Path, typer.Option("--ca", help="ca.crt of the federation.")],
+    backbone: Annotated[
+        str | None, typer.Option(help="This site's copy of the backbone: onnx:PATH, FOLDER or ID.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Agree to these settings and no others.")
+    ] = None,
+    state: Annotated[
+        Path | None, typer.Option("--state", help="Folder of ledger and models of this site.")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="End after one federation.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be sent, and send nothing.")
+    ] = False,
+    cache: CacheOption = None,
+) -> None:
+    """Take part in a federation with this machine's images; needs fusseg[flower]."""
+    from fusseg.cli.deploying import check_installed, run_dry, run_join, site_folder
+
+    check_installed()
+    from fusseg.deployment.join import JoinOptions
+    from fusseg.deployment.site import SiteSettings
+
+    folder = site_folder(name) if state is None else state
+    settings = SiteSettings(
+        name=name,
+        data=str(data.absolute()),
+        cache=str(cache_folder(cache).absolute()),
+        backbone=backbone,
+        pinned=None if config is None else str(config.absolute()),
+    )
+    options = JoinOptions(server, folder.absolute(), key, ca, once)
+    try:
+        (run_dry if dry_run else run_join)(settings, options)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+
+
+@app.command()
+def ledger(
+    folder: Annotated[
+        Path, typer.Argument(help="Run directory of a server, or --state folder of a site.")
+    ],
+    site: Annotated[str | None, typer.Option(help="Only messages from and to this site.")] = None,
+) -> None:
+    """Print every message that left or arrived: tensors, bytes, digest."""
+    from fusseg.cli.deploying import run_ledger
+
+    run_ledger(folder, site)
 
 
 @app.command()
@@ -270,6 +354,18 @@ def cache_folder(option: Path | None) -> Path:
         return option
     variable = os.environ.get("FUSSEG_CACHE")
     return Path(variable).expanduser() if variable else user_cache_path("fusseg")
+
+
+def _run_dir(config: Path | None, out: Path | None, *, resume: bool) -> Path:
+    """Find the run directory: as given, else a new one named after the configuration."""
+    if config is None and not (resume and out is not None):
+        raise typer.BadParameter("give CONFIG.toml, or --resume with --out RUN_DIR")
+    if resume and out is None:
+        raise typer.BadParameter("--resume needs --out RUN_DIR: which run is to go on")
+    if out is not None:
+        return out
+    assert config is not None
+    return Path("runs") / f"{config.stem}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def _held_out(data: Path | None, sites: str | None, split: str | None) -> dict[str, str]:

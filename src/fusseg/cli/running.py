@@ -120,6 +120,8 @@ def describe_final(final: Record) -> list[str]:
         for site, scores in final["sites"].items():
             lines.append(f"  {site}: mIoU {scores['mean_iou']:.4f} ({scores['num_images']} images)")
     quality = final["quality"]
+    if quality is None:
+        return lines
     lines.append(
         f"label-free: mean cosine to own centroid {quality['mean_cosine']:.3f}, margin to the "
         f"second {quality['mean_margin']:.3f}, largest cluster "

@@ -12,10 +12,14 @@ from fusseg.config import FederationConfig, LocalConfig
 from fusseg.errors import FederationError
 from fusseg.federation.lloyd import CodeSums
 from fusseg.federation.moments import FeatureMoments
-from fusseg.federation.state import CentroidUsage, ClientUpdate, GlobalState
+from fusseg.federation.state import CentroidUsage, ClientUpdate, GlobalState, Hello
 
 ADAM_REACH = (1 - 0.9) / math.sqrt(1 - 0.999)
 """Learning rates by which a step of Adam moves a weight at most (arXiv 1412.6980, 2.1)."""
+LARGEST_FEATURE = 65504.0
+"""Features are kept as float16."""
+MOST_IMAGES = 10_000_000
+"""Of one client; more is a slip, or a claim on most of every average."""
 _SLACK = 1.01
 """For rounding: of the steps, and of changes that travel as bfloat16."""
 _ROUNDING = 1e-5
@@ -70,6 +74,30 @@ def check_plausible(
         _check_sums(name, update.code_sums, total)
     if update.moments is not None:
         _check_moments(name, update.moments, total)
+
+
+def check_hello(hello: Hello, positions_per_image: int) -> None:
+    """Refuse a hello whose counts do not fit each other or whose sum no features can have.
+
+    Args:
+        hello: Of the right shape and finite.
+        positions_per_image: Positions of one feature map.
+
+    Raises:
+        FederationError: If a count or the sum is out of bounds.
+    """
+    name, images = hello.client_id, hello.num_images
+    if not 2 <= images <= MOST_IMAGES:
+        raise FederationError(
+            f"client {name!r} says it has {images} images, must be 2 to {MOST_IMAGES}"
+        )
+    _check_total(name, "feature_count", hello.feature_count, images * positions_per_image)
+    largest = float(hello.feature_sum.abs().max()) / hello.feature_count
+    if largest > LARGEST_FEATURE:
+        raise FederationError(
+            f"client {name!r} sent a sum of features with a mean of {largest:.3g}, features are "
+            f"at most {LARGEST_FEATURE:.0f}"
+        )
 
 
 def _check_reach(name: str, part: str, sent: Tensor, start: Tensor, reach: float) -> None:

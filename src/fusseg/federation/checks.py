@@ -58,12 +58,18 @@ def check_update(update: ClientUpdate, expected: Mapping[str, Tensor]) -> None:
         raise FederationError(
             f"client {update.client_id!r} sent a loss that is not finite, got {update.loss}"
         )
-    _check_tensors(update.client_id, update.tensors(), expected)
+    check_tensors(update.client_id, update.tensors(), expected)
 
 
-def _check_tensors(
+def check_tensors(
     client_id: str, sent: Mapping[str, Tensor], expected: Mapping[str, Tensor]
 ) -> None:
+    """Refuse tensors of other names, shapes or dtypes, or with values that nobody could use.
+
+    Raises:
+        FederationError: If a tensor is missing, of another shape or dtype, not finite, or a
+            negative count.
+    """
     if sent.keys() != expected.keys():
         raise FederationError(
             f"client {client_id!r} sent {sorted(sent)}, expected {sorted(expected)}"

@@ -64,7 +64,7 @@ def agree(
         raise FederationError("no client answered the hello")
     hellos = sorted(hellos, key=lambda hello: hello.client_id)
     for hello in hellos:
-        _check_hello(hello, fingerprint)
+        check_same_backbone(hello, fingerprint)
     total = torch.stack([hello.feature_sum for hello in hellos]).sum(dim=0)
     count = sum(hello.feature_count for hello in hellos)
     return TrainingPlan(
@@ -99,7 +99,12 @@ def _mean(total: Float[Tensor, " dim"], count: int, *, center: bool) -> Float[Te
     return (total / count).float() if center else torch.zeros(len(total))
 
 
-def _check_hello(hello: Hello, fingerprint: str) -> None:
+def check_same_backbone(hello: Hello, fingerprint: str) -> None:
+    """Refuse a client with another backbone or version.
+
+    Raises:
+        FederationError: If one differs.
+    """
     if hello.fingerprint != fingerprint:
         raise FederationError(
             f"client {hello.client_id!r} has a backbone with fingerprint "

@@ -99,15 +99,15 @@ def _draw_figures(record: Mapping[str, Any]) -> dict[str, str]:
         return drawn
     if final["per_class_iou"]:
         drawn["classes"] = figures.class_bars(final["per_class_iou"])
-    shares = final["quality"]["cluster_share"]
-    names = [f"cluster {cluster}" for cluster in range(len(shares))]
+    names = [f"cluster {cluster}" for cluster in range(record["num_clusters"])]
     if final["confusion"] is not None and final["matching"] is not None:
         class_names = _class_names(final)
         names = figures.cluster_names(final["matching"], class_names)
         drawn["confusion"] = figures.confusion_heatmap(
             final["confusion"], final["matching"], class_names
         )
-    drawn["clusters"] = figures.cluster_bars(shares, names)
+    if final["quality"] is not None:
+        drawn["clusters"] = figures.cluster_bars(final["quality"]["cluster_share"], names)
     return drawn
 
 

@@ -1,0 +1,154 @@
+"""Commands of a real federation: serve, join, ledger."""
+
+import shlex
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from fusseg.cli.progress import Display
+from fusseg.cli.running import follow, show_progress, summary
+from fusseg.config_file import load_config
+from fusseg.errors import ConfigError
+from fusseg.features.extraction import Progress
+from fusseg.gallery import write_report
+from fusseg.runs import REPORT, create_run, load_record, load_state, resume_run
+
+if TYPE_CHECKING:
+    from fusseg.deployment.join import JoinOptions
+    from fusseg.deployment.serve import ServeOptions
+    from fusseg.deployment.site import SiteSettings
+
+
+def check_installed() -> None:
+    """Refuse to go on without Flower.
+
+    Raises:
+        ConfigError: If it is not installed.
+    """
+    if find_spec("flwr") is None:
+        raise ConfigError(
+            "this command needs Flower, which is not installed: pip install 'fusseg[flower]'"
+        )
+
+
+def run_serve(
+    config_path: Path | None, overrides: Sequence[str], options: "ServeOptions", *, resume: bool
+) -> None:
+    """Serve a federation to its end, then write the report."""
+    check_installed()
+    from fusseg.deployment.offer import check_deployable
+    from fusseg.deployment.serve import check_options, serve
+    from fusseg.deployment.server_data import prepare_server
+
+    run_dir = options.run_dir
+    if config_path is None and overrides:
+        config_path = run_dir / "config.toml"
+    config = None if config_path is None else load_config(config_path, overrides)
+    if resume:
+        config = resume_run(run_dir, config)
+    assert config is not None
+    _stop_on_terminate()
+    with Display() as display:
+        check_deployable(config)
+        for event in check_options(config, options):
+            display.line(event.text)
+        prepared = follow(prepare_server(config, options.cache), display)
+        if not resume:
+            create_run(run_dir, config)
+        for event in serve(config, options):
+            display.line(event.text)
+        record = load_record(run_dir)
+        write_report(run_dir, config, record, load_state(run_dir), prepared.held_out)
+        for line in summary(record):
+            display.line(line)
+        display.line(f"report: {run_dir / REPORT}")
+
+
+def run_join(settings: "SiteSettings", options: "JoinOptions") -> None:
+    """Take part until stopped."""
+    check_installed()
+    from fusseg.deployment.join import join
+
+    _stop_on_terminate()
+    with Display() as display:
+        for event in join(settings, options):
+            if isinstance(event, Progress):
+                show_progress(event, display)
+            else:
+                display.line(event.text)
+
+
+def site_folder(name: str) -> Path:
+    """Find a site's own folder: that of the user's programs, unless another is given."""
+    from platformdirs import user_state_path
+
+    from fusseg.deployment.sites_file import check_site_name
+
+    check_site_name(name)
+    return user_state_path("fusseg") / name
+
+
+def run_dry(settings: "SiteSettings", options: "JoinOptions") -> None:
+    """Extract the features under the pinned settings, and print what would be sent."""
+    from fusseg.deployment.dry_run import describe_sent, rehearse
+
+    with Display() as display:
+        messages = follow(rehearse(settings, options), display)
+        for line in describe_sent(messages):
+            display.line(line)
+
+
+def run_ledger(folder: Path, site: str | None) -> None:
+    """Print what was sent and received, message by message, and the totals."""
+    from fusseg.deployment.ledger import read_ledger, total_bytes
+
+    lines, damaged = read_ledger(folder)
+    chosen = [line for line in lines if site is None or line.site == site]
+    with Display() as display:
+        for line in chosen:
+            tensors = ", ".join(
+                f"{one.name} {'x'.join(map(str, one.shape)) or '1'} {one.dtype}"
+                for one in line.tensors
+            )
+            fields = ", ".join(f"{name}={value}" for name, value in line.fields.items())
+            display.line(
+                f"{line.time} {line.site} round {line.round} {line.task} {line.direction}: "
+                f"{line.bytes} bytes, SHA-256 {line.sha256[:16]}\n"
+                f"    tensors: {tensors or 'none'}\n    fields: {fields}"
+            )
+        for name, totals in sorted(total_bytes(chosen).items()):
+            display.line(
+                f"{name}: {totals['to site']:,} bytes to the site, "
+                f"{totals['to server']:,} to the server"
+            )
+        if damaged:
+            display.line(f"{damaged} lines could not be read: a crash cut them short")
+
+
+@dataclass(frozen=True)
+class ResumeHint:
+    """How an interrupted server goes on."""
+
+    options: "ServeOptions"
+
+    def __str__(self) -> str:
+        """Write the command."""
+        options = self.options
+        words = ["fusseg", "serve", "--resume", "--out", str(options.run_dir)]
+        words += ["--sites", str(options.sites), "--keys", str(options.keys)]
+        words += ["--host", options.host, "--port", str(options.port)]
+        words += ["--cache", str(options.cache)]
+        return shlex.join(words)
+
+
+def _stop_on_terminate() -> None:
+    """Let a service manager stop a command in order, as Ctrl-C does."""
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)

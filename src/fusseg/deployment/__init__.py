@@ -1,0 +1,1 @@
+"""The same rounds over a network, with Flower; the only place that imports it."""

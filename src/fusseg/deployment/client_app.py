@@ -1,0 +1,38 @@
+"""The site's half of a deployment: one process of Flower's for every message."""
+
+import logging
+from pathlib import Path
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from fusseg.deployment.answering import answer_packet
+from fusseg.deployment.messages import pack, unpack
+from fusseg.deployment.packet import Packet
+from fusseg.errors import FederationError
+
+LOG = logging.getLogger(__name__)
+SITE_DIR = "site-dir"
+"""Key of the node's own configuration: the site's folder. It never leaves the machine."""
+
+app = ClientApp()
+
+
+@app.query()
+def answer(message: Message, context: Context) -> Message:
+    """Answer one message of the server; whatever happens, there is an answer."""
+    return Message(pack(_answer(message, context)), reply_to=message)
+
+
+def _answer(message: Message, context: Context) -> Packet:
+    try:
+        folder = Path(str(context.node_config[SITE_DIR]))
+        return answer_packet(unpack(message.content), folder)
+    except FederationError as error:
+        LOG.warning("refused: %s", error)
+        return Packet({"state": "refused", "reason": str(error)})
+    except Exception as error:
+        # The server learns the kind of error only: its text may name files of this site.
+        LOG.exception("failed")
+        reason = f"the site failed with {type(error).__name__}; its log says why"
+        return Packet({"state": "failed", "reason": reason})

@@ -1,0 +1,116 @@
+"""What a site would send, worked out without a server: nothing leaves the machine."""
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from fusseg.config_file import load_config
+from fusseg.deployment.join import JoinOptions, check_join
+from fusseg.deployment.ledger import LedgerLine, describe_message
+from fusseg.deployment.offer import Offer, make_offer
+from fusseg.deployment.payloads import Request, pack_hello, pack_update
+from fusseg.deployment.site import SiteSettings
+from fusseg.deployment.site_data import FILTERBANK, PreparedSite, prepare_site
+from fusseg.errors import ConfigError
+from fusseg.features.backbones import load_backbone
+from fusseg.features.extraction import Progress
+from fusseg.federation.client import answer
+from fusseg.federation.hello import agree, say_hello
+from fusseg.federation.points import KeptCodes
+from fusseg.federation.rounds import initial_state
+from fusseg.federation.schedule import num_rounds, tasks
+from fusseg.federation.strategies import resolve_federation
+from fusseg.federation.wire import narrow_update, receive_state
+from fusseg.segmentation.shifts import balance_quantiles
+
+_RUN = "dryrun"
+
+
+def rehearse(
+    settings: SiteSettings, options: JoinOptions
+) -> Generator[Progress, None, list[tuple[int, LedgerLine]]]:
+    """Do a site's part under the settings of its configuration, alone and for one step a task.
+
+    The messages have the names, shapes and types of real ones; a trained head is that of one step,
+    since another number of steps does not change its size.
+
+    Args:
+        settings: What the operator decided; `pinned` names the configuration.
+        options: Only checked: nothing is connected.
+
+    Yields:
+        Progress of the extraction.
+
+    Returns:
+        The kinds of message, each with how often it would be sent.
+
+    Raises:
+        ConfigError: If no configuration is given, or it cannot be used.
+        DataError: If the data cannot be used.
+    """
+    if settings.pinned is None:
+        raise ConfigError("--dry-run needs --config CONFIG.toml: what is sent follows from it")
+    check_join(settings, options)
+    config = load_config(Path(settings.pinned))
+    backbone = load_backbone(settings.backbone or FILTERBANK)
+    center = backbone.center if config.backbone.center == "auto" else config.backbone.center
+    offer = make_offer(config, _RUN, backbone.fingerprint, center=center)
+    prepared = yield from prepare_site(settings, offer)
+    return _messages(prepared, offer)
+
+
+def describe_sent(messages: Sequence[tuple[int, LedgerLine]]) -> Iterator[str]:
+    """Say what would be sent, a line a tensor."""
+    total = 0
+    for times, line in messages:
+        total += times * line.bytes
+        yield f"{line.task}: {line.bytes:,} bytes, {times} time{'' if times == 1 else 's'}"
+        for tensor in line.tensors:
+            shape = "x".join(map(str, tensor.shape)) or "1"
+            yield f"    tensor {tensor.name}: {shape} {tensor.dtype}, {tensor.bytes:,} bytes"
+        for name, value in line.fields.items():
+            yield f"    {name}: {value}"
+    yield f"in all {total:,} bytes, and nothing else; nothing was sent now"
+
+
+def _messages(prepared: PreparedSite, offer: Offer) -> list[tuple[int, LedgerLine]]:
+    config, client = offer.config, prepared.client
+    federation = resolve_federation(config.federation)
+    local = balance_quantiles(config.local, config.model.num_clusters)
+    hello = say_hello(client, local, config.seed, center=offer.center)
+    found = [(1, pack_hello(hello, offer.digest, offer.run))]
+    plan = replace(
+        agree([hello], config.local, offer.fingerprint, center=offer.center), num_steps=1
+    )
+    state = receive_state(initial_state(config.model, plan, config.seed), federation.wire)
+    asked = [
+        task
+        for number in range(1, num_rounds(federation) + 1)
+        for task in tasks(number, federation)
+    ]
+    codes = KeptCodes(federation.positions_per_image, config.seed)
+    for task in dict.fromkeys(asked):
+        update, _ = answer(state, task, None, client, config.local, federation, codes)
+        sent = narrow_update(update, state.model.head, federation.wire)
+        request = Request(offer.run, offer.digest, task, 1, 0)
+        found.append((asked.count(task), pack_update(sent, request)))
+    lines = [
+        (times, describe_message(client.client_id, "to server", packet.tensors, packet.fields))
+        for times, packet in found
+    ]
+    if prepared.labeled is not None and prepared.labeled.classes is not None:
+        lines.append((1, _counts(prepared, offer)))
+    return lines
+
+
+def _counts(prepared: PreparedSite, offer: Offer) -> LedgerLine:
+    assert prepared.labeled is not None
+    assert prepared.labeled.classes is not None
+    names = prepared.labeled.classes.names
+    counts = torch.zeros(offer.config.model.num_clusters, len(names), dtype=torch.int64)
+    request = Request(offer.run, offer.digest, "evaluate", 1, 0)
+    fields = {**request.fields(), "state": "done", "classes": "\n".join(names)}
+    fields["num_images"] = len(prepared.labeled.views)
+    return describe_message(prepared.client.client_id, "to server", {"confusion": counts}, fields)

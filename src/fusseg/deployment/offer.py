@@ -1,0 +1,149 @@
+"""What the server tells every site before round 1: the settings that all have to share."""
+
+import tomllib
+from dataclasses import dataclass, replace
+from hashlib import sha256
+
+from fusseg.config import Config, DataConfig
+from fusseg.config_file import differing_keys, dump_config, parse_config
+from fusseg.deployment.packet import Packet, expect_field, take_int, take_word
+from fusseg.errors import ConfigError, FederationError
+from fusseg.federation.strategies import BASELINES, resolve_federation
+from fusseg.version import VERSION
+
+HELLO = "hello"
+_SHARED_DATA = ("train_split", "crops", "image_size", "fit", "interpolation")
+"""Settings of the data that hold at every site; where things lie is each site's own business."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """The settings of one federation, as the server offers them."""
+
+    run: str
+    """Names the federation's run, also over restarts of the server."""
+    config: Config
+    """Without what concerns the server alone."""
+    fingerprint: str
+    """Of the server's backbone."""
+    center: bool
+    """Whether the mean feature is subtracted before any cosine."""
+    version: str = VERSION
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all of it; a site that answers names the offer it answers to."""
+        parts = (
+            self.run,
+            dump_config(self.config),
+            self.fingerprint,
+            str(self.center),
+            self.version,
+        )
+        return sha256("\0".join(parts).encode()).hexdigest()
+
+
+def make_offer(config: Config, run: str, fingerprint: str, *, center: bool) -> Offer:
+    """Make the offer of a server's configuration.
+
+    Raises:
+        ConfigError: If the configuration cannot be run over sites.
+    """
+    check_deployable(config)
+    return Offer(run, shared_settings(config), fingerprint, center)
+
+
+def shared_settings(config: Config) -> Config:
+    """Drop what concerns one machine only: where data lie, and which are held out."""
+    kept = {name: getattr(config.data, name) for name in _SHARED_DATA}
+    return replace(config, data=DataConfig(**kept))
+
+
+def check_deployable(config: Config) -> None:
+    """Refuse what only one machine can do: pool images, or deal them out to clients.
+
+    Raises:
+        ConfigError: If a setting asks for it.
+    """
+    federation = resolve_federation(config.federation, config.local)
+    if config.federation.strategy in BASELINES:
+        raise ConfigError(
+            f"federation.strategy {config.federation.strategy!r} is a baseline for fusseg run; "
+            "sites have nothing to exchange under it"
+        )
+    if config.data.partition != "site" or config.data.num_clients:
+        raise ConfigError(
+            f"data.partition is {config.data.partition!r} with data.num_clients "
+            f"{config.data.num_clients}, but each site holds its own images; set them to 'site' "
+            "and 0"
+        )
+    if config.data.layout != "sites":
+        raise ConfigError(
+            f"data.layout is {config.data.layout!r}, but every site has a folder of images; set it "
+            "to 'sites'"
+        )
+    if config.data.train_list:
+        raise ConfigError(
+            f"data.train_list is {config.data.train_list!r}, but the server does not know the "
+            "sites' file names; leave it empty"
+        )
+    if 0 < federation.min_sites < 2 and federation.strategy == "consensus":
+        raise ConfigError(
+            f"federation.min_sites is {federation.min_sites}, but one site is no consensus; set it "
+            "to 2 or more"
+        )
+
+
+def pack_offer(offer: Offer) -> Packet:
+    """Write an offer; it asks for a hello."""
+    return Packet(
+        {
+            "task": HELLO,
+            "round": 0,
+            "run": offer.run,
+            "version": offer.version,
+            "settings": dump_config(offer.config),
+            "fingerprint": offer.fingerprint,
+            "center": int(offer.center),
+            "offer": offer.digest,
+        }
+    )
+
+
+def unpack_offer(packet: Packet) -> Offer:
+    """Read an offer.
+
+    Raises:
+        FederationError: If it is of another version, or not what a server of this one writes.
+    """
+    version = take_word(packet, "version")
+    if version != VERSION:
+        raise FederationError(
+            f"the server runs fusseg {version}, this site {VERSION}; install the same version"
+        )
+    try:
+        config = parse_config(tomllib.loads(take_word(packet, "settings")))
+    except (ValueError, ConfigError) as error:
+        raise FederationError(f"the server's settings cannot be read: {error}") from error
+    run = take_word(packet, "run")
+    if not (run.isalnum() and run.isascii() and len(run) <= 64):
+        raise FederationError(f"field 'run' must be letters and digits, got {run!r:.80}")
+    if config != shared_settings(config):
+        raise FederationError("the server sent settings that are a site's own business")
+    offer = Offer(
+        run=run,
+        config=config,
+        fingerprint=take_word(packet, "fingerprint"),
+        center=bool(take_int(packet, "center", 0, 1)),
+    )
+    expect_field(packet, "offer", offer.digest)
+    return offer
+
+
+def differing_settings(left: Config, right: Config) -> list[str]:
+    """Name the dotted keys in which two sets of shared settings differ, the backbone's name aside.
+
+    A backbone is compared by its fingerprint: each machine may keep it elsewhere.
+    """
+    left = replace(left, backbone=replace(left.backbone, name=right.backbone.name))
+    return differing_keys(left, right)

@@ -1,0 +1,111 @@
+"""Child processes that neither outlive their parent nor hang: start, watch, stop."""
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from io import BufferedWriter, FileIO
+from pathlib import Path
+
+from fusseg.errors import FederationError
+
+STOP_SECONDS = 10.0
+"""Between the request to stop and the kill."""
+_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
+
+
+def start_process(
+    command: Sequence[str], environment: Mapping[str, str], log: Path, cwd: Path
+) -> "subprocess.Popen[bytes]":
+    """Start a process that writes to a log and dies with this one, however this one dies.
+
+    Args:
+        command: Program and arguments.
+        environment: All of its variables.
+        log: File its output is appended to.
+        cwd: Working directory.
+
+    Raises:
+        FederationError: If the program cannot be started.
+    """
+    try:
+        with open_private(log) as output:
+            return subprocess.Popen(
+                command,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=cwd,
+                # In a session of its own: Ctrl-C reaches this process only, which stops its
+                # children in order.
+                start_new_session=True,
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            )
+    except OSError as error:
+        raise FederationError(f"cannot start {command[0]}: {error.strerror}") from error
+
+
+def open_private(path: Path) -> BufferedWriter:
+    """Open a file to append to that only its owner can read."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    return BufferedWriter(FileIO(descriptor, "ab"))
+
+
+def stop_process(process: "subprocess.Popen[bytes]") -> None:
+    """Ask a process and all it started to stop, and kill what has not after a while."""
+    _signal_group(process, signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_SECONDS)
+    _signal_group(process, signal.SIGKILL)
+    process.wait()
+
+
+def watch_parent(interval: float = 1.0) -> None:
+    """End this process when the one that started it is gone.
+
+    What Flower starts cannot be given a signal for the death of its parent from outside.
+    """
+    parent = os.getppid()
+    if sys.platform == "linux":
+        _die_with_parent()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(interval)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def free_port() -> int:
+    """Find a free port of the loopback interface."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def last_lines(log: Path, count: int = 5) -> str:
+    """Read the end of a log, for an error message."""
+    if not log.exists():
+        return ""
+    lines = log.read_text(errors="replace").splitlines()
+    return "\n".join(line for line in lines[-count:] if line.strip())
+
+
+def _signal_group(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)

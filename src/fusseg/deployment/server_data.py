@@ -1,0 +1,64 @@
+"""What the server of a deployment works on: a backbone, and held-out images if it owns any."""
+
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fusseg.config import Config
+from fusseg.data.datasets import open_dataset, select_held_out
+from fusseg.evaluation.held_out import HeldOut, gather_held_out
+from fusseg.features.backbones import Backbone, check_image_size, load_backbone
+from fusseg.features.extraction import Progress, extract_features
+from fusseg.features.pipeline import Skipped
+from fusseg.features.views import held_out_views, with_mirrored
+from fusseg.preparation import check_scored
+
+
+@dataclass(frozen=True)
+class PreparedServer:
+    """The server's own part."""
+
+    backbone: Backbone
+    center: bool
+    """Whether the mean feature is subtracted before any cosine."""
+    held_out: HeldOut | None
+    """None where the server owns no images."""
+    skipped: tuple[Skipped, ...]
+    seconds: float
+
+    @property
+    def feature_dim(self) -> int:
+        """Channels of the features."""
+        return self.backbone.feature_dim
+
+    def positions(self, config: Config) -> int:
+        """Positions of a training image's feature map."""
+        height, width = config.data.image_size
+        return (height // self.backbone.stride) * (width // self.backbone.stride)
+
+
+def prepare_server(config: Config, cache: Path) -> Generator[Progress, None, PreparedServer]:
+    """Load the backbone, and extract the features of held-out images that the cache lacks.
+
+    Yields:
+        Progress of the extraction, image by image.
+
+    Raises:
+        ConfigError: If the configuration names what is not there.
+        DataError: If held-out images cannot be used.
+    """
+    check_scored(config)
+    backbone = load_backbone(config.backbone.name)
+    check_image_size(backbone, config.data.image_size)
+    center = backbone.center if config.backbone.center == "auto" else config.backbone.center
+    if not config.data.held_out_sites:
+        return PreparedServer(backbone, center, None, (), 0.0)
+    dataset = open_dataset(config.data)
+    views = held_out_views(select_held_out(dataset, config.data), backbone, config)
+    wanted = with_mirrored(views, config.evaluation)
+    started = time.perf_counter()
+    features = yield from extract_features(wanted, backbone, config.backbone.batch_size, cache)
+    seconds = time.perf_counter() - started
+    held_out = gather_held_out(views, features, dataset.classes, config.evaluation)
+    return PreparedServer(backbone, center, held_out, features.skipped, seconds)

@@ -1,0 +1,190 @@
+"""What a site keeps on its own disk between messages: Flower starts a process for each of them."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from fusseg.atomic import write_atomically
+from fusseg.deployment.offer import Offer, pack_offer, unpack_offer
+from fusseg.deployment.packet import Packet
+from fusseg.errors import DataError, FederationError
+from fusseg.segmentation.training import Model
+
+_SITE, _OFFER, _READY, _RUNS = "site.json", "offer.json", "ready.json", "runs"
+_KEPT_ROUNDS = 5
+"""Own models that are kept: a restarted server repeats a round, not five."""
+
+
+@dataclass(frozen=True)
+class SiteSettings:
+    """What the site's operator decided; no server can change it."""
+
+    name: str
+    data: str
+    """The site's folder."""
+    cache: str
+    """Folder of the feature cache."""
+    backbone: str | None = None
+    """Backbone in place of the server's name for it; None: the filter bank or nothing."""
+    pinned: str | None = None
+    """Configuration that the server's has to agree with; None: any."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How far the features of an offer are."""
+
+    offer: str
+    """Digest of the offer."""
+    state: Literal["preparing", "ready", "refused"]
+    reason: str = ""
+    """Why the site refuses; fit to be sent."""
+    done: int = 0
+    total: int = 0
+    """Images."""
+
+
+def save_settings(folder: Path, settings: SiteSettings) -> None:
+    """Write what the operator decided.
+
+    Raises:
+        DataError: If the folder cannot be written.
+    """
+    _write_json(folder / _SITE, asdict(settings))
+
+
+def load_settings(folder: Path) -> SiteSettings:
+    """Read what the operator decided.
+
+    Raises:
+        DataError: If it is missing or damaged.
+    """
+    return SiteSettings(**_read_json(folder / _SITE))
+
+
+def save_offer(folder: Path, offer: Offer) -> None:
+    """Keep the offer that holds.
+
+    Raises:
+        DataError: If the folder cannot be written.
+    """
+    _write_json(folder / _OFFER, dict(pack_offer(offer).fields))
+
+
+def load_offer(folder: Path) -> Offer | None:
+    """Read the offer that holds; None where there is none, or one of another version.
+
+    Raises:
+        DataError: If it is damaged.
+    """
+    if not (folder / _OFFER).exists():
+        return None
+    try:
+        return unpack_offer(Packet(_read_json(folder / _OFFER)))
+    except FederationError:
+        return None
+
+
+def save_preparation(folder: Path, preparation: Preparation) -> None:
+    """Note how far the features are.
+
+    Raises:
+        DataError: If the folder cannot be written.
+    """
+    _write_json(folder / _READY, asdict(preparation))
+
+
+def load_preparation(folder: Path, offer: Offer) -> Preparation:
+    """Read how far the features of an offer are; not begun where nothing is noted.
+
+    Raises:
+        DataError: If the note is damaged.
+    """
+    if (folder / _READY).exists():
+        found = Preparation(**_read_json(folder / _READY))
+        if found.offer == offer.digest:
+            return found
+    return Preparation(offer.digest, "preparing")
+
+
+def run_folder(folder: Path, run: str) -> Path:
+    """Name the folder of one federation's run, a word of letters and digits."""
+    return folder / _RUNS / run
+
+
+def save_own_model(folder: Path, round_number: int, model: Model) -> None:
+    """Keep the site's own model after a round, for its next one.
+
+    Args:
+        folder: Of the run.
+        round_number: Round that made it, from 1.
+        model: Head and centroids.
+
+    Raises:
+        DataError: If it cannot be written.
+    """
+    tensors = {f"head.{name}": part for name, part in model.head.items()}
+    tensors["centroids"] = model.centroids
+    content = save({name: part.contiguous().clone() for name, part in tensors.items()})
+    _write(_own_model(folder, round_number), content)
+    for number, path in _own_models(folder).items():
+        if number <= round_number - _KEPT_ROUNDS:
+            path.unlink(missing_ok=True)
+
+
+def load_own_model(folder: Path, round_number: int) -> Model | None:
+    """Read the site's own model as it was before a round, also when the round is repeated.
+
+    Args:
+        folder: Of the run.
+        round_number: Round that is to come; what that round itself or a later one left is passed
+            over.
+
+    Raises:
+        DataError: If the file is damaged.
+    """
+    earlier = [number for number in _own_models(folder) if number < round_number]
+    if not earlier:
+        return None
+    path = _own_model(folder, max(earlier))
+    try:
+        tensors = load_file(path)
+        centroids = tensors.pop("centroids")
+    except (SafetensorError, KeyError, OSError) as error:
+        raise DataError(f"damaged model: {path} ({error})") from error
+    return Model({name.removeprefix("head."): part for name, part in tensors.items()}, centroids)
+
+
+def _own_model(folder: Path, round_number: int) -> Path:
+    return folder / "own" / f"round-{round_number:05d}.safetensors"
+
+
+def _own_models(folder: Path) -> dict[int, Path]:
+    found = (folder / "own").glob("round-*.safetensors")
+    return {int(path.stem.removeprefix("round-")): path for path in found}
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    _write(path, json.dumps(content, indent=1).encode())
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_atomically(path, content)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(f"damaged file: {path} ({error}); remove it and restart") from error
+    return content
