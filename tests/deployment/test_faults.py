@@ -1,0 +1,90 @@
+"""Promises 2 and 3: sites and servers that die, and what becomes of the round."""
+
+import time
+
+
+def test_a_killed_site_is_missed_and_comes_back_as_itself(make_federation):
+    # long rounds, so that the kill falls into one
+    federation = make_federation(
+        "federation.min_sites=2",
+        "federation.round_timeout=40",
+        "federation.rounds=4",
+        "local.steps=300",
+    )
+    federation.join_all()
+    federation.serve()
+    federation.wait_for_event("round 1 of 4")
+    federation.kill("north")
+    federation.wait_for_event("north is left out of train")
+    federation.join("north")
+    assert federation.finish() == 0, federation.log("serve")
+    rounds = federation.record()["rounds"]
+    names = [[client["client_id"] for client in entry["clients"]] for entry in rounds]
+    assert names[0] == [*federation.sites]
+    missed = next(n for n, entry in enumerate(rounds) if entry["incidents"])
+    assert names[missed] == ["east", "south"]
+    assert rounds[missed]["incidents"][0]["client_id"] == "north"
+    assert names[-1] == [*federation.sites]
+    # the same identity: it was admitted once
+    assert federation.log("serve").count("north is admitted") == 1
+
+
+def test_too_few_sites_stop_the_run_and_it_goes_on_later(make_federation, same_bits):
+    federation = make_federation("federation.wait_timeout=20", "federation.rounds=2")
+    federation.join("east")
+    federation.join("south")
+    federation.serve()
+    assert federation.finish() == 2
+    said = federation.log("serve")
+    assert "waiting for 3 sites" in said
+    assert "missing: north" in said
+    assert "of 3 sites are ready after 20 s" in said
+    assert "--resume" in said
+    federation.join("north")
+    federation.serve(resume=True)
+    assert federation.finish() == 0, federation.log("serve")
+    assert same_bits(federation.final_state().model, federation.simulate().model)
+
+
+def test_a_server_killed_in_a_round_goes_on_to_the_same_bits(make_federation, same_bits):
+    federation = make_federation("local.fedmoon_weight=1", "local.steps=100")
+    federation.join_all()
+    federation.serve()
+    federation.wait_for_event("round 1 of 3")
+    time.sleep(2)
+    federation.kill("serve")
+    federation.serve(resume=True)
+    assert federation.finish() == 0, federation.log("serve")
+    assert [entry["round"] for entry in federation.record()["rounds"]] == [1, 2, 3]
+    assert same_bits(federation.final_state().model, federation.simulate().model)
+
+
+def test_all_machines_killed_go_on_to_the_same_bits(make_federation, same_bits):
+    federation = make_federation("federation.strategy=consensus", "local.steps=100")
+    federation.join_all()
+    federation.serve()
+    federation.wait_for_event("round 1 of 3")
+    time.sleep(1)
+    for name in ("serve", *federation.sites):
+        federation.kill(name)
+    federation.join_all()
+    federation.serve(resume=True)
+    assert federation.finish() == 0, federation.log("serve")
+    assert same_bits(federation.final_state().model, federation.simulate().model)
+
+
+def test_removing_a_line_revokes_a_site_at_the_next_round(make_federation):
+    federation = make_federation(
+        "federation.min_sites=2", "federation.round_timeout=60", "federation.rounds=4"
+    )
+    federation.join_all()
+    federation.serve()
+    federation.wait_for_event("round 1 of 4")
+    sites = federation.keys / "sites.toml"
+    entries = sites.read_text().split("[sites.")
+    sites.write_text("[sites.".join(one for one in entries if not one.startswith("north]")))
+    federation.wait_for(lambda: "north is no longer admitted" in federation.log("serve"))
+    assert federation.finish() == 0, federation.log("serve")
+    last = federation.record()["rounds"][-1]
+    assert [client["client_id"] for client in last["clients"]] == ["east", "south"]
+    federation.wait_for(lambda: federation.log("north").count("the connection ended") > 0)

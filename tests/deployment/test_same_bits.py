@@ -1,0 +1,52 @@
+"""Promise 1: server and three sites, TLS and keys on, end in the bits of the simulation."""
+
+import pytest
+
+from fusseg.deployment.ledger import read_ledger
+
+KINDS = {
+    "defaults": [],
+    "what is kept between rounds": [
+        "federation.strategy=consensus",
+        "federation.wire=bfloat16",
+        "federation.lloyd_rounds=1",
+        "federation.rounds=2",
+        "local.fedmoon_weight=1",
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_deployment_ends_in_the_bits_of_the_simulation(kind, make_federation, same_bits):
+    federation = make_federation(*KINDS[kind])
+    federation.join_all()
+    federation.serve()
+    assert federation.finish() == 0, federation.log("serve")
+    expected = federation.simulate()
+    found = federation.final_state()
+    assert found.round_number == expected.round_number
+    assert same_bits(found.model, expected.model)
+    assert (federation.run_dir / "report.html").exists()
+    assert federation.record()["final"]["mean_iou"] is not None
+    # both ends noted the same messages
+    at_server, damaged = read_ledger(federation.run_dir)
+    assert damaged == 0
+    for site in federation.sites:
+        here = {(line.direction, line.sha256) for line in read_ledger(federation.state(site))[0]}
+        there = {(line.direction, line.sha256) for line in at_server if line.site == site}
+        assert here == there
+
+
+def test_files_with_secrets_are_for_their_owner_only(make_federation):
+    federation = make_federation("federation.rounds=1")
+    federation.join_all()
+    federation.serve()
+    federation.wait_for_event("round 1 of 1")
+    folders = [federation.run_dir / "flower", *map(federation.state, federation.sites)]
+    for folder in folders:
+        assert folder.stat().st_mode & 0o077 == 0, folder
+    keys = [federation.keys / name for name in ("ca.key", "server.key", "east.key")]
+    ledgers = [federation.run_dir / "ledger.jsonl", federation.state("east") / "ledger.jsonl"]
+    secret = federation.run_dir / "flower" / "superexec.secret"
+    for path in (*keys, *ledgers, secret):
+        assert path.stat().st_mode & 0o077 == 0, path
