@@ -216,6 +216,8 @@ class FederationConfig:
     """Average the heads (E); otherwise each client keeps its own."""
     aggregate_centroids: bool = True
     """Aggregate the centroids (C); otherwise each client keeps its own."""
+    server_learning_rate: float = 1.0
+    """Step of the head towards the clients' average; 1: the average itself, as in the paper."""
     wire: Wire = "float32"
     """How heads travel: `float32`, or `bfloat16`: rounded down to the client, the change of each
     weight rounded on the way back."""
@@ -235,6 +237,8 @@ class FederationConfig:
         at_least("federation.rounds", self.rounds, 1)
         at_least("federation.lloyd_rounds", self.lloyd_rounds, 0)
         at_least("federation.positions_per_image", self.positions_per_image, 0)
+        above_zero("federation.server_learning_rate", self.server_learning_rate)
+        at_least("federation.server_learning_rate", self.server_learning_rate, 0, 100)
         at_least("federation.min_sites", self.min_sites, 0, 100_000)
         for name in ("round_timeout", "wait_timeout"):
             at_least(f"federation.{name}", getattr(self, name), 1, 30 * 86400)

@@ -91,6 +91,19 @@ def test_fedcc_kmeans_by_euclidean_distance_takes_means_of_centroids_as_they_are
     assert sorted(merged.model.centroids.tolist()) == [[0.0, 11.0], [3.0, 0.0]]
 
 
+def test_the_server_can_step_past_the_average(state, make_update, seeded):
+    updates = [
+        make_update("a", 1, [0.0, 4.0], [[2.0, 0.0], [0.0, 1.0]]),
+        make_update("b", 1, [8.0, 0.0], [[0.0, 1.0], [4.0, 0.0]]),
+    ]
+    state = replace(state, model=replace(state.model, head={"w": torch.tensor([2.0, 2.0])}))
+    # from 2, 2 towards the average 4, 2
+    for learning_rate, expected in ((1.0, [4.0, 2.0]), (0.5, [3.0, 2.0]), (3.0, [8.0, 2.0])):
+        federation = FederationConfig(strategy="fedavg", server_learning_rate=learning_rate)
+        merged = aggregate(state, updates, federation, seeded(0))
+        assert merged.model.head["w"].tolist() == expected
+
+
 def test_one_client_is_returned_as_it_is(state, make_update, seeded):
     update = make_update("all", 5, [0.1, 0.7], [[0.3, 0.1], [0.2, 0.9]])
     federation = resolve_federation(FederationConfig(strategy="centralized"))

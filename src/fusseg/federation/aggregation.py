@@ -64,7 +64,8 @@ def merge_trained(
     shares = client_shares(updates, federation.weighted)
     head, centroids = state.model.head, state.model.centroids
     if federation.aggregate_heads:
-        head = average_heads([update.head for update in updates if update.head], shares)
+        average = average_heads([update.head for update in updates if update.head], shares)
+        head = step_towards(head, average, federation.server_learning_rate)
     if sends_centroids(federation):
         pool = PooledCentroids(
             centroids=torch.stack([u.centroids for u in updates if u.centroids is not None]),
@@ -120,6 +121,22 @@ def average_heads(heads: Sequence[HeadWeights], shares: Float[Tensor, " clients"
             "n,n...->...", shares, torch.stack([head[name] for head in heads]).double()
         ).to(weight.dtype)
         for name, weight in heads[0].items()
+    }
+
+
+def step_towards(head: HeadWeights, average: HeadWeights, learning_rate: float) -> HeadWeights:
+    """Take the server's step from the old head towards the average (FedOpt, arXiv 2003.00295).
+
+    Args:
+        head: Global head at the start of the round.
+        average: Of the clients' heads.
+        learning_rate: 1 gives the average itself, to the last bit.
+    """
+    if learning_rate == 1:
+        return average
+    return {
+        name: (old.double() + learning_rate * (average[name].double() - old.double())).to(old.dtype)
+        for name, old in head.items()
     }
 
 
