@@ -23,6 +23,27 @@ def write_atomically(path: Path, content: bytes) -> None:
     _sync_folder(path.parent)
 
 
+def append_whole_line(path: Path, content: bytes) -> None:
+    """Append a line to a file that only its owner can read; it is on disk before this returns.
+
+    Args:
+        path: Made if it is not there.
+        content: Without a line break.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        # A line that a crash cut short must not swallow this one.
+        size = os.fstat(descriptor).st_size
+        whole = size == 0 or os.pread(descriptor, 1, size - 1) == b"\n"
+        rest = memoryview(content + b"\n" if whole else b"\n" + content + b"\n")
+        while rest:
+            # On a full disk, part of a line may be written without an error.
+            rest = rest[os.write(descriptor, rest) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _sync_folder(folder: Path) -> None:
     # The rename itself must reach the disk too, or a power cut could bring the old file back.
     if os.name == "nt":  # where a folder cannot be opened

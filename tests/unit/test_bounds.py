@@ -7,10 +7,11 @@ import torch
 
 from fusseg.config import FederationConfig, LocalConfig
 from fusseg.errors import FederationError
-from fusseg.federation.bounds import ADAM_REACH, ClientFacts, check_plausible
+from fusseg.federation.bounds import ADAM_REACH, ClientFacts, check_hello, check_plausible
 from fusseg.federation.lloyd import CodeSums
 from fusseg.federation.moments import FeatureMoments
-from fusseg.federation.state import CentroidUsage, ClientUpdate
+from fusseg.federation.state import CentroidUsage, ClientUpdate, Hello
+from fusseg.version import VERSION
 
 LOCAL = LocalConfig(head_learning_rate=0.1, centroid_learning_rate=0.5)
 FEDERATION = FederationConfig(positions_per_image=4)
@@ -76,3 +77,40 @@ def test_moments_obey_the_inequality_of_sums_and_squares(state):
         check(state, moments=FeatureMoments(-second, torch.zeros(2).double(), count))
     with pytest.raises(FederationError, match="count of 5 positions in all, expected 12"):
         check(state, moments=FeatureMoments(second, torch.zeros(2).double(), torch.tensor(5)))
+
+
+def hello(num_images=3, feature_count=18, largest=1.0):
+    total = torch.tensor([0.0, largest * feature_count, -1.0], dtype=torch.float64)
+    return Hello("a", num_images, total, feature_count, None, "f" * 64, VERSION)
+
+
+def refused(found):
+    with pytest.raises(FederationError) as caught:
+        check_hello(found, positions_per_image=6)
+    return str(caught.value)
+
+
+def test_an_honest_hello_counts_every_position_of_every_image():
+    check_hello(hello(), positions_per_image=6)
+    check_hello(hello(num_images=2, feature_count=12), positions_per_image=6)
+    for count in (17, 19, 3):
+        assert refused(hello(feature_count=count)) == (
+            f"client 'a' sent feature_count of {count} positions in all, expected 18"
+        )
+
+
+def test_a_client_has_a_number_of_images_that_can_be():
+    most = 10_000_000
+    check_hello(hello(num_images=most, feature_count=6 * most), positions_per_image=6)
+    for count in (-1, 0, 1, most + 1):
+        assert refused(hello(num_images=count, feature_count=6 * count or 1)) == (
+            f"client 'a' says it has {count} images, must be 2 to 10000000"
+        )
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_mean_feature_is_one_that_float16_can_hold(sign):
+    check_hello(hello(largest=sign * 65504.0), positions_per_image=6)
+    assert refused(hello(largest=sign * 65600.0)) == (
+        "client 'a' sent a sum of features with a mean of 6.56e+04, features are at most 65504"
+    )

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from fusseg.cli.progress import Display
+from fusseg.cli.progress import Display, visible
 from fusseg.cli.running import follow, show_progress, summary
 from fusseg.config_file import load_config
 from fusseg.errors import ConfigError
@@ -60,7 +60,7 @@ def run_serve(
         if not resume:
             create_run(run_dir, config)
         for event in serve(config, options):
-            display.line(event.text)
+            display.line(visible(event.text))
         record = load_record(run_dir)
         write_report(run_dir, config, record, load_state(run_dir), prepared.held_out)
         for line in summary(record):
@@ -79,7 +79,7 @@ def run_join(settings: "SiteSettings", options: "JoinOptions") -> None:
             if isinstance(event, Progress):
                 show_progress(event, display)
             else:
-                display.line(event.text)
+                display.line(visible(event.text))
 
 
 def site_folder(name: str) -> Path:
@@ -116,10 +116,13 @@ def run_ledger(folder: Path, site: str | None) -> None:
             )
             fields = ", ".join(f"{name}={value}" for name, value in line.fields.items())
             display.line(
-                f"{line.time} {line.site} round {line.round} {line.task} {line.direction}: "
-                f"{line.bytes} bytes, SHA-256 {line.sha256[:16]}\n"
-                f"    tensors: {tensors or 'none'}\n    fields: {fields}"
+                visible(
+                    f"{line.time} {line.site} round {line.round} {line.task} {line.direction}: "
+                    f"{line.bytes} bytes, SHA-256 {line.sha256[:16]}"
+                )
             )
+            display.line(visible(f"    tensors: {tensors or 'none'}"))
+            display.line(visible(f"    fields: {fields}"))
         for name, totals in sorted(total_bytes(chosen).items()):
             display.line(
                 f"{name}: {totals['to site']:,} bytes to the site, "

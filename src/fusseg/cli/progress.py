@@ -17,6 +17,13 @@ _LINES_PER_STAGE = 10
 """Progress lines of a stage where there is no terminal."""
 
 
+def visible(text: str) -> str:
+    """Escape what others could write to move the cursor or to begin a line of their own."""
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
+    )
+
+
 class Display:
     """Bars or lines for the stages of one command; a context manager."""
 

@@ -1,5 +1,6 @@
 """What a site answers to a message, from what it keeps on disk."""
 
+import json
 from pathlib import Path
 
 from fusseg.atomic import write_atomically
@@ -29,11 +30,12 @@ from fusseg.deployment.site import (
     save_own_model,
 )
 from fusseg.deployment.site_data import own_config, prepare_site, recall_client
-from fusseg.errors import FederationError
+from fusseg.errors import DataError, FederationError
 from fusseg.evaluation.held_out import evaluate
 from fusseg.federation.client import Client, answer, current_model, remembers_own_model
 from fusseg.federation.hello import say_hello
 from fusseg.federation.points import KeptCodes
+from fusseg.federation.schedule import num_rounds, tasks
 from fusseg.federation.state import GlobalState
 from fusseg.federation.strategies import keeps_own_models, resolve_federation
 from fusseg.federation.wire import narrow_update
@@ -60,8 +62,18 @@ def answer_packet(packet: Packet, folder: Path) -> Packet:
     else:
         answered = _answer_task(packet, folder, site)
     # The line is written before the message leaves: nothing is sent that the ledger lacks.
-    append_line(folder, describe_message(site.name, "to server", answered.tensors, answered.fields))
+    note_sent(folder, answered)
     return answered
+
+
+def note_sent(folder: Path, packet: Packet) -> None:
+    """Note an answer in the ledger.
+
+    Raises:
+        DataError: If it cannot be written.
+    """
+    name = load_settings(folder).name
+    append_line(folder, describe_message(name, "to server", packet.tensors, packet.fields))
 
 
 def _answer_hello(packet: Packet, folder: Path, site: SiteSettings) -> Packet:
@@ -96,8 +108,13 @@ def _answer_task(packet: Packet, folder: Path, site: SiteSettings) -> Packet:
     offer = load_offer(folder)
     if offer is None or (request.offer, request.run) != (offer.digest, offer.run):
         raise FederationError("this site was not offered these settings; say hello first")
-    client = recall_client(folder, site, offer)
+    preparation = load_preparation(folder, offer)
+    if preparation.state != "ready":
+        reason = preparation.reason or "its features are not there yet"
+        raise FederationError(f"this site is not ready: {reason}")
     federation = resolve_federation(offer.config.federation)
+    _check_task(request, offer.config)
+    client = recall_client(folder, site, offer)
     dim = client.features.map_shape[2]
     state = unpack_state(packet, offer.config, federation, dim)
     kept = run_folder(folder, offer.run)
@@ -107,6 +124,17 @@ def _answer_task(packet: Packet, folder: Path, site: SiteSettings) -> Packet:
         _keep_result(state, kept, offer, site)
         return Packet({**request.fields(), "state": "done"})
     return _take_part(request, state, kept, offer.config, client)
+
+
+def _check_task(request: Request, config: Config) -> None:
+    """Refuse what the agreed settings do not ask of a site: other sums, or further rounds."""
+    federation = resolve_federation(config.federation)
+    number, task = request.round_number, request.task
+    agreed: set[str] = {FINISH, *tasks(number, federation)}
+    if config.evaluation.at_sites:
+        agreed.add(EVALUATE)
+    if number > num_rounds(federation) or task not in agreed:
+        raise FederationError(f"the agreed settings hold no task {task!r} in round {number}")
 
 
 def _take_part(
@@ -144,7 +172,7 @@ def _evaluate(
     fields = {**request.fields(), "state": "done", "num_images": num_images}
     if scores is None:
         return Packet(fields)
-    names = "\n".join(labeled.classes.names)
+    names = json.dumps(labeled.classes.names)
     return Packet({**fields, "classes": names}, {"confusion": scores.confusion})
 
 
@@ -152,7 +180,10 @@ def _keep_result(state: GlobalState, kept: Path, offer: Offer, site: SiteSetting
     """Leave the trained model at the site, as a run that `fusseg predict` can use."""
     own = load_own_model(kept, state.round_number + 1)
     result = kept / "result"
-    result.mkdir(parents=True, exist_ok=True)
     models = {} if own is None else {site.name: own}
+    try:
+        result.mkdir(parents=True, exist_ok=True)
+        write_atomically(result / CONFIG, dump_config(own_config(site, offer)).encode())
+    except OSError as error:
+        raise DataError(f"cannot write {result}: {error.strerror}") from error
     save_state(result, SavedState(state, models, offer.fingerprint))
-    write_atomically(result / CONFIG, dump_config(own_config(site, offer)).encode())

@@ -6,7 +6,7 @@ from pathlib import Path
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from fusseg.deployment.answering import answer_packet
+from fusseg.deployment.answering import answer_packet, note_sent
 from fusseg.deployment.messages import pack, unpack
 from fusseg.deployment.packet import Packet
 from fusseg.errors import FederationError
@@ -25,14 +25,25 @@ def answer(message: Message, context: Context) -> Message:
 
 
 def _answer(message: Message, context: Context) -> Packet:
+    folder = Path(str(context.node_config[SITE_DIR]))
     try:
-        folder = Path(str(context.node_config[SITE_DIR]))
         return answer_packet(unpack(message.content), folder)
     except FederationError as error:
         LOG.warning("refused: %s", error)
-        return Packet({"state": "refused", "reason": str(error)})
+        return _excuse(folder, "refused", str(error))
     except Exception as error:
         # The server learns the kind of error only: its text may name files of this site.
         LOG.exception("failed")
         reason = f"the site failed with {type(error).__name__}; its log says why"
-        return Packet({"state": "failed", "reason": reason})
+        return _excuse(folder, "failed", reason)
+
+
+def _excuse(folder: Path, state: str, reason: str) -> Packet:
+    packet = Packet({"state": state, "reason": reason})
+    try:
+        note_sent(folder, packet)
+    except Exception:
+        # Where not even the ledger can be written an answer has to go out all the same: the server
+        # would wait for it for ever.
+        LOG.exception("the ledger lacks an answer: %s", reason)
+    return packet

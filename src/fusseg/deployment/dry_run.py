@@ -1,5 +1,6 @@
 """What a site would send, worked out without a server: nothing leaves the machine."""
 
+import json
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -111,6 +112,6 @@ def _counts(prepared: PreparedSite, offer: Offer) -> LedgerLine:
     names = prepared.labeled.classes.names
     counts = torch.zeros(offer.config.model.num_clusters, len(names), dtype=torch.int64)
     request = Request(offer.run, offer.digest, "evaluate", 1, 0)
-    fields = {**request.fields(), "state": "done", "classes": "\n".join(names)}
+    fields = {**request.fields(), "state": "done", "classes": json.dumps(names)}
     fields["num_images"] = len(prepared.labeled.views)
     return describe_message(prepared.client.client_id, "to server", {"confusion": counts}, fields)

@@ -1,11 +1,13 @@
 """What the server's rounds tell whoever watches: lines of a file in the run directory."""
 
 import json
-import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
+
+from fusseg.atomic import append_whole_line
 
 EVENTS = "events.jsonl"
 Kind = Literal["waiting", "site", "answer", "incident", "round", "finished", "stopped"]
@@ -24,12 +26,7 @@ class DeploymentEvent:
 
 def write_event(run_dir: Path, event: DeploymentEvent) -> None:
     """Append an event, to be seen at once."""
-    content = json.dumps(asdict(event)).encode() + b"\n"
-    descriptor = os.open(run_dir / EVENTS, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    try:
-        os.write(descriptor, content)
-    finally:
-        os.close(descriptor)
+    append_whole_line(run_dir / EVENTS, json.dumps(asdict(event)).encode())
 
 
 class EventReader:
@@ -49,4 +46,6 @@ class EventReader:
         whole = content[: content.rfind(b"\n") + 1]
         self._place += len(whole)
         for line in whole.splitlines():
-            yield DeploymentEvent(**json.loads(line))
+            # A line that a crash cut short tells nobody anything.
+            with suppress(ValueError, TypeError):
+                yield DeploymentEvent(**json.loads(line))

@@ -110,6 +110,10 @@ def _take_part(
 ) -> Iterator[SiteEvent | Progress]:
     ledger = _LedgerReader(options.folder)
     prepared_for = ""
+    known = load_offer(options.folder)
+    if known is not None:
+        # What was ready once is looked at anew: the operator may have decided otherwise since.
+        save_preparation(options.folder, Preparation(known.digest, "preparing"))
     while True:
         yield from node.keep_running()
         for line in ledger.read():

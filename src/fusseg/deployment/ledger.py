@@ -1,7 +1,6 @@
 """The ledger: one line for every message that left or arrived, at the server and at each site."""
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from fusseg.atomic import append_whole_line
 from fusseg.deployment.raw_tensors import dtype_name, to_bytes
 from fusseg.errors import DataError
 
@@ -79,8 +79,8 @@ def describe_message(
     return LedgerLine(
         time=datetime.now(UTC).isoformat(timespec="milliseconds"),
         site=site,
-        round=int(fields.get("round", 0)),
-        task=str(fields.get("task", "")),
+        round=_whole(fields.get("round")),
+        task=str(_shorten(fields.get("task", ""))),
         direction=direction,
         tensors=tuple(lines),
         fields={name: _shorten(value) for name, value in sorted(fields.items())},
@@ -96,17 +96,8 @@ def append_line(folder: Path, line: LedgerLine) -> None:
         DataError: If the ledger cannot be written.
     """
     path = folder / LEDGER
-    content = json.dumps(asdict(line)).encode() + b"\n"
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
-        try:
-            # A line that a crash cut short must not swallow this one.
-            size = os.fstat(descriptor).st_size
-            whole = size == 0 or os.pread(descriptor, 1, size - 1) == b"\n"
-            os.write(descriptor, content if whole else b"\n" + content)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        append_whole_line(path, json.dumps(asdict(line)).encode())
     except OSError as error:
         raise DataError(f"cannot write the ledger {path}: {error.strerror}") from error
 
@@ -151,6 +142,11 @@ def _parse(entry: Mapping[str, Any]) -> LedgerLine:
         for one in entry["tensors"]
     )
     return LedgerLine(**{**entry, "tensors": tensors})
+
+
+def _whole(value: Field | None) -> int:
+    # Whoever wrote it: the line comes before anything is checked.
+    return value if isinstance(value, int) else 0
 
 
 def _field_bytes(value: Field) -> int:

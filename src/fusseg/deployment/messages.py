@@ -12,6 +12,7 @@ _TENSORS, _FIELDS = "tensors", "fields"
 _STYPE = "fusseg.raw"
 MOST_TENSORS = 64
 MOST_FIELDS = 64
+LONGEST_NAME = 100
 LONGEST_WORD = 65536
 """Characters of one field; the settings that a server offers are the longest."""
 
@@ -44,6 +45,12 @@ def unpack(records: RecordDict) -> Packet:
             f"a message holds {len(arrays)} tensors and {len(fields)} fields, at most "
             f"{MOST_TENSORS} and {MOST_FIELDS} are allowed"
         )
+    for name in (*arrays, *fields):
+        if len(name) > LONGEST_NAME or not name.isprintable():
+            raise FederationError(
+                f"a message names {name[:LONGEST_NAME]!r}; names are at most {LONGEST_NAME} "
+                "printable characters"
+            )
     tensors = {name: _tensor(name, array) for name, array in arrays.items()}
     return Packet({name: _field(name, value) for name, value in fields.items()}, tensors)
 

@@ -123,13 +123,17 @@ def unpack_offer(packet: Packet) -> Offer:
         )
     try:
         config = parse_config(tomllib.loads(take_word(packet, "settings")))
-    except (ValueError, ConfigError) as error:
+    except (ValueError, RecursionError) as error:  # also a ConfigError, and deep nesting
         raise FederationError(f"the server's settings cannot be read: {error}") from error
     run = take_word(packet, "run")
     if not (run.isalnum() and run.isascii() and len(run) <= 64):
         raise FederationError(f"field 'run' must be letters and digits, got {run!r:.80}")
     if config != shared_settings(config):
         raise FederationError("the server sent settings that are a site's own business")
+    try:
+        check_deployable(config)
+    except ConfigError as error:
+        raise FederationError(f"the server's settings cannot be run: {error}") from error
     offer = Offer(
         run=run,
         config=config,

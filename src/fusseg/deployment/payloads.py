@@ -165,7 +165,7 @@ def unpack_update(
     Raises:
         FederationError: If a tensor is missing, malformed or not finite, or a field out of range.
     """
-    check_tensors(site, packet.tensors, expected)
+    check_tensors(f"client {site!r}", packet.tensors, expected)
     update = ClientUpdate(site, take_int(packet, "num_images", 1))
     sent = dict(packet.tensors)
     if task == "moments":
@@ -216,7 +216,7 @@ def unpack_hello(packet: Packet, site: str, feature_dim: int, *, shifts: bool) -
         FederationError: If a field or the sum is missing, malformed or not finite.
     """
     expected = {"feature_sum": torch.zeros(feature_dim, dtype=torch.float64)}
-    check_tensors(site, packet.tensors, expected)
+    check_tensors(f"client {site!r}", packet.tensors, expected)
     found = [take_float(packet, f"shift_{kind}") for kind in range(3)] if shifts else []
     if any(abs(shift) > 2 for shift in found):
         raise FederationError(f"client {site!r} sent the shifts {found}, each must lie in [-2, 2]")

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from io import BufferedWriter, FileIO
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def start_process(
                 # In a session of its own: Ctrl-C reaches this process only, which stops its
                 # children in order.
                 start_new_session=True,
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+                preexec_fn=partial(_die_with_parent, os.getpid()),
             )
     except OSError as error:
         raise FederationError(f"cannot start {command[0]}: {error.strerror}") from error
@@ -73,8 +74,7 @@ def watch_parent(interval: float = 1.0) -> None:
     What Flower starts cannot be given a signal for the death of its parent from outside.
     """
     parent = os.getppid()
-    if sys.platform == "linux":
-        _die_with_parent()
+    _die_with_parent(parent)
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -107,5 +107,11 @@ def _signal_group(process: "subprocess.Popen[bytes]", number: signal.Signals) ->
         return
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(parent: int) -> None:
+    """Ask Linux for a signal when the parent's thread that started this process is gone."""
+    if sys.platform != "linux":
+        return
     ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != parent:
+        # It died before the request.
+        os._exit(1)

@@ -46,10 +46,14 @@ def from_bytes(name: str, dtype: str, shape: Sequence[int], content: bytes) -> T
     if any(side < 0 for side in shape):
         raise FederationError(f"tensor {name!r} has the shape {tuple(shape)}")
     size = math.prod(shape) * DTYPES[dtype].itemsize
-    if len(content) != size or size > MOST_BYTES:
+    # As if no side were 0: beside one, the others could be of any length.
+    room = math.prod(max(1, side) for side in shape) * DTYPES[dtype].itemsize
+    if len(content) != size or room > MOST_BYTES:
         raise FederationError(
             f"tensor {name!r} of shape {tuple(shape)} as {dtype} takes {size} bytes (at most "
             f"{MOST_BYTES}), got {len(content)}"
         )
+    if not content:
+        return torch.empty(tuple(shape), dtype=DTYPES[dtype])
     # A copy: the bytes cannot be written to, and what is trained is.
     return torch.frombuffer(bytearray(content), dtype=DTYPES[dtype]).reshape(tuple(shape))

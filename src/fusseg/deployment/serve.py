@@ -29,6 +29,7 @@ from fusseg.deployment.keys import (
 )
 from fusseg.deployment.post import NODES
 from fusseg.deployment.processes import free_port, last_lines, start_process, stop_process
+from fusseg.deployment.server_app import CACHE, RUN_DIR
 from fusseg.deployment.server_rounds import FLOWER
 from fusseg.errors import ConfigError, FederationError
 
@@ -140,7 +141,7 @@ def serve(config: Config, options: ServeOptions) -> Iterator[DeploymentEvent]:
             home=folder, port=free_port(), authority=_key(options, AUTHORITY_CERTIFICATE)
         )
         yield from _start(children, server, config, options)
-        run_id = flower.submit_run(server, options.run_dir.resolve(), options.cache.resolve())
+        run_id = flower.submit_run(server)
         yield from _watch(children, server, config, options, run_id)
 
 
@@ -190,7 +191,8 @@ def _start(
         if not status.startswith("finished"):
             flower.stop_run(server, run_id)
     command = flower.superexec_command(server, secret)
-    children.start("superexec", command, variables)
+    place = {RUN_DIR: str(options.run_dir.resolve()), CACHE: str(options.cache.resolve())}
+    children.start("superexec", command, variables | place)
     edge = children.start("edge", _edge_command(server, options), variables)
     public = f"{_reachable(options.host)}:{options.port}"
     _wait_until_healthy(public, server.authority, edge, children)

@@ -1,5 +1,6 @@
 """A deployment's rounds on the server: hello, rounds, scores, record, as in a simulated run."""
 
+import json
 import secrets
 import time
 from collections.abc import Sequence
@@ -66,6 +67,7 @@ _RUN_ID = "run-id"
 _LOCK_SECONDS = 60.0
 """An earlier server process that was orphaned needs a moment to notice."""
 _FINISH_SECONDS = 120.0
+_MOST_CLASSES = 256
 
 
 @dataclass(frozen=True)
@@ -248,16 +250,28 @@ def _read_counts(
     images = take_int(packet, "num_images", 0, most)
     if images == 0:
         return None
-    names = tuple(take_word(packet, "classes").split("\n"))
+    names = _class_names(take_word(packet, "classes"))
     if known not in (None, names):
         raise FederationError(f"its classes are {names}, another site's {known}")
     shape = (server.config.model.num_clusters, len(names))
     expected = {"confusion": torch.zeros(shape, dtype=torch.int64)}
-    check_tensors(reply.site, packet.tensors, expected)
+    check_tensors(f"client {reply.site!r}", packet.tensors, expected)
     confusion = packet.tensors["confusion"]
     if bool((confusion < 0).any()) or bool((confusion > 2**53).any()):
         raise FederationError("its pixel counts are out of bounds")
     return names, confusion, images
+
+
+def _class_names(text: str) -> tuple[str, ...]:
+    try:
+        names = json.loads(text)
+    except (ValueError, RecursionError):
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise FederationError(f"field 'classes' must be a list of names, got {text!r:.80}")
+    if not 0 < len(names) <= _MOST_CLASSES:
+        raise FederationError(f"it has {len(names)} classes, must be 1 to {_MOST_CLASSES}")
+    return tuple(names)
 
 
 def _finish(server: Server, state: GlobalState) -> None:

@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -15,6 +15,7 @@ from fusseg.errors import DataError, FederationError
 from fusseg.segmentation.training import Model
 
 _SITE, _OFFER, _READY, _RUNS = "site.json", "offer.json", "ready.json", "runs"
+Kept = TypeVar("Kept")
 _KEPT_ROUNDS = 5
 """Own models that are kept: a restarted server repeats a round, not five."""
 
@@ -63,7 +64,7 @@ def load_settings(folder: Path) -> SiteSettings:
     Raises:
         DataError: If it is missing or damaged.
     """
-    return SiteSettings(**_read_json(folder / _SITE))
+    return _build(SiteSettings, folder / _SITE)
 
 
 def save_offer(folder: Path, offer: Offer) -> None:
@@ -105,7 +106,7 @@ def load_preparation(folder: Path, offer: Offer) -> Preparation:
         DataError: If the note is damaged.
     """
     if (folder / _READY).exists():
-        found = Preparation(**_read_json(folder / _READY))
+        found = _build(Preparation, folder / _READY)
         if found.offer == offer.digest:
             return found
     return Preparation(offer.digest, "preparing")
@@ -147,7 +148,13 @@ def load_own_model(folder: Path, round_number: int) -> Model | None:
     Raises:
         DataError: If the file is damaged.
     """
-    earlier = [number for number in _own_models(folder) if number < round_number]
+    kept = _own_models(folder)
+    earlier = [number for number in kept if number < round_number]
+    if not earlier and len(kept) >= _KEPT_ROUNDS:
+        raise DataError(
+            f"round {round_number} is to be repeated, but {folder} holds this site's models from "
+            f"round {min(kept)} on only"
+        )
     if not earlier:
         return None
     path = _own_model(folder, max(earlier))
@@ -172,6 +179,13 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     _write(path, json.dumps(content, indent=1).encode())
 
 
+def _build(kind: type[Kept], path: Path) -> Kept:
+    try:
+        return kind(**_read_json(path))
+    except TypeError as error:
+        raise DataError(f"damaged file: {path} ({error}); remove it and restart") from error
+
+
 def _write(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -182,9 +196,11 @@ def _write(path: Path, content: bytes) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: Any = json.loads(path.read_text())
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
         raise DataError(f"damaged file: {path} ({error}); remove it and restart") from error
+    if not isinstance(content, dict):
+        raise DataError(f"damaged file: {path} (no object); remove it and restart")
     return content

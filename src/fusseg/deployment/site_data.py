@@ -128,7 +128,7 @@ def prepare_site(site: SiteSettings, offer: Offer) -> Generator[Progress, None, 
             f"least {MIN_IMAGES}; fusseg check says why images are skipped"
         )
     labeled = None
-    if scored:
+    if any(map(features.has, scored)):
         labeled = gather_held_out(scored, features, dataset.classes, config.evaluation)
     client = Client(site.name, features.of_views(usable), cache)
     return PreparedSite(client, labeled, usable[0].settings, features.skipped)

@@ -58,38 +58,34 @@ def check_update(update: ClientUpdate, expected: Mapping[str, Tensor]) -> None:
         raise FederationError(
             f"client {update.client_id!r} sent a loss that is not finite, got {update.loss}"
         )
-    check_tensors(update.client_id, update.tensors(), expected)
+    check_tensors(f"client {update.client_id!r}", update.tensors(), expected)
 
 
-def check_tensors(
-    client_id: str, sent: Mapping[str, Tensor], expected: Mapping[str, Tensor]
-) -> None:
+def check_tensors(sender: str, sent: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """Refuse tensors of other names, shapes or dtypes, or with values that nobody could use.
+
+    Args:
+        sender: Who sent them, as an error message begins.
+        sent: By name.
+        expected: Stand-ins of the right names, shapes and dtypes.
 
     Raises:
         FederationError: If a tensor is missing, of another shape or dtype, not finite, or a
             negative count.
     """
     if sent.keys() != expected.keys():
-        raise FederationError(
-            f"client {client_id!r} sent {sorted(sent)}, expected {sorted(expected)}"
-        )
+        raise FederationError(f"{sender} sent {sorted(sent)}, expected {sorted(expected)}")
     for name, tensor in sent.items():
         if tensor.shape != expected[name].shape:
             raise FederationError(
-                f"client {client_id!r} sent {name} of shape {tuple(tensor.shape)}, "
+                f"{sender} sent {name} of shape {tuple(tensor.shape)}, "
                 f"expected {tuple(expected[name].shape)}"
             )
         if tensor.dtype != expected[name].dtype:
             raise FederationError(
-                f"client {client_id!r} sent {name} as {tensor.dtype}, "
-                f"expected {expected[name].dtype}"
+                f"{sender} sent {name} as {tensor.dtype}, expected {expected[name].dtype}"
             )
         if not bool(tensor.isfinite().all()):
-            raise FederationError(
-                f"client {client_id!r} sent {name} with values that are not finite"
-            )
+            raise FederationError(f"{sender} sent {name} with values that are not finite")
         if name in _COUNTS and bool((tensor < 0).any()):
-            raise FederationError(
-                f"client {client_id!r} sent {name} below 0, got {int(tensor.min())}"
-            )
+            raise FederationError(f"{sender} sent {name} below 0, got {int(tensor.min())}")
