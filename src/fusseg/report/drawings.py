@@ -30,6 +30,10 @@ class Cloud:
     """Which points are the server's; the others are clients'."""
 
 
+_NAME_LETTERS, _NAME_INCHES = 40, 2.6
+"""Longest name of a row, and the room for it."""
+
+
 def panels_png(
     rows: Mapping[str, Sequence[UInt8[np.ndarray, "_ _ 3"]]], legend: Mapping[str, Color]
 ) -> bytes:
@@ -43,7 +47,7 @@ def panels_png(
     height, width, _ = next(iter(rows.values()))[0].shape
     side = 2.2
     figure = Figure(
-        figsize=(1.9 + num * side, (side * height / width + 0.06) * len(rows) + 0.6), dpi=_DPI
+        figsize=(_NAME_INCHES + num * side, (side * height / width + 0.06) * len(rows) + 0.6), dpi=_DPI
     )
     grid = figure.subplots(len(rows), num, squeeze=False)
     for axes_row, (name, images) in zip(grid, rows.items(), strict=True):
@@ -51,10 +55,10 @@ def panels_png(
             axes.imshow(image, interpolation="nearest", aspect="auto")
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
-        axes_row[0].set_ylabel(plain(name, 40), rotation=0, ha="right", va="center", fontsize=8)
+        axes_row[0].set_ylabel(plain(name, _NAME_LETTERS), rotation=0, ha="right", va="center", fontsize=8)
     _legend(figure, legend)
     bottom = 0.5 / figure.get_figheight()
-    left = 1.9 / figure.get_figwidth()
+    left = _NAME_INCHES / figure.get_figwidth()
     figure.subplots_adjust(
         left=left, right=0.995, top=0.995, bottom=bottom, wspace=0.02, hspace=0.02
     )
