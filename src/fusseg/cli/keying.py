@@ -71,8 +71,8 @@ def run_server(hosts: list[str], authority: Path, out: Path, days: int) -> None:
     key, certificate = create_server_certificate(authority, hosts, out, days)
     print(f"wrote {key}\nwrote {certificate}")
     print(
-        f"Both belong on the server; {key.name} never leaves it. Valid until "
-        f"{read_certificate_expiry(certificate):%Y-%m-%d}; make new ones before."
+        f"Both belong on the server, with ca.crt beside them; {key.name} never leaves it. Valid "
+        f"until {read_certificate_expiry(certificate):%Y-%m-%d}; make new ones before."
     )
 
 

@@ -91,7 +91,8 @@ def create_server_certificate(
         authority: Folder with `ca.key` and `ca.crt`.
         hosts: DNS names and IP addresses at which sites reach the server; localhost and 127.0.0.1
             are always added.
-        out: Where `server.key` and `server.crt` are written; created if it is absent.
+        out: Where `server.key`, `server.crt` and, where there is none yet, a copy of `ca.crt` are
+            written; created if it is absent.
         days: How long the certificate is valid, in [1, 36500]; not longer than the authority's.
 
     Returns:
@@ -118,7 +119,12 @@ def create_server_certificate(
         .sign(issuer_key, hashes.SHA384())
     )
     files = out / SERVER_KEY, out / SERVER_CERTIFICATE
-    _write_new({files[0]: (_key_bytes(key), _PRIVATE), files[1]: (_pem(certificate), _PUBLIC)})
+    new = {files[0]: (_key_bytes(key), _PRIVATE), files[1]: (_pem(certificate), _PUBLIC)}
+    beside = out / AUTHORITY_CERTIFICATE
+    if not beside.exists():
+        # The server needs the authority's certificate too: its key stays where it is.
+        new[beside] = (_pem(issuer), _PUBLIC)
+    _write_new(new)
     return files
 
 
