@@ -126,16 +126,15 @@ def test_a_site_is_looked_at_before_the_server_is_asked(join, keys, cli, make_si
 def test_a_ledger_is_printed_message_by_message(cli, tmp_path):
     fields = {"task": HELLO, "round": 0, "state": "done", "num_images": 6}
     append_line(tmp_path, describe_message("north", "to server", {}, fields))
-    append_line(
-        tmp_path, describe_message("south", "to site", {}, {"task": "\x1b[2Jx", "round": 1})
-    )
+    hostile = {"task": "\x1b[2Jx", "round": 1}
+    append_line(tmp_path, describe_message("south", "to site", {}, hostile))
     with (tmp_path / "ledger.jsonl").open("a") as file:
         file.write('{"time": "cut sho')
     code, out, _ = cli("ledger", tmp_path)
     assert code == 0
-    assert "north round 0 hello to server: 33 bytes" in out
+    assert "north round 0 hello to server: 25 bytes" in out
     assert "num_images=6" in out
-    assert "south: 14 bytes to the site, 0 to the server" in out
+    assert "south: 13 bytes to the site, 0 to the server" in out
     assert "1 lines could not be read" in out
     # what the other end wrote moves no cursor
     assert "\x1b" not in out

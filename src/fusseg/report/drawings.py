@@ -46,19 +46,16 @@ def panels_png(
     num = len(next(iter(rows.values())))
     height, width, _ = next(iter(rows.values()))[0].shape
     side = 2.2
-    figure = Figure(
-        figsize=(_NAME_INCHES + num * side, (side * height / width + 0.06) * len(rows) + 0.6),
-        dpi=_DPI,
-    )
+    tall = (side * height / width + 0.06) * len(rows) + 0.6
+    figure = Figure(figsize=(_NAME_INCHES + num * side, tall), dpi=_DPI)
     grid = figure.subplots(len(rows), num, squeeze=False)
     for axes_row, (name, images) in zip(grid, rows.items(), strict=True):
         for axes, image in zip(axes_row, images, strict=True):
             axes.imshow(image, interpolation="nearest", aspect="auto")
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
-        axes_row[0].set_ylabel(
-            plain(name, _NAME_LETTERS), rotation=0, ha="right", va="center", fontsize=8
-        )
+        short = plain(name, _NAME_LETTERS)
+        axes_row[0].set_ylabel(short, rotation=0, ha="right", va="center", fontsize=8)
     _legend(figure, legend)
     bottom = 0.5 / figure.get_figheight()
     left = _NAME_INCHES / figure.get_figwidth()
