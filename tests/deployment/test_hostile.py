@@ -12,6 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from flwr.common.constant import TIMESTAMP_HEADER
 from flwr.proto.fleet_pb2 import PullMessagesRequest, PushMessagesRequest
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import PullObjectRequest
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
@@ -122,6 +123,15 @@ def _check_fleet_without_key(federation, nodes):
             headers = sign(stranger.private_key)
             answer = client.post(f"/v1/fleet/{name}", content=body, headers=headers)
             assert answer.status_code in (400, 401, 403, 422), (name, answer.status_code)
+        # the site itself, whose key is in the list, is heard
+        body = SendNodeHeartbeatRequest(node=node, heartbeat_interval=30.0).SerializeToString()
+        headers = sign(federation.keys / "east.key")
+        assert client.post(
+            "/v1/fleet/send-node-heartbeat", content=body, headers=headers
+        ).is_success
+        headers = sign(stranger.private_key)
+        answer = client.post("/v1/fleet/send-node-heartbeat", content=body, headers=headers)
+        assert answer.status_code == 401
 
 
 def sign(path):
@@ -133,7 +143,7 @@ def sign(path):
         FLEET_HTTP_SIGNATURE_HEADER: sign_message(key, stamp.encode("ascii")),
     }
     encoded = {name: base64.b64encode(part).decode() for name, part in parts.items()}
-    return {**encoded, TIMESTAMP_HEADER: stamp, "content-type": "application/x-protobuf"}
+    return {**encoded, TIMESTAMP_HEADER: stamp, "content-type": "application/protobuf"}
 
 
 def _check_commands(federation, tmp_path):
