@@ -15,6 +15,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, 
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
+from fusseg.cli.running import summary
 from fusseg.config_file import load_config
 from fusseg.deployment import client_app
 from fusseg.deployment.ledger import read_ledger
@@ -30,6 +31,7 @@ from fusseg.deployment.site import (
 from fusseg.deployment.site_data import prepare_site, remember_features
 from fusseg.errors import FederationError
 from fusseg.experiment import run_experiment
+from fusseg.gallery import write_report
 from fusseg.runs import create_run, load_record, load_state
 from fusseg.trained_run import load_run
 
@@ -412,13 +414,26 @@ def test_sites_count_their_labeled_pixels_like_the_simulation(federation, tmp_pa
     assert final["sites"] == expected["sites"]
     assert final["mean_iou"] == expected["mean_iou"]
     assert final["mean_iou"] > 0.5
+    page = report_of(run_dir, config)
+    assert f"{final['mean_iou']:.3f}" in page
+    assert "Confusion" in page
+
+
+def report_of(run_dir, config):
+    """The page as `fusseg serve` writes it where the server has no images."""
+    write_report(run_dir, config, load_record(run_dir), load_state(run_dir))
+    return (run_dir / "report.html").read_text()
 
 
 def test_without_labels_scores_are_null(federation, tmp_path):
-    run_dir, _, folders = federation("federation.rounds=1", held_out=())
+    run_dir, config, folders = federation("federation.rounds=1", held_out=())
     run_federation(LoopbackGrid(folders), run_dir, tmp_path / "cache")
     final = load_record(run_dir)["final"]
     assert (final["mean_iou"], final["quality"]) == (None, None)
+    page = report_of(run_dir, config)
+    assert "Sent by the sites" in page
+    assert "Mean margin" not in page
+    assert summary(load_record(run_dir))[0] == "no labels: scores are null"
 
 
 def test_both_ends_note_the_same_messages(federation, tmp_path):
