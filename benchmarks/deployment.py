@@ -4,8 +4,8 @@
     python benchmarks/deployment.py RUNS --sites 18 --images 8
 
 starts `fusseg serve` and N `fusseg join` on generated scenes with TLS and keys, samples the memory
-of every process (proportional set size), runs the same configuration simulated, and prints one row per
-kind of process and one for the rounds. Local work is what the simulated run takes for its rounds.
+of every process (proportional set size), runs the same configuration simulated, and prints a line
+per kind of process and some for the rounds. Local work is what the simulated rounds take.
 """
 
 import argparse

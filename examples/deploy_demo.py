@@ -30,6 +30,7 @@ def write_scenes(root: Path) -> None:
             save(image, root / site / "images" / f"{index:05d}.png")
             if site == HELD_OUT:
                 save(mask, root / site / "masks" / f"{index:05d}.png")
+    (root / "classes.toml").write_text('names = ["background", "pipe"]\n')
 
 
 def save(pixels: np.ndarray, path: Path) -> None:

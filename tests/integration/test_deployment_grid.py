@@ -310,13 +310,16 @@ def test_an_answer_that_lies_is_left_out_and_the_others_stand(
     name, federation, tmp_path, make_sites
 ):
     lie, reason = LIES[name]
-    run_dir, _, folders = federation(QUORUM, "federation.round_timeout=1", "federation.rounds=1")
+    run_dir, config, folders = federation(
+        QUORUM, "federation.round_timeout=1", "federation.rounds=1"
+    )
     run_federation(LoopbackGrid(folders, {"north": lie}), run_dir, tmp_path / "cache")
     (entry,) = load_record(run_dir)["rounds"]
     (incident,) = entry["incidents"]
     assert (incident["client_id"], incident["task"]) == ("north", "train")
     assert reason in incident["reason"]
     assert [client["client_id"] for client in entry["clients"]] == ["east", "south"]
+    assert "Sites that were asked and left out" in report_of(run_dir, config)
     model = load_state(run_dir).state.model
     assert all(part.isfinite().all() for part in (*model.head.values(), model.centroids))
 
@@ -382,6 +385,7 @@ def test_a_site_that_comes_late_joins_once_its_features_are_there(federation, tm
     ]
     # offered in round 2, which waits for nobody that is still preparing
     assert taking_part == [["east", "south"], ["east", "south"], [*SITES]]
+    assert [client["client_id"] for client in load_record(run_dir)["clients"]] == [*SITES]
 
 
 def test_a_revoked_site_is_out_of_the_next_exchange(federation, tmp_path):

@@ -199,9 +199,21 @@ def _enter_round(
     entry = describe_round(finished, scores, seconds, federation, incidents, sent=True)
     enter_traffic(server.exchange.log, entry)
     record["rounds"].append(entry)
+    _name_latecomers(record, entry)
     record["seconds"]["train"] += seconds
     record["seconds"]["evaluate"] += time.perf_counter() - started
     return entry
+
+
+def _name_latecomers(record: Record, entry: Record) -> None:
+    """Add sites to the record's list that joined after round 1."""
+    known = {client["client_id"] for client in record["clients"]}
+    record["clients"] += [
+        {"client_id": client["client_id"], "num_images": client["num_images"]}
+        for client in entry["clients"]
+        if client["client_id"] not in known
+    ]
+    record["clients"].sort(key=lambda client: str(client["client_id"]))
 
 
 def _score(server: Server, saved: SavedState) -> Record:

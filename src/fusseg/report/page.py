@@ -59,6 +59,7 @@ def render_report(
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         scores=_latest_scores(record),
         totals=_traffic_by_client(record["rounds"]),
+        incidents=_incidents(record["rounds"]),
         series=figures.client_series(record["rounds"]),
         figures={name: Markup(svg) for name, svg in _draw_figures(record).items()},
         cards=_gallery_cards(gallery),
@@ -84,6 +85,15 @@ def _traffic_by_client(rounds: Sequence[Mapping[str, Any]]) -> dict[str, dict[st
             total["up"] += client["bytes_up"]
             total["down"] += client["bytes_down"]
     return dict(sorted(totals.items()))
+
+
+def _incidents(rounds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """List the sites of a deployment that were left out; records before deployments name none."""
+    return [
+        {"round": entry["round"], **incident}
+        for entry in rounds
+        for incident in entry.get("incidents", [])
+    ]
 
 
 def _draw_figures(record: Mapping[str, Any]) -> dict[str, str]:
