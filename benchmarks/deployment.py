@@ -126,7 +126,7 @@ KINDS = {
 
 def sample(memory: dict[str, list[float]], done: threading.Event, marker: str) -> None:
     """Note the proportional set size of every process of this run, in MiB."""
-    while not done.wait(0.5):
+    while not done.wait(2.0):
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
