@@ -11,6 +11,7 @@ from fusseg.config import Config
 from fusseg.config_file import dump_config
 from fusseg.errors import ConfigError
 from fusseg.experiment import count_images, score_models
+from fusseg.features.extraction import wait_for
 from fusseg.federation.hello import agree, say_hello
 from fusseg.federation.schedule import num_rounds
 from fusseg.federation.state import GlobalState
@@ -37,7 +38,7 @@ def run_anchor(config: Config, anchor: Anchor, run_dir: Path, cache: Path) -> No
     Raises:
         FussegError: If the configuration, the data or the folder cannot be used.
     """
-    prepared = _prepare(config, cache)
+    prepared = wait_for(prepare(config, cache))
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         write_atomically(run_dir / CONFIG, dump_config(config).encode())
@@ -67,16 +68,6 @@ def run_anchor(config: Config, anchor: Anchor, run_dir: Path, cache: Path) -> No
     save_state(run_dir, SavedState(state, {}, prepared.backbone.fingerprint))
     # The record last: with its scores the cell counts as finished.
     save_record(run_dir, record)
-
-
-def _prepare(config: Config, cache: Path) -> Prepared:
-    stages = prepare(config, cache)
-    while True:
-        try:
-            next(stages)
-        except StopIteration as stop:
-            prepared: Prepared = stop.value
-            return prepared
 
 
 def _plan(config: Config, prepared: Prepared) -> TrainingPlan:

@@ -23,6 +23,7 @@ from fusseg.data.images import fit_image, load_image
 from fusseg.data.partition import training_images
 from fusseg.evaluation.held_out import HeldOut, read_labels, segment_held_out
 from fusseg.experiment import final_models
+from fusseg.features.extraction import wait_for
 from fusseg.federation.schedule import num_training_rounds
 from fusseg.federation.strategies import resolve_federation
 from fusseg.gallery import class_colors, cluster_colors
@@ -64,7 +65,7 @@ def draw_figures(
         where = f"{column}, seed {first.seed}"
         if first.held_out:
             where += f", {first.held_out} held out"
-        shown = _prepare_shown(first, cache)
+        shown = wait_for(prepare(first.config, cache)).shown
         legend = _legend(shown)
         yield (
             f"{name}-panels.png",
@@ -82,16 +83,6 @@ def draw_figures(
             trained = max(num_training_rounds(cell.config.federation) for cell in of_column)
             caption = f"mIoU per round, mean and standard deviation over seeds: {column}"
             yield f"{name}-rounds.png", PageFigure(caption, seed_curves_png(curves, trained))
-
-
-def _prepare_shown(cell: Cell, cache: Path) -> HeldOut:
-    stages = prepare(cell.config, cache)
-    while True:
-        try:
-            next(stages)
-        except StopIteration as stop:
-            shown: HeldOut = stop.value.shown
-            return shown
 
 
 def _panels(

@@ -32,6 +32,7 @@ from fusseg.deployment.site import (
 from fusseg.deployment.site_data import own_config, prepare_site, recall_client
 from fusseg.errors import DataError, FederationError
 from fusseg.evaluation.held_out import evaluate
+from fusseg.features.extraction import wait_for
 from fusseg.federation.client import Client, answer, current_model, remembers_own_model
 from fusseg.federation.hello import say_hello
 from fusseg.federation.points import KeptCodes
@@ -155,13 +156,7 @@ def _evaluate(
     request: Request, state: GlobalState, kept: Path, offer: Offer, site: SiteSettings
 ) -> Packet:
     """Count the pixels of the site's labeled images by cluster and class."""
-    stages = prepare_site(site, offer)
-    while True:
-        try:
-            next(stages)
-        except StopIteration as stop:
-            labeled = stop.value.labeled
-            break
+    labeled = wait_for(prepare_site(site, offer)).labeled
     if labeled is None or labeled.classes is None:
         return Packet({**request.fields(), "state": "done", "num_images": 0})
     own = load_own_model(kept, request.round_number + 1)

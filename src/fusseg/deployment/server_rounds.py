@@ -36,6 +36,7 @@ from fusseg.experiment import (
     rewind_record,
     score_models,
 )
+from fusseg.features.extraction import wait_for
 from fusseg.federation.checks import check_tensors
 from fusseg.federation.hello import agree
 from fusseg.federation.rounds import Round, initial_state, run_rounds
@@ -129,13 +130,7 @@ def describe_entry(entry: Record, exchange: GridExchange) -> str:
 
 def _open_server(grid: Grid, run_dir: Path, cache: Path) -> Server:
     config = read_run_config(run_dir)
-    stages = prepare_server(config, cache)
-    while True:
-        try:
-            next(stages)
-        except StopIteration as stop:
-            prepared: PreparedServer = stop.value
-            break
+    prepared = wait_for(prepare_server(config, cache))
     fingerprint = prepared.backbone.fingerprint
     offer = make_offer(config, _run_id(run_dir), fingerprint, center=prepared.center)
     exchange = GridExchange(

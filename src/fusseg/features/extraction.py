@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from fusseg.features.pipeline import DigestedItem, Skipped, extract_site
 from fusseg.features.store import FeatureSettings, Store, open_store
 from fusseg.features.views import View
 
+Outcome = TypeVar("Outcome")
 StoreKey = tuple[str, FeatureSettings]
 """Site and settings."""
 
@@ -124,6 +125,16 @@ def extract_features(
     # An image that cannot be read cannot be in any of its views.
     once = {entry.item: entry for entry in reversed(skipped)}
     return SiteFeatures(stores, digests, tuple(reversed(once.values())))
+
+
+def wait_for(stages: Generator[Progress, None, Outcome]) -> Outcome:
+    """Run an extraction to its end where nobody watches its progress."""
+    while True:
+        try:
+            next(stages)
+        except StopIteration as stop:
+            outcome: Outcome = stop.value
+            return outcome
 
 
 def _unlabeled(item: Item) -> Item:
