@@ -33,6 +33,10 @@ QUIET = {
 """Nothing phones home, and nothing is installed at run time. The pause between looks for work is
 half of Flower's; a shorter one takes a core from a dozen sites on one machine.
 """
+STALE_MESSAGE = b"status. Ignoring message"
+"""What a SuperNode writes when the run of a message it was pulling has ended, as after a restart of
+the server. It has an answer too many from then on, and sends every other one a message late.
+"""
 _KEPT_VARIABLES = re.compile(
     r"(LANG|LC_\w+|TZ|HOME|TMPDIR|LD_LIBRARY_PATH|PYTHON\w+|\w+_NUM_THREADS|OPENBLAS_\w+|MKL_\w+|"
     r"KMP_\w+|CUDA_\w+|HF_\w+|FUSSEG_\w+|VIRTUAL_ENV)"

@@ -180,6 +180,7 @@ class _Node:
         self._started = self._next_start = 0.0
         self._failures = 0
         self._log = options.folder / "supernode.log"
+        self._read = self._log.stat().st_size if self._log.exists() else 0
 
     def keep_running(self) -> Iterator[SiteEvent]:
         """Start the process if there is none and it is time to."""
@@ -187,6 +188,9 @@ class _Node:
         if self._process is not None:
             code = self._process.poll()
             if code is None:
+                if self._has_stale_answer():
+                    self.stop()
+                    yield SiteEvent("the server was started anew; connecting again")
                 return
             self.stop()
             self._failures = 0 if now - self._started > _STEADY_SECONDS else self._failures + 1
@@ -200,6 +204,16 @@ class _Node:
             self._process = self._start()
             self._started = now
             yield SiteEvent(f"connecting to {self._options.server}")
+
+    def _has_stale_answer(self) -> bool:
+        """Look at what the process has written since the last look."""
+        with self._log.open("rb") as file:
+            file.seek(self._read)
+            written = file.read()
+        # A line in the making is read again.
+        whole = written[: written.rfind(b"\n") + 1]
+        self._read += len(whole)
+        return flower.STALE_MESSAGE in whole
 
     def stop(self) -> None:
         """Stop the process, and what it started."""
