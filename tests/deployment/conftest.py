@@ -111,16 +111,16 @@ class Federation:
         command += ["--resume"] if resume else [str(self.folder / "config.toml")]
         for override in () if resume else self.overrides:
             command += ["--set", override]
-        command += ["--out", str(self.run_dir), "--sites", str(self.keys / "sites.toml")]
-        command += ["--keys", str(self.keys), "--cache", str(self.folder / "cache-server")]
+        # As people type them: relative to the working directory.
+        command += ["--out", "run", "--sites", "keys/sites.toml", "--keys", "keys"]
+        command += ["--cache", "cache-server"]
         return self.start("serve", [*command, "--host", "127.0.0.1", "--port", str(self.port)])
 
     def join_arguments(self, site, port=None):
         arguments = [f"localhost:{port or self.port}"]
         arguments += ["--data", str(self.folder / "images" / site), "--name", site]
-        arguments += ["--key", str(self.keys / f"{site}.key"), "--ca", str(self.keys / "ca.crt")]
-        arguments += ["--state", str(self.state(site))]
-        return [*arguments, "--cache", str(self.folder / f"cache-{site}")]
+        arguments += ["--key", f"keys/{site}.key", "--ca", "keys/ca.crt"]
+        return [*arguments, "--state", f"sites/{site}", "--cache", f"cache-{site}"]
 
     def join(self, site, port=None):
         command = [sys.executable, "-m", "fusseg", "join", *self.join_arguments(site, port)]

@@ -125,7 +125,8 @@ def serve(config: Config, options: ServeOptions) -> Iterator[DeploymentEvent]:
         FederationError: If the federation stopped; what is finished is kept.
     """
     yield from check_options(config, options)
-    folder = options.run_dir / FLOWER
+    # Whole paths: Flower's processes have a working directory of their own.
+    folder = options.run_dir.resolve() / FLOWER
     folder.mkdir(exist_ok=True, mode=0o700)
     folder.chmod(0o700)
     lock = FileLock(folder / "serve.lock")
