@@ -28,7 +28,7 @@ LONG = 240.0
 """Seconds after which something that should happen did not."""
 CONFIG = """
 [data]
-root = "{root}"
+root = "images"
 held_out_sites = ["west"]
 image_size = [64, 96]
 
@@ -81,7 +81,7 @@ class Federation:
         self.processes = {}
         self._write_images()
         self._make_keys()
-        (folder / "config.toml").write_text(CONFIG.format(root=folder / "images"))
+        (folder / "config.toml").write_text(CONFIG)
 
     def _write_images(self):
         for number, site in enumerate((*SITES, HELD_OUT)):
@@ -171,7 +171,11 @@ class Federation:
             command += ["--set", override]
         command += ["--out", str(out), "--cache", str(self.folder / "cache-simulated")]
         subprocess.run(
-            command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, capture_output=True
+            command,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            cwd=self.folder,
+            check=True,
+            capture_output=True,
         )
         return load_state(out).state
 

@@ -217,8 +217,9 @@ def _flwr(server: LoopbackServer, arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def _program(module: str, function: str) -> list[str]:
-    # By module, not by path: the scripts may lie elsewhere than the interpreter.
-    return [sys.executable, "-c", f"from {module} import {function} as main; main()"]
+    # By module, not by path: the scripts may lie elsewhere than the interpreter. Nothing is imported
+    # from the working directory (-P).
+    return [sys.executable, "-P", "-c", f"from {module} import {function} as main; main()"]
 
 
 def quote(path: Path) -> str:

@@ -234,7 +234,8 @@ class _Node:
         home = options.folder / "flower"
         home.mkdir(exist_ok=True, mode=0o700)
         variables = flower.environment(home.resolve(), programs.resolve())
-        return start_process(command, variables, self._log, options.folder)
+        # The backbone may be named relative to where the command was given.
+        return start_process(command, variables, self._log, Path.cwd())
 
 
 class _LedgerReader:

@@ -72,10 +72,12 @@ class _Children:
     """The server's processes and where they write."""
 
     folder: Path
+    place: Path
+    """Working directory: paths of the configuration are relative to it."""
     running: list[_Child] = field(default_factory=list)
 
     def start(self, name: str, command: list[str], variables: dict[str, str]) -> _Child:
-        process = start_process(command, variables, self.log(name), self.folder)
+        process = start_process(command, variables, self.log(name), self.place)
         child = _Child(name, command, variables, process)
         self.running.append(child)
         return child
@@ -100,7 +102,7 @@ class _Children:
                 )
             child.restarts += 1
             log = self.log(child.name)
-            child.process = start_process(child.command, child.variables, log, self.folder)
+            child.process = start_process(child.command, child.variables, log, self.place)
             yield f"the {child.name} ended with exit code {code}; it was started again"
 
     def stop(self) -> None:
@@ -125,7 +127,6 @@ def serve(config: Config, options: ServeOptions) -> Iterator[DeploymentEvent]:
         FederationError: If the federation stopped; what is finished is kept.
     """
     yield from check_options(config, options)
-    # Whole paths: Flower's processes have a working directory of their own.
     folder = options.run_dir.resolve() / FLOWER
     folder.mkdir(exist_ok=True, mode=0o700)
     folder.chmod(0o700)
@@ -136,7 +137,7 @@ def serve(config: Config, options: ServeOptions) -> Iterator[DeploymentEvent]:
         raise FederationError(f"another fusseg serve runs {options.run_dir}") from error
     with ExitStack() as stack:
         stack.callback(lock.release)
-        children = _Children(folder)
+        children = _Children(folder, Path.cwd())
         stack.callback(children.stop)
         server = LoopbackServer(
             home=folder, port=free_port(), authority=_key(options, AUTHORITY_CERTIFICATE)
@@ -271,7 +272,7 @@ def _status(server: LoopbackServer, run_id: int) -> tuple[str, str]:
 
 def _edge_command(server: LoopbackServer, options: ServeOptions) -> list[str]:
     return [
-        *(sys.executable, "-m", "fusseg.deployment.edge"),
+        *(sys.executable, "-P", "-m", "fusseg.deployment.edge"),
         *("--host", options.host, "--port", str(options.port)),
         *("--certificate", str(_key(options, SERVER_CERTIFICATE))),
         *("--key", str(_key(options, SERVER_KEY))),
