@@ -217,8 +217,8 @@ def _flwr(server: LoopbackServer, arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def _program(module: str, function: str) -> list[str]:
-    # By module, not by path: the scripts may lie elsewhere than the interpreter. Nothing is imported
-    # from the working directory (-P).
+    # By module, not by path: the scripts may lie elsewhere than the interpreter. And nothing is
+    # imported from the working directory (-P).
     return [sys.executable, "-P", "-c", f"from {module} import {function} as main; main()"]
 
 
