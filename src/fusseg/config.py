@@ -13,6 +13,8 @@ Fit = Literal["crop", "stretch"]
 Crops = Literal["none", "five"]
 Interpolation = Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
 Wire = Literal["float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16"]
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,6 +276,29 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """With what a machine computes; results agree to rounding, and within one precision."""
+
+    precision: Precision = "float32"
+    """Of the matrix products of backbone and training; `auto`: bfloat16 where the device has it."""
+    device: DeviceName = "auto"
+    """Where training runs; `auto`: on CUDA where there is one, else on the processor."""
+    threads: int = 0
+    """Threads of the processor; 0: what torch chooses."""
+    clients_at_once: int = 0
+    """Clients that train in one batched step; 0: one on the processor, as many as fit on a GPU."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: If a count is negative.
+        """
+        at_least("compute.threads", self.threads, 0, 1024)
+        at_least("compute.clients_at_once", self.clients_at_once, 0, 100_000)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """All settings of one run; results depend on nothing else."""
 
@@ -284,6 +309,7 @@ class Config:
     local: LocalConfig = field(default_factory=LocalConfig)
     federation: FederationConfig = field(default_factory=FederationConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
 
     def __post_init__(self) -> None:
         """Check the seed.

@@ -14,8 +14,9 @@ from fusseg.features.extraction import Progress
 from fusseg.features.feature_set import pool_features
 from fusseg.federation.client import Client, current_model
 from fusseg.federation.hello import agree, say_hello
-from fusseg.federation.rounds import Round, initial_state, run_rounds, simulate
+from fusseg.federation.rounds import Round, initial_state, run_rounds
 from fusseg.federation.schedule import num_exchanges, num_rounds, num_training_rounds
+from fusseg.federation.simulation import simulate
 from fusseg.federation.state import ClientUpdate
 from fusseg.federation.strategies import CENTRALIZED, keeps_own_models, resolve_federation
 from fusseg.preparation import Prepared, prepare

@@ -44,7 +44,8 @@ from fusseg.federation.aggregation import aggregate, expected_tensors
 from fusseg.federation.bounds import ClientFacts, check_hello, check_plausible
 from fusseg.federation.client import Client
 from fusseg.federation.hello import agree, say_hello
-from fusseg.federation.rounds import Round, initial_state, run_rounds, simulate
+from fusseg.federation.rounds import Round, initial_state, run_rounds
+from fusseg.federation.simulation import simulate
 from fusseg.federation.strategies import resolve_federation
 from fusseg.federation.wire import widen_update
 from fusseg.randomness import SERVER, round_generator

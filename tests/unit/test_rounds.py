@@ -9,8 +9,9 @@ from fusseg.features.neighbors import nearest_neighbors
 from fusseg.federation.bounds import ClientFacts, check_plausible
 from fusseg.federation.client import Client, train_locally
 from fusseg.federation.hello import agree, say_hello
-from fusseg.federation.rounds import Round, initial_state, run_rounds, simulate
+from fusseg.federation.rounds import Round, initial_state, run_rounds
 from fusseg.federation.schedule import num_rounds
+from fusseg.federation.simulation import simulate
 from fusseg.federation.state import ClientUpdate
 from fusseg.federation.strategies import resolve_federation
 from fusseg.randomness import round_generator

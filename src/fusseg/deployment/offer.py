@@ -4,7 +4,7 @@ import tomllib
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
-from fusseg.config import Config, DataConfig
+from fusseg.config import ComputeConfig, Config, DataConfig
 from fusseg.config_file import differing_keys, dump_config, parse_config
 from fusseg.deployment.packet import Packet, expect_field, take_int, take_word
 from fusseg.errors import ConfigError, FederationError
@@ -54,9 +54,10 @@ def make_offer(config: Config, run: str, fingerprint: str, *, center: bool) -> O
 
 
 def shared_settings(config: Config) -> Config:
-    """Drop what concerns one machine only: where data lie, and which are held out."""
+    """Drop what concerns one machine only: where data lie, which are held out, its processors."""
     kept = {name: getattr(config.data, name) for name in _SHARED_DATA}
-    return replace(config, data=DataConfig(**kept))
+    compute = ComputeConfig(precision=config.compute.precision)
+    return replace(config, data=DataConfig(**kept), compute=compute)
 
 
 def check_deployable(config: Config) -> None:

@@ -1,0 +1,95 @@
+"""Where tensors live and in which precision they are multiplied: the one place that decides."""
+
+import re
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fusseg.config import ComputeConfig
+from fusseg.errors import ConfigError
+
+_CPU_INFO = Path("/proc/cpuinfo")
+_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+"""What Linux calls processors' bfloat16 products: Intel and AMD, Intel's tiles, ARM."""
+
+
+@dataclass(frozen=True)
+class Compute:
+    """What `choose_compute` decided."""
+
+    device: torch.device
+    precision: torch.dtype
+    """Of matrix products; sums, losses, weights and optimizers are float32 in any case."""
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether the device is made for many small problems at once, and sits beside the host."""
+        return self.device.type != "cpu"
+
+    @property
+    def precision_name(self) -> str:
+        """`float32` or `bfloat16`."""
+        return str(self.precision).removeprefix("torch.")
+
+    def products(self) -> AbstractContextManager[None]:
+        """Multiply matrices in the chosen precision inside this context."""
+        if self.precision == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.precision)
+
+
+EXACT = Compute(torch.device("cpu"), torch.float32)
+"""float32 on the processor."""
+
+
+def choose_compute(config: ComputeConfig) -> Compute:
+    """Decide on device and precision.
+
+    `auto` takes CUDA where there is one, and bfloat16 where the device multiplies it in hardware.
+
+    Raises:
+        ConfigError: If the device asked for is not there.
+    """
+    device = _choose_device(config.device)
+    precision = torch.float32
+    if config.precision == "bfloat16" or (config.precision == "auto" and has_bfloat16(device)):
+        precision = torch.bfloat16
+    return Compute(device, precision)
+
+
+def set_threads(config: ComputeConfig) -> None:
+    """Give torch the number of threads the configuration asks for; 0 leaves it its own choice."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 matrices in hardware."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
+    try:
+        described = _CPU_INFO.read_text()
+    except OSError:
+        return False
+    return not _BFLOAT16_FLAGS.isdisjoint(re.findall(r"\w+", described))
+
+
+def _choose_device(name: str) -> torch.device:
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if name == "auto":
+        return torch.device("cuda" if there["cuda"] else "cpu")
+    if not there[name]:
+        known = ", ".join(device for device, found in there.items() if found)
+        raise ConfigError(
+            f"compute.device is {name!r}, but torch {torch.__version__} finds none; choose "
+            f"{known}, or install a torch with {name}"
+        )
+    return torch.device(name)
