@@ -199,6 +199,7 @@ def test_a_written_configuration_spells_out_every_key():
         "local",
         "federation",
         "evaluation",
+        "compute",
     }
 
 
