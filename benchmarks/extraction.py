@@ -1,85 +1,109 @@
-"""Measure extraction against the backbone's own forward time, and its memory, in one process.
+"""Measure extraction against the backbone's own forward time on decoded images, in one process.
 
-    python benchmarks/extraction.py benchmarks/camvid.toml --limit 100
+    python benchmarks/extraction.py benchmarks/camvid.toml --limit 60 --threads 2 --repeats 5
 
-Images are decoded and fitted beforehand for the forward time, which is taken before and after the
-extraction and averaged, because machines drift. Memory is the anonymous part of the resident set:
-memory-mapped files do not count. On 2 cores with --limit 100 it takes about a minute.
+Forward passes and extractions take turns, because machines drift. Each extraction reads, decodes,
+fits, runs the backbone and writes a cache of its own. The work besides the backbone's is counted
+beforehand, in processor time with one thread. It hides behind the backbone while a core is free;
+where all cores run the backbone it cannot, and the most that can be reached is forward time over
+forward time plus this work divided by the cores. Other backbones: --set backbone.name=...
 """
 
 import argparse
+import os
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
 
+from fusseg.compute import choose_compute
+from fusseg.config import Config
 from fusseg.config_file import load_config
 from fusseg.data.datasets import open_dataset, select_held_out, select_training
 from fusseg.data.images import fit_image, load_image
+from fusseg.data.items import Item
 from fusseg.features.backbones import Backbone, load_backbone
-from fusseg.features.extraction import extract_features
+from fusseg.features.extraction import extract_features, wait_for
 from fusseg.features.views import training_views
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", type=Path)
-    parser.add_argument("--limit", type=int, default=100, help="images")
+    parser.add_argument("--limit", type=int, default=60, help="images")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--set", dest="overrides", action="append", default=[])
     arguments = parser.parse_args()
     config = load_config(arguments.config, arguments.overrides)
     dataset = open_dataset(config.data)
     items = (*select_training(dataset, config.data), *select_held_out(dataset, config.data))
     items = items[: arguments.limit]
-    backbone = load_backbone(config.backbone.name)
-    data, size = config.data, config.backbone.batch_size
-    views = training_views(items, backbone, config)
-    # A few distinct images are enough for the forward time; all of them would not fit for large n.
-    batches = [
-        torch.from_numpy(
-            np.stack(
-                [
-                    fit_image(load_image(item), data.image_size, data.fit, data.interpolation)
-                    for item in items[start : start + config.backbone.batch_size]
-                ]
-            )
-        )
-        for start in range(0, min(len(items), 64), config.backbone.batch_size)
-    ]
-    before = forward_seconds(backbone, batches)
-    idle = anonymous_megabytes()
-    peak = idle
-    with tempfile.TemporaryDirectory() as cache:
-        started = time.perf_counter()
-        for step, _ in enumerate(extract_features(views, backbone, size, Path(cache))):
-            if step % 20 == 0:
-                peak = max(peak, anonymous_megabytes())
-        seconds = (time.perf_counter() - started) / len(items)
-    forward = (before + forward_seconds(backbone, batches)) / 2
+    images = [fitted(item, config) for item in items]
+    backbone = load(config, threads=1)
+    pairs = both(backbone, items, images, config, time.process_time, arguments.repeats)
+    other = median(extraction - forward for forward, extraction in pairs)
+    backbone = load(config, threads=arguments.threads)
+    pairs = both(backbone, items, images, config, time.perf_counter, arguments.repeats)
+    shares = sorted(forward / extraction for forward, extraction in pairs)
+    forward = median(forward for forward, _ in pairs)
+    most = forward / (forward + other / (os.cpu_count() or 1))
     print(
-        f"{config.backbone.name}, {len(items)} images at {data.image_size}, "
-        f"{torch.get_num_threads()} threads: forward {1000 * forward:.1f} ms an image, extraction "
-        f"{1000 * seconds:.1f} ms, ratio {seconds / forward:.2f}; anonymous memory "
-        f"{idle:.0f} MB before, at most {peak:.0f} MB during"
+        f"{config.backbone.name} ({backbone.precision}), {len(items)} images at "
+        f"{config.data.image_size}, {arguments.threads} threads of {os.cpu_count()} cores: forward "
+        f"{1000 * forward:.1f} ms an image, extraction at {median(shares):.2f} of the backbone's "
+        f"throughput ({shares[0]:.2f} to {shares[-1]:.2f}); other work {1000 * other:.1f} ms of "
+        f"processor time an image: at most {most:.2f} with the backbone on all cores"
     )
 
 
-def forward_seconds(backbone: Backbone, batches: list[torch.Tensor]) -> float:
+def load(config: Config, threads: int) -> Backbone:
+    torch.set_num_threads(threads)
+    return load_backbone(config.backbone.name, choose_compute(config.compute))
+
+
+def fitted(item: Item, config: Config) -> np.ndarray:
+    data = config.data
+    return fit_image(load_image(item), data.image_size, data.fit, data.interpolation)
+
+
+def both(
+    backbone: Backbone,
+    items: tuple[Item, ...],
+    images: list[np.ndarray],
+    config: Config,
+    clock: Callable[[], float],
+    repeats: int,
+) -> list[tuple[float, float]]:
+    """Seconds an image of the forward passes alone and of the extraction, in turns."""
+    forward(backbone, images[:2], config)
+    extract(backbone, items[:2], config)
+    pairs = []
+    for _ in range(repeats):
+        times = [clock()]
+        forward(backbone, images, config)
+        times.append(clock())
+        extract(backbone, items, config)
+        times.append(clock())
+        pairs.append(((times[1] - times[0]) / len(items), (times[2] - times[1]) / len(items)))
+    return pairs
+
+
+def forward(backbone: Backbone, images: list[np.ndarray], config: Config) -> None:
+    size = config.backbone.batch_size
     with torch.inference_mode():
-        backbone.extract(batches[0])
-        started = time.perf_counter()
-        for batch in batches:
-            backbone.extract(batch)
-    return (time.perf_counter() - started) / sum(len(batch) for batch in batches)
+        for start in range(0, len(images), size):
+            backbone.extract(torch.from_numpy(np.stack(images[start : start + size])))
 
 
-def anonymous_megabytes() -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon"):
-            return int(line.split()[1]) / 1024
-    raise OSError("/proc/self/status has no RssAnon: this benchmark needs Linux")
+def extract(backbone: Backbone, items: tuple[Item, ...], config: Config) -> None:
+    views = training_views(items, backbone, config)
+    with tempfile.TemporaryDirectory() as cache:
+        wait_for(extract_features(views, backbone, config.backbone.batch_size, Path(cache)))
 
 
 if __name__ == "__main__":

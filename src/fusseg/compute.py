@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from fusseg.config import ComputeConfig
 from fusseg.errors import ConfigError
@@ -24,11 +25,6 @@ class Compute:
     """Of matrix products; sums, losses, weights and optimizers are float32 in any case."""
 
     @property
-    def is_wide(self) -> bool:
-        """Whether the device is made for many small problems at once, and sits beside the host."""
-        return self.device.type != "cpu"
-
-    @property
     def precision_name(self) -> str:
         """`float32` or `bfloat16`."""
         return str(self.precision).removeprefix("torch.")
@@ -38,6 +34,24 @@ class Compute:
         if self.precision == torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, self.precision)
+
+    def send(self, tensor: Tensor) -> Tensor:
+        """Bring a tensor of the host to the device, without waiting for it on CUDA."""
+        if self.device.type == "cuda" and tensor.device.type == "cpu":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
+
+    def free_memory(self) -> int:
+        """Bytes that are free on a device beside the host; 0 on the host itself."""
+        if self.device.type == "cuda":
+            # Memory that torch holds and does not use is free as well.
+            unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(
+                self.device
+            )
+            return int(torch.cuda.mem_get_info(self.device)[0]) + int(unused)
+        if self.device.type == "mps":
+            return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
+        return 0
 
 
 EXACT = Compute(torch.device("cpu"), torch.float32)

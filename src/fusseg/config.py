@@ -4,6 +4,7 @@ Names of tables that live elsewhere (data layouts, backbones, strategies) are ch
 table is, so that a new entry is one line there and none here.
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -89,15 +90,22 @@ class BackboneConfig:
     """Subtract the global mean feature; `auto`: as the kind of backbone needs."""
     batch_size: int = 1
     """Images per forward pass of the extraction; larger ones pay on wide machines only."""
+    cache: str = "float16"
+    """How features are kept: `float16`, `int8` (per image and channel), `pca:R` (R components)."""
 
     def __post_init__(self) -> None:
         """Check the ranges.
 
         Raises:
-            ConfigError: If the name is empty or the batch size below 1.
+            ConfigError: If the name is empty, the batch size below 1, or the cache unknown.
         """
         if not self.name:
             raise ConfigError("backbone.name must not be empty")
+        if not re.fullmatch(r"float16|int8|pca:[1-9]\d{0,4}", self.cache):
+            raise ConfigError(
+                "backbone.cache must be 'float16', 'int8' or 'pca:R' with the number of principal "
+                f"components for R, such as 'pca:64', got {self.cache!r}"
+            )
         at_least("backbone.batch_size", self.batch_size, 1, 10_000)
 
 
@@ -208,6 +216,9 @@ class FederationConfig:
     """Rounds of training; `pca` has none."""
     lloyd_rounds: int = 0
     """Steps of federated Lloyd after the last round of training; 0: none."""
+    clients_per_round: int = 0
+    """Clients drawn anew for every round, of training or of the finish; 0, or more than there are:
+    all of them."""
     positions_per_image: int = 200
     """Random positions per image that Lloyd, PCA and consensus look at; 0: all of them."""
     distance: Literal["cosine", "euclidean"] = "cosine"
@@ -234,14 +245,21 @@ class FederationConfig:
         """Check the ranges.
 
         Raises:
-            ConfigError: If there is no round, a count is negative or a timeout too short.
+            ConfigError: If there is no round, a count is negative, a timeout too short, or a round
+                needs more answers than it asks for.
         """
         at_least("federation.rounds", self.rounds, 1)
         at_least("federation.lloyd_rounds", self.lloyd_rounds, 0)
         at_least("federation.positions_per_image", self.positions_per_image, 0)
         above_zero("federation.server_learning_rate", self.server_learning_rate)
         at_least("federation.server_learning_rate", self.server_learning_rate, 0, 100)
+        at_least("federation.clients_per_round", self.clients_per_round, 0, 100_000)
         at_least("federation.min_sites", self.min_sites, 0, 100_000)
+        if 0 < self.clients_per_round < self.min_sites:
+            raise ConfigError(
+                f"federation.min_sites is {self.min_sites}, but federation.clients_per_round asks "
+                f"{self.clients_per_round} sites in a round; lower the first or raise the second"
+            )
         for name in ("round_timeout", "wait_timeout"):
             at_least(f"federation.{name}", getattr(self, name), 1, 30 * 86400)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fusseg.compute import choose_compute
 from fusseg.config import Config, FederationConfig
 from fusseg.errors import ConfigError
 from fusseg.evaluation.held_out import HeldOut, evaluate
@@ -14,6 +15,7 @@ from fusseg.features.extraction import Progress
 from fusseg.features.feature_set import pool_features
 from fusseg.federation.client import Client, current_model
 from fusseg.federation.hello import agree, say_hello
+from fusseg.federation.participation import num_participants
 from fusseg.federation.rounds import Round, initial_state, run_rounds
 from fusseg.federation.schedule import num_exchanges, num_rounds, num_training_rounds
 from fusseg.federation.simulation import simulate
@@ -43,6 +45,9 @@ from fusseg.runs import (
 from fusseg.segmentation.segmenter import Segmenter, build_segmenter
 from fusseg.segmentation.shifts import balance_quantiles
 from fusseg.segmentation.training import Model, TrainingPlan
+
+_MOST_IN_HISTORY = 1000
+"""Clients of a round, first by name, whose centroids are kept for figures: no figure shows more."""
 
 
 @dataclass(frozen=True)
@@ -109,12 +114,14 @@ def run_experiment(
     prepared = yield from stages
     saved, record = _begin(config, prepared, run_dir)
     clients = _participants(config, prepared)
-    exchange = simulate(clients, saved.own_models, config.local, federation, config.seed)
+    at_once = config.compute.clients_at_once
+    exchange = simulate(clients, saved.own_models, config.local, federation, config.seed, at_once)
     done, total = saved.state.round_number, num_rounds(federation)
+    asked = num_participants(len(clients), federation)
     yield TrainingBegun(
         num_rounds=total,
-        updates_done=len(clients) * num_exchanges(1, done, federation),
-        num_updates=len(clients) * num_exchanges(1, total, federation),
+        updates_done=asked * num_exchanges(1, done, federation),
+        num_updates=asked * num_exchanges(1, total, federation),
     )
     started = time.perf_counter()
     for event in run_rounds(saved.state, exchange, federation, config.seed):
@@ -142,7 +149,7 @@ def keep_round(run_dir: Path, record: Record, finished: Round, saved: SavedState
     save_record(run_dir, record)
     sent = {
         update.client_id: update.centroids
-        for update in finished.updates
+        for update in finished.updates[:_MOST_IN_HISTORY]
         if update.centroids is not None
     }
     save_history(run_dir, finished.state.round_number, finished.state.model.centroids, sent)
@@ -209,6 +216,7 @@ def _begin(config: Config, prepared: Prepared, run_dir: Path) -> tuple[SavedStat
     if (run_dir / STATE).exists():
         saved, record = load_state(run_dir), load_record(run_dir)
         _check_resumed(saved, config, prepared, run_dir)
+        check_precision(record, config, run_dir)
         rewind_record(record, saved.state.round_number, resolve_federation(config.federation))
     else:
         record = new_record(
@@ -254,6 +262,21 @@ def check_fingerprint(saved: SavedState, backbone: Backbone, run_dir: Path) -> N
         )
 
 
+def check_precision(record: Record, config: Config, run_dir: Path) -> None:
+    """Refuse to go on in another precision than a run was begun in.
+
+    Raises:
+        ConfigError: If `auto` stands for another one here.
+    """
+    begun = record.get("compute", {}).get("precision", "float32")
+    found = choose_compute(config.compute).precision_name
+    if begun != found:
+        raise ConfigError(
+            f"{run_dir} was begun in {begun}, but compute.precision {config.compute.precision!r} "
+            f"is {found} on this machine; go on where it was begun, or start a new run"
+        )
+
+
 def count_images(clients: Sequence[Client]) -> dict[str, int]:
     """Training images by client."""
     return {client.client_id: len(client.features) for client in clients}
@@ -280,7 +303,8 @@ def _participants(config: Config, prepared: Prepared) -> tuple[Client, ...]:
     if config.federation.strategy != CENTRALIZED:
         return prepared.clients
     pooled = pool_features([client.features for client in prepared.clients])
-    return (Client(CENTRALIZED, pooled, prepared.clients[0].cache),)
+    first = prepared.clients[0]
+    return (Client(CENTRALIZED, pooled, first.cache, first.compute),)
 
 
 def _enter_round(

@@ -5,17 +5,19 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fusseg.compute import Compute, choose_compute, set_threads
 from fusseg.config import Config
 from fusseg.data.datasets import open_dataset, select_held_out, select_training
 from fusseg.data.partition import training_images
 from fusseg.errors import ConfigError, DataError
 from fusseg.evaluation.held_out import HeldOut, gather_held_out
 from fusseg.features.backbones import Backbone, load_backbone
-from fusseg.features.extraction import Progress, SiteFeatures, extract_features
+from fusseg.features.extraction import Elsewhere, Progress, SiteFeatures, extract_features
 from fusseg.features.pipeline import Skipped
 from fusseg.features.views import View, held_out_views, training_views, with_mirrored
 from fusseg.federation.client import Client
 from fusseg.federation.strategies import keeps_own_models, resolve_federation
+from fusseg.spread.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,15 @@ class Prepared:
     seconds: float
 
 
-def prepare(config: Config, cache: Path) -> Generator[Progress, None, Prepared]:
+def prepare(
+    config: Config, cache: Path, workers: Workers | None = None
+) -> Generator[Progress, None, Prepared]:
     """Open the data, load the backbone, extract what the cache lacks.
+
+    Args:
+        config: All settings.
+        cache: Folder of the feature cache.
+        workers: Who extracts; None: this process.
 
     Yields:
         Progress of the extraction, image by image.
@@ -48,7 +57,9 @@ def prepare(config: Config, cache: Path) -> Generator[Progress, None, Prepared]:
     items = training_images(dataset, config.data, config.local.batch_size)
     held_out_items = select_held_out(dataset, config.data)
     check_scored(config)
-    backbone = load_backbone(config.backbone.name)
+    set_threads(config.compute)
+    compute = choose_compute(config.compute)
+    backbone = load_backbone(config.backbone.name, compute)
     training = training_views(items, backbone, config)
     shown_items = held_out_items or tuple(
         item if config.evaluation.at_sites else replace(item, mask=None)
@@ -57,13 +68,15 @@ def prepare(config: Config, cache: Path) -> Generator[Progress, None, Prepared]:
     shown = held_out_views(shown_items, backbone, config)
     wanted = (*training, *with_mirrored(shown, config.evaluation))
     started = time.perf_counter()
-    features = yield from extract_features(wanted, backbone, config.backbone.batch_size, cache)
+    batch_size = config.backbone.batch_size
+    elsewhere = None if workers is None else Elsewhere(workers, config.compute)
+    features = yield from extract_features(wanted, backbone, batch_size, cache, elsewhere)
     seconds = time.perf_counter() - started
     held_out = gather_held_out(shown, features, dataset.classes, config.evaluation)
     return Prepared(
         backbone=backbone,
         center=backbone.center if config.backbone.center == "auto" else config.backbone.center,
-        clients=_clients(training, features, cache),
+        clients=_clients(training, features, cache, compute),
         shown=held_out,
         skipped=features.skipped,
         seconds=seconds,
@@ -89,7 +102,9 @@ def check_scored(config: Config) -> None:
         )
 
 
-def _clients(training: tuple[View, ...], features: SiteFeatures, cache: Path) -> tuple[Client, ...]:
+def _clients(
+    training: tuple[View, ...], features: SiteFeatures, cache: Path, compute: Compute
+) -> tuple[Client, ...]:
     clients = []
     for client in sorted({view.item.client for view in training}):
         views = [view for view in training if view.item.client == client]
@@ -100,5 +115,5 @@ def _clients(training: tuple[View, ...], features: SiteFeatures, cache: Path) ->
                 "needs at least 2; see what was skipped with fusseg check, or change "
                 "data.train_sites or data.partition"
             )
-        clients.append(Client(client, features.of_views(usable), cache))
+        clients.append(Client(client, features.of_views(usable), cache, compute))
     return tuple(clients)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from fusseg.compute import choose_compute
 from fusseg.config import Config, FederationConfig
 from fusseg.data.items import Classes
 from fusseg.evaluation.held_out import Evaluation, LabeledScores
@@ -78,6 +79,7 @@ def new_record(
             "stride": backbone.stride,
             "centered": center,
         },
+        "compute": describe_compute(config),
         "engine": engine,
         "strategy": config.federation.strategy,
         "num_clusters": config.model.num_clusters,
@@ -106,6 +108,12 @@ def describe_protocol(config: Config) -> dict[str, Any]:
         "flip": evaluation.flip,
         "crf": evaluation.crf,
     }
+
+
+def describe_compute(config: Config) -> dict[str, str]:
+    """Say with what this machine computes: what `auto` stands for here."""
+    compute = choose_compute(config.compute)
+    return {"device": compute.device.type, "precision": compute.precision_name}
 
 
 def versions() -> dict[str, Any]:

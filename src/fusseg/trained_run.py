@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fusseg.compute import choose_compute
 from fusseg.config import Config, DataConfig
 from fusseg.data.datasets import open_dataset, select_held_out, select_training
 from fusseg.data.items import Dataset, Item, select
@@ -41,7 +42,7 @@ def load_run(run_dir: Path) -> TrainedRun:
     """
     config = read_run_config(run_dir)
     saved = load_state(run_dir)
-    backbone = load_backbone(config.backbone.name)
+    backbone = load_backbone(config.backbone.name, choose_compute(config.compute))
     check_fingerprint(saved, backbone, run_dir)
     models = final_models(saved, resolve_federation(config.federation))
     mean_feature = saved.state.plan.mean_feature

@@ -31,6 +31,7 @@ from fusseg.deployment.site import (
 from fusseg.deployment.site_data import prepare_site, remember_features
 from fusseg.errors import FederationError
 from fusseg.experiment import run_experiment
+from fusseg.federation.participation import draw_participants
 from fusseg.gallery import write_report
 from fusseg.runs import create_run, load_record, load_state
 from fusseg.trained_run import load_run
@@ -160,6 +161,13 @@ KINDS = {
     "pca": ["federation.strategy=pca", "federation.lloyd_rounds=2"],
     "own heads": ["federation.strategy=fedavg", "federation.aggregate_heads=false", FINISH],
     "own centroids": ["federation.strategy=fedavg", "federation.aggregate_centroids=false", FINISH],
+    "drawn sites": ["federation.clients_per_round=2", "local.fedmoon_weight=1", FINISH],
+    "drawn sites, lloyd": ["federation.clients_per_round=2", "federation.strategy=lloyd"],
+    "drawn sites, own heads": [
+        "federation.clients_per_round=1",
+        "federation.strategy=fedavg",
+        "federation.aggregate_heads=false",
+    ],
     "five crops": ["data.crops=five", "data.image_size=[32, 48]"],
 }
 
@@ -176,9 +184,15 @@ def test_a_deployment_ends_in_the_bits_of_the_simulation(kind, federation, tmp_p
     assert record["engine"] == "flower"
     for folder in folders if expected.own_models else ():
         (result,) = (folder / "runs").glob("*/result")
-        own = load_state(result).own_models[folder.name]
-        assert same_bits(own, expected.own_models[folder.name])
-    if kind.startswith("own"):
+        own = load_state(result).own_models
+        assert own.keys() == expected.own_models.keys() & {folder.name}
+        assert all(same_bits(own[name], expected.own_models[name]) for name in own)
+    taking_part = [
+        [[client["client_id"] for client in entry["clients"]] for entry in one["rounds"]]
+        for one in (record, simulated_record)
+    ]
+    assert taking_part[0] == taking_part[1]
+    if "own" in kind.split(", ")[-1]:
         # each site keeps its own part, and the server has none to score
         assert record["final"]["mean_iou"] is None
         return
@@ -365,6 +379,81 @@ def test_fewer_sites_than_the_quorum_stop_the_run_and_it_goes_on_later(
     expected = load_state(simulated(config, tmp_path)).state.model
     assert same_bits(load_state(run_dir).state.model, expected)
     assert [entry["round"] for entry in load_record(run_dir)["rounds"]] == [1, 2, 3]
+
+
+def test_only_who_is_missing_is_asked_again(federation, tmp_path, same_bits):
+    run_dir, config, folders = federation("federation.rounds=1", "federation.round_timeout=1")
+    asked = []
+
+    def miss_once(message, reply):
+        if message.content["fields"]["task"] != "train":
+            return reply
+        asked.append("south")
+        return None if asked.count("south") == 1 else reply
+
+    def count(message, reply):
+        if message.content["fields"]["task"] == "train":
+            asked.append("others")
+        return reply
+
+    grid = LoopbackGrid(folders, {"south": miss_once, "east": count, "north": count})
+    run_federation(grid, run_dir, tmp_path / "cache")
+    assert sorted(asked) == ["others", "others", "south", "south"]
+    (entry,) = load_record(run_dir)["rounds"]
+    assert [incident["client_id"] for incident in entry["incidents"]] == ["south"]
+    expected = load_state(simulated(config, tmp_path)).state.model
+    assert same_bits(load_state(run_dir).state.model, expected)
+
+
+def test_a_round_needs_an_answer_from_every_site_drawn_for_it(federation, tmp_path, same_bits):
+    """One that is not drawn may be silent; one that is drawn is waited for."""
+    run_dir, config, folders = federation(
+        "federation.rounds=1",
+        "federation.clients_per_round=2",
+        "federation.round_timeout=1",
+        "federation.wait_timeout=1",
+    )
+    drawn = draw_participants(SITES, 1, config.federation, config.seed)
+    (spare,) = set(SITES) - set(drawn)
+    with pytest.raises(FederationError, match="round 1 has 1 usable answers of 2"):
+        run_federation(LoopbackGrid(folders, {drawn[0]: silent}), run_dir, tmp_path / "cache")
+    run_federation(LoopbackGrid(folders, {spare: silent}), run_dir, tmp_path / "cache")
+    (entry,) = load_record(run_dir)["rounds"]
+    assert [client["client_id"] for client in entry["clients"]] == list(drawn)
+    assert entry["incidents"] == []
+    expected = load_state(simulated(config, tmp_path)).state.model
+    assert same_bits(load_state(run_dir).state.model, expected)
+
+
+def test_a_quorum_below_the_draw_lets_a_round_close_without_a_drawn_site(federation, tmp_path):
+    run_dir, config, folders = federation(
+        "federation.rounds=1",
+        "federation.clients_per_round=2",
+        "federation.min_sites=1",
+        "federation.round_timeout=1",
+    )
+    drawn = draw_participants(SITES, 1, config.federation, config.seed)
+    run_federation(LoopbackGrid(folders, {drawn[0]: silent}), run_dir, tmp_path / "cache")
+    (entry,) = load_record(run_dir)["rounds"]
+    assert [client["client_id"] for client in entry["clients"]] == [drawn[1]]
+    assert [incident["client_id"] for incident in entry["incidents"]] == [drawn[0]]
+
+
+def test_many_answers_that_wait_are_pulled_a_few_at_a_time(federation, tmp_path, monkeypatch):
+    monkeypatch.setattr("fusseg.deployment.post._PULLED_AT_ONCE", 2)
+    run_dir, _, folders = federation("federation.rounds=1")
+    grid, pulled = LoopbackGrid(folders), []
+    pull = grid.pull_messages
+
+    def watch(message_ids):
+        found = pull(message_ids)
+        pulled.append(len(found))
+        return found
+
+    grid.pull_messages = watch
+    run_federation(grid, run_dir, tmp_path / "cache")
+    assert max(pulled) == 2
+    assert len(load_record(run_dir)["rounds"][0]["clients"]) == 3
 
 
 def test_a_site_that_comes_late_joins_once_its_features_are_there(federation, tmp_path):

@@ -54,11 +54,14 @@ def test_extraction_killed_again_and_again_ends_in_the_same_bytes(
     assert committed(cut) == 180
 
 
-@pytest.mark.parametrize("strategy", ["fedcc-kmeans", "local", "lloyd"])
+@pytest.mark.parametrize(
+    ("strategy", "drawn"),
+    [("fedcc-kmeans", 0), ("fedcc-kmeans", 1), ("local", 0), ("lloyd", 0)],
+)
 def test_training_killed_in_a_round_ends_in_the_same_bits(
-    start_cli, make_sites, make_config, tmp_path, strategy
+    start_cli, make_sites, make_config, tmp_path, strategy, drawn
 ):
-    more = f'strategy = "{strategy}"\nlloyd_rounds = 2'
+    more = f'strategy = "{strategy}"\nlloyd_rounds = 2\nclients_per_round = {drawn}'
     config = make_config(make_sites(), more=more)
     sets = ("--set", "local.steps=40", "--set", "federation.rounds=6")
     finish(start_cli("run", config, *sets, "--out", tmp_path / "whole"))

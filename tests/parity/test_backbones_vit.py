@@ -3,7 +3,10 @@ import json
 import pytest
 import torch
 import transformers
+from torch.nn.functional import cosine_similarity
 
+from fusseg.compute import Compute
+from fusseg.features.backbone import normalize_colors
 from fusseg.features.backbones import load_backbone
 
 SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -98,6 +101,29 @@ def test_a_position_sees_its_own_patch(saved, tmp_path):
     assert difference[1, 3] > 0.1
     difference[1, 3] = 0
     assert difference.max() < 1e-5
+
+
+def test_bfloat16_features_are_float32_and_point_where_the_exact_ones_do(saved):
+    folder, images = str(saved[2]), noise(2, 32, 40)
+    exact = load_backbone(folder)
+    narrow = load_backbone(folder, Compute(torch.device("cpu"), torch.bfloat16))
+    assert (exact.precision, narrow.precision) == ("float32", "bfloat16")
+    assert narrow.fingerprint == exact.fingerprint
+    expected, found = exact.extract(images), narrow.extract(images)
+    assert found.dtype == torch.float32
+    assert not torch.equal(found, expected)
+    assert float(cosine_similarity(found, expected, dim=1).min()) > 0.999
+
+
+def test_weights_rounded_once_give_the_bits_of_autocast(saved):
+    kind, model, folder = saved
+    narrow = load_backbone(str(folder), Compute(torch.device("cpu"), torch.bfloat16))
+    images = noise(1, 32, 32)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        pixels = normalize_colors(images)
+        tokens = model(pixel_values=pixels, **INTERPOLATE.get(kind, {})).last_hidden_state
+    patches = tokens[0, TOKENS_BEFORE_PATCHES[kind] :].float()
+    assert torch.equal(narrow.extract(images)[0].flatten(1).T, patches)
 
 
 def test_features_of_an_image_hardly_depend_on_its_batch(saved):

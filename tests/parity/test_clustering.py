@@ -9,6 +9,7 @@ import torch
 from sklearn.cluster import KMeans
 
 from fusseg.federation.clustering import _plus_plus, kmeans, maximin
+from fusseg.federation.nearest_centers import measure
 
 
 def draw(seed, *shape):
@@ -48,7 +49,7 @@ def test_kmeans_reaches_the_inertia_of_scikit_learn_from_the_same_starts_on_rand
 ):
     points = draw(seed, num_points, dim)
     generator = seeded(seed)
-    starts = [_plus_plus(points.double(), num_clusters, generator) for _ in range(10)]
+    starts = [_plus_plus(measure(points.double()), num_clusters, generator) for _ in range(10)]
     runs = [
         KMeans(num_clusters, init=start.numpy(), n_init=1, tol=0.0).fit(points.double().numpy())
         for start in starts

@@ -13,9 +13,10 @@ from fusseg.segmentation.losses import (
     clustering_loss,
     correspondence_loss,
 )
-from fusseg.segmentation.sampling import Batch, derangement, draw_batch, pair_up, query_batches
+from fusseg.segmentation.objective import Objective, head_objective
+from fusseg.segmentation.pairing import pair_up
+from fusseg.segmentation.sampling import Batch, derangement, draw_batch, query_batches
 from fusseg.segmentation.shifts import automatic_shift
-from fusseg.segmentation.training import head_objective
 
 
 def slow_cosine(left, right):
@@ -81,8 +82,8 @@ def test_equation_6_equals_the_loop(shift):
     codes, other_codes = draw(2, 2, 4, 3), draw(3, 2, 4, 3)
     swap = torch.tensor([[1, 0]])
     found = correspondence_loss(
-        center_correspondence(pair_up(features, others, swap).with_neighbor),
-        pair_up(codes, other_codes, swap).with_neighbor,
+        center_correspondence(pair_up(torch.cat([features, others]), swap).with_neighbor),
+        pair_up(torch.cat([codes, other_codes]), swap).with_neighbor,
         shift,
     )
     expected = slow_correspondence_loss(features, others, codes, other_codes, shift)
@@ -117,8 +118,10 @@ def test_the_weighted_sum_over_all_pairings_equals_the_loop(seeded):
     local = LocalConfig(
         self_weight=0.3, neighbor_weight=0.5, random_weight=0.9, dropout=0.0, random_supports=4
     )
-    batch = Batch(queries, neighbors, partners)
-    found, codes = head_objective(head, batch, (0.4, 0.1, 0.2), local, seeded(0))
+    batch = Batch(torch.cat([queries, neighbors]), partners)
+    kept = torch.ones(6, 1, 5, dtype=torch.bool)
+    objective = Objective((0.4, 0.1, 0.2), local, torch.float64)
+    found, codes = head_objective(head.state_dict(), batch, kept, None, objective)
 
     with torch.no_grad():
         own, other = head(queries), head(neighbors)
@@ -148,9 +151,10 @@ def test_automatic_shifts_are_quantiles_of_all_sampled_pairs(random_features, se
     batches = query_batches(len(features), 3, generator)
     for _ in range(3):
         batch = draw_batch(features, nearest, next(batches), mean, local, generator)
-        others = [batch.queries, batch.neighbors, *(batch.queries[o] for o in batch.partners)]
+        own, near = batch.features.chunk(2)
+        others = [own, near, *(own[order] for order in batch.partners)]
         for kind, other in zip((0, 1, 2, 2), others, strict=True):
-            centered = slow_centering(slow_cosines(batch.queries, other))
+            centered = slow_centering(slow_cosines(own, other))
             pairs[kind].extend(value for image in centered for row in image for value in row)
     for values, quantile, shift in zip(pairs, quantiles, found, strict=True):
         values.sort()

@@ -38,3 +38,13 @@ def test_neighbors_in_a_second_chunk_equal_the_loop(seeded):
         pair = pooled[torch.tensor([expected, int(found[image])])]
         gap = cosine_similarity(pooled[image][None], pair)
         assert expected == found[image] or float(gap[0] - gap[1]) < 1e-6
+
+
+@pytest.mark.parametrize("num_images", [127, 128, 129, 300])
+@pytest.mark.parametrize("num_neighbors", [1, 2, 10, 126])
+def test_of_equally_near_images_the_first_are_taken(num_images, num_neighbors, seeded):
+    # Seven directions along the axes, so that cosines are exact and most images have copies.
+    pooled = torch.eye(7)[torch.randint(7, (num_images,), generator=seeded(num_images))]
+    cosines = (pooled @ pooled.T).fill_diagonal_(-2)
+    expected = cosines.sort(dim=1, descending=True, stable=True).indices[:, :num_neighbors]
+    assert torch.equal(nearest_neighbors(pooled, num_neighbors), expected)

@@ -6,8 +6,8 @@ from torch.nn.functional import conv2d, grid_sample, normalize
 
 from fusseg.config import LocalConfig
 from fusseg.segmentation.head import build_head, initial_head
+from fusseg.segmentation.objective import Objective, head_objective
 from fusseg.segmentation.sampling import Batch, derangement
-from fusseg.segmentation.training import head_objective
 
 HEIGHT, WIDTH, DIM, CODE, IMAGES, POSITIONS = 5, 7, 6, 3, 4, 11
 SHIFT = (0.4, 0.1, 0.2)
@@ -80,8 +80,9 @@ def test_sampled_positions_give_the_loss_and_gradients_of_whole_maps(sample, see
     head = build_head(start).double()
     head.load_state_dict(start)
     sampled = gather_positions(maps, positions).transpose(1, 2)
-    batch = Batch(sampled[:IMAGES], sampled[IMAGES:], partners)
-    found, _ = head_objective(head, batch, SHIFT, LOCAL, seeded(5))
+    objective = Objective(SHIFT, LOCAL, torch.float64)
+    trained = dict(head.named_parameters())
+    found, _ = head_objective(trained, Batch(sampled, partners), kept, None, objective)
     found.backward()
 
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)

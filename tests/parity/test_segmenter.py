@@ -7,7 +7,14 @@ import torch
 from torch.nn.functional import interpolate, normalize
 
 from fusseg.segmentation.head import build_head, initial_head
-from fusseg.segmentation.segmenter import assign, build_segmenter, cosines, encode, similarities
+from fusseg.segmentation.segmenter import (
+    _STRIP_BYTES,
+    assign,
+    build_segmenter,
+    cosines,
+    encode,
+    similarities,
+)
 from fusseg.segmentation.training import Model
 
 
@@ -80,9 +87,11 @@ def test_assignment_equals_that_of_upsampled_codes(height, width, size, segmente
 
 
 def test_an_image_taller_than_a_strip_is_assigned_alike(segmenter, seeded):
-    # A strip holds 64 MiB of float32; this image has one and a part of another.
+    # This image has many strips, and a part of one.
     size = (1300, 3000)
-    assert 64 * 2**20 < 4 * 5 * size[0] * size[1] < 2 * 64 * 2**20
+    rows = _STRIP_BYTES // (4 * 5 * size[1])
+    assert 1 < rows < size[0]
+    assert size[0] % rows
     features = draw_map(seeded, 4, 7, 5)
     scores = similarities(segmenter, encode(segmenter, features))
     found = assign(scores, size)

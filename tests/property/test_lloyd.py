@@ -7,12 +7,13 @@ from torch.nn.functional import normalize
 
 from fusseg.federation.lloyd import CodeSums, move_centroids, sum_codes
 from fusseg.federation.moments import (
-    add_moments,
+    FeatureMoments,
     pca_head,
     principal_components,
     starting_centroids,
     sum_moments,
 )
+from fusseg.federation.summation import RunningSum
 from fusseg.segmentation.head import build_head
 
 
@@ -32,6 +33,14 @@ def split(rows, cuts):
     return list(torch.tensor_split(rows, places))
 
 
+def add(parts):
+    """What the server does with sums of clients."""
+    total = RunningSum(vars(parts[0]))
+    for part in parts:
+        total.add(vars(part))
+    return total.total()
+
+
 @given(seed=st.integers(0, 2**31), cuts=st.lists(st.integers(0, 1000), max_size=5))
 def test_federated_lloyd_equals_pooled_spherical_k_means_step_by_step(seed, cuts, seeded):
     generator = seeded(seed)
@@ -39,11 +48,7 @@ def test_federated_lloyd_equals_pooled_spherical_k_means_step_by_step(seed, cuts
     federated = pooled = torch.randn(5, 4, generator=generator)
     for _ in range(6):
         parts = [sum_codes([part], federated) for part in split(codes, cuts)]
-        total = CodeSums(
-            torch.stack([part.sums for part in parts]).sum(dim=0),
-            torch.stack([part.counts for part in parts]).sum(dim=0),
-        )
-        federated = move_centroids(federated, total)
+        federated = move_centroids(federated, CodeSums(**add(parts)))
         pooled = pooled_step(codes, pooled)
         assert torch.allclose(federated, pooled, atol=1e-6)
 
@@ -57,7 +62,7 @@ def test_federated_pca_equals_pooled_pca(seed, cuts, components, seeded):
     generator = seeded(seed)
     scales = torch.tensor([9.0, 7.0, 5.0, 3.0, 2.0, 1.0])
     features = torch.randn(80, 6, generator=generator) * scales + 3
-    moments = add_moments([sum_moments([part], 6) for part in split(features, cuts)])
+    moments = FeatureMoments(**add([sum_moments([part], 6) for part in split(features, cuts)]))
     directions, variances, mean = principal_components(moments, components)
     pooled = PCA(components, svd_solver="full").fit(features.double().numpy())
     assert np.allclose(mean, pooled.mean_, atol=1e-5)

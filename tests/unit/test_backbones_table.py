@@ -1,7 +1,9 @@
 import re
 
 import pytest
+import torch
 
+from fusseg.compute import Compute
 from fusseg.errors import ConfigError
 from fusseg.features.backbone import Backbone, check_image_size
 from fusseg.features.backbones import BACKBONES, load_backbone
@@ -23,6 +25,13 @@ def test_the_weight_free_backbone_loads_by_name():
     loaded = load_backbone("filterbank")
     assert (loaded.name, loaded.stride, loaded.center) == ("filterbank", 8, True)
     assert list(BACKBONES) == ["filterbank", "onnx:PATH", "FOLDER", "OWNER/MODEL"]
+
+
+def test_the_filter_bank_stays_in_float32_whatever_is_asked_for():
+    narrow = load_backbone("filterbank", Compute(torch.device("cpu"), torch.bfloat16))
+    assert narrow.precision == "float32"
+    images = torch.arange(16 * 16 * 3).reshape(1, 16, 16, 3).to(torch.uint8)
+    assert torch.equal(narrow.extract(images), load_backbone("filterbank").extract(images))
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,15 @@ def test_two_images_of_the_same_bytes_share_a_row(tmp_path):
     assert torch.equal(features.feature_map(0), features.feature_map(1))
 
 
+def test_mean_features_of_a_run_of_rows_stay_on_disk(tmp_path):
+    store = stored(tmp_path, "s", a=10, b=20, c=30)
+    run = read_features(store, ("s/b", "s/c"), (digest("b"), digest("c")))
+    assert isinstance(run.pooled, np.memmap)
+    assert run.pooled.tolist() == [[21.5], [31.5]]
+    mixed = read_features(store, ("s/c", "s/b"), (digest("c"), digest("b")))
+    assert mixed.pooled.tolist() == [[31.5], [21.5]]
+
+
 def test_gathering_reads_flat_positions_row_by_row(features):
     images = torch.tensor([1, 0, 1])
     positions = torch.tensor([[0, 3], [2, 2], [1, 0]])

@@ -59,6 +59,21 @@ def test_kept_codes_are_those_of_the_head_at_hand(random_features, seeded):
         assert torch.allclose(found.norm(dim=1), torch.ones(16))
 
 
+def test_codes_that_are_forgotten_make_room_for_others(random_features, seeded, monkeypatch):
+    features = random_features(0, num_images=4)
+    head = initial_head(5, 3, seeded(0))
+    # 4 images, 4 positions, 3 channels, 4 bytes
+    monkeypatch.setattr("fusseg.federation.points._KEPT_BYTES", 4 * 4 * 3 * 4)
+    kept = KeptCodes(4, 0)
+    first = kept.of_client("a", features, head, torch.zeros(5))
+    assert kept.of_client("a", features, head, torch.zeros(5)) is first
+    assert not isinstance(kept.of_client("b", features, head, torch.zeros(5)), list)
+    other = kept.of_client("a", features, initial_head(5, 3, seeded(1)), torch.zeros(5))
+    assert isinstance(other, list)
+    kept.forget()
+    assert isinstance(kept.of_client("b", features, head, torch.zeros(5)), list)
+
+
 def test_codes_beyond_the_budget_are_made_anew(random_features, seeded, monkeypatch):
     features = random_features(0, num_images=4)
     head = initial_head(5, 3, seeded(0))

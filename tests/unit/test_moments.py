@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fusseg.errors import FederationError
-from fusseg.federation.moments import add_moments, principal_components, sum_moments
+from fusseg.federation.moments import principal_components, sum_moments
 
 
 def test_moments_by_hand():
@@ -13,9 +13,6 @@ def test_moments_by_hand():
     assert found.first.tolist() == [3.0, 3.0]
     assert found.second.tolist() == [[11.0, 1.0], [1.0, 5.0]]
     assert int(found.count) == 3
-    twice = add_moments([found, found])
-    assert int(twice.count) == 6
-    assert twice.first.tolist() == [6.0, 6.0]
 
 
 def test_the_sign_of_a_direction_is_fixed():

@@ -279,6 +279,9 @@ def test_one_site_is_no_consensus():
     deployable(federation=consensus(0))
     deployable(federation=consensus(2))
     deployable(federation=FederationConfig(strategy="fedavg", min_sites=1))
+    assert not_deployable(
+        federation=FederationConfig(strategy="consensus", clients_per_round=1)
+    ) == ("federation.clients_per_round is 1, but one site is no consensus; set it to 2 or more")
 
 
 def test_settings_that_cannot_be_combined_are_refused_before_they_are_offered():

@@ -6,19 +6,19 @@ import torch
 from fusseg.config import FederationConfig, LocalConfig
 from fusseg.errors import ConfigError
 from fusseg.federation.strategies import resolve_federation
-from fusseg.segmentation.head import SegmentationHead, build_head, initial_head
+from fusseg.segmentation.head import HeadWeights, SegmentationHead, initial_head, project
 from fusseg.segmentation.regularizers import (
     References,
     contrastive_term,
-    freeze_references,
     proximal_term,
     regularization,
+    regularizes,
 )
 
 
-def head_of(value: float) -> SegmentationHead:
+def head_of(value: float) -> HeadWeights:
     head = SegmentationHead(2, 1)
-    return build_head({name: torch.full_like(w, value) for name, w in head.state_dict().items()})
+    return {name: torch.full_like(weight, value) for name, weight in head.state_dict().items()}
 
 
 def test_the_proximal_term_is_the_squared_distance_over_the_whole_head():
@@ -27,9 +27,9 @@ def test_the_proximal_term_is_the_squared_distance_over_the_whole_head():
 
 
 def test_the_proximal_gradient_reaches_every_weight():
-    head = head_of(5.0)
+    head = {name: weight.requires_grad_(True) for name, weight in head_of(5.0).items()}
     proximal_term(head, head_of(2.0)).backward()
-    assert all((weight.grad == 6).all() for weight in head.parameters())
+    assert all((weight.grad == 6).all() for weight in head.values())
 
 
 def test_the_contrast_by_hand():
@@ -65,21 +65,21 @@ def test_a_tiny_temperature_does_not_overflow():
     assert float(contrastive_term(codes, -codes, codes, 1e-6)) == pytest.approx(2e6)
 
 
-def test_no_reference_is_built_where_no_regularizer_is_on():
-    weights = initial_head(3, 2, torch.Generator().manual_seed(0))
-    assert freeze_references(weights, weights, LocalConfig()) is None
-    assert freeze_references(weights, None, LocalConfig(fedprox_weight=0.1)) is not None
+def test_either_weight_turns_a_regularizer_on():
+    assert not regularizes(LocalConfig())
+    assert regularizes(LocalConfig(fedprox_weight=0.1))
+    assert regularizes(LocalConfig(fedmoon_weight=0.1))
 
 
 def test_the_weights_scale_the_terms(seeded):
-    head = build_head(initial_head(3, 2, seeded(0)))
-    received = build_head(initial_head(3, 2, seeded(1)))
-    previous = build_head(initial_head(3, 2, seeded(2)))
+    head = initial_head(3, 2, seeded(0))
+    received = initial_head(3, 2, seeded(1))
+    previous = initial_head(3, 2, seeded(2))
     inputs = torch.randn(4, 3, generator=seeded(3))
-    codes = head(inputs)
+    codes = project(head, inputs)
     references = References(received, previous)
     near = proximal_term(head, received)
-    contrast = contrastive_term(codes, received(inputs), previous(inputs), 0.7)
+    contrast = contrastive_term(codes, project(received, inputs), project(previous, inputs), 0.7)
     local = LocalConfig(fedprox_weight=0.2, fedmoon_weight=3.0, fedmoon_temperature=0.7)
     found = regularization(head, inputs, codes, references, local)
     assert torch.allclose(found, 0.1 * near + 3 * contrast)

@@ -6,17 +6,19 @@ import torch
 
 from fusseg.config import FederationConfig, LocalConfig, ModelConfig
 from fusseg.features.neighbors import nearest_neighbors
+from fusseg.federation import simulation
 from fusseg.federation.bounds import ClientFacts, check_plausible
 from fusseg.federation.client import Client, train_locally
 from fusseg.federation.hello import agree, say_hello
+from fusseg.federation.participation import draw_participants
 from fusseg.federation.rounds import Round, initial_state, run_rounds
-from fusseg.federation.schedule import num_rounds
+from fusseg.federation.schedule import num_exchanges, num_rounds
 from fusseg.federation.simulation import simulate
 from fusseg.federation.state import ClientUpdate
 from fusseg.federation.strategies import resolve_federation
 from fusseg.randomness import round_generator
 from fusseg.runs import SavedState, load_state, save_state
-from fusseg.segmentation.training import train
+from fusseg.segmentation.training import Trainee, train, train_together
 
 SEED = 3
 LOCAL = LocalConfig(steps=2, batch_size=4, positions=9, shift_quantiles=(0.75, 0.80, 0.95))
@@ -114,12 +116,18 @@ def test_the_order_of_the_clients_does_not_matter(name, clients, start, same_bit
         assert [update.loss for update in left.updates] == [u.loss for u in right.updates]
 
 
+def sent_by(start, own_models, clients, federation, local=LOCAL):
+    """Every update as the server got it; rounds keep no head."""
+    exchange = simulate(clients, own_models, local, federation, SEED)
+    events = run_rounds(start, exchange, federation, SEED)
+    return [event for event in events if isinstance(event, ClientUpdate)]
+
+
 def test_what_a_client_sends_does_not_depend_on_the_other_clients(clients, start):
     federation = replace(FEDERATIONS["fedavg"], rounds=1)
-    (together,) = finish(start, {}, clients, federation)
-    for place, client in enumerate(clients):
-        (alone,) = finish(start, {}, [client], federation)
-        left, right = together.updates[place], alone.updates[0]
+    together = sent_by(start, {}, clients, federation)
+    for left, client in zip(together, clients, strict=True):
+        (right,) = sent_by(start, {}, [client], federation)
         assert left.loss == right.loss
         assert torch.equal(left.centroids, right.centroids)
         assert all(torch.equal(left.head[name], right.head[name]) for name in left.head)
@@ -140,7 +148,13 @@ def test_every_update_comes_before_the_round_it_belongs_to(clients, start):
     kinds = [type(event) for event in events]
     assert kinds == ([ClientUpdate] * 3 + [Round]) * 2
     assert [event.state.round_number for event in events[3::4]] == [1, 2]
-    assert events[3].updates == tuple(events[:3])
+    for kept, sent in zip(events[3].updates, events[:3], strict=True):
+        assert (kept.client_id, kept.num_images, kept.loss) == (
+            sent.client_id,
+            sent.num_images,
+            sent.loss,
+        )
+        assert torch.equal(kept.centroids, sent.centroids)
 
 
 def test_a_finished_run_has_no_round_left(clients, start):
@@ -215,7 +229,9 @@ def test_the_first_round_draws_from_round_one_and_not_from_the_hello(clients, st
     pooled = torch.from_numpy(client.features.pooled)
     nearest = nearest_neighbors(pooled - start.plan.mean_feature, LOCAL.neighbors)
     generator = round_generator(SEED, 1, "a")
-    expected, _ = train(start.model, client.features, nearest, start.plan, LOCAL, generator)
+    expected, _ = train(
+        Trainee(start.model, client.features, nearest, generator), start.plan, LOCAL
+    )
     assert same_bits(trained, expected)
 
 
@@ -238,25 +254,24 @@ def test_fedmoon_pulls_from_round_two_on(clients, start):
     """A frozen pair of equal heads would be constant ln 2, with no gradient at all."""
     federation = FEDERATIONS["fedavg"]
     moon = replace(LOCAL, fedmoon_weight=1.0)
-    own = {}
-    (first, second, _) = finish(start, own, clients, federation, moon)
-    plain_first, plain_second, _ = finish(start, {}, clients, federation)
-    assert first.updates[0].loss == plain_first.updates[0].loss
-    assert second.updates[0].loss != plain_second.updates[0].loss
-    assert not torch.equal(
-        second.updates[0].head["linear.weight"], plain_second.updates[0].head["linear.weight"]
-    )
+    pulled = sent_by(start, {}, clients, federation, moon)[::3]
+    plain = sent_by(start, {}, clients, federation)[::3]
+    assert {update.client_id for update in (*pulled, *plain)} == {"a"}
+    assert pulled[0].loss == plain[0].loss
+    assert pulled[1].loss != plain[1].loss
+    assert not torch.equal(pulled[1].head["linear.weight"], plain[1].head["linear.weight"])
 
 
 def test_fedmoon_remembers_the_clients_own_head_and_not_the_average(clients, start, same_bits):
     own = {}
     moon = replace(LOCAL, fedmoon_weight=1.0)
     federation = replace(FEDERATIONS["fedavg"], rounds=1)
-    (only,) = finish(start, own, clients, federation, moon)
+    updates = sent_by(start, own, clients, federation, moon)
     assert sorted(own) == ["a", "b", "c"]
-    for update in only.updates:
+    for update in updates:
         kept = own[update.client_id].head
         assert all(torch.equal(kept[name], update.head[name]) for name in kept)
+    (only,) = finish(start, {}, clients, federation, moon)
     assert not torch.equal(own["a"].head["linear.weight"], only.state.model.head["linear.weight"])
 
 
@@ -290,11 +305,102 @@ def test_no_single_centroid_is_sent(name, clients, start):
 @pytest.mark.parametrize("wire", ["float32", "bfloat16"])
 def test_what_honest_clients_send_is_plausible(name, wire, clients, start):
     federation = replace(FEDERATIONS[name], wire=wire)
-    rounds = finish(start, {}, clients, federation)
     facts = {client.client_id: ClientFacts(len(client.features), 12) for client in clients}
-    for before, done in zip([start, *(one.state for one in rounds)], rounds, strict=False):
-        for update in done.updates:
-            check_plausible(before, update, facts[update.client_id], LOCAL, federation)
+    exchange = simulate(clients, {}, LOCAL, federation, SEED)
+    before = start
+    checked = 0
+
+    def watched(state, task):
+        nonlocal before
+        before = state
+        return exchange(state, task)
+
+    for event in run_rounds(start, watched, federation, SEED):
+        if isinstance(event, ClientUpdate):
+            check_plausible(before, event, facts[event.client_id], LOCAL, federation)
+            checked += 1
+    assert checked == 3 * num_exchanges(1, num_rounds(federation), federation)
+
+
+@pytest.mark.parametrize("name", [name for name in FEDERATIONS if not name.startswith("local")])
+def test_a_run_with_drawn_clients_is_restored_to_the_same_bits(
+    name, clients, start, same_bits, tmp_path
+):
+    federation = replace(FEDERATIONS[name], clients_per_round=2)
+    check_every_restart(federation, LOCAL, clients, start, same_bits, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["fedcc-kmeans", "lloyd", "pca", "consensus"])
+def test_the_clients_of_a_round_are_those_drawn_in_all_of_its_exchanges(name, clients, start):
+    federation = replace(FEDERATIONS[name], clients_per_round=2)
+    rounds = finish(start, {}, clients, federation)
+    taking_part = []
+    for number, done in enumerate(rounds, start=1):
+        drawn = list(draw_participants("abc", number, federation, SEED))
+        for exchange in done.exchanges:
+            assert [update.client_id for update in exchange.updates] == drawn
+        taking_part.append(tuple(drawn))
+    assert len(set(taking_part)) > 1
+
+
+def test_who_is_not_drawn_has_no_part_in_the_round(clients, start, same_bits):
+    federation = replace(FEDERATIONS["fedcc-kmeans"], rounds=1, clients_per_round=2)
+    drawn = draw_participants("abc", 1, federation, SEED)
+    chosen = [client for client in clients if client.client_id in drawn]
+    whole = replace(federation, clients_per_round=0)
+    (sampled,) = finish(start, {}, clients, federation)
+    (expected,) = finish(start, {}, chosen, whole)
+    assert same_bits(sampled.state.model, expected.state.model)
+    weights = {update.client_id: update.num_images for update in sampled.updates}
+    assert weights == {client.client_id: len(client.features) for client in chosen}
+
+
+@pytest.mark.parametrize(("name", "local"), [("own heads", LOCAL), ("fedavg", MOON)])
+def test_own_models_of_clients_that_are_not_drawn_stay_as_they_were(name, local, clients, start):
+    federation = replace(FEDERATIONS[name], rounds=6, clients_per_round=1)
+    own, seen = {}, {}
+    exchange = simulate(clients, own, local, federation, SEED)
+    for event in run_rounds(start, exchange, federation, SEED):
+        if isinstance(event, ClientUpdate):
+            continue
+        (drawn,) = (update.client_id for update in event.updates)
+        assert all(own[name] is model for name, model in seen.items() if name != drawn)
+        assert own[drawn] is not seen.get(drawn)
+        seen = dict(own)
+    assert len(seen) > 1
+
+
+@pytest.mark.parametrize("local", [LOCAL, MOON])
+@pytest.mark.parametrize("name", ["fedavg", "fedcc-kmeans"])
+def test_clients_side_by_side_give_the_run_of_one_by_one(name, local, clients, start, monkeypatch):
+    sizes = []
+
+    def counted(trainees, *rest):
+        sizes.append(len(trainees))
+        return train_together(trainees, *rest)
+
+    monkeypatch.setattr(simulation, "train_together", counted)
+    federation = replace(FEDERATIONS[name], clients_per_round=2 if name == "fedavg" else 0)
+    own, own_together = {}, {}
+    alone = simulate(clients, own, local, federation, SEED)
+    together = simulate(clients, own_together, local, federation, SEED, clients_at_once=2)
+    events = zip(
+        (e for e in run_rounds(start, alone, federation, SEED) if isinstance(e, Round)),
+        (e for e in run_rounds(start, together, federation, SEED) if isinstance(e, Round)),
+        strict=True,
+    )
+    for expected, found in events:
+        ids = [update.client_id for update in expected.updates]
+        assert [update.client_id for update in found.updates] == ids
+        for left, right in zip(found.updates, expected.updates, strict=True):
+            assert left.loss == pytest.approx(right.loss, abs=1e-4)
+        for part in expected.state.model.head:
+            torch.testing.assert_close(
+                found.state.model.head[part], expected.state.model.head[part], rtol=0, atol=1e-4
+            )
+    assert own_together.keys() == own.keys()
+    assert set(sizes) <= {1, 2}
+    assert 2 in sizes
 
 
 def test_bfloat16_changes_a_run_by_little(clients, start):

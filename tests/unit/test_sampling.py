@@ -3,11 +3,12 @@ from itertools import islice
 import torch
 
 from fusseg.config import LocalConfig
+from fusseg.segmentation.pairing import pair_up
 from fusseg.segmentation.sampling import (
     derangement,
     draw_batch,
+    draw_kept,
     drop_channels,
-    pair_up,
     query_batches,
 )
 
@@ -57,10 +58,11 @@ def test_a_batch_holds_the_features_of_queries_and_of_images_from_their_rows(mak
     seen: list[set[float]] = [set(), set(), set()]
     for seed in range(20):
         batch = draw_batch(features, nearest, queries, torch.zeros(3), local, seeded(seed))
-        assert batch.queries.shape == batch.neighbors.shape == (3, 50, 3)
+        assert batch.features.shape == (6, 50, 3)
+        of_queries, of_neighbors = batch.features.chunk(2)
         for place, query in enumerate(queries.tolist()):
-            assert set(batch.queries[place, :, 0].tolist()) == {query}
-            (neighbor,) = set(batch.neighbors[place, :, 0].tolist())
+            assert set(of_queries[place, :, 0].tolist()) == {query}
+            (neighbor,) = set(of_neighbors[place, :, 0].tolist())
             seen[place].add(neighbor)
     assert seen == [{3, 0}, {1, 2}, {2, 1}]
 
@@ -71,7 +73,7 @@ def test_positions_cover_the_whole_map_and_differ_between_images(make_features, 
     queries = torch.arange(4)
     local = LocalConfig(positions=200)
     batch = draw_batch(features, nearest, queries, torch.zeros(3), local, seeded(0))
-    drawn = torch.cat([batch.queries, batch.neighbors])[..., 1]
+    drawn = batch.features[..., 1]
     assert all(set(image.tolist()) == {0, 1, 2, 3, 4, 5} for image in drawn)
     assert len({tuple(image.tolist()) for image in drawn}) == 8
 
@@ -93,12 +95,11 @@ def test_the_mean_feature_is_subtracted_from_queries_and_neighbors(make_features
     mean, local = torch.tensor([2.0, 4.0]), LocalConfig(positions=3)
     batch = draw_batch(features, nearest, torch.tensor([0, 1]), mean, local, seeded(0))
     expected = torch.tensor([3.0, 1.0]).expand(2, 3, 2)
-    assert torch.equal(batch.queries, expected)
-    assert torch.equal(batch.neighbors, expected)
+    assert torch.equal(batch.features, torch.cat([expected, expected]))
 
 
 def test_dropped_channels_are_zero_at_all_positions_of_an_image_and_the_rest_is_scaled(seeded):
-    dropped = drop_channels(torch.ones(3, 4, 50), 0.2, seeded(0))
+    dropped = drop_channels(torch.ones(3, 4, 50), draw_kept(3, 50, 0.2, seeded(0)), 0.2)
     assert torch.equal(dropped, dropped[:, :1].expand(3, 4, 50))
     assert set(dropped.unique().tolist()) == {0.0, 1.25}
     masks = {tuple(image[0].tolist()) for image in dropped}
@@ -108,13 +109,13 @@ def test_dropped_channels_are_zero_at_all_positions_of_an_image_and_the_rest_is_
 
 def test_no_dropout_leaves_the_features_as_they_are(seeded):
     features = torch.randn(2, 3, 4, generator=seeded(0))
-    assert torch.equal(drop_channels(features, 0.0, seeded(1)), features)
+    assert torch.equal(drop_channels(features, draw_kept(2, 4, 0.0, seeded(1)), 0.0), features)
 
 
 def test_pairs_meet_themselves_their_neighbor_and_their_partner():
     queries = torch.tensor([[[2.0, 0.0]], [[0.0, 3.0]], [[3.0, 4.0]]])
     neighbors = torch.tensor([[[0.0, 1.0]], [[0.0, 1.0]], [[4.0, 3.0]]])
-    pairings = pair_up(queries, neighbors, torch.tensor([[1, 2, 0], [2, 0, 1]]))
+    pairings = pair_up(torch.cat([queries, neighbors]), torch.tensor([[1, 2, 0], [2, 0, 1]]))
     torch.testing.assert_close(pairings.with_self.flatten(), torch.tensor([1.0, 1.0, 1.0]))
     torch.testing.assert_close(pairings.with_neighbor.flatten(), torch.tensor([0.0, 1.0, 0.96]))
     first, second = pairings.with_random
@@ -124,6 +125,6 @@ def test_pairs_meet_themselves_their_neighbor_and_their_partner():
 
 def test_correspondences_are_indexed_by_query_position_then_other_position():
     queries = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.0]]])
-    pairings = pair_up(queries, queries, torch.tensor([[1, 0]]))
+    pairings = pair_up(torch.cat([queries, queries]), torch.tensor([[1, 0]]))
     assert pairings.with_random[0][0].tolist() == [[1, 1], [0, 0]]
     assert pairings.with_random[0][1].tolist() == [[1, 0], [1, 0]]

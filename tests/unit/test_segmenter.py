@@ -56,3 +56,9 @@ def test_the_last_of_255_clusters_can_be_assigned():
     scores = torch.zeros(255, 1, 1)
     scores[254] = 1
     assert assign(scores, (2, 3)).tolist() == [[254] * 3] * 2
+
+
+@pytest.mark.parametrize("size", [(3, 4), (7, 1), (40, 300)])
+def test_of_equal_similarities_the_first_is_assigned(size):
+    scores = torch.tensor([0.0, 2.0, 1.0, 2.0, 2.0])[:, None, None].expand(5, 3, 4)
+    assert assign(scores, size).unique().tolist() == [1]

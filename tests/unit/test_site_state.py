@@ -169,6 +169,21 @@ def test_models_of_the_last_five_rounds_are_kept(tmp_path, model):
     assert kept == [f"round-{number:05d}.safetensors" for number in (3, 4, 5, 6, 7)]
 
 
+def test_rounds_in_which_a_site_has_no_part_do_not_make_it_forget(tmp_path, model):
+    for number in (3, 20, 41):
+        save_own_model(tmp_path, number, numbered(model, number))
+    # a restarted server repeats round 41, and then round 20
+    assert load_own_model(tmp_path, 41).centroids[0, 0] == 20
+    assert load_own_model(tmp_path, 20).centroids[0, 0] == 3
+
+
+def test_a_repeated_round_is_not_dropped_for_the_later_ones_of_the_first_try(tmp_path, model):
+    for number in range(1, 8):
+        save_own_model(tmp_path, number, numbered(model, number))
+    save_own_model(tmp_path, 3, numbered(model, 30))
+    assert load_own_model(tmp_path, 4).centroids[0, 0] == 30
+
+
 def test_rounds_of_more_than_five_digits_are_ordered_by_number(tmp_path, model):
     for number in (99_999, 100_000, 100_001):
         save_own_model(tmp_path, number, numbered(model, number))

@@ -336,10 +336,26 @@ def test_mirrored_features_have_a_key_of_their_own_and_others_keep_theirs():
     assert replace(SETTINGS, mirrored=True).key != SETTINGS.key
 
 
-def test_a_store_that_says_nothing_of_mirror_images_is_read(tmp_path):
+def test_bfloat16_features_have_a_key_of_their_own_and_say_so(tmp_path):
+    narrow = replace(SETTINGS, precision="bfloat16")
+    assert narrow.key != SETTINGS.key
+    store = open_store(tmp_path, "s", narrow, SHAPE)
+    assert json.loads((store.path / "meta.json").read_text())["precision"] == "bfloat16"
+    assert list_stores(tmp_path) == [store]
+
+
+def test_mean_features_are_mapped_and_writing_to_them_changes_no_file(store):
+    fill(store, "x")
+    pooled = store.pooled()
+    pooled[:] = 0
+    expect_rows(store, "x")
+
+
+def test_a_store_from_before_there_was_a_choice_is_read(tmp_path):
     store = open_store(tmp_path, "s", SETTINGS, (2, 4, 3))
     meta = json.loads((store.path / "meta.json").read_text())
-    del meta["mirrored"]
+    for name in ("mirrored", "precision", "cache"):
+        del meta[name]
     (store.path / "meta.json").write_text(json.dumps(meta))
     assert open_store(tmp_path, "s", SETTINGS, (2, 4, 3)) == store
     assert list_stores(tmp_path) == [store]

@@ -38,6 +38,15 @@ def test_a_head_comes_once_for_lloyd_steps_that_follow_each_other(make_state):
     assert found == [[NUMBER, model], [centroids]]
 
 
+def test_a_head_comes_in_every_round_that_draws_its_clients_anew(make_state):
+    model, centroids = HEAD + CENTROIDS + NUMBER, CENTROIDS + NUMBER
+    sampled = {"clients_per_round": 3}
+    found = received(make_state, strategy="fedavg", lloyd_rounds=2, **sampled)
+    assert found == [[model], [model], [model], [model]]
+    found = received(make_state, strategy="lloyd", lloyd_rounds=1, **sampled)
+    assert found == [[model, model, centroids, centroids]] * 2 + [[model]]
+
+
 def test_heads_as_bfloat16_are_half_as_large(make_state):
     found = received(make_state, strategy="fedavg", wire="bfloat16")
     assert found == [[HEAD // 2 + CENTROIDS + NUMBER]] * 2

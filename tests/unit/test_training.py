@@ -2,11 +2,12 @@ import torch
 
 from fusseg.config import LocalConfig
 from fusseg.features.neighbors import nearest_neighbors
-from fusseg.segmentation.head import build_head, initial_head
+from fusseg.segmentation.head import initial_head
 from fusseg.segmentation.losses import clustering_loss
-from fusseg.segmentation.sampling import draw_batch, query_batches
+from fusseg.segmentation.objective import Objective, head_objective
+from fusseg.segmentation.sampling import draw_batch, draw_kept, query_batches
 from fusseg.segmentation.segmenter import build_segmenter, cosines, encode
-from fusseg.segmentation.training import Model, TrainingPlan, head_objective, train
+from fusseg.segmentation.training import Model, Trainee, TrainingPlan, train
 
 LOCAL = LocalConfig(batch_size=4, positions=9)
 
@@ -26,7 +27,7 @@ def test_the_first_step_moves_head_and_centroids_by_their_learning_rates(random_
     # Adam's first step is the learning rate times the sign of the gradient.
     features = random_features(0)
     model, nearest, plan = set_up(features, seeded)
-    trained, _ = train(model, features, nearest, plan, LOCAL, seeded(0))
+    trained, _ = train(Trainee(model, features, nearest, seeded(0)), plan, LOCAL)
     moved = (trained.head["linear.weight"] - model.head["linear.weight"]).abs()
     torch.testing.assert_close(moved, torch.full_like(moved, 5e-4), rtol=1e-2, atol=0)
     moved = (trained.centroids - model.centroids).abs()
@@ -36,8 +37,8 @@ def test_the_first_step_moves_head_and_centroids_by_their_learning_rates(random_
 def test_optimizers_start_afresh_each_round(random_features, seeded):
     features = random_features(0)
     model, nearest, plan = set_up(features, seeded)
-    first, _ = train(model, features, nearest, plan, LOCAL, seeded(0))
-    second, _ = train(first, features, nearest, plan, LOCAL, seeded(1))
+    first, _ = train(Trainee(model, features, nearest, seeded(0)), plan, LOCAL)
+    second, _ = train(Trainee(first, features, nearest, seeded(1)), plan, LOCAL)
     moved = (second.centroids - first.centroids).abs()
     torch.testing.assert_close(moved, torch.full_like(moved, 5e-3), rtol=1e-2, atol=0)
 
@@ -48,7 +49,7 @@ def test_the_clustering_loss_moves_the_centroids_and_never_the_head(random_featu
     local = LocalConfig(
         batch_size=4, positions=9, self_weight=0.0, neighbor_weight=0.0, random_weight=0.0
     )
-    trained, _ = train(model, features, nearest, plan, local, seeded(0))
+    trained, _ = train(Trainee(model, features, nearest, seeded(0)), plan, local)
     assert all(torch.equal(trained.head[name], model.head[name]) for name in model.head)
     assert not torch.equal(trained.centroids, model.centroids)
 
@@ -57,8 +58,8 @@ def test_the_centroids_never_move_the_head(random_features, seeded):
     features = random_features(0)
     model, nearest, plan = set_up(features, seeded, num_steps=3)
     other = Model(model.head, torch.randn(2, 3, generator=seeded(9)))
-    left, _ = train(model, features, nearest, plan, LOCAL, seeded(0))
-    right, _ = train(other, features, nearest, plan, LOCAL, seeded(0))
+    left, _ = train(Trainee(model, features, nearest, seeded(0)), plan, LOCAL)
+    right, _ = train(Trainee(other, features, nearest, seeded(0)), plan, LOCAL)
     assert all(torch.equal(left.head[name], right.head[name]) for name in left.head)
 
 
@@ -66,11 +67,13 @@ def test_the_reported_loss_is_the_sum_of_both_objectives(random_features, seeded
     features = random_features(0)
     model, nearest, plan = set_up(features, seeded)
     local = LocalConfig(batch_size=4, positions=9, separation_weight=0.5)
-    _, loss = train(model, features, nearest, plan, local, seeded(0))
+    _, loss = train(Trainee(model, features, nearest, seeded(0)), plan, local)
     generator = seeded(0)
     queries = next(query_batches(len(features), 4, generator))
     batch = draw_batch(features, nearest, queries, plan.mean_feature, local, generator)
-    first, codes = head_objective(build_head(model.head), batch, plan.shift, local, generator)
+    kept = draw_kept(8, 5, local.dropout, generator)
+    objective = Objective(plan.shift, local)
+    first, codes = head_objective(model.head, batch, kept, None, objective)
     second = clustering_loss(codes, model.centroids, 0.5)
     assert codes.shape == (8 * 9, 3)
     assert loss == first.item() + second.item()
@@ -86,14 +89,15 @@ def test_the_reported_loss_is_the_mean_over_the_steps(random_features, seeded, s
         centroid_learning_rate=1e-30,
     )
     generator = seeded(0)
-    trained, loss = train(model, features, nearest, plan, local, generator)
+    trained, loss = train(Trainee(model, features, nearest, generator), plan, local)
     assert same_bits(trained, model)  # steps too small to show, so that both can be recomputed
     generator, losses = seeded(0), []
     batches = query_batches(len(features), 4, generator)
     for _ in range(2):
         queries = next(batches)
         batch = draw_batch(features, nearest, queries, plan.mean_feature, local, generator)
-        found, codes = head_objective(build_head(model.head), batch, plan.shift, local, generator)
+        kept = draw_kept(8, 5, local.dropout, generator)
+        found, codes = head_objective(model.head, batch, kept, None, Objective(plan.shift, local))
         losses.append(found.item() + clustering_loss(codes, model.centroids, 0.0).item())
     assert loss == sum(losses) / 2
 
@@ -104,7 +108,7 @@ def test_training_leaves_its_start_as_it_is(random_features, seeded, same_bits):
     before = Model(
         {name: weight.clone() for name, weight in model.head.items()}, model.centroids.clone()
     )
-    trained, _ = train(model, features, nearest, plan, LOCAL, seeded(0))
+    trained, _ = train(Trainee(model, features, nearest, seeded(0)), plan, LOCAL)
     assert same_bits(model, before)
     assert not trained.centroids.requires_grad
 
@@ -113,10 +117,10 @@ def test_results_depend_on_the_given_generator_alone(random_features, seeded, sa
     features = random_features(0)
     model, nearest, plan = set_up(features, seeded, num_steps=3)
     torch.manual_seed(1)
-    first, first_loss = train(model, features, nearest, plan, LOCAL, seeded(0))
+    first, first_loss = train(Trainee(model, features, nearest, seeded(0)), plan, LOCAL)
     torch.manual_seed(2)
-    second, second_loss = train(model, features, nearest, plan, LOCAL, seeded(0))
-    other, _ = train(model, features, nearest, plan, LOCAL, seeded(5))
+    second, second_loss = train(Trainee(model, features, nearest, seeded(0)), plan, LOCAL)
+    other, _ = train(Trainee(model, features, nearest, seeded(5)), plan, LOCAL)
     assert same_bits(first, second)
     assert first_loss == second_loss
     assert not same_bits(first, other)
@@ -129,15 +133,15 @@ def test_the_mean_feature_is_subtracted_before_the_head(make_features, seeded, s
     features, moved = make_features(maps), make_features(maps + offset)
     model, nearest, plan = set_up(features, seeded, num_steps=2)
     shifted = TrainingPlan(plan.num_steps, offset, plan.shift)
-    left, _ = train(model, features, nearest, plan, LOCAL, seeded(0))
-    right, _ = train(model, moved, nearest, shifted, LOCAL, seeded(0))
+    left, _ = train(Trainee(model, features, nearest, seeded(0)), plan, LOCAL)
+    right, _ = train(Trainee(model, moved, nearest, seeded(0)), shifted, LOCAL)
     assert same_bits(left, right)
 
 
 def test_a_client_with_fewer_images_than_a_batch_trains(random_features, seeded):
     features = random_features(0, num_images=2)
     model, nearest, plan = set_up(features, seeded, num_steps=2)
-    trained, loss = train(model, features, nearest, plan, LOCAL, seeded(0))
+    trained, loss = train(Trainee(model, features, nearest, seeded(0)), plan, LOCAL)
     assert torch.tensor(loss).isfinite()
     assert bool(trained.centroids.isfinite().all())
 
@@ -145,7 +149,7 @@ def test_a_client_with_fewer_images_than_a_batch_trains(random_features, seeded)
 def test_features_of_zero_make_no_nan(make_features, seeded):
     features = make_features(torch.zeros(4, 3, 3, 4))
     model, nearest, plan = set_up(features, seeded, num_steps=2)
-    trained, loss = train(model, features, nearest, plan, LOCAL, seeded(0))
+    trained, loss = train(Trainee(model, features, nearest, seeded(0)), plan, LOCAL)
     assert torch.tensor(loss).isfinite()
     assert all(bool(weight.isfinite().all()) for weight in trained.head.values())
 
@@ -157,10 +161,10 @@ def test_training_lowers_the_loss_and_separates_two_materials(
     features = make_features(maps)
     model, nearest, plan = set_up(features, seeded, num_steps=10, code_dim=4)
     local = LocalConfig(batch_size=4, positions=16)
-    first_model, first_loss = train(model, features, nearest, plan, local, seeded(0))
+    first_model, first_loss = train(Trainee(model, features, nearest, seeded(0)), plan, local)
     longer = TrainingPlan(150, plan.mean_feature, plan.shift)
-    trained, _ = train(first_model, features, nearest, longer, local, seeded(1))
-    _, last_loss = train(trained, features, nearest, plan, local, seeded(0))
+    trained, _ = train(Trainee(first_model, features, nearest, seeded(1)), longer, local)
+    _, last_loss = train(Trainee(trained, features, nearest, seeded(0)), plan, local)
     assert last_loss < first_loss - 0.2
     segmenter = build_segmenter(trained, plan.mean_feature)
     found = torch.stack(

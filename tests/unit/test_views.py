@@ -1,9 +1,10 @@
 import re
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
-from fusseg.config import Config, DataConfig, EvaluationConfig
+from fusseg.config import BackboneConfig, Config, DataConfig, EvaluationConfig
 from fusseg.data.items import Item
 from fusseg.errors import ConfigError
 from fusseg.features.backbones import Backbone
@@ -41,6 +42,22 @@ def test_training_and_held_out_images_are_seen_alike_unless_told_otherwise(items
     expected = tuple(View(item, settings((32, 48))) for item in items)
     assert training_views(items, backbone(), config) == expected
     assert held_out_views(items, backbone(), config) == expected
+
+
+def test_views_say_in_which_precision_and_how_features_are_kept(items):
+    narrow = replace(backbone(), precision="bfloat16")
+    config = Config(data=DataConfig(image_size=(32, 48)), backbone=BackboneConfig(cache="pca:2"))
+    expected = settings((32, 48), precision="bfloat16", cache="pca:2")
+    assert {view.settings for view in training_views(items, narrow, config)} == {expected}
+    assert {view.settings for view in held_out_views(items, narrow, config)} == {expected}
+
+
+def test_more_components_than_channels_are_refused(items):
+    config = Config(data=DataConfig(image_size=(32, 48)), backbone=BackboneConfig(cache="pca:3"))
+    with pytest.raises(ConfigError, match=r"^backbone\.cache 'pca:3' must keep fewer"):
+        training_views(items, backbone(), config)
+    with pytest.raises(ConfigError, match=r"^backbone\.cache 'pca:3' must keep fewer"):
+        held_out_views(items, backbone(), config)
 
 
 def test_held_out_images_have_a_size_of_their_own(items):

@@ -1,11 +1,14 @@
 """The cells of a grid: one run directory per column, method, seed and held-out site."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
+
+from filelock import FileLock
 
 from fusseg.bench.anchor_cells import run_anchor
 from fusseg.bench.grid import Anchor, Grid, cell_config
@@ -109,7 +112,7 @@ def cell_progress(cell: Cell) -> Progress:
 
 
 def run_cell(cell: Cell, cache: Path) -> Iterator[None]:
-    """Run a cell to its end, from where it is.
+    """Run a cell to its end, from where it is; another process that runs it is waited for.
 
     Yields:
         Once per finished round.
@@ -117,13 +120,31 @@ def run_cell(cell: Cell, cache: Path) -> Iterator[None]:
     Raises:
         FussegError: If the configuration, the data or the folder cannot be used.
     """
-    if cell.anchor is not None:
-        run_anchor(cell.config, cell.anchor, cell.path, cache)
-        return
-    resume = cell_progress(cell) != "new"
-    for event in run_experiment(cell.config, cell.path, cache, resume=resume):
-        if isinstance(event, RoundDone):
-            yield
+    with _locked(cell):
+        # What another process has finished meanwhile is not run again.
+        progress = cell_progress(cell)
+        if progress == "finished":
+            return
+        if cell.anchor is not None:
+            run_anchor(cell.config, cell.anchor, cell.path, cache)
+            return
+        resume = progress != "new"
+        for event in run_experiment(cell.config, cell.path, cache, resume=resume):
+            if isinstance(event, RoundDone):
+                yield
+
+
+@contextmanager
+def _locked(cell: Cell) -> Iterator[None]:
+    """Hold a cell's lock, which stands beside its folder; a process that dies lets go of it."""
+    lock = cell.path.with_name(f".{cell.path.name}.lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        held = FileLock(lock).acquire(poll_interval=0.5)
+    except OSError as error:
+        raise ConfigError(f"cannot write the folder {lock.parent}: {error.strerror}") from error
+    with held:
+        yield
 
 
 def folder_name(name: str) -> str:

@@ -53,12 +53,13 @@ def run_cells(
             for _ in run_cell(cell, cache):
                 yield RoundTick(cell)
         except Exception as error:
-            yield CellDone(cell, _describe(error))
+            yield CellDone(cell, describe(error))
         else:
             yield CellDone(cell, "")
 
 
-def _describe(error: Exception) -> str:
+def describe(error: Exception) -> str:
+    """Say why a cell failed; an error that nobody foresaw keeps its traceback."""
     if isinstance(error, FussegError):
         return str(error)
     return "".join(traceback.format_exception(error)).rstrip()

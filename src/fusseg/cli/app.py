@@ -3,7 +3,7 @@
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +28,15 @@ app.add_typer(keys_app, name="keys")
 CacheOption = Annotated[
     Path | None,
     typer.Option("--cache", help="Feature cache; default: FUSSEG_CACHE, else the user's cache."),
+]
+DaskOption = Annotated[
+    str | None,
+    typer.Option(
+        "--dask",
+        metavar="ADDRESS",
+        help="Spread the work over this Dask cluster, such as tcp://host:8786; needs "
+        "fusseg[cluster].",
+    ),
 ]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Override a setting: section.key=value.")
@@ -99,11 +108,16 @@ def partition(
 
 
 @app.command()
-def extract(config: ConfigArgument, set_: SetOption = None, cache: CacheOption = None) -> None:
+def extract(
+    config: ConfigArgument,
+    set_: SetOption = None,
+    cache: CacheOption = None,
+    dask: DaskOption = None,
+) -> None:
     """Extract the features of a configuration's images, and do nothing else."""
     from fusseg.cli.running import run_extract
 
-    run_extract(config, set_ or [], cache_folder(cache))
+    run_extract(config, set_ or [], cache_folder(cache), dask)
 
 
 @app.command()
@@ -268,7 +282,7 @@ def report(run_dir: RunArgument, cache: CacheOption = None) -> None:
 @app.command()
 def bench(  # noqa: PLR0913 - one per option
     grid: Annotated[
-        str, typer.Argument(help="table1, table2, table3, or GRID.toml.", show_default=False)
+        str, typer.Argument(help="table1, table2, table3, GRID.toml, or speed.", show_default=False)
     ],
     preset: Annotated[
         str | None, typer.Option(help="Which preset of the grid, such as cityscapes.")
@@ -281,6 +295,7 @@ def bench(  # noqa: PLR0913 - one per option
     ] = None,
     seeds: Annotated[int | None, typer.Option(help="Number of seeds; default: the grid's.")] = None,
     jobs: Annotated[int, typer.Option(help="Cells that run at a time.")] = 1,
+    dask: DaskOption = None,
     only: Annotated[
         list[str] | None, typer.Option("--only", help="Run this method; can be repeated.")
     ] = None,
@@ -290,8 +305,37 @@ def bench(  # noqa: PLR0913 - one per option
     figures: Annotated[bool, typer.Option(help="Draw figures at the end.")] = True,
     set_: SetOption = None,
     cache: CacheOption = None,
+    device: Annotated[
+        str | None, typer.Option(help="speed: where training is measured, cpu or cuda.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="speed: smaller sizes, within 3 minutes on 2 cores.")
+    ] = False,
+    json: Annotated[
+        Path | None,
+        typer.Option("--json", help="speed: file to write, and its table beside it as Markdown."),
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="speed: a backbone with weights, such as onnx:PATH.")
+    ] = None,
 ) -> None:
-    """Run a grid of experiments, methods x columns x seeds, and set its table."""
+    """Run a grid of experiments, methods x columns x seeds, and set its table.
+
+    `speed` measures every stage of the program against its matrix products instead.
+    """
+    if grid == "speed":
+        _refuse_given(
+            "that of a grid",
+            {"--preset": preset, "--data": data, "--out": out, "--seeds": seeds}
+            | {"--jobs": jobs > 1, "--dask": dask, "--only": only, "--column": column}
+            | {"--no-figures": not figures, "--set": set_, "--cache": cache},
+        )
+        _bench_speed(device, json, backbone, quick=quick)
+        return
+    _refuse_given(
+        "that of fusseg bench speed",
+        {"--device": device, "--quick": quick, "--json": json, "--backbone": backbone},
+    )
     from fusseg.cli.benching import BenchOptions, run_bench
 
     if out is None:
@@ -305,6 +349,7 @@ def bench(  # noqa: PLR0913 - one per option
         data=data,
         seeds=seeds,
         jobs=jobs,
+        dask=dask,
         overrides=tuple(set_ or ()),
         only=tuple(only or ()),
         columns=tuple(column or ()),
@@ -366,6 +411,34 @@ def _run_dir(config: Path | None, out: Path | None, *, resume: bool) -> Path:
         return out
     assert config is not None
     return Path("runs") / f"{config.stem}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def _refuse_given(whose: str, options: Mapping[str, object]) -> None:
+    """Refuse options that mean nothing here, where they were given."""
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise typer.BadParameter(f"{given[0]} is {whose} and means nothing here; leave it out")
+
+
+def _bench_speed(
+    device: str | None, json: Path | None, backbone: str | None, *, quick: bool
+) -> None:
+    from fusseg.cli.speeding import SpeedOptions, run_speed
+
+    options = SpeedOptions(
+        json=json or Path("runs") / "bench-speed" / "speed.json",
+        command=shlex.join(["fusseg", *sys.argv[1:]]),
+        device=device or "cpu",
+        quick=quick,
+        backbone=backbone,
+    )
+    try:
+        done = run_speed(options)
+    except KeyboardInterrupt:
+        print(f"\nstopped; what was measured is in {options.json}", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+    if not done:
+        raise typer.Exit(1)
 
 
 def _held_out(data: Path | None, sites: str | None, split: str | None) -> dict[str, str]:

@@ -16,15 +16,19 @@ from fusseg.bench.grid_sections import read_seeds
 from fusseg.bench.output import FIGURES, GRID, MARKDOWN, PAGE, Bench, write_file, write_tables
 from fusseg.bench.pictures import draw_figures
 from fusseg.bench.results import PHASES, read_cell
+from fusseg.bench.spread_cells import run_cells_on
 from fusseg.bench.workers import CellDone, run_cells
 from fusseg.cli.progress import Display
 from fusseg.cli.running import follow
+from fusseg.cli.spreading import workers_at
 from fusseg.config import Config, FederationConfig, LocalConfig, ModelConfig
 from fusseg.config_file import parse_overrides
 from fusseg.errors import ConfigError, FussegError
 from fusseg.preparation import prepare
 from fusseg.report import formatting
 from fusseg.report.bench_page import PageFigure
+from fusseg.spread.surroundings import TOKEN
+from fusseg.spread.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class BenchOptions:
     data: Path | None = None
     seeds: int | None = None
     jobs: int = 1
+    dask: str | None = None
+    """Address of a Dask cluster that takes the cells."""
     overrides: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
@@ -63,7 +69,12 @@ def run_bench(options: BenchOptions) -> bool:
     # Every folder is looked at before anything is run or written.
     progress = {cell: cell_progress(cell) for cell in cells}
     pending = [cell for cell in chosen if progress[cell] != "finished"]
-    with _locked(options.out), Display() as display:
+    configs = [cell.config for cell in pending]
+    with (
+        _locked(options.out),
+        workers_at(options.dask, [options.out, options.cache], configs) as workers,
+        Display() as display,
+    ):
         write_file(options.out / GRID, dump_grid(grid).encode())
         display.line(
             f"{len(chosen)} cells in {options.out}: {len(chosen) - len(pending)} finished, "
@@ -71,8 +82,8 @@ def run_bench(options: BenchOptions) -> bool:
         )
         failures: dict[str, str] = {}
         try:
-            _extract(pending, options.cache, display)
-            _run(pending, options, failures, display)
+            _extract(pending, options.cache, workers, display)
+            _run(pending, options, workers, failures, display)
         finally:
             write_tables(bench, failures, [])
         if options.figures:
@@ -91,6 +102,11 @@ def read_grid(options: BenchOptions) -> Grid:
     """
     if options.jobs < 1:
         raise ConfigError(f"--jobs must be at least 1, got {options.jobs}")
+    if options.jobs > 1 and options.dask is not None:
+        raise ConfigError(
+            f"--jobs {options.jobs} and --dask {options.dask} exclude each other: the cluster "
+            "runs as many cells as it has workers; drop --jobs"
+        )
     grid = load_grid(find_grid(options.grid), options.preset)
     check_names("method", options.only, grid.method_names)
     check_names("column", options.columns, grid.column_names)
@@ -108,6 +124,9 @@ def _locked(out: Path) -> Iterator[None]:
     try:
         out.mkdir(parents=True, exist_ok=True)
         with FileLock(out / "lock", timeout=0):
+            # Workers that an earlier command left behind in a crash stop at their next round.
+            for token in out.glob(f"{TOKEN}*"):
+                token.unlink(missing_ok=True)
             yield
     except Timeout:
         raise ConfigError(
@@ -117,7 +136,7 @@ def _locked(out: Path) -> Iterator[None]:
         raise ConfigError(f"cannot write the folder {out}: {error.strerror}") from error
 
 
-def _extract(cells: Sequence[Cell], cache: Path, display: Display) -> None:
+def _extract(cells: Sequence[Cell], cache: Path, workers: Workers | None, display: Display) -> None:
     """Extract what the cells need, once for all and before any of them starts."""
     seen: set[Config] = set()
     for cell in cells:
@@ -131,7 +150,7 @@ def _extract(cells: Sequence[Cell], cache: Path, display: Display) -> None:
         if view in seen:
             continue
         seen.add(view)
-        prepared = follow(prepare(cell.config, cache), display)
+        prepared = follow(prepare(cell.config, cache, workers), display)
         if prepared.shown.classes is None:
             raise ConfigError(
                 f"{cell.label}: no held-out image is labeled, and a table needs scores; set "
@@ -140,11 +159,20 @@ def _extract(cells: Sequence[Cell], cache: Path, display: Display) -> None:
 
 
 def _run(
-    cells: Sequence[Cell], options: BenchOptions, failures: dict[str, str], display: Display
+    cells: Sequence[Cell],
+    options: BenchOptions,
+    workers: Workers | None,
+    failures: dict[str, str],
+    display: Display,
 ) -> None:
     started = time.monotonic()
     done = 0
-    with closing(run_cells(cells, options.cache, options.jobs)) as events:
+    running = (
+        run_cells(cells, options.cache, options.jobs)
+        if workers is None
+        else run_cells_on(workers, cells, options.cache)
+    )
+    with closing(running) as events:
         for event in events:
             if not isinstance(event, CellDone):
                 continue

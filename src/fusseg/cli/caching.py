@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fusseg.errors import ConfigError, DataError
-from fusseg.features.store import Store, list_stores
+from fusseg.features.store import FeatureSettings, Store, list_stores
 
 _DAY = 24 * 60 * 60
 
@@ -52,7 +52,7 @@ def list_cache(cache: Path, stores: Sequence[Store]) -> None:
         table.add_row(
             store.site,
             store.settings.backbone,
-            f"{height}x{width}" + (" mirrored" if store.settings.mirrored else ""),
+            f"{height}x{width}{_variant(store.settings)}",
             str(len(store.digests())),
             f"{_bytes(store.path) / 1e6:.1f}",
             f"{_age(store) / _DAY:.1f}",
@@ -60,6 +60,16 @@ def list_cache(cache: Path, stores: Sequence[Store]) -> None:
     console.print(table)
     total = sum(_bytes(store.path) for store in stores)
     _say(console, f"{total / 1e6:.1f} MB in {cache}")
+
+
+def _variant(settings: FeatureSettings) -> str:
+    """Say what is not as usual about features."""
+    differences = (
+        "mirrored" if settings.mirrored else "",
+        settings.precision if settings.precision != "float32" else "",
+        settings.cache if settings.cache != "float16" else "",
+    )
+    return "".join(f" {difference}" for difference in differences if difference)
 
 
 def prune_cache(cache: Path, stores: Sequence[Store], *, everything: bool) -> None:

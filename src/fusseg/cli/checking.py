@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from fusseg.cli.progress import Display
+from fusseg.compute import choose_compute
 from fusseg.config import Config, DataConfig
 from fusseg.config_file import load_config, parse_config
 from fusseg.data.check import check_sites
@@ -20,6 +21,7 @@ from fusseg.data.images import fit_image, load_image
 from fusseg.data.items import Item
 from fusseg.errors import ConfigError, FussegError
 from fusseg.features.backbones import Backbone, check_image_size, load_backbone
+from fusseg.features.codecs import check_cache, row_type
 from fusseg.federation.strategies import resolve_federation
 
 _TIMED_IMAGES = 3
@@ -89,13 +91,14 @@ def estimate_features(config: Config, cache: Path) -> Estimate:
     dataset = open_dataset(config.data)
     training = cut_up(select_training(dataset, config.data), config.data.crops)
     items = (*training, *select_held_out(dataset, config.data))
-    backbone = load_backbone(config.backbone.name)
+    backbone = load_backbone(config.backbone.name, choose_compute(config.compute))
     check_image_size(backbone, config.data.image_size)
-    height, width = config.data.image_size
-    positions = (height // backbone.stride) * (width // backbone.stride)
+    check_cache(config.backbone, backbone.feature_dim)
+    height, width = (side // backbone.stride for side in config.data.image_size)
+    row = row_type(config.backbone.cache, (height, width, backbone.feature_dim))
     return Estimate(
         num_images=len(items),
-        disk_bytes=len(items) * positions * backbone.feature_dim * 2,
+        disk_bytes=len(items) * row.itemsize,
         seconds=len(items) * _seconds_per_image(backbone, items, config.data),
         free_bytes=shutil.disk_usage(_existing(cache)).free,
     )

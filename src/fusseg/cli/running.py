@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fusseg.cli.progress import Display
+from fusseg.cli.spreading import workers_at
 from fusseg.config_file import load_config
 from fusseg.experiment import Event, Finished, RoundDone, TrainingBegun, run_experiment
 from fusseg.features.extraction import Progress
 from fusseg.federation.state import ClientUpdate
-from fusseg.gallery import write_report
 from fusseg.preparation import prepare
 from fusseg.runs import REPORT, Record
 
@@ -34,11 +34,13 @@ def show_progress(progress: Progress, display: Display) -> None:
     display.advance(_STAGES[progress.stage], progress.done, progress.total)
 
 
-def run_extract(config_path: Path, overrides: Sequence[str], cache: Path) -> None:
-    """Extract what the cache lacks and say what was skipped."""
+def run_extract(
+    config_path: Path, overrides: Sequence[str], cache: Path, dask: str | None = None
+) -> None:
+    """Extract what the cache lacks, here or on a Dask cluster, and say what was skipped."""
     config = load_config(config_path, overrides)
-    with Display() as display:
-        prepared = follow(prepare(config, cache), display)
+    with workers_at(dask, [cache], [config]) as workers, Display() as display:
+        prepared = follow(prepare(config, cache, workers), display)
         for skipped in prepared.skipped:
             display.line(f"skipped {skipped.item.site}/{skipped.item.stem}: {skipped.reason}")
         display.line(f"the features are in {cache} ({prepared.seconds:.1f} s)")
@@ -62,6 +64,9 @@ def run_training(
             trainings.show(event)
             if isinstance(event, Finished):
                 shown = event.prepared.shown
+                # Here and not above: drawing takes long to import, and a run can begin without it.
+                from fusseg.gallery import write_report
+
                 write_report(run_dir, event.config, event.record, event.saved, shown)
                 for line in summary(event.record):
                     display.line(line)

@@ -10,7 +10,6 @@ from fusseg.cli.progress import Display
 from fusseg.cli.running import describe_final, follow
 from fusseg.config import DataConfig
 from fusseg.errors import ConfigError, DataError, FussegError
-from fusseg.gallery import write_report
 from fusseg.prediction import Predicted, find_images, predict_images
 from fusseg.preparation import prepare
 from fusseg.probing import probe_run
@@ -133,5 +132,8 @@ def run_report(run_dir: Path, cache: Path) -> None:
             saved, shown = load_state(run_dir), follow(prepare(config, cache), display).shown
         except FussegError as error:
             display.line(f"the report has no pictures: {error}")
+        # Here and not above: drawing takes long to import, and other commands here do not draw.
+        from fusseg.gallery import write_report
+
         write_report(run_dir, config, record, saved, shown)
         display.line(f"report: {run_dir / REPORT}")

@@ -20,7 +20,7 @@ class Crop:
     """Where it lies in the image."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """One image of one site, or a part of one."""
 

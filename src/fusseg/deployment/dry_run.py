@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from fusseg.compute import choose_compute
 from fusseg.config_file import load_config
 from fusseg.deployment.join import JoinOptions, check_join
 from fusseg.deployment.ledger import LedgerLine, describe_message
@@ -55,7 +56,7 @@ def rehearse(
         raise ConfigError("--dry-run needs --config CONFIG.toml: what is sent follows from it")
     check_join(settings, options)
     config = load_config(Path(settings.pinned))
-    backbone = load_backbone(settings.backbone or FILTERBANK)
+    backbone = load_backbone(settings.backbone or FILTERBANK, choose_compute(config.compute))
     center = backbone.center if config.backbone.center == "auto" else config.backbone.center
     offer = make_offer(config, _RUN, backbone.fingerprint, center=center)
     prepared = yield from prepare_site(settings, offer)

@@ -1,11 +1,12 @@
 """The exchange of a deployment: the same rounds as in simulation, over the network."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from fusseg.config import Config, FederationConfig
+from fusseg.deployment.admission import admitted_nodes
 from fusseg.deployment.events import DeploymentEvent, write_event
 from fusseg.deployment.greeting import Guests, quorum, wait_for_sites
 from fusseg.deployment.offer import Offer
@@ -18,11 +19,12 @@ from fusseg.deployment.payloads import (
     pack_state,
     unpack_update,
 )
-from fusseg.deployment.post import Failure, Post, Reply, ask, online_sites
+from fusseg.deployment.post import Failure, Post, Reply, ask
 from fusseg.errors import FederationError
 from fusseg.federation.aggregation import expected_tensors
 from fusseg.federation.bounds import ClientFacts, check_plausible
 from fusseg.federation.checks import check_update
+from fusseg.federation.participation import draw_participants
 from fusseg.federation.state import ClientUpdate, GlobalState, Task
 from fusseg.federation.wire import widen_update
 from fusseg.record import Incident
@@ -37,6 +39,8 @@ class RoundLog:
     round_number: int = 0
     place: int = -1
     """Of the exchange that is going on."""
+    participants: tuple[str, ...] = ()
+    """Sites drawn for it; empty before the draw, and where all take part."""
     incidents: list[Incident] = field(default_factory=list)
     traffic: dict[str, dict[str, int]] = field(default_factory=dict)
     """Bytes down and up by site."""
@@ -58,7 +62,7 @@ class GridExchange:
     log: RoundLog
 
     def __call__(self, state: GlobalState, task: Task) -> Iterator[ClientUpdate]:
-        """Ask the sites, in the place of `simulate`; those who fail are left out.
+        """Ask the sites of the round, in the place of `simulate`; those who fail are left out.
 
         Raises:
             FederationError: If fewer than the quorum answer usably within
@@ -66,21 +70,25 @@ class GridExchange:
         """
         request = self._next(state, task)
         until = time.monotonic() + self.federation.wait_timeout
+        answered: set[str] = set()
         while True:
-            wanted = quorum(self.config, self.post)
-            wait_for_sites(self.post, self.offer, self.guests, self.shape, wanted)
-            updates = list(self._collect(state, request, task))
-            if len(updates) >= quorum(self.config, self.post):
-                break
-            text = f"{len(updates)} usable answers, {wanted} are needed; asking again"
+            asked = self._wait_for_participants(request.round_number)
+            # Each update goes on at once, so that none has to be kept here; who is asked again is
+            # therefore who has not answered yet.
+            for update in self._collect(state, request, task, asked - answered):
+                answered.add(update.client_id)
+                yield update
+            wanted = self._wanted()
+            if len(answered) >= wanted:
+                return
+            text = f"{len(answered)} usable answers, {wanted} are needed; asking again"
             write_event(self.post.run_dir, DeploymentEvent("waiting", text))
             if time.monotonic() > until:
                 raise FederationError(
-                    f"round {request.round_number} has {len(updates)} usable answers of {wanted} "
+                    f"round {request.round_number} has {len(answered)} usable answers of {wanted} "
                     f"after {self.federation.wait_timeout:.0f} s; go on with --resume"
                 )
             time.sleep(_RETRY_SECONDS)
-        yield from updates
 
     def request(self, task: RoundTask, round_number: int, place: int) -> Request:
         """Name an exchange."""
@@ -102,13 +110,37 @@ class GridExchange:
         number = state.round_number + 1
         if self.log.round_number != number:
             self.log.round_number, self.log.place = number, -1
+            self.log.participants = ()
         self.log.place += 1
         return self.request(task, number, self.log.place)
 
-    def _collect(self, state: GlobalState, request: Request, task: Task) -> Iterator[ClientUpdate]:
-        packet = pack_state(state, request, self.federation)
-        there = [site for site in online_sites(self.post) if site in self.guests.hellos]
-        for reply in ask(self.post, dict.fromkeys(there, packet), self.federation.round_timeout):
+    def _wait_for_participants(self, round_number: int) -> set[str]:
+        """Wait for enough sites, and name those to ask: the same ones in all of a round.
+
+        Where a round has as many participants as there are sites, one that joins late or comes back
+        is asked in the next exchange already.
+        """
+        wanted = quorum(self.config, self.post)
+        ready = wait_for_sites(self.post, self.offer, self.guests, self.shape, wanted)
+        if not self.federation.clients_per_round:
+            return set(ready)
+        if not self.log.participants:
+            drawn = draw_participants(ready, round_number, self.federation, self.config.seed)
+            self.log.participants = drawn
+        return set(self.log.participants).intersection(ready)
+
+    def _wanted(self) -> int:
+        """How many usable answers the round needs: as set, or one from every site drawn for it."""
+        if not self.log.participants or self.federation.min_sites:
+            return quorum(self.config, self.post)
+        admitted = admitted_nodes(self.post.nodes)
+        return max(1, sum(site in admitted for site in self.log.participants))
+
+    def _collect(
+        self, state: GlobalState, request: Request, task: Task, sites: Collection[str]
+    ) -> Iterator[ClientUpdate]:
+        packets = dict.fromkeys(sorted(sites), pack_state(state, request, self.federation))
+        for reply in ask(self.post, packets, self.federation.round_timeout):
             self.count(reply)
             try:
                 update = self._read(reply, state, request, task)

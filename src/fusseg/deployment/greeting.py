@@ -59,7 +59,7 @@ def wait_for_sites(
     guests: Guests,
     shape: tuple[int, int],
     wanted: int,
-) -> None:
+) -> list[str]:
     """Greet sites until so many have said hello and are connected.
 
     Args:
@@ -68,6 +68,9 @@ def wait_for_sites(
         guests: Changed: who has said hello now.
         shape: Positions of one feature map and channels of the features.
         wanted: Sites to wait for.
+
+    Returns:
+        The sites that are.
 
     Raises:
         FederationError: If fewer than the quorum are there within `federation.wait_timeout`; the
@@ -80,11 +83,11 @@ def wait_for_sites(
         greet(post, offer, guests, *shape)
         there = [site for site in online_sites(post) if site in guests.hellos]
         if len(there) >= wanted:
-            return
+            return there
         least = quorum(offer.config, post)
         if time.monotonic() > until:
             if len(there) >= least:
-                return
+                return there
             raise FederationError(
                 f"{len(there)} of {least} sites are ready after {seconds:.0f} s "
                 f"({_name(there)}); go on with --resume when they are"

@@ -88,11 +88,11 @@ def check_deployable(config: Config) -> None:
             f"data.train_list is {config.data.train_list!r}, but the server does not know the "
             "sites' file names; leave it empty"
         )
-    if 0 < federation.min_sites < 2 and federation.strategy == "consensus":
-        raise ConfigError(
-            f"federation.min_sites is {federation.min_sites}, but one site is no consensus; set it "
-            "to 2 or more"
-        )
+    for name in ("min_sites", "clients_per_round"):
+        if getattr(federation, name) == 1 and federation.strategy == "consensus":
+            raise ConfigError(
+                f"federation.{name} is 1, but one site is no consensus; set it to 2 or more"
+            )
 
 
 def pack_offer(offer: Offer) -> Packet:

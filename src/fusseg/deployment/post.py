@@ -17,6 +17,8 @@ from fusseg.errors import FederationError
 NODES = "nodes.json"
 """File in Flower's folder: the node id of every site that is admitted now."""
 _POLL_SECONDS = 0.5
+_PULLED_AT_ONCE = 8
+"""Answers that are in memory together, however many wait."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,14 @@ def ask(post: Post, packets: Mapping[str, Packet], timeout: float) -> Iterator[R
         sent[message_id] = (site, line.bytes)
     until = time.monotonic() + timeout
     while sent and time.monotonic() < until:
-        for message in post.grid.pull_messages(list(sent)):
-            # By the question, not by what the answer says of itself: only the site that was asked
-            # knows its number.
-            asked = sent.pop(message.metadata.reply_to_message_id, None)
-            if asked is not None:
-                yield _read(post, asked[0], asked[1], message)
+        waiting = list(sent)
+        for start in range(0, len(waiting), _PULLED_AT_ONCE):
+            for message in post.grid.pull_messages(waiting[start : start + _PULLED_AT_ONCE]):
+                # By the question, not by what the answer says of itself: only the site that was
+                # asked knows its number.
+                asked = sent.pop(message.metadata.reply_to_message_id, None)
+                if asked is not None:
+                    yield _read(post, asked[0], asked[1], message)
         time.sleep(_POLL_SECONDS)
     for site, bytes_down in sent.values():
         yield Reply(site, Failure(f"no answer within {timeout:.0f} s"), bytes_down, 0)

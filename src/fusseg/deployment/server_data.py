@@ -5,6 +5,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
+from fusseg.compute import choose_compute
 from fusseg.config import Config
 from fusseg.data.datasets import open_dataset, select_held_out
 from fusseg.evaluation.held_out import HeldOut, gather_held_out
@@ -49,7 +50,7 @@ def prepare_server(config: Config, cache: Path) -> Generator[Progress, None, Pre
         DataError: If held-out images cannot be used.
     """
     check_scored(config)
-    backbone = load_backbone(config.backbone.name)
+    backbone = load_backbone(config.backbone.name, choose_compute(config.compute))
     check_image_size(backbone, config.data.image_size)
     center = backbone.center if config.backbone.center == "auto" else config.backbone.center
     if not config.data.held_out_sites:

@@ -132,9 +132,11 @@ def save_own_model(folder: Path, round_number: int, model: Model) -> None:
     tensors["centroids"] = model.centroids
     content = save({name: part.contiguous().clone() for name, part in tensors.items()})
     _write(_own_model(folder, round_number), content)
-    for number, path in _own_models(folder).items():
-        if number <= round_number - _KEPT_ROUNDS:
-            path.unlink(missing_ok=True)
+    # Counted one by one: a site does not take part in every round.
+    kept = sorted(_own_models(folder).items())
+    past = [path for number, path in kept if number <= round_number]
+    for path in past[:-_KEPT_ROUNDS]:
+        path.unlink(missing_ok=True)
 
 
 def load_own_model(folder: Path, round_number: int) -> Model | None:

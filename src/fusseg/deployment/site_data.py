@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from fusseg.atomic import write_atomically
+from fusseg.compute import choose_compute
 from fusseg.config import Config
 from fusseg.config_file import load_config
 from fusseg.data.crops import cut_up
@@ -59,7 +60,7 @@ def choose_backbone(site: SiteSettings, offer: Offer) -> Backbone:
                 "site's copy with fusseg join --backbone"
             )
         name = FILTERBANK
-    backbone = load_backbone(name)
+    backbone = load_backbone(name, choose_compute(offer.config.compute))
     if backbone.fingerprint != offer.fingerprint:
         raise FederationError(
             f"this site's backbone has the fingerprint {backbone.fingerprint[:16]}, the server's "
@@ -130,7 +131,8 @@ def prepare_site(site: SiteSettings, offer: Offer) -> Generator[Progress, None, 
     labeled = None
     if any(map(features.has, scored)):
         labeled = gather_held_out(scored, features, dataset.classes, config.evaluation)
-    client = Client(site.name, features.of_views(usable), cache)
+    compute = choose_compute(config.compute)
+    client = Client(site.name, features.of_views(usable), cache, compute)
     return PreparedSite(client, labeled, usable[0].settings, features.skipped)
 
 
@@ -181,7 +183,7 @@ def recall_client(folder: Path, site: SiteSettings, offer: Offer) -> Client:
             f"the features noted in {path} are not in the cache {cache} ({error}); restart fusseg "
             "join"
         ) from error
-    return Client(site.name, features, cache)
+    return Client(site.name, features, cache, choose_compute(offer.config.compute))
 
 
 def own_config(site: SiteSettings, offer: Offer) -> Config:

@@ -1,5 +1,6 @@
 """Score a segmenter on images that no client trained on (method section 5)."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,8 +13,13 @@ from fusseg.data.images import fit_image, load_image
 from fusseg.data.items import Classes, Item
 from fusseg.data.masks import fit_mask, infer_classes, load_mask
 from fusseg.evaluation.confusion import count_pixels
-from fusseg.evaluation.crf import refine
-from fusseg.evaluation.quality import Quality, QualitySums, average_quality, sum_quality
+from fusseg.evaluation.quality import (
+    Quality,
+    QualitySums,
+    add_quality,
+    average_quality,
+    sum_quality,
+)
 from fusseg.evaluation.scores import Scores, score
 from fusseg.features.extraction import SiteFeatures
 from fusseg.features.feature_set import FeatureSet
@@ -142,15 +148,21 @@ def evaluate(segmenter: Segmenter, held_out: HeldOut) -> Evaluation:
     Raises:
         DataError: If a mask cannot be read or holds a value that is no class.
     """
-    sums: list[QualitySums] = []
-    counts: dict[str, list[Confusion]] = {}
-    for index, item in enumerate(held_out.items):
+    # Added up as they come: small tensors kept between large ones keep the allocator from using
+    # the room of the large ones again, and memory would grow with the number of images.
+    sums: QualitySums | None = None
+    counts: dict[str, Confusion] = {}
+    num_images: Counter[str] = Counter()
+    for index, view in enumerate(held_out.views):
         codes = encode_held_out(segmenter, held_out, index)
-        sums.append(sum_quality(cosines(segmenter, codes)))
+        found = sum_quality(cosines(segmenter, codes))
+        sums = found if sums is None else add_quality(sums, found)
         counted = _count_labels(segmenter, codes, held_out, index)
         if counted is not None:
-            counts.setdefault(item.client, []).append(counted)
-    return Evaluation(average_quality(sums), score_sites(counts))
+            site = view.item.client
+            counts[site] = counts[site] + counted if site in counts else counted
+            num_images[site] += 1
+    return Evaluation(average_quality([] if sums is None else [sums]), _score(counts, num_images))
 
 
 def score_sites(counts: Mapping[str, Sequence[Confusion]]) -> LabeledScores | None:
@@ -161,6 +173,12 @@ def score_sites(counts: Mapping[str, Sequence[Confusion]]) -> LabeledScores | No
             out.
     """
     confusion = {site: torch.stack(list(images)).sum(dim=0) for site, images in counts.items()}
+    return _score(confusion, {site: len(images) for site, images in counts.items()})
+
+
+def _score(
+    confusion: Mapping[str, Confusion], num_images: Mapping[str, int]
+) -> LabeledScores | None:
     confusion = {site: found for site, found in confusion.items() if found.sum() > 0}
     if not confusion:
         return None
@@ -170,7 +188,7 @@ def score_sites(counts: Mapping[str, Sequence[Confusion]]) -> LabeledScores | No
         confusion=total,
         overall=overall,
         site_scores={site: score(found, overall.matching) for site, found in confusion.items()},
-        num_images={site: len(counts[site]) for site in confusion},
+        num_images={site: num_images[site] for site in confusion},
     )
 
 
@@ -198,6 +216,9 @@ def _segment(
     item, seen = held_out.views[index].item, held_out.views[index].settings
     if not held_out.crf:
         return assign(similarities(segmenter, codes), seen.image_size)
+    # Here and not above: its parts of scipy take long to import, and few evaluations refine.
+    from fusseg.evaluation.crf import refine
+
     image = fit_image(load_image(item), seen.image_size, seen.fit, seen.interpolation)
     return torch.from_numpy(refine(image, pixel_cosines(segmenter, codes, seen.image_size).numpy()))
 

@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 UNMATCHED = -1
@@ -22,6 +21,9 @@ def match_clusters(confusion: Int[Tensor, "clusters classes"]) -> Int[Tensor, " 
     Returns:
         Class of each cluster, `UNMATCHED` where clusters outnumber classes.
     """
+    # Here and not above: it takes long to import, and most processes never match anything.
+    from scipy.optimize import linear_sum_assignment
+
     iou = pair_iou(confusion).nan_to_num(0).numpy()
     # A sum of IoU is at most min(K, C), so that its share stays below one pixel.
     profit = confusion.double().numpy() + iou / (min(confusion.shape) + 1)

@@ -31,11 +31,23 @@ class QualitySums:
 
 def sum_quality(found: Float[Tensor, "positions clusters"]) -> QualitySums:
     """Sum the label-free figures over the positions of one image, from cosines to centroids."""
-    best = found.topk(2, dim=1)
+    # Clusters first: two passes over rows of positions take a third of the time of topk.
+    rows = found.T.contiguous()
+    cosine, nearest = rows.max(dim=0)
+    second = rows.scatter_(0, nearest[None], -torch.inf).amax(dim=0)
     return QualitySums(
-        positions=torch.bincount(best.indices[:, 0], minlength=found.shape[1]),
-        cosine=float(best.values[:, 0].sum(dtype=torch.float64)),
-        margin=float((best.values[:, 0] - best.values[:, 1]).sum(dtype=torch.float64)),
+        positions=torch.bincount(nearest, minlength=found.shape[1]),
+        cosine=float(cosine.sum(dtype=torch.float64)),
+        margin=float((cosine - second).sum(dtype=torch.float64)),
+    )
+
+
+def add_quality(left: QualitySums, right: QualitySums) -> QualitySums:
+    """Add the sums of two sets of images."""
+    return QualitySums(
+        positions=left.positions + right.positions,
+        cosine=left.cosine + right.cosine,
+        margin=left.margin + right.margin,
     )
 
 

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from fusseg.config import Precision
 from fusseg.errors import ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -31,6 +32,8 @@ class Backbone:
     """RGB in [0, 255] to float32 features; normalization is inside."""
     image_size: tuple[int, int] | None = None
     """The only height and width it takes; None: any multiples of the stride."""
+    precision: Precision = "float32"
+    """Of its matrix products; never `auto`."""
 
 
 def check_image_size(
@@ -93,5 +96,6 @@ def normalize_colors(
     """
     pixels = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
     shape = (1, 3, 1, 1)
-    pixels.div_(255).sub_(torch.tensor(mean).view(shape)).div_(torch.tensor(std).view(shape))
+    means, deviations = (torch.tensor(values, device=images.device) for values in (mean, std))
+    pixels.div_(255).sub_(means.view(shape)).div_(deviations.view(shape))
     return pixels

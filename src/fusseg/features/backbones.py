@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from fusseg.compute import EXACT, Compute
 from fusseg.errors import ConfigError, nearest_name
 from fusseg.features.backbone import Backbone, check_image_size
 from fusseg.features.filterbank import load_filterbank
@@ -12,26 +13,28 @@ from fusseg.features.vit import load_hub_vit, load_local_vit
 
 __all__ = ["BACKBONES", "Backbone", "check_image_size", "load_backbone"]
 
-BACKBONES: dict[str, Callable[[str], Backbone]] = {
-    "filterbank": load_filterbank,
-    "onnx:PATH": load_onnx,
+BACKBONES: dict[str, Callable[[str, Compute], Backbone]] = {
+    "filterbank": lambda name, _: load_filterbank(name),
+    "onnx:PATH": lambda name, _: load_onnx(name),
     "FOLDER": load_local_vit,
     "OWNER/MODEL": load_hub_vit,
 }
-"""Loader of each form that `backbone.name` can take; each is given the name as written."""
+"""Loader of each form that `backbone.name` can take; each is given the name as written, and with
+what to compute. Those that leave it out run in float32 on the processor."""
 
 
-def load_backbone(name: str) -> Backbone:
+def load_backbone(name: str, compute: Compute = EXACT) -> Backbone:
     """Load a frozen backbone by its name.
 
     Args:
         name: `filterbank`, `onnx:PATH`, the local folder of a ViT, or its id on the Hugging Face
             hub such as `facebook/dino-vitb8`. A folder goes before a hub id of the same name.
+        compute: Device and precision of a ViT; the others run in float32 on the processor.
 
     Raises:
         ConfigError: If there is no such backbone, or it cannot be loaded.
     """
-    return BACKBONES[_form(name)](name)
+    return BACKBONES[_form(name)](name, compute)
 
 
 def _form(name: str) -> str:

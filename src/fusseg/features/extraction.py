@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,18 +10,24 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
+from fusseg.config import ComputeConfig
 from fusseg.data.images import read_bytes
 from fusseg.data.items import Item, Source
 from fusseg.errors import DataError
 from fusseg.features.backbones import Backbone
 from fusseg.features.feature_set import FeatureSet, pool_features, read_features
-from fusseg.features.pipeline import DigestedItem, Skipped, extract_site
+from fusseg.features.pipeline import DigestedItem, Extracted, Skipped, extract_site
+from fusseg.features.shard_line import extract_on
+from fusseg.features.shards import BackboneSource
 from fusseg.features.store import FeatureSettings, Store, open_store
 from fusseg.features.views import View
+from fusseg.spread.workers import Workers
 
 Outcome = TypeVar("Outcome")
 StoreKey = tuple[str, FeatureSettings]
 """Site and settings."""
+_PART = 64
+"""Images that a worker hashes at a time."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,19 @@ class Progress:
     """`read`: the images' bytes are hashed; `extract`: the backbone runs over what is missing."""
     done: int
     total: int
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Workers that extract, and with what they compute."""
+
+    workers: Workers
+    compute: ComputeConfig
+
+    def source_of(self, backbone: Backbone) -> BackboneSource:
+        """Say how a worker loads the same backbone: `auto` is decided by this machine."""
+        compute = replace(self.compute, precision=backbone.precision)
+        return BackboneSource(backbone.name, compute)
 
 
 @dataclass(frozen=True)
@@ -51,7 +70,12 @@ class SiteFeatures:
 
     @cached_property
     def _rows(self) -> dict[StoreKey, set[str]]:
-        return {key: set(store.digests()) for key, store in self.stores.items()}
+        found = {}
+        for key, store in self.stores.items():
+            present = set(store.digests())
+            # The strings that are there already, not those read again.
+            found[key] = {digest for digest in self.digests.values() if digest in present}
+        return found
 
     def of_views(self, views: Iterable[View]) -> FeatureSet:
         """Join the features of some views in their order; skipped ones are left out.
@@ -69,6 +93,8 @@ class SiteFeatures:
             self._of_store(key, [present[place].item for place in found])
             for key, found in places.items()
         ]
+        if len(parts) == 1:
+            return parts[0]
         order = np.argsort(np.concatenate(list(places.values())))
         return pool_features(parts).pick(order)
 
@@ -79,7 +105,11 @@ class SiteFeatures:
 
 
 def extract_features(
-    views: Sequence[View], backbone: Backbone, batch_size: int, cache: Path
+    views: Sequence[View],
+    backbone: Backbone,
+    batch_size: int,
+    cache: Path,
+    elsewhere: Elsewhere | None = None,
 ) -> Generator[Progress, None, SiteFeatures]:
     """Extract what the cache lacks.
 
@@ -88,6 +118,7 @@ def extract_features(
         backbone: Frozen backbone.
         batch_size: Images per forward pass.
         cache: Cache folder.
+        elsewhere: Who reads the images and runs the backbone; None: this process.
 
     Yields:
         Progress, image by image.
@@ -99,11 +130,10 @@ def extract_features(
         DataError: If the cache cannot be written.
     """
     digests: dict[Item, str] = {}
-    contents: dict[Source, str] = {}
     skipped: list[Skipped] = []
     items = list(dict.fromkeys(_unlabeled(view.item) for view in views))
-    for done, item in enumerate(items, 1):
-        outcome = digest_item(item, contents)
+    read = _digest_all(items) if elsewhere is None else _digest_on(elsewhere.workers, items)
+    for done, (item, outcome) in enumerate(zip(items, read, strict=True), 1):
         if isinstance(outcome, Skipped):
             skipped.append(outcome)
         else:
@@ -115,16 +145,27 @@ def extract_features(
         len({entry.digest for entry in wanted[key]}.difference(store.digests()))
         for key, store in stores.items()
     )
-    done = 0
-    for key, store in stores.items():
-        for extracted in extract_site(store, wanted[key], backbone, batch_size):
-            done += 1
-            if isinstance(extracted, Skipped):
-                skipped += _with_copies(extracted, wanted[key])
-            yield Progress("extract", done, total)
+    pairs = [(store, wanted[key]) for key, store in stores.items()]
+    outcomes = (
+        _extract_all(pairs, backbone, batch_size)
+        if elsewhere is None
+        else extract_on(elsewhere.workers, pairs, elsewhere.source_of(backbone), batch_size)
+    )
+    for done, (store, extracted) in enumerate(outcomes, 1):
+        if isinstance(extracted, Skipped):
+            skipped += _with_copies(extracted, wanted[store.site, store.settings])
+        yield Progress("extract", done, total)
     # An image that cannot be read cannot be in any of its views.
     once = {entry.item: entry for entry in reversed(skipped)}
     return SiteFeatures(stores, digests, tuple(reversed(once.values())))
+
+
+def _extract_all(
+    wanted: Sequence[tuple[Store, Sequence[DigestedItem]]], backbone: Backbone, batch_size: int
+) -> Iterator[tuple[Store, Extracted | Skipped]]:
+    for store, entries in wanted:
+        for extracted in extract_site(store, entries, backbone, batch_size):
+            yield store, extracted
 
 
 def wait_for(stages: Generator[Progress, None, Outcome]) -> Outcome:
@@ -161,6 +202,29 @@ def _with_copies(skipped: Skipped, entries: Sequence[DigestedItem]) -> list[Skip
     """Skip all items of a site that have the same bytes as a skipped one."""
     digest = next(entry.digest for entry in entries if entry.item == skipped.item)
     return [Skipped(entry.item, skipped.reason) for entry in entries if entry.digest == digest]
+
+
+def _digest_all(items: Iterable[Item]) -> Iterator[DigestedItem | Skipped]:
+    contents: dict[Source, str] = {}
+    return (digest_item(item, contents) for item in items)
+
+
+def _digest_part(items: Sequence[Item]) -> list[DigestedItem | Skipped]:
+    return list(_digest_all(items))
+
+
+def _digest_on(workers: Workers, items: Sequence[Item]) -> Iterator[DigestedItem | Skipped]:
+    parts = (items[start : start + _PART] for start in range(0, len(items), _PART))
+    for outcomes in workers.map(_digest_part, parts):
+        for outcome in outcomes:
+            if isinstance(outcome, Skipped) and not isinstance(
+                digest_item(outcome.item, {}), Skipped
+            ):
+                raise DataError(
+                    f"a worker cannot read what this machine can ({outcome.reason}); share the "
+                    "folder of the images, under the same path"
+                )
+            yield outcome
 
 
 def digest_item(item: Item, contents: dict[Source, str]) -> DigestedItem | Skipped:

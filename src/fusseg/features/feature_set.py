@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float16, Float32, Int
+from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
+from fusseg.features.codecs import CodedMaps, Maps, read_positions
 from fusseg.features.store import Store
 
 
@@ -20,7 +21,7 @@ class FeatureSet:
     """`site/stem` of each image."""
     digests: tuple[str, ...]
     """SHA-256 of each image's bytes."""
-    maps: tuple[Float16[np.ndarray, "_ _ _ dim"], ...]
+    maps: tuple[Maps, ...]
     """One memory map per store; maps of training images are of one height and width."""
     rows: Int[np.ndarray, "images 2"]
     """Memory map and row of each image."""
@@ -46,7 +47,7 @@ class FeatureSet:
     def feature_map(self, image: int) -> Float[Tensor, "height width dim"]:
         """Read one image's whole feature map."""
         store, row = self.rows[image]
-        return torch.from_numpy(self.maps[store][row].astype(np.float32))
+        return torch.from_numpy(self.maps[store][int(row)].astype(np.float32))
 
     def gather(
         self, images: Int[Tensor, " images"], positions: Int[Tensor, "images positions"]
@@ -58,10 +59,11 @@ class FeatureSet:
             positions: Flat positions (row times width plus column) in each of them.
         """
         dim = self.map_shape[2]
-        gathered = np.empty((*positions.shape, dim), dtype=np.float16)
+        coded = any(isinstance(maps, CodedMaps) for maps in self.maps)
+        gathered = np.empty((*positions.shape, dim), dtype=np.float32 if coded else np.float16)
         for place, (image, spots) in enumerate(zip(images.tolist(), positions, strict=True)):
             store, row = self.rows[image]
-            gathered[place] = self.maps[store][row].reshape(-1, dim)[spots.numpy()]
+            gathered[place] = read_positions(self.maps[store], int(row), spots.numpy())
         return torch.from_numpy(gathered).float()
 
     def pick(self, images: Int[np.ndarray, " picked"]) -> "FeatureSet":
@@ -103,14 +105,24 @@ def read_features(store: Store, names: Sequence[str], digests: Sequence[str]) ->
         digests=tuple(digests),
         maps=(store.maps(),),
         rows=np.stack([np.zeros_like(rows), rows], axis=1),
-        pooled=store.pooled()[rows],
+        pooled=_pick_rows(store.pooled(), rows),
         fingerprint=store.settings.fingerprint,
     )
 
 
+def _pick_rows(
+    pooled: Float32[np.ndarray, "rows dim"], rows: Int[np.ndarray, " images"]
+) -> Float32[np.ndarray, "images dim"]:
+    """Copy rows of a memory map, but leave a run of them where it is: on disk."""
+    first = int(rows[0]) if len(rows) else 0
+    if np.array_equal(rows, np.arange(first, first + len(rows))):
+        return pooled[first : first + len(rows)]
+    return np.asarray(pooled[rows])
+
+
 def pool_features(parts: Sequence[FeatureSet]) -> FeatureSet:
     """View several sets as one, in the given order, without copying a map."""
-    maps: list[np.ndarray] = []
+    maps: list[Maps] = []
     rows: list[np.ndarray] = []
     for part in parts:
         rows.append(part.rows + np.array([len(maps), 0]))

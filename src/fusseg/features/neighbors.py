@@ -13,8 +13,10 @@ from fusseg.atomic import write_atomically
 from fusseg.errors import DataError
 from fusseg.features.feature_set import FeatureSet
 
-CHUNK_BYTES = 256 * 2**20
-"""Memory for one block of cosines."""
+CHUNK_BYTES = 64 * 2**20
+"""Memory for one block of cosines; with few rows in a block its product takes longer."""
+_STRIP = 128
+"""Columns of which first the largest cosine is found."""
 
 
 def nearest_neighbors(
@@ -27,7 +29,7 @@ def nearest_neighbors(
         num_neighbors: How many to find; fewer where there are not as many other images.
 
     Returns:
-        Indices, nearest first, never the image itself.
+        Indices, nearest first, of equally near ones the first; never the image itself.
 
     Raises:
         DataError: If there are fewer than two images.
@@ -36,14 +38,33 @@ def nearest_neighbors(
         raise DataError(f"nearest neighbors need at least 2 images, got {len(pooled)}")
     directions = normalize(pooled, dim=1)
     num_neighbors = min(num_neighbors, len(pooled) - 1)
-    chunk = max(1, CHUNK_BYTES // (4 * len(pooled)))
-    found = []
-    for start in range(0, len(pooled), chunk):
-        cosines = directions[start : start + chunk] @ directions.T
-        rows = torch.arange(len(cosines))
-        cosines[rows, start + rows] = -torch.inf
-        found.append(cosines.topk(num_neighbors, dim=1).indices)
+    chunk = min(len(pooled), max(1, CHUNK_BYTES // (4 * len(pooled))))
+    found, block = [], torch.empty(chunk, len(pooled), dtype=pooled.dtype)
+    for rows in torch.split(torch.arange(len(pooled)), chunk):
+        cosines = torch.mm(directions[rows[0] : rows[-1] + 1], directions.T, out=block[: len(rows)])
+        cosines[torch.arange(len(rows)), rows] = -torch.inf
+        found.append(_largest(cosines, num_neighbors))
     return torch.cat(found)
+
+
+def _largest(cosines: Float[Tensor, "rows columns"], count: int) -> Int[Tensor, "rows {count}"]:
+    """Find each row's largest values, in order, of equal ones the first.
+
+    The largest values lie in as many strips of columns, those of the largest maxima; only these
+    are sorted. That leaves one pass over all values, at the speed of memory.
+    """
+    columns = cosines.shape[1]
+    whole = columns - columns % _STRIP
+    maxima = cosines[:, :whole].reshape(len(cosines), -1, _STRIP).amax(dim=2)
+    if whole < columns:
+        maxima = torch.cat([maxima, cosines[:, whole:].amax(dim=1, keepdim=True)], dim=1)
+    strips = maxima.sort(dim=1, descending=True, stable=True).indices[:, :count].sort(dim=1).values
+    places = (strips[:, :, None] * _STRIP + torch.arange(_STRIP)).flatten(1)
+    values = cosines.gather(1, places.clamp(max=columns - 1))
+    values = values.masked_fill_(places >= columns, -torch.inf)
+    order = values.sort(dim=1, descending=True, stable=True).indices[:, :count]
+    found: Tensor = places.gather(1, order)
+    return found
 
 
 def cached_neighbors(

@@ -3,7 +3,8 @@
 A store is a folder `<site>-<key>` of the cache with
 
     meta.json      what the features are: site, backbone, fingerprint, image size, shape
-    features.f16   one row per image: height x width x dim, float16
+    features.f16   one row per image: height x width x dim, float16; or, by `backbone.cache`,
+                   features.i8 or features.pca and the basis.f32 it needs (see `codecs`)
     pooled.f32     one row per image: the mean feature, float32
     index.txt      one line per image: SHA-256 of the image's bytes
 
@@ -27,8 +28,20 @@ from filelock import FileLock
 from jaxtyping import Float16, Float32
 
 from fusseg.atomic import write_atomically
-from fusseg.config import Fit, Interpolation
+from fusseg.config import Fit, Interpolation, Precision
 from fusseg.errors import DataError
+from fusseg.features.codecs import (
+    Basis,
+    Codec,
+    CodedMaps,
+    Maps,
+    basis_images,
+    find_basis,
+    packing_of,
+    read_basis,
+    row_type,
+    write_basis,
+)
 
 FORMAT_VERSION = 1
 _LINE = 65  # a hex digest and its line break
@@ -47,14 +60,19 @@ class FeatureSettings:
     interpolation: Interpolation
     mirrored: bool = False
     """Left and right exchanged before the backbone sees it."""
+    precision: Precision = "float32"
+    """Of the backbone's products."""
+    cache: str = "float16"
+    """How the features lie on disk, as `backbone.cache`."""
 
     @property
     def key(self) -> str:
         """Digest of the settings that change features."""
         settings = {**asdict(self), "backbone": None, "format": FORMAT_VERSION}
-        if not self.mirrored:
+        for field in fields(self):
             # As before there was a choice: what is cached stays known.
-            del settings["mirrored"]
+            if field.default is not MISSING and settings[field.name] == field.default:
+                del settings[field.name]
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
@@ -71,7 +89,25 @@ class Store:
     @property
     def row_bytes(self) -> int:
         """Bytes of one feature map on disk."""
-        return int(np.prod(self.shape)) * 2
+        return row_type(self.settings.cache, self.shape).itemsize
+
+    @property
+    def data_path(self) -> Path:
+        """File of the feature maps."""
+        return self.path / packing_of(self.settings.cache)[0].file
+
+    def codec(self, basis: Basis | None = None) -> Codec | None:
+        """Find what encodes and decodes rows; None while a basis is needed and not there.
+
+        Args:
+            basis: The one to be used; None: the one on disk.
+        """
+        packing, components = packing_of(self.settings.cache)
+        if packing.needs_basis and basis is None:
+            basis = read_basis(self.path, components, self.shape[2])
+            if basis is None:
+                return None
+        return packing.codec(basis)
 
     def digests(self) -> list[str]:
         """Digests of the images whose rows are complete, in row order.
@@ -85,38 +121,47 @@ class Store:
         text = index.read_bytes()
         lines = (text[start : start + _LINE] for start in range(0, len(text), _LINE))
         digests = [line[:-1].decode("ascii") for line in takewhile(_DIGEST_LINE.fullmatch, lines)]
+        if self.codec() is None:
+            return []
         whole = min(
-            _size(self.path / "features.f16") // self.row_bytes,
+            _size(self.data_path) // self.row_bytes,
             _size(self.path / "pooled.f32") // (4 * self.shape[2]),
         )
         return digests[:whole]
 
-    def maps(self) -> Float16[np.ndarray, "rows height width dim"]:
+    def maps(self) -> Maps:
         """Memory-map the feature maps."""
-        num_rows = len(self.digests())
-        if num_rows == 0:
+        num_rows, codec = len(self.digests()), self.codec()
+        if num_rows == 0 or codec is None:
             return np.zeros((0, *self.shape), dtype=np.float16)
-        return np.memmap(
-            self.path / "features.f16", dtype=np.float16, mode="r", shape=(num_rows, *self.shape)
-        )
+        row = row_type(self.settings.cache, self.shape)
+        rows = np.memmap(self.data_path, row.base, mode="r", shape=(num_rows, *row.shape))
+        if self.settings.cache == "float16":
+            return rows
+        return CodedMaps(rows, self.shape, codec)
 
     def pooled(self) -> Float32[np.ndarray, "rows dim"]:
-        """Read the mean features."""
-        num_values = len(self.digests()) * self.shape[2]
-        if num_values == 0:
-            return np.zeros((0, self.shape[2]), dtype=np.float32)
-        values = np.fromfile(self.path / "pooled.f32", dtype=np.float32, count=num_values)
-        return values.reshape(-1, self.shape[2])
+        """Memory-map the mean features; what is written to them stays in memory."""
+        shape = (len(self.digests()), self.shape[2])
+        if shape[0] == 0:
+            return np.zeros(shape, dtype=np.float32)
+        return np.memmap(self.path / "pooled.f32", dtype=np.float32, mode="c", shape=shape)
 
 
 class StoreWriter:
-    """Appends rows to a store whose lock is held; `commit` makes them count."""
+    """Appends rows to a store whose lock is held; `commit` makes them count.
+
+    One thread may append while another commits. Where the rows need a basis that is not there yet,
+    the first ones wait in memory until it can be found from them.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._codec = store.codec()
+        self._waiting: list[tuple[str, np.ndarray, np.ndarray]] = []
         num_rows = len(store.digests())
         self._pending: list[str] = []
-        self._features = _open_at(store.path / "features.f16", num_rows * store.row_bytes)
+        self._features = _open_at(store.data_path, num_rows * store.row_bytes)
         self._pooled = _open_at(store.path / "pooled.f32", num_rows * store.shape[2] * 4)
         self._index = _open_at(store.path / "index.txt", num_rows * _LINE)
 
@@ -132,20 +177,49 @@ class StoreWriter:
                 f"features of shape {features.shape} do not fit the store of shape "
                 f"{self._store.shape}: {self._store.path}"
             )
-        _write_all(self._features, np.ascontiguousarray(features))
-        _write_all(self._pooled, pooled)
-        self._pending.append(digest)
+        if self._codec is not None:
+            self._write(self._codec, digest, features, pooled)
+            return
+        self._waiting.append((digest, features, pooled))
+        if len(self._waiting) == basis_images(self._store.shape):
+            self.write_waiting()
+
+    @property
+    def waits(self) -> bool:
+        """Whether rows wait for their basis, where no commit reaches them."""
+        return bool(self._waiting)
+
+    def write_waiting(self) -> None:
+        """Find the basis of the rows that wait for one, keep it, and write them."""
+        if not self._waiting:
+            return
+        _, components = packing_of(self._store.settings.cache)
+        basis = find_basis([features for _, features, _ in self._waiting], components)
+        write_basis(self._store.path, basis)
+        self._codec = codec = self._store.codec(basis)
+        assert codec is not None
+        for digest, features, pooled in self._waiting:
+            self._write(codec, digest, features, pooled)
+        self._waiting.clear()
 
     def commit(self) -> None:
-        """Bring the appended rows to the disk, then enter them in the index."""
-        if not self._pending:
+        """Bring the rows written so far to the disk, then enter them in the index."""
+        count = len(self._pending)
+        if not count:
             return
         os.fsync(self._features)
         os.fsync(self._pooled)
-        lines = "".join(f"{digest}\n" for digest in self._pending)
+        lines = "".join(f"{digest}\n" for digest in self._pending[:count])
         _write_all(self._index, np.frombuffer(lines.encode("ascii"), dtype=np.uint8))
         os.fsync(self._index)
-        self._pending.clear()
+        del self._pending[:count]
+
+    def _write(self, codec: Codec, digest: str, features: np.ndarray, pooled: np.ndarray) -> None:
+        row = codec.encode(features)
+        # A record is no buffer to Python; its bytes are.
+        _write_all(self._features, row.reshape(-1).view(np.uint8))
+        _write_all(self._pooled, pooled)
+        self._pending.append(digest)
 
     def close(self) -> None:
         """Close the files; rows that were not committed do not count."""
@@ -192,6 +266,7 @@ def writing(store: Store) -> Iterator[StoreWriter]:
         writer = StoreWriter(store)
         try:
             yield writer
+            writer.write_waiting()
             writer.commit()
         finally:
             writer.close()
@@ -202,7 +277,7 @@ def list_stores(cache: Path) -> list[Store]:
     stores = []
     for path in sorted(cache.glob("*/meta.json")):
         # Whoever needs a damaged one is told so by `open_store`.
-        with suppress(DataError, OSError, TypeError):
+        with suppress(DataError, OSError, TypeError, ValueError, KeyError):
             meta = _read_meta(path.parent)
             settings = FeatureSettings(
                 meta["backbone"],
@@ -211,7 +286,10 @@ def list_stores(cache: Path) -> list[Store]:
                 meta["fit"],
                 meta["interpolation"],
                 meta.get("mirrored", False),
+                meta.get("precision", "float32"),
+                meta.get("cache", "float16"),
             )
+            row_type(settings.cache, tuple(meta["shape"]))
             stores.append(Store(path.parent, meta["site"], settings, tuple(meta["shape"])))
     return stores
 

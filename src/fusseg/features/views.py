@@ -8,10 +8,11 @@ from fusseg.data.images import image_shape
 from fusseg.data.items import Item
 from fusseg.errors import ConfigError, DataError
 from fusseg.features.backbones import Backbone, check_image_size
+from fusseg.features.codecs import check_cache
 from fusseg.features.store import FeatureSettings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class View:
     """One image, and all that decides its features besides its bytes."""
 
@@ -23,7 +24,7 @@ def training_views(items: Sequence[Item], backbone: Backbone, config: Config) ->
     """View training images, all at `data.image_size`.
 
     Raises:
-        ConfigError: If the size does not suit the backbone.
+        ConfigError: If the size does not suit the backbone, or `backbone.cache` its channels.
     """
     settings = _settings(backbone, config)
     check_image_size(backbone, settings.image_size)
@@ -34,8 +35,8 @@ def held_out_views(items: Sequence[Item], backbone: Backbone, config: Config) ->
     """View held-out images: cut to `evaluation.image_size`, or whole.
 
     Raises:
-        ConfigError: If the size does not suit the backbone, or it takes one size only and images
-            are to be seen whole.
+        ConfigError: If the size does not suit the backbone, `backbone.cache` its channels, or it
+            takes one size only and images are to be seen whole.
     """
     settings, size = _settings(backbone, config), config.evaluation.image_size
     if size is not None:
@@ -75,12 +76,15 @@ def whole_size(shape: tuple[int, int], shorter: int, stride: int) -> tuple[int, 
 
 
 def _settings(backbone: Backbone, config: Config) -> FeatureSettings:
+    check_cache(config.backbone, backbone.feature_dim)
     return FeatureSettings(
         backbone=backbone.name,
         fingerprint=backbone.fingerprint,
         image_size=config.data.image_size,
         fit=config.data.fit,
         interpolation=config.data.interpolation,
+        precision=backbone.precision,
+        cache=config.backbone.cache,
     )
 
 

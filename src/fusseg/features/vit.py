@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from fusseg.compute import EXACT, Compute
 from fusseg.errors import ConfigError
 from fusseg.features.backbone import (
     IMAGENET_MEAN,
@@ -57,19 +58,20 @@ _NOTES = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformer
 """Entries of config.json that say where a model comes from, not what it computes."""
 
 
-def load_hub_vit(name: str) -> Backbone:
+def load_hub_vit(name: str, compute: Compute = EXACT) -> Backbone:
     """Load a ViT from the cache of the Hugging Face hub, fetching it first where it is not there.
 
     Args:
         name: Its id on the hub, such as `facebook/dino-vitb8`.
+        compute: Where it runs, and in which precision.
 
     Raises:
         ConfigError: If it cannot be fetched, or `load_local_vit` refuses it.
     """
-    return _load(name, download(name))
+    return _load(name, download(name), compute)
 
 
-def load_local_vit(name: str) -> Backbone:
+def load_local_vit(name: str, compute: Compute = EXACT) -> Backbone:
     """Load a ViT from a folder with its config.json and weights, as transformers writes it.
 
     Features are the patch tokens of the last layer after the final layer norm; class and
@@ -78,39 +80,55 @@ def load_local_vit(name: str) -> Backbone:
 
     Args:
         name: Path of the folder.
+        compute: Where it runs, and in which precision.
 
     Raises:
         ConfigError: If the folder holds no ViT of a known family, or its weights are damaged.
     """
-    return _load(name, Path(name))
+    return _load(name, Path(name), compute)
 
 
-def _load(name: str, folder: Path) -> Backbone:
+def _load(name: str, folder: Path, compute: Compute) -> Backbone:
     family = _family(_read_json(folder / "config.json", name), name)
     mean, std = _normalization(folder, name)
     model, settings = _load_model(folder, family, name)
     stride = _patch_size(settings, name)
     prefix = family.prefix_tokens + settings.get("num_register_tokens", 0)
+    fingerprint = _fingerprint(model.state_dict(), settings, mean, std)
+    _place(model, compute)
 
     def extract(
         images: UInt8[Tensor, "batch height width 3"],
     ) -> Float[Tensor, "batch dim h w"]:
         height, width = images.shape[1:3]
         check_sides(name, stride, (height, width))
-        pixels = normalize_colors(images, mean, std)
-        with torch.no_grad():
+        pixels = normalize_colors(compute.send(images), mean, std)
+        with torch.no_grad(), compute.products():
             tokens: Tensor = model(pixel_values=pixels, **family.forward).last_hidden_state
         shape = (len(images), tokens.shape[2], height // stride, width // stride)
-        return tokens[:, prefix:].transpose(1, 2).reshape(shape)
+        return tokens[:, prefix:].float().cpu().transpose(1, 2).reshape(shape)
 
     return Backbone(
         name=name,
-        fingerprint=_fingerprint(model.state_dict(), settings, mean, std),
+        fingerprint=fingerprint,
         feature_dim=settings["hidden_size"],
         stride=stride,
         center=False,
         extract=extract,
+        precision="bfloat16" if compute.precision == torch.bfloat16 else "float32",
     )
+
+
+def _place(model: torch.nn.Module, compute: Compute) -> None:
+    """Bring the weights to the device, those of linear layers in its precision.
+
+    Autocast would round them to the same bits, but anew in every pass. The convolution of the
+    patches keeps its weights: some models compute positions in the type they have.
+    """
+    model.to(compute.device)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.to(compute.precision)
 
 
 def _family(settings: dict[str, Any], name: str) -> Family:

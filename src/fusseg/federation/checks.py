@@ -1,41 +1,31 @@
 """What the server refuses to aggregate."""
 
 import math
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Container, Mapping
 
 from torch import Tensor
 
 from fusseg.errors import FederationError
-from fusseg.federation.state import ClientUpdate, GlobalState
+from fusseg.federation.state import ClientUpdate
 
 _COUNTS = ("counts", "count")
 
 
-def check_updates(
-    state: GlobalState, updates: Sequence[ClientUpdate], expected: Mapping[str, Tensor]
-) -> None:
-    """Refuse answers that do not fit, before any of them is used.
+def check_first(client_id: str, known: Container[str], round_number: int) -> None:
+    """Refuse a second answer of one client to the same question.
 
     Args:
-        state: State the clients started from.
-        updates: Sorted by client.
-        expected: What each has to send, by name: tensors of the right shape and dtype.
+        client_id: Who answers.
+        known: Who has answered already.
+        round_number: Of the round that is going on.
 
     Raises:
-        FederationError: If there is no answer, a client answered twice or has no image, or a
-            tensor is missing, of another shape or dtype, not finite, or a negative count.
+        FederationError: If it has.
     """
-    if not updates:
-        raise FederationError(f"no client answered in round {state.round_number + 1}")
-    names = [update.client_id for update in updates]
-    for name, following in pairwise(names):
-        if name == following:
-            raise FederationError(
-                f"client {name!r} answered more than once in round {state.round_number + 1}"
-            )
-    for update in updates:
-        check_update(update, expected)
+    if client_id in known:
+        raise FederationError(
+            f"client {client_id!r} answered more than once in round {round_number}"
+        )
 
 
 def check_update(update: ClientUpdate, expected: Mapping[str, Tensor]) -> None:

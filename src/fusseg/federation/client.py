@@ -8,6 +8,7 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
+from fusseg.compute import EXACT, Compute
 from fusseg.config import FederationConfig, LocalConfig
 from fusseg.errors import FederationError
 from fusseg.features.feature_set import FeatureSet
@@ -19,7 +20,7 @@ from fusseg.federation.schedule import num_training_rounds
 from fusseg.federation.state import CentroidUsage, ClientUpdate, GlobalState, Task
 from fusseg.federation.strategies import CONSENSUS, keeps_own_models, sends_centroids
 from fusseg.randomness import round_generator
-from fusseg.segmentation.training import Model, train
+from fusseg.segmentation.training import Model, Trainee, train
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Client:
     features: FeatureSet
     cache: Path
     """Where its nearest neighbors are kept."""
+    compute: Compute = EXACT
+    """With what it trains."""
 
 
 def answer(
@@ -100,20 +103,52 @@ def train_locally(
     Raises:
         FederationError: If training diverged.
     """
-    start = current_model(state, own, federation)
-    plan = state.plan
-    nearest = cached_neighbors(client.features, plan.mean_feature, local.neighbors, client.cache)
-    generator = round_generator(seed, state.round_number + 1, client.client_id)
-    # FedMOON compares with the head of the client's own last round, whatever has been averaged.
-    previous = None if own is None else own.head
-    trained, loss = train(start, client.features, nearest, plan, local, generator, previous)
+    trainee = start_training(state, own, client, local, federation, seed)
+    trained, loss = train(trainee, state.plan, local, client.compute)
+    return report_training(state, trained, loss, client, local, federation, seed), trained
+
+
+def start_training(
+    state: GlobalState,
+    own: Model | None,
+    client: Client,
+    local: LocalConfig,
+    federation: FederationConfig,
+    seed: int,
+) -> Trainee:
+    """Put together where a client's round starts; the arguments are those of `train_locally`."""
+    mean_feature = state.plan.mean_feature
+    return Trainee(
+        model=current_model(state, own, federation),
+        features=client.features,
+        nearest=cached_neighbors(client.features, mean_feature, local.neighbors, client.cache),
+        generator=round_generator(seed, state.round_number + 1, client.client_id),
+        # FedMOON compares with the head of the client's own last round, whatever was averaged.
+        previous=None if own is None else own.head,
+    )
+
+
+def report_training(
+    state: GlobalState,
+    trained: Model,
+    loss: float,
+    client: Client,
+    local: LocalConfig,
+    federation: FederationConfig,
+    seed: int,
+) -> ClientUpdate:
+    """Write the update of a client that has trained.
+
+    Raises:
+        FederationError: If training diverged.
+    """
     if not (math.isfinite(loss) and _is_finite(trained)):
         raise FederationError(
             f"training of client {client.client_id!r} diverged in round {state.round_number + 1} "
             f"(loss {loss}); lower local.head_learning_rate ({local.head_learning_rate}) or "
             f"local.centroid_learning_rate ({local.centroid_learning_rate})"
         )
-    update = ClientUpdate(
+    return ClientUpdate(
         client_id=client.client_id,
         num_images=len(client.features),
         head=trained.head if federation.aggregate_heads else None,
@@ -123,7 +158,6 @@ def train_locally(
         if federation.strategy == CONSENSUS and federation.aggregate_centroids
         else None,
     )
-    return update, trained
 
 
 def take_lloyd_step(

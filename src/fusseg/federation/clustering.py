@@ -9,9 +9,18 @@ from torch import Generator, Tensor
 from torch.nn.functional import normalize
 
 from fusseg.errors import FederationError
+from fusseg.federation.nearest_centers import (
+    Points,
+    find_nearest,
+    follow_centers,
+    measure,
+    squared_distances,
+)
 
 MAX_ITERATIONS = 300
 RESTARTS = 10
+_FEW_POINTS = 4096
+"""Sums over so few are not worth keeping up from one iteration to the next."""
 
 Distance = Literal["cosine", "euclidean"]
 
@@ -38,13 +47,13 @@ def kmeans(
     """
     _check_enough(points, num_clusters)
     # In float64, so that the winner among the starts does not hang on rounding.
-    exact = _on_sphere(points.double(), distance)
+    pool = measure(_on_sphere(points.double(), distance))
     best: Float[Tensor, "clusters dim"] | None = None
     smallest = torch.inf
     for _ in range(restarts):
-        start = _plus_plus(exact, num_clusters, generator)
-        centers = _lloyd(exact, torch.ones_like(exact[:, 0]), start, distance)
-        inertia = float(_squared_distances(exact, centers).amin(dim=1).sum())
+        start = _plus_plus(pool, num_clusters, generator)
+        centers = _lloyd(pool, None, start, distance)
+        inertia = float(squared_distances(pool, centers).amin(dim=1).sum())
         if best is None or inertia < smallest:
             best, smallest = centers, inertia
     assert best is not None
@@ -66,7 +75,7 @@ def lloyd_on_sphere(
         weights: Of the points, above 0.
         centers: Where to start, rows of unit length.
     """
-    return _lloyd(points, weights, centers, "cosine")
+    return _lloyd(measure(points), weights, centers, "cosine")
 
 
 def maximin(
@@ -90,16 +99,16 @@ def maximin(
         FederationError: If there are fewer points than clusters.
     """
     _check_enough(points, num_clusters)
-    exact = _on_sphere(points.double(), distance)
+    pool = measure(_on_sphere(points.double(), distance))
     picked = [int(torch.randint(len(points), (), generator=generator))]
     closest = torch.full((len(points),), torch.inf, dtype=torch.float64)
     while len(picked) < num_clusters:
-        newest = exact[picked[-1]]
-        closest = torch.minimum(closest, _squared_distances(exact, newest[None]).squeeze(1))
+        newest = pool.exact[picked[-1:]]
+        closest = torch.minimum(closest, squared_distances(pool, newest).squeeze(1))
         # Below any distance: among copies of the same point none is picked twice.
         closest[picked] = -1
         picked.append(int(closest.argmax()))
-    return exact[picked].to(points.dtype)
+    return pool.exact[picked].to(points.dtype)
 
 
 def _on_sphere(
@@ -108,17 +117,8 @@ def _on_sphere(
     return normalize(points, dim=1) if distance == "cosine" else points
 
 
-def _squared_distances(
-    points: Float[Tensor, "points dim"], centers: Float[Tensor, "clusters dim"]
-) -> Float[Tensor, "points clusters"]:
-    # On the unit sphere this is 2 - 2 cos, so that one formula serves both distances. The expanded
-    # form is one matrix product; in float64 its rounding is far below any distance that matters.
-    lengths = points.square().sum(dim=1, keepdim=True) + centers.square().sum(dim=1)
-    return (lengths - 2 * points @ centers.T).clamp(min=0)
-
-
 def _plus_plus(
-    points: Float[Tensor, "points dim"], num_clusters: int, generator: Generator
+    points: Points, num_clusters: int, generator: Generator
 ) -> Float[Tensor, "clusters dim"]:
     """Draw starting centers greedily, as scikit-learn does.
 
@@ -127,62 +127,79 @@ def _plus_plus(
     """
     num_candidates = 2 + int(math.log(num_clusters))
     picked = [int(torch.randint(len(points), (), generator=generator))]
-    closest = _squared_distances(points, points[picked]).squeeze(1)
+    closest = squared_distances(points, points.exact[picked]).squeeze(1)
     while len(picked) < num_clusters:
         # Where all points coincide with a center any point will do.
         weights = closest if bool(closest.sum() > 0) else torch.ones_like(closest)
         candidates = torch.multinomial(
             weights, num_candidates, replacement=True, generator=generator
         )
-        left = torch.minimum(closest[:, None], _squared_distances(points, points[candidates]))
+        left = squared_distances(points, points.exact[candidates])
+        torch.minimum(left, closest[:, None], out=left)
         best = int(left.sum(dim=0).argmin())
         picked.append(int(candidates[best]))
         closest = left[:, best]
-    return points[picked]
+    return points.exact[picked]
 
 
 def _lloyd(
-    points: Float[Tensor, "points dim"],
-    weights: Float[Tensor, " points"],
+    points: Points,
+    weights: Float[Tensor, " points"] | None,
     centers: Float[Tensor, "clusters dim"],
     distance: Distance,
 ) -> Float[Tensor, "clusters dim"]:
-    assignment = torch.full((len(points),), -1)
+    """Move centers to the means of their points until no point changes its cluster.
+
+    Args:
+        points: What to cluster.
+        weights: Of the points; None: 1 each.
+        centers: Where to start.
+        distance: As in `kmeans`.
+    """
+    weighted = points.exact if weights is None else points.exact * weights[:, None]
+    nearest = find_nearest(points, centers)
+    sums, anew = _sum_clusters(weighted, nearest.index, len(centers)), True
     for _ in range(MAX_ITERATIONS):
-        distances = _squared_distances(points, centers)
-        nearest = distances.argmin(dim=1)
-        if torch.equal(nearest, assignment):
+        total = torch.bincount(nearest.index, weights, len(centers)).to(centers.dtype)
+        filled = (total > 0)[:, None]
+        means = torch.where(filled, sums / torch.where(filled, total[:, None], 1), centers)
+        if not bool(filled.all()):
+            _restart_empty(means, nearest.index, points, centers)
+        moved = _on_sphere(means, distance)
+        assignment = nearest.index
+        nearest = follow_centers(nearest, points, centers, moved)
+        centers = moved
+        changed = (nearest.index != assignment).nonzero().flatten()
+        if anew and not len(changed):
             break
-        assignment = nearest
-        means = _means(points, weights, assignment, centers)
-        _restart_empty(means, points, assignment, distances.amin(dim=1))
-        centers = _on_sphere(means, distance)
+        # Sums that were kept up carry rounding along: what is returned was summed anew.
+        anew = not 0 < len(changed) <= len(points) // 4 or len(points) <= _FEW_POINTS
+        if anew:
+            sums = _sum_clusters(weighted, nearest.index, len(centers))
+        else:
+            sums.index_add_(0, nearest.index[changed], weighted[changed])
+            sums.index_add_(0, assignment[changed], weighted[changed], alpha=-1)
     return centers
 
 
-def _means(
-    points: Float[Tensor, "points dim"],
-    weights: Float[Tensor, " points"],
-    assignment: Int[Tensor, " points"],
-    centers: Float[Tensor, "clusters dim"],
+def _sum_clusters(
+    weighted: Float[Tensor, "points dim"], assignment: Int[Tensor, " points"], num_clusters: int
 ) -> Float[Tensor, "clusters dim"]:
-    """Weighted mean of each cluster; an empty one keeps its center."""
-    total = torch.zeros(len(centers), dtype=points.dtype).index_add_(0, assignment, weights)
-    sums = torch.zeros_like(centers).index_add_(0, assignment, points * weights[:, None])
-    filled = (total > 0)[:, None]
-    return torch.where(filled, sums / torch.where(filled, total[:, None], 1), centers)
+    zeros = torch.zeros(num_clusters, weighted.shape[1], dtype=weighted.dtype)
+    return zeros.index_add_(0, assignment, weighted)
 
 
 def _restart_empty(
     means: Float[Tensor, "clusters dim"],
-    points: Float[Tensor, "points dim"],
     assignment: Int[Tensor, " points"],
-    distances: Float[Tensor, " points"],
+    points: Points,
+    centers: Float[Tensor, "clusters dim"],
 ) -> None:
     """Start empty clusters again at the points farthest from their centers."""
     empty = (torch.bincount(assignment, minlength=len(means)) == 0).nonzero().flatten()
+    distances = squared_distances(points, centers).amin(dim=1)
     farthest = distances.argsort(descending=True, stable=True)[: len(empty)]
-    means[empty[: len(farthest)]] = points[farthest]
+    means[empty[: len(farthest)]] = points.exact[farthest]
 
 
 def _check_enough(points: Float[Tensor, "points dim"], num_clusters: int) -> None:

@@ -3,7 +3,6 @@
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.optimize import linear_sum_assignment
 from torch import Generator, Tensor
 from torch.nn.functional import normalize
 
@@ -51,6 +50,9 @@ def match_rows(
     centroids: Float[Tensor, "clusters code"], previous: Float[Tensor, "clusters code"]
 ) -> Float[Tensor, "clusters code"]:
     """Order centroids so that the sum of cosines to the previous ones is largest (Hungarian)."""
+    # Here and not above: it takes long to import, and most processes never match anything.
+    from scipy.optimize import linear_sum_assignment
+
     cosines = normalize(previous.double(), dim=1) @ normalize(centroids.double(), dim=1).T
     _, columns = linear_sum_assignment(cosines.numpy(), maximize=True)
     return centroids[torch.from_numpy(columns)]

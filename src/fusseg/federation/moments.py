@@ -1,6 +1,6 @@
 """Federated PCA: the head without training, from sums and second moments alone (section 3b)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -41,15 +41,6 @@ def sum_moments(features: Iterable[Float[Tensor, "_ dim"]], dim: int) -> Feature
         first += chunk.sum(dim=0, dtype=torch.float64)
         count += len(chunk)
     return FeatureMoments(second, first, torch.tensor(count))
-
-
-def add_moments(parts: Sequence[FeatureMoments]) -> FeatureMoments:
-    """Add the moments of clients, in the given order."""
-    return FeatureMoments(
-        second=torch.stack([part.second for part in parts]).sum(dim=0),
-        first=torch.stack([part.first for part in parts]).sum(dim=0),
-        count=torch.stack([part.count for part in parts]).sum(),
-    )
 
 
 def principal_components(

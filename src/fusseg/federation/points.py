@@ -13,8 +13,8 @@ from fusseg.segmentation.head import HeadWeights, build_head
 
 _CHUNK_POSITIONS = 4096
 """Positions whose features are in memory at once, at least one image's."""
-_KEPT_BYTES = 64 * 2**20
-"""Memory for the codes that one client keeps between Lloyd steps."""
+_KEPT_BYTES = 2**30
+"""Memory for the codes that all clients of this process keep between Lloyd steps."""
 
 
 def sample_positions(features: FeatureSet, per_image: int, seed: int) -> Int[Tensor, "images n"]:
@@ -74,6 +74,7 @@ class KeptCodes:
         self.seed = seed
         self._per_image = per_image
         self._kept: dict[str, tuple[HeadWeights, list[Tensor]]] = {}
+        self._bytes = 0
 
     def of_client(
         self,
@@ -86,10 +87,22 @@ class KeptCodes:
         kept = self._kept.get(client_id)
         if kept is not None and all(torch.equal(kept[0][name], head[name]) for name in head):
             return kept[1]
+        self._drop(client_id)
         positions = sample_positions(features, self._per_image, self.seed)
         codes = unit_codes(head, features, positions, mean_feature)
         code_dim = len(head["linear.weight"])
-        if positions.numel() * code_dim * 4 > _KEPT_BYTES:
+        num_bytes = positions.numel() * code_dim * 4
+        if self._bytes + num_bytes > _KEPT_BYTES:
             return codes
         self._kept[client_id] = (head, list(codes))
+        self._bytes += num_bytes
         return self._kept[client_id][1]
+
+    def forget(self) -> None:
+        """Drop all codes: once heads are trained on, nobody asks for them again."""
+        self._kept.clear()
+        self._bytes = 0
+
+    def _drop(self, client_id: str) -> None:
+        _, codes = self._kept.pop(client_id, ({}, []))
+        self._bytes -= sum(chunk.numel() * chunk.element_size() for chunk in codes)

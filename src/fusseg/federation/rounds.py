@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from fusseg.config import FederationConfig, ModelConfig
-from fusseg.federation.aggregation import aggregate
+from fusseg.federation.aggregation import Gathering
 from fusseg.federation.schedule import num_rounds, tasks
 from fusseg.federation.state import ClientUpdate, GlobalState, Task
 from fusseg.randomness import SERVER, round_generator
@@ -14,15 +14,16 @@ from fusseg.segmentation.head import initial_head
 from fusseg.segmentation.training import Model, TrainingPlan
 
 Exchange = Callable[[GlobalState, Task], Iterable[ClientUpdate]]
-"""Sends the state and a task to the clients and gathers their updates."""
+"""Sends the state and a task to the clients of the round; gives their updates as they arrive."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """One exchange: what was asked for, and the updates sorted by client."""
+    """One exchange: what was asked for, and who answered."""
 
     task: Task
     updates: tuple[ClientUpdate, ...]
+    """Sorted by client. Of heads, sums of codes and moments only the shapes are left."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,11 @@ def run_rounds(
         generator = round_generator(seed, round_number, SERVER)
         exchanges = []
         for task in tasks(round_number, federation):
-            updates = []
+            gathering = Gathering(state, federation, task)
             for update in exchange(state, task):
-                updates.append(update)
+                gathering.add(update)
                 yield update
-            updates.sort(key=lambda update: update.client_id)
-            exchanges.append(Answers(task, tuple(updates)))
-            state = aggregate(state, updates, federation, generator, task)
+            exchanges.append(Answers(task, gathering.updates))
+            state = gathering.merge(generator)
         state = replace(state, round_number=round_number)
         yield Round(state, tuple(exchanges))

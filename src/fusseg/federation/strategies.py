@@ -127,6 +127,12 @@ def resolve_federation(
 
 def _check_switches(federation: FederationConfig) -> None:
     name = federation.strategy
+    if name in BASELINES and federation.clients_per_round:
+        raise ConfigError(
+            f"federation.clients_per_round is {federation.clients_per_round}, but "
+            f"federation.strategy {name!r} is a baseline that trains on all images in every round; "
+            "set it to 0"
+        )
     if name in SUMS_ONLY and keeps_own_models(federation):
         raise ConfigError(
             f"federation.strategy {name!r} needs one head and one set of centroids for all "

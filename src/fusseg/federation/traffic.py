@@ -22,7 +22,8 @@ def bytes_up(update: ClientUpdate, federation: FederationConfig) -> int:
 def bytes_down(finished: Round, place: int, federation: FederationConfig) -> int:
     """Bytes that one client gets with a task: shared parts, and the round number.
 
-    Between Lloyd steps a client keeps the head, so that only its first brings one.
+    Between Lloyd steps a client keeps the head, so that only its first brings one; where clients
+    are drawn for every round, the first of each round.
 
     Args:
         finished: The round.
@@ -49,8 +50,10 @@ def _head_bytes(head: HeadWeights | None, federation: FederationConfig) -> int:
 
 
 def _is_new(finished: Round, place: int, federation: FederationConfig) -> bool:
-    """Whether the head has changed since a client last got it."""
+    """Whether the head has changed since a client last got it, or it may never have got it."""
     if place > 0:
         return finished.exchanges[place - 1].task != "lloyd"
+    if federation.clients_per_round:
+        return True
     starts = finished.state.round_number == num_training_rounds(federation) + 1
     return starts and federation.strategy != LLOYD

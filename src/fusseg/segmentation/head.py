@@ -5,6 +5,7 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
+from torch.nn.functional import linear
 
 HeadWeights = dict[str, Tensor]
 """State dict of a `SegmentationHead`."""
@@ -34,8 +35,21 @@ class SegmentationHead(nn.Module):
         self, features: Float[Tensor, "*positions dim"]
     ) -> Float[Tensor, "*positions code"]:
         """Project features to codes, position by position."""
-        code: Tensor = self.linear(features) + self.output(self.hidden(features).relu())
-        return code
+        return project(dict(self.named_parameters()), features)
+
+
+def project(
+    weights: HeadWeights, features: Float[Tensor, "*positions dim"]
+) -> Float[Tensor, "*positions code"]:
+    """Project features to codes with the weights of a head, in the precision of both."""
+    code = linear(features, weights["linear.weight"], weights["linear.bias"])
+    hidden = linear(features, weights["hidden.weight"], weights["hidden.bias"]).relu_()
+    return code + linear(hidden, weights["output.weight"], weights["output.bias"])
+
+
+def narrow(weights: HeadWeights, precision: torch.dtype) -> HeadWeights:
+    """Round weights to the precision of a product; gradients come back in their own."""
+    return {name: weight.to(precision) for name, weight in weights.items()}
 
 
 def initial_head(feature_dim: int, code_dim: int, generator: Generator) -> HeadWeights:

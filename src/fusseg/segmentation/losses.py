@@ -3,6 +3,9 @@
 All work on sampled positions: `positions` and `others` are the 121 positions drawn in an image.
 """
 
+from typing import Any
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -17,7 +20,8 @@ def center_correspondence(
     is then added so that the mean over the whole batch is what it was.
     """
     centered = cosines - cosines.mean(dim=2, keepdim=True)
-    return centered - centered.mean() + cosines.mean()
+    # In place: fresh memory of this size costs more time than the arithmetic.
+    return centered.sub_(centered.mean()).add_(cosines.mean())
 
 
 def correspondence_loss(
@@ -35,8 +39,31 @@ def correspondence_loss(
     Returns:
         Mean over all pairs of positions; lower is better, and it may be negative.
     """
-    # The clamp keeps pairs that already point away from each other from being pushed further.
-    return -((centered - shift) * codes.clamp(min=0)).mean()
+    loss: Tensor = _Agreement.apply(centered - shift, codes)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class _Agreement(torch.autograd.Function):
+    """-mean(weights * max(codes, 0)), with a gradient in two passes where autograd takes five.
+
+    The clamp keeps pairs that already point away from each other from being pushed further.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(weights: Tensor, codes: Tensor) -> Tensor:
+        return -codes.clamp(min=0).mul_(weights).mean()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # noqa: ANN401
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:  # noqa: ANN401
+        weights, codes = ctx.saved_tensors
+        scaled = weights * (-gradient / codes.numel())
+        return None, torch.ops.aten.threshold_backward(scaled, codes, 0)
 
 
 def clustering_loss(

@@ -8,33 +8,26 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, softplus
 
 from fusseg.config import LocalConfig
-from fusseg.segmentation.head import HeadWeights, SegmentationHead, build_head
+from fusseg.segmentation.head import HeadWeights, narrow, project
 
 
 @dataclass(frozen=True)
 class References:
     """Frozen heads that a head in training is held against."""
 
-    received: SegmentationHead
+    received: HeadWeights
     """From the server, at the start of this round."""
-    previous: SegmentationHead | None
+    previous: HeadWeights | None
     """The client's own after its previous round; None in its first."""
 
 
-def freeze_references(
-    received: HeadWeights, previous: HeadWeights | None, local: LocalConfig
-) -> References | None:
-    """Build the heads that the regularizers need; None where none is on."""
-    if local.fedprox_weight == 0 and local.fedmoon_weight == 0:
-        return None
-    return References(
-        received=build_head(received).requires_grad_(False),
-        previous=None if previous is None else build_head(previous).requires_grad_(False),
-    )
+def regularizes(local: LocalConfig) -> bool:
+    """Whether any of the terms is on."""
+    return local.fedprox_weight > 0 or local.fedmoon_weight > 0
 
 
 def regularization(
-    head: SegmentationHead,
+    weights: HeadWeights,
     inputs: Float[Tensor, "*positions dim"],
     codes: Float[Tensor, "*positions code"],
     references: References,
@@ -43,7 +36,7 @@ def regularization(
     """Weigh and add the terms that are on (method section 3).
 
     Args:
-        head: Head in training.
+        weights: Head in training.
         inputs: What the head was given, after dropout; the frozen heads are given the same.
         codes: What it made of them.
         references: The frozen heads.
@@ -51,20 +44,20 @@ def regularization(
     """
     total = codes.new_zeros(())
     if local.fedprox_weight > 0:
-        total = total + local.fedprox_weight / 2 * proximal_term(head, references.received)
+        total = total + local.fedprox_weight / 2 * proximal_term(weights, references.received)
     if local.fedmoon_weight > 0 and references.previous is not None:
         with torch.no_grad():
-            received = references.received(inputs)
-            previous = references.previous(inputs)
+            received = project(narrow(references.received, inputs.dtype), inputs).to(codes.dtype)
+            previous = project(narrow(references.previous, inputs.dtype), inputs).to(codes.dtype)
         contrast = contrastive_term(codes, received, previous, local.fedmoon_temperature)
         total = total + local.fedmoon_weight * contrast
     return total
 
 
-def proximal_term(head: SegmentationHead, received: SegmentationHead) -> Float[Tensor, ""]:
+def proximal_term(weights: HeadWeights, received: HeadWeights) -> Float[Tensor, ""]:
     """Squared distance of all weights to those received (FedProx, arXiv 1812.06127, Eq. 2)."""
-    pairs = zip(head.parameters(), received.parameters(), strict=True)
-    return torch.stack([(own - given).square().sum() for own, given in pairs]).sum()
+    distances = [(own - received[name]).square().sum() for name, own in weights.items()]
+    return torch.stack(distances).sum()
 
 
 def contrastive_term(

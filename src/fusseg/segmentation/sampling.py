@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
-from torch.nn.functional import normalize
 
 from fusseg.config import LocalConfig
 from fusseg.features.feature_set import FeatureSet
@@ -16,21 +15,21 @@ from fusseg.features.feature_set import FeatureSet
 class Batch:
     """Sampled features of the query images and of their neighbors, and who meets whom."""
 
-    queries: Float[Tensor, "images positions dim"]
-    neighbors: Float[Tensor, "images positions dim"]
-    """Image i is the neighbor of query i."""
+    features: Float[Tensor, "both positions dim"]
+    """Of the queries, then of their neighbors in the same order."""
     partners: Int[Tensor, "supports images"]
     """Row by row a permutation of the queries without fixed point: the random supports."""
 
 
 @dataclass(frozen=True)
-class Pairings:
-    """Correspondences of the three kinds of pairs; every query takes part in each."""
+class Places:
+    """What one step looks at."""
 
-    with_self: Float[Tensor, "images positions positions"]
-    with_neighbor: Float[Tensor, "images positions positions"]
-    with_random: tuple[Float[Tensor, "images positions positions"], ...]
-    """One per random support."""
+    images: Int[Tensor, " both"]
+    """Query images, then the neighbor of each."""
+    positions: Int[Tensor, "both positions"]
+    partners: Int[Tensor, "supports images"]
+    """As in `Batch`."""
 
 
 def query_batches(
@@ -64,6 +63,32 @@ def derangement(size: int, generator: Generator) -> Int[Tensor, " size"]:
             return order
 
 
+def draw_places(
+    nearest: Int[Tensor, "images neighbors"],
+    queries: Int[Tensor, " batch"],
+    num_positions: int,
+    local: LocalConfig,
+    generator: Generator,
+) -> Places:
+    """Draw 121 positions in every query image and its neighbor, and the random supports.
+
+    Unlike STEGO, which samples maps bilinearly at continuous coordinates and anew for each pairing,
+    positions are integers drawn once per step, so that only these pass through the head.
+
+    Args:
+        nearest: Nearest images of each image; a query's neighbor is drawn from its row.
+        queries: Query images.
+        num_positions: Positions of a feature map.
+        local: Numbers of positions and supports.
+        generator: Random source.
+    """
+    choice = torch.randint(nearest.shape[1], (len(queries),), generator=generator)
+    images = torch.cat([queries, nearest[queries, choice]])
+    positions = torch.randint(num_positions, (len(images), local.positions), generator=generator)
+    partners = [derangement(len(queries), generator) for _ in range(local.random_supports)]
+    return Places(images, positions, torch.stack(partners))
+
+
 def draw_batch(
     features: FeatureSet,
     nearest: Int[Tensor, "images neighbors"],
@@ -72,53 +97,33 @@ def draw_batch(
     local: LocalConfig,
     generator: Generator,
 ) -> Batch:
-    """Read what one step needs: 121 random positions per query and per neighbor image.
-
-    Unlike STEGO, which samples maps bilinearly at continuous coordinates and anew for each pairing,
-    positions are integers drawn once per step, so that only these pass through the head.
+    """Read what one step looks at.
 
     Args:
         features: The client's images.
-        nearest: Nearest images of each image; a query's neighbor is drawn from its row.
+        nearest: As in `draw_places`.
         queries: Query images.
         mean_feature: Subtracted from every feature; zeros where nothing is centered.
         local: Numbers of positions and supports.
         generator: Random source.
     """
-    num_queries, num_positions = len(queries), features.map_shape[0] * features.map_shape[1]
-    choice = torch.randint(nearest.shape[1], (num_queries,), generator=generator)
-    images = torch.cat([queries, nearest[queries, choice]])
-    positions = torch.randint(num_positions, (len(images), local.positions), generator=generator)
-    partners = [derangement(num_queries, generator) for _ in range(local.random_supports)]
-    sampled = features.gather(images, positions) - mean_feature
-    return Batch(sampled[:num_queries], sampled[num_queries:], torch.stack(partners))
+    height, width, _ = features.map_shape
+    places = draw_places(nearest, queries, height * width, local, generator)
+    sampled = features.gather(places.images, places.positions).sub_(mean_feature)
+    return Batch(sampled, places.partners)
+
+
+def draw_kept(
+    num_images: int, dim: int, dropout: float, generator: Generator
+) -> Bool[Tensor, "{num_images} 1 {dim}"]:
+    """Draw which channels of each image are kept, each with probability 1 - `dropout`."""
+    return torch.rand(num_images, 1, dim, generator=generator) >= dropout
 
 
 def drop_channels(
-    features: Float[Tensor, "images positions dim"], dropout: float, generator: Generator
+    features: Float[Tensor, "images positions dim"],
+    kept: Bool[Tensor, "images 1 dim"],
+    dropout: float,
 ) -> Float[Tensor, "images positions dim"]:
-    """Zero random channels, the same at all positions of an image, and scale up the rest."""
-    images, _, dim = features.shape
-    kept = torch.rand(images, 1, dim, generator=generator) >= dropout
-    return features * kept / (1 - dropout)
-
-
-def pair_up(
-    queries: Float[Tensor, "images positions dim"],
-    neighbors: Float[Tensor, "images positions dim"],
-    partners: Int[Tensor, "supports images"],
-) -> Pairings:
-    """Correspond every query with itself, its neighbor and its random supports.
-
-    Args:
-        queries: Features or codes of the query images.
-        neighbors: The same of their neighbors.
-        partners: Which query is the random support of which, per support.
-    """
-    left = normalize(queries, dim=-1)
-    right = left.transpose(1, 2)
-    return Pairings(
-        with_self=left @ right,
-        with_neighbor=left @ normalize(neighbors, dim=-1).transpose(1, 2),
-        with_random=tuple(left @ right[order] for order in partners),
-    )
+    """Zero the other channels, the same at all positions of an image, and scale up the rest."""
+    return (features * kept).div_(1 - dropout)

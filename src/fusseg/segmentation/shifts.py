@@ -12,7 +12,8 @@ from fusseg.config import LocalConfig
 from fusseg.features.feature_set import FeatureSet
 from fusseg.features.neighbors import nearest_neighbors
 from fusseg.segmentation.losses import center_correspondence
-from fusseg.segmentation.sampling import draw_batch, pair_up, query_batches
+from fusseg.segmentation.pairing import pair_up
+from fusseg.segmentation.sampling import draw_batch, query_batches
 
 Shift = tuple[float, float, float]
 """Shifts of the pairs with self, neighbor and random support."""
@@ -64,7 +65,7 @@ def automatic_shift(
     batches = query_batches(len(features), local.batch_size, generator)
     for queries in islice(batches, local.shift_batches):
         batch = draw_batch(features, nearest, queries, mean_feature, local, generator)
-        pairings = pair_up(batch.queries, batch.neighbors, batch.partners)
+        pairings = pair_up(batch.features, batch.partners)
         sampled[0].append(center_correspondence(pairings.with_self))
         sampled[1].append(center_correspondence(pairings.with_neighbor))
         sampled[2].extend(center_correspondence(cosines) for cosines in pairings.with_random)

@@ -1,30 +1,22 @@
-"""Train head and centroids on one client's features (method section 3)."""
+"""Train head and centroids on the features of one client, or of several at once (section 3)."""
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 from torch.optim import Adam
 
+from fusseg.compute import EXACT, Compute
 from fusseg.config import LocalConfig
-from fusseg.features.feature_set import FeatureSet
-from fusseg.segmentation.head import HeadWeights, SegmentationHead, build_head
-from fusseg.segmentation.losses import (
-    center_correspondence,
-    clustering_loss,
-    correspondence_loss,
-)
-from fusseg.segmentation.regularizers import References, freeze_references, regularization
-from fusseg.segmentation.sampling import (
-    Batch,
-    draw_batch,
-    drop_channels,
-    pair_up,
-    query_batches,
-)
+from fusseg.features.resident import FeatureSource
+from fusseg.segmentation.head import HeadWeights
+from fusseg.segmentation.objective import Objective, step_losses
+from fusseg.segmentation.regularizers import References, regularizes
+from fusseg.segmentation.sampling import Batch, Places, draw_kept, draw_places, query_batches
 from fusseg.segmentation.shifts import Shift
+from fusseg.segmentation.stacking import stack, stack_heads, unstack, unstack_heads
 
 
 @dataclass(frozen=True)
@@ -46,94 +38,153 @@ class TrainingPlan:
     shift: Shift
 
 
+@dataclass(frozen=True)
+class Trainee:
+    """One client at the start of a round."""
+
+    model: Model
+    """Where training starts; left as it is."""
+    features: FeatureSource
+    nearest: Int[Tensor, "images neighbors"]
+    """Nearest images of each image."""
+    generator: Generator
+    """The client's random source of this round."""
+    previous: HeadWeights | None = None
+    """The client's own head after its previous round, for FedMOON; None in its first."""
+
+
 def train(
-    model: Model,
-    features: FeatureSet,
-    nearest: Int[Tensor, "images neighbors"],
-    plan: TrainingPlan,
-    local: LocalConfig,
-    generator: Generator,
-    previous: HeadWeights | None = None,
+    trainee: Trainee, plan: TrainingPlan, local: LocalConfig, compute: Compute = EXACT
 ) -> tuple[Model, float]:
-    """Train for one round, with fresh optimizers.
+    """Train one client for one round, with fresh optimizers.
 
     Args:
-        model: Where training starts; left as it is.
-        features: The client's images.
-        nearest: Nearest images of each image.
+        trainee: Whose images, and where training starts.
         plan: Number of steps, mean feature and shifts.
         local: Everything else about a step.
-        generator: The client's random source of this round.
-        previous: The client's own head after its previous round, for FedMOON; None in its first.
+        compute: Device and precision.
 
     Returns:
         The trained model and the mean loss over the steps (Eq. 7).
     """
-    head = build_head(model.head)
-    centroids = model.centroids.clone().requires_grad_(True)
-    head_optimizer = Adam(head.parameters(), lr=local.head_learning_rate)
-    centroid_optimizer = Adam([centroids], lr=local.centroid_learning_rate)
-    references = freeze_references(model.head, previous, local)
-    total = 0.0
-    batches = query_batches(len(features), local.batch_size, generator)
-    for queries in islice(batches, plan.num_steps):
-        batch = draw_batch(features, nearest, queries, plan.mean_feature, local, generator)
-        head_loss, codes = head_objective(head, batch, plan.shift, local, generator, references)
-        centroid_loss = clustering_loss(codes.detach(), centroids, local.separation_weight)
-        head_optimizer.zero_grad()
-        centroid_optimizer.zero_grad()
-        (head_loss + centroid_loss).backward()  # type: ignore[no-untyped-call]
-        head_optimizer.step()
-        centroid_optimizer.step()
-        total += head_loss.item() + centroid_loss.item()
-    weights = {name: weight.detach().clone() for name, weight in head.state_dict().items()}
-    return Model(weights, centroids.detach()), total / plan.num_steps
+    return train_together([trainee], plan, local, compute)[0]
 
 
-def head_objective(
-    head: SegmentationHead,
-    batch: Batch,
-    shift: Shift,
-    local: LocalConfig,
-    generator: Generator,
-    references: References | None = None,
-) -> tuple[Float[Tensor, ""], Float[Tensor, "codes code"]]:
-    """Weighted sum of Eq. 6 over the three kinds of pairs, plus the regularizers that are on.
+def train_together(
+    trainees: Sequence[Trainee], plan: TrainingPlan, local: LocalConfig, compute: Compute = EXACT
+) -> list[tuple[Model, float]]:
+    """Train clients side by side: their weights are stacked, and one step advances all of them.
 
-    Unlike the paper, only the sampled positions pass through the head and not whole maps; the head
-    works position by position, so that the loss at these positions is the same.
+    Nothing crosses from one client to another, and each draws from its own random source, so that
+    the results are those of `train` to rounding.
 
     Args:
-        head: Head in training.
-        batch: Sampled features.
-        shift: One per kind of pair.
-        local: Weights and dropout.
-        generator: Random source of the dropout.
-        references: Frozen heads of the regularizers; None: none is on.
+        trainees: At least one; all or none with a previous head.
+        plan: As in `train`.
+        local: See there.
+        compute: See there.
 
     Returns:
-        The loss, and the codes of all positions of queries and neighbors.
+        As `train`, of each client in the given order.
     """
-    dropped = drop_channels(torch.cat([batch.queries, batch.neighbors]), local.dropout, generator)
-    codes = head(dropped)
-    query_codes, neighbor_codes = codes.chunk(2)
-    features = pair_up(batch.queries, batch.neighbors, batch.partners)
-    agreement = pair_up(query_codes, neighbor_codes, batch.partners)
-    random_losses = [
-        correspondence_loss(center_correspondence(cosines), code_cosines, shift[2])
-        for cosines, code_cosines in zip(features.with_random, agreement.with_random, strict=True)
-    ]
-    loss = (
-        local.self_weight
-        * correspondence_loss(
-            center_correspondence(features.with_self), agreement.with_self, shift[0]
-        )
-        + local.neighbor_weight
-        * correspondence_loss(
-            center_correspondence(features.with_neighbor), agreement.with_neighbor, shift[1]
-        )
-        + local.random_weight * torch.stack(random_losses).mean()
+    starts = stack_heads([trainee.model.head for trainee in trainees], compute)
+    weights = {name: start.clone().requires_grad_(True) for name, start in starts.items()}
+    centroids = stack([trainee.model.centroids for trainee in trainees], compute).clone()
+    centroids.requires_grad_(True)
+    frozen = tuple(_frozen(trainees, local, compute))
+    # Both give the same to the last bit or two: the fused one is fast, the other the reference.
+    fused = compute != EXACT
+    optimizers = (
+        Adam(weights.values(), lr=local.head_learning_rate, fused=fused),
+        Adam([centroids], lr=local.centroid_learning_rate, fused=fused),
     )
-    if references is not None:
-        loss = loss + regularization(head, dropped, codes, references, local)
-    return loss, codes.flatten(0, 1)
+    losses_of = _losses(plan, local, compute, together=len(trainees) > 1)
+    mean_feature = plan.mean_feature.to(compute.device)
+    steps = [_draw_steps(trainee, local) for trainee in trainees]
+    losses = []
+    for _ in range(plan.num_steps):
+        drawn = _gather(trainees, [next(step) for step in steps], mean_feature, compute)
+        head_loss, centroid_loss = losses_of(weights, centroids, drawn, frozen)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        (head_loss + centroid_loss).sum().backward()  # type: ignore[no-untyped-call]
+        for optimizer in optimizers:
+            optimizer.step()
+        # Read at the end: a device need not wait for the host in every step.
+        losses.append(torch.stack([head_loss, centroid_loss], dim=-1).detach().reshape(-1, 2))
+    heads = unstack_heads(weights, len(trainees))
+    models = map(Model, heads, unstack(centroids, len(trainees)))
+    return list(zip(models, _mean_losses(torch.stack(losses)), strict=True))
+
+
+_Drawn = tuple[Tensor, Tensor, Tensor]
+"""Features, partners and kept channels of one step."""
+_Frozen = tuple[HeadWeights, ...]
+"""No head, the received one, or the received and the client's own previous one."""
+_Losses = Callable[[HeadWeights, Tensor, _Drawn, _Frozen], tuple[Tensor, Tensor]]
+
+
+def _losses(plan: TrainingPlan, local: LocalConfig, compute: Compute, *, together: bool) -> _Losses:
+    """Bind what is the same in all steps; together: for stacked clients, a loss for each."""
+    objective = Objective(plan.shift, local, compute.precision)
+
+    def losses_of(
+        weights: HeadWeights, centroids: Tensor, drawn: _Drawn, frozen: _Frozen
+    ) -> tuple[Tensor, Tensor]:
+        features, partners, kept = drawn
+        references = (
+            None if not frozen else References(frozen[0], frozen[1] if frozen[1:] else None)
+        )
+        batch = Batch(features, partners)
+        return step_losses(weights, centroids, batch, kept, references, objective)
+
+    return torch.func.vmap(losses_of) if together else losses_of
+
+
+def _mean_losses(losses: Float[Tensor, "steps clients 2"]) -> list[float]:
+    """Average each client's two losses over the steps."""
+    means = []
+    for steps in losses.movedim(1, 0).tolist():
+        total = 0.0
+        for head_loss, centroid_loss in steps:
+            total += head_loss + centroid_loss
+        means.append(total / len(steps))
+    return means
+
+
+def _draw_steps(trainee: Trainee, local: LocalConfig) -> Iterator[tuple[Places, Tensor]]:
+    """Draw what a client's steps look at, without end, and the channels that they keep."""
+    height, width, dim = trainee.features.map_shape
+    generator = trainee.generator
+    for queries in query_batches(len(trainee.features), local.batch_size, generator):
+        places = draw_places(trainee.nearest, queries, height * width, local, generator)
+        yield places, draw_kept(len(places.images), dim, local.dropout, generator)
+
+
+def _gather(
+    trainees: Sequence[Trainee],
+    steps: Sequence[tuple[Places, Tensor]],
+    mean_feature: Float[Tensor, " dim"],
+    compute: Compute,
+) -> _Drawn:
+    """Bring one step of all clients to the device."""
+    sampled = [
+        trainee.features.gather(places.images, places.positions)
+        for trainee, (places, _) in zip(trainees, steps, strict=True)
+    ]
+    return (
+        stack(sampled, compute).sub_(mean_feature),
+        stack([places.partners for places, _ in steps], compute),
+        stack([kept for _, kept in steps], compute),
+    )
+
+
+def _frozen(
+    trainees: Sequence[Trainee], local: LocalConfig, compute: Compute
+) -> Iterator[HeadWeights]:
+    if not regularizes(local):
+        return
+    yield stack_heads([trainee.model.head for trainee in trainees], compute)
+    previous = [trainee.previous for trainee in trainees if trainee.previous is not None]
+    if previous:
+        yield stack_heads(previous, compute)

@@ -1,0 +1,1 @@
+"""Every stage against a floor measured beside it: `fusseg bench speed`."""

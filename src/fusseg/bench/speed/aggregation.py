@@ -1,0 +1,170 @@
+"""Rows about aggregation: every strategy over what many clients send."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from sklearn.cluster import KMeans
+from torch import Tensor
+
+from fusseg.bench.speed.inputs import plain_plan, random_codes, random_model
+from fusseg.bench.speed.rows import Figures, Limit, SpeedRow, speed_row
+from fusseg.bench.speed.sizes import Setting, Sizes
+from fusseg.bench.speed.timing import time_alternately
+from fusseg.config import FederationConfig, ModelConfig
+from fusseg.federation.aggregation import aggregate
+from fusseg.federation.clustering import MAX_ITERATIONS, RESTARTS, kmeans
+from fusseg.federation.lloyd import CodeSums
+from fusseg.federation.moments import sum_moments
+from fusseg.federation.state import CentroidUsage, ClientUpdate, GlobalState, Task
+from fusseg.segmentation.head import initial_head
+
+ENOUGH = Limit("seconds", 2)
+LINEAR = Limit("ratio", 1.25)
+AS_FAST = Limit("ratio", 1)
+MODEL = ModelConfig()
+_NOISE = 0.5
+"""Of the clients' centroids around common ones, which have a standard deviation of 1."""
+_IMAGES = 8
+"""Of each client."""
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One strategy and what the clients send for it."""
+
+    name: str
+    what: str
+    federation: FederationConfig
+    updates: tuple[ClientUpdate, ...]
+    task: Task = "train"
+    dim: int = 1
+    """Channels of the features; centroids do not depend on it."""
+    agreeing: bool = True
+    """Whether the clients' centroids have something in common."""
+
+
+def aggregation_rows(setting: Setting) -> list[SpeedRow]:
+    """Measure the server's half of a round at all clients and at a quarter of them."""
+    return [row for case in _cases(setting.sizes) for row in _case_rows(setting, case)]
+
+
+def kmeans_rows(setting: Setting) -> list[SpeedRow]:
+    """Measure k-means against scikit-learn's, on centroids that agree and on noise."""
+    clients = setting.sizes.pooled_clients
+    return [
+        _kmeans_row(setting, "k-means against scikit-learn", _agreeing(clients).flatten(0, 1)),
+        _kmeans_row(setting, "k-means against scikit-learn, noise", _noise(clients).flatten(0, 1)),
+    ]
+
+
+def _case_rows(setting: Setting, case: _Case) -> list[SpeedRow]:
+    many = len(case.updates)
+    few = many // 4
+    state = GlobalState(0, random_model(case.dim, MODEL), plain_plan(case.dim, 1))
+
+    def merge(count: int) -> GlobalState:
+        generator = torch.Generator().manual_seed(0)
+        return aggregate(state, case.updates[:count], case.federation, generator, case.task)
+
+    large, small = time_alternately(
+        [lambda: merge(many), lambda: merge(few)], setting.sizes.repeats
+    )
+    size = f"{many} clients, {case.what}"
+    conditions = (setting.sizes.name,)
+    figures = Figures(large.seconds, peak_bytes=large.peak_bytes)
+    row = speed_row(f"aggregation, {case.name}", size, figures, ENOUGH, "", conditions)
+    if not case.agreeing:
+        # How many iterations k-means takes on noise depends on the number of points.
+        return [row]
+    growth = (large.seconds / many) / (small.seconds / few)
+    return [
+        row,
+        speed_row(
+            f"aggregation, {case.name}, linear in clients",
+            size,
+            Figures(ratio=growth),
+            LINEAR,
+            f"ratio: time per client at {many} clients over that at {few}",
+            conditions,
+        ),
+    ]
+
+
+def _kmeans_row(setting: Setting, name: str, points: Float[Tensor, "points code"]) -> SpeedRow:
+    def ours() -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return kmeans(points, MODEL.num_clusters, "euclidean", generator)
+
+    def theirs() -> KMeans:
+        peer = KMeans(MODEL.num_clusters, n_init=RESTARTS, max_iter=MAX_ITERATIONS, random_state=0)
+        return peer.fit(points.numpy())
+
+    stage, floor = time_alternately([ours, theirs], setting.sizes.repeats)
+    inertia = float(torch.cdist(points, ours()).amin(dim=1).square().sum())
+    return speed_row(
+        name,
+        f"{len(points)} points, K = {MODEL.num_clusters}, D = {MODEL.code_dim}, {RESTARTS} starts",
+        Figures(stage.seconds, floor.seconds, peak_bytes=stage.peak_bytes),
+        AS_FAST,
+        "floor: scikit-learn's KMeans; sum of squared distances "
+        f"{inertia / theirs().inertia_:.4f} x its",
+        (setting.sizes.name,),
+    )
+
+
+def _cases(sizes: Sizes) -> Iterator[_Case]:
+    """Go through the strategies, and the averaging of heads, which all of them share."""
+    clients = sizes.pooled_clients
+    federation = FederationConfig(aggregate_heads=False)
+    centroids = f"K = {MODEL.num_clusters}, D = {MODEL.code_dim}"
+    agreeing, noise = _send(_agreeing(clients)), _send(_noise(clients))
+    for strategy in ("fedavg", "fedcc-kmeans", "fedcc-maximin"):
+        named = replace(federation, strategy=strategy)
+        yield _Case(strategy, centroids, named, agreeing)
+    euclidean = replace(federation, strategy="fedcc-kmeans", distance="euclidean")
+    yield _Case("fedcc-kmeans, euclidean", centroids, euclidean, agreeing)
+    noisy = replace(federation, strategy="fedcc-kmeans")
+    yield _Case(
+        "fedcc-kmeans, noise", f"{centroids}, nothing in common", noisy, noise, agreeing=False
+    )
+    weighed = _send(_agreeing(clients), usage=_usage())
+    yield _Case("consensus", centroids, replace(federation, strategy="consensus"), weighed)
+    sums = CodeSums(_agreeing(1)[0].double(), torch.full((MODEL.num_clusters,), 50))
+    updates = tuple(replace(update, centroids=None, code_sums=sums) for update in agreeing)
+    yield _Case("lloyd", centroids, FederationConfig(strategy="lloyd"), updates, "lloyd")
+    # One object stands for what all clients send: a server lets go of each as soon as it is added.
+    dim = sizes.moments_dim
+    moments = sum_moments([random_codes((2 * dim, dim))], dim)
+    updates = tuple(replace(update, centroids=None, moments=moments) for update in agreeing)
+    pca = FederationConfig(strategy="pca", lloyd_rounds=1)
+    yield _Case("pca", f"moments of D' = {dim}", pca, updates, "moments", dim)
+    head = initial_head(dim, MODEL.code_dim, torch.Generator().manual_seed(1))
+    heads = replace(federation, aggregate_heads=True, aggregate_centroids=False)
+    updates = tuple(replace(update, centroids=None, head=head) for update in agreeing)
+    yield _Case("heads of any strategy", f"heads of D' = {dim}", heads, updates, dim=dim)
+
+
+def _send(
+    centroids: Float[Tensor, "clients clusters code"], usage: CentroidUsage | None = None
+) -> tuple[ClientUpdate, ...]:
+    return tuple(
+        ClientUpdate(f"client-{client:06d}", _IMAGES, centroids=rows, loss=0.0, usage=usage)
+        for client, rows in enumerate(centroids)
+    )
+
+
+def _usage() -> CentroidUsage:
+    counts = torch.arange(MODEL.num_clusters) + 10
+    return CentroidUsage(counts, torch.linspace(0.3, 0.9, MODEL.num_clusters, dtype=torch.float64))
+
+
+def _agreeing(clients: int) -> Float[Tensor, "clients clusters code"]:
+    """Draw the centroids of clients that found the same regions, up to noise."""
+    shape = (MODEL.num_clusters, MODEL.code_dim)
+    return random_codes(shape) + _NOISE * random_codes((clients, *shape), seed=1)
+
+
+def _noise(clients: int) -> Float[Tensor, "clients clusters code"]:
+    return random_codes((clients, MODEL.num_clusters, MODEL.code_dim), seed=1)

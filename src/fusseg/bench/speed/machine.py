@@ -1,0 +1,94 @@
+"""On what was measured: processor, memory, accelerator, versions."""
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fusseg.bench.speed.products import REFERENCE_SHAPE, product_rate
+from fusseg.compute import has_bfloat16
+from fusseg.config import DeviceName
+from fusseg.record import versions
+
+_CPU_INFO, _MEMORY_INFO = Path("/proc/cpuinfo"), Path("/proc/meminfo")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the figures depend on besides the program."""
+
+    processor: str
+    cores: int
+    threads: int
+    memory_bytes: int | None
+    """None where the system does not tell."""
+    bfloat16: bool
+    """Whether the processor multiplies it in hardware."""
+    accelerator: str
+    """Empty: none was used."""
+    versions: dict[str, object]
+    gflop_per_second: dict[str, float]
+    """Rate of the reference product by precision, on the device."""
+
+
+def describe_machine(device: DeviceName, repeats: int) -> Machine:
+    """Name the machine and measure its matrix products.
+
+    Args:
+        device: Where training is measured.
+        repeats: Of the reference product.
+    """
+    place = torch.device(device)
+    precisions = [torch.float32, *([torch.bfloat16] if has_bfloat16(place) else [])]
+    return Machine(
+        processor=_field(_CPU_INFO, "model name") or platform.processor() or platform.machine(),
+        cores=os.cpu_count() or 0,
+        threads=torch.get_num_threads(),
+        memory_bytes=_memory_bytes(),
+        bfloat16=has_bfloat16(torch.device("cpu")),
+        accelerator=torch.cuda.get_device_name(place) if place.type == "cuda" else "",
+        versions=versions(),
+        gflop_per_second={
+            str(precision).removeprefix("torch."): product_rate(precision, place, repeats)
+            for precision in precisions
+        },
+    )
+
+
+def machine_text(machine: Machine) -> str:
+    """Put the machine in one sentence."""
+    parts = [f"{machine.processor}, {machine.cores} cores, {machine.threads} threads"]
+    if machine.memory_bytes is not None:
+        parts.append(f"{machine.memory_bytes / 2**30:.0f} GiB of memory")
+    if machine.accelerator:
+        parts.append(machine.accelerator)
+    parts.append("bfloat16 in hardware" if machine.bfloat16 else "no bfloat16 in hardware")
+    parts.append(f"torch {machine.versions['torch']}, Python {machine.versions['python']}")
+    return "; ".join(parts) + "."
+
+
+def rate_text(machine: Machine) -> str:
+    """Say how fast the machine multiplies matrices."""
+    shape = "x".join(str(side) for side in REFERENCE_SHAPE)
+    rates = " and ".join(
+        f"{rate:.0f} GFLOP/s in {precision}" for precision, rate in machine.gflop_per_second.items()
+    )
+    return f"Reference product {shape}: {rates}."
+
+
+def _field(path: Path, name: str) -> str:
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return ""
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith(name) and ":" in line),
+        "",
+    )
+
+
+def _memory_bytes() -> int | None:
+    kilobytes = _field(_MEMORY_INFO, "MemTotal")
+    return int(kilobytes.split()[0]) * 1024 if kilobytes else None

@@ -1,0 +1,124 @@
+"""The matrix products of each stage: counted, and executed alone as the stage's floor."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from fusseg.bench.speed.timing import time_alternately
+from fusseg.config import LocalConfig
+
+REFERENCE_SHAPE = (1936, 768, 768)
+"""Rows, inner length and columns of the reference product: the hidden layer of a step."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """Matrix products of one shape: `batch` times (rows x inner) @ (inner x columns)."""
+
+    rows: int
+    inner: int
+    columns: int
+    batch: int = 1
+    times: int = 1
+
+    @property
+    def gflop(self) -> float:
+        """Multiplications and additions, in 10^9."""
+        return 2e-9 * self.times * self.batch * self.rows * self.inner * self.columns
+
+
+def count_gflop(products: Sequence[Product]) -> float:
+    """Sum the arithmetic of products."""
+    return sum(product.gflop for product in products)
+
+
+def step_products(
+    dim: int, code_dim: int, num_clusters: int, local: LocalConfig
+) -> tuple[Product, ...]:
+    """List the products of one local step, forward and backward.
+
+    Head: three layers forward and three gradients of weights; of the input's gradients the hidden
+    layer's alone, since features have none. Pairs with self, neighbor and supports: cosines of
+    features forward, cosines of codes forward and to both sides backward. Centroids: forward and
+    backward, since codes are detached.
+
+    Args:
+        dim: Channels of the features.
+        code_dim: Channels of the codes.
+        num_clusters: Number of centroids.
+        local: Batch size, positions and supports.
+    """
+    count = 2 * local.batch_size * local.positions
+    pairs = 2 + local.random_supports
+    positions = local.positions
+    return (
+        Product(count, dim, dim),
+        Product(dim, count, dim),
+        Product(count, dim, code_dim, times=2),
+        Product(code_dim, count, dim, times=2),
+        Product(count, code_dim, dim),
+        Product(positions, dim, positions, batch=local.batch_size, times=pairs),
+        Product(positions, code_dim, positions, batch=local.batch_size, times=pairs),
+        Product(positions, positions, code_dim, batch=local.batch_size, times=2 * pairs),
+        Product(count, code_dim, num_clusters),
+        Product(num_clusters, count, code_dim),
+    )
+
+
+def head_products(positions: int, dim: int, code_dim: int) -> tuple[Product, ...]:
+    """List the products of the head on some positions."""
+    return (
+        Product(positions, dim, dim),
+        Product(positions, dim, code_dim, times=2),
+    )
+
+
+def prepare_products(
+    products: Sequence[Product], dtype: torch.dtype, device: torch.device, calls: int = 1
+) -> Callable[[], None]:
+    """Make random operands and return a function that only multiplies.
+
+    Args:
+        products: What is multiplied.
+        dtype: Precision.
+        device: Where.
+        calls: How often all of them are multiplied per call of the function.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator).to(device, dtype)
+
+    operands = [
+        (
+            draw(product.batch, product.rows, product.inner),
+            draw(product.batch, product.inner, product.columns),
+            torch.empty(product.batch, product.rows, product.columns, dtype=dtype, device=device),
+        )
+        if product.batch > 1
+        else (
+            draw(product.rows, product.inner),
+            draw(product.inner, product.columns),
+            torch.empty(product.rows, product.columns, dtype=dtype, device=device),
+        )
+        for product in products
+    ]
+
+    def multiply() -> None:
+        for _ in range(calls):
+            for product, (left, right, out) in zip(products, operands, strict=True):
+                for _ in range(product.times):
+                    # Into the same memory: a floor does not wait for fresh pages.
+                    torch.matmul(left, right, out=out)
+
+    return multiply
+
+
+def product_rate(dtype: torch.dtype, device: torch.device, repeats: int) -> float:
+    """Measure the rate of the reference product in this process, in 10^9 operations a second."""
+    products = [Product(*REFERENCE_SHAPE)]
+    [timing] = time_alternately(
+        [prepare_products(products, dtype, device, calls=5)], repeats, device
+    )
+    return 5 * count_gflop(products) / timing.seconds

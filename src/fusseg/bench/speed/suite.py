@@ -1,0 +1,79 @@
+"""All measurements, each in a process of its own."""
+
+import traceback
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from functools import partial
+
+from fusseg.bench.speed.aggregation import aggregation_rows, kmeans_rows
+from fusseg.bench.speed.children import call_in_child
+from fusseg.bench.speed.extraction import filterbank_rows, given_backbone_rows, vit_rows
+from fusseg.bench.speed.memory import given_backbone_memory_rows, memory_rows
+from fusseg.bench.speed.neighbors import neighbor_rows
+from fusseg.bench.speed.rounds import round_rows
+from fusseg.bench.speed.rows import SpeedRow
+from fusseg.bench.speed.scoring import evaluation_rows
+from fusseg.bench.speed.sizes import Setting, Sizes
+from fusseg.bench.speed.starting import start_rows
+from fusseg.bench.speed.training import local_step_rows, small_clients_rows
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What is measured in one process."""
+
+    name: str
+    measure: Callable[[Setting], list[SpeedRow]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What came of one measurement."""
+
+    name: str
+    rows: tuple[SpeedRow, ...]
+    failure: str = ""
+    """Traceback, where it failed; empty where it did not."""
+
+
+def list_measurements(sizes: Sizes) -> tuple[Measurement, ...]:
+    """List all measurements in the order of the table."""
+    return (
+        Measurement("extraction, filterbank", filterbank_rows),
+        Measurement("extraction, ViT", vit_rows),
+        Measurement("extraction, given backbone", given_backbone_rows),
+        *(
+            Measurement(f"local step, D' = {dim}", partial(local_step_rows, dim=dim))
+            for dim in sizes.feature_dims
+        ),
+        Measurement("a round", round_rows),
+        Measurement("small clients in one step", small_clients_rows),
+        Measurement("aggregation", aggregation_rows),
+        Measurement("k-means against scikit-learn", kmeans_rows),
+        Measurement("nearest neighbors", neighbor_rows),
+        Measurement("memory", memory_rows),
+        Measurement("memory, given backbone", given_backbone_memory_rows),
+        Measurement("evaluation", evaluation_rows),
+        Measurement("start", start_rows),
+    )
+
+
+def run_measurements(
+    measurements: tuple[Measurement, ...], setting: Setting
+) -> Generator[Measured, None, None]:
+    """Run one after another; one that fails does not stop the others.
+
+    Args:
+        measurements: What is run, in this order.
+        setting: Sizes, device and folder.
+
+    Yields:
+        The rows of each, or why it failed.
+    """
+    for measurement in measurements:
+        try:
+            rows = call_in_child(measurement.measure, setting)
+        except Exception:
+            yield Measured(measurement.name, (), traceback.format_exc().rstrip())
+        else:
+            yield Measured(measurement.name, tuple(rows))

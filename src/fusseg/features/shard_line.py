@@ -1,0 +1,151 @@
+"""Extract what stores lack on workers, and append it in the order it would have here."""
+
+import shutil
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from fusseg.errors import DataError
+from fusseg.features.pipeline import (
+    DigestedItem,
+    Extracted,
+    Skipped,
+    check_space,
+    missing_items,
+)
+from fusseg.features.shards import (
+    OUTCOMES,
+    SHARDS,
+    BackboneSource,
+    Outcome,
+    Shard,
+    cut_shards,
+    leftover,
+    read_outcomes,
+    write_shard,
+)
+from fusseg.features.store import Store, StoreWriter, writing
+from fusseg.spread.workers import Workers, result_of, wait_until_seen
+
+
+@dataclass
+class Line:
+    """Shards in their order, the first of them handed out to workers."""
+
+    workers: Workers
+    waiting: deque[Shard]
+    running: deque[tuple[Shard, Future[None]]] = field(default_factory=deque)
+
+    def hand_out(self) -> None:
+        """Keep the workers busy."""
+        while self.waiting and len(self.running) < self.workers.ahead:
+            shard = self.waiting.popleft()
+            self.running.append((shard, self.workers.submit(write_shard, shard)))
+
+    def has_more(self, target: Store) -> bool:
+        """Whether shards of a store are left."""
+        first = self.running[0][0] if self.running else next(iter(self.waiting), None)
+        return first is not None and first.target == target
+
+    def take(self) -> tuple[Shard, list[Outcome]]:
+        """Wait for the first shard."""
+        shard, future = self.running.popleft()
+        result_of(future)
+        wait_until_seen(shard.store.path / OUTCOMES)
+        return shard, read_outcomes(shard)
+
+    def cut_again(self, shard: Shard, entries: Sequence[DigestedItem]) -> None:
+        """Put images in front of what is left of a shard's store, and cut it anew."""
+        self.stop()
+        rest = list(entries)
+        while self.waiting and self.waiting[0].target == shard.target:
+            rest += self.waiting.popleft().entries
+        shards = cut_shards(shard.target, rest, shard.backbone, shard.batch_size)
+        self.waiting.extendleft(reversed(shards))
+
+    def stop(self) -> None:
+        """Take back what is handed out."""
+        while self.running:
+            shard, future = self.running.pop()
+            future.cancel()
+            self.waiting.appendleft(shard)
+
+
+def extract_on(
+    workers: Workers,
+    wanted: Sequence[tuple[Store, Sequence[DigestedItem]]],
+    backbone: BackboneSource,
+    batch_size: int,
+) -> Iterator[tuple[Store, Extracted | Skipped]]:
+    """Extract what stores lack on workers; the stores become what `extract_site` makes of them.
+
+    Args:
+        workers: Which see stores and images.
+        wanted: The images of each store.
+        backbone: How they load it.
+        batch_size: Images per forward pass.
+
+    Yields:
+        Each missing image once its features are written, or why it was skipped.
+
+    Raises:
+        FussegError: If a worker cannot do its part, or the disk is too small, full or read-only.
+    """
+    waiting: deque[Shard] = deque()
+    for store, entries in wanted:
+        missing = missing_items(store, entries)
+        check_space(store, len(missing))
+        waiting.extend(cut_shards(store, missing, backbone, batch_size))
+    line = Line(workers, waiting)
+    try:
+        line.hand_out()
+        for store, _ in wanted:
+            if line.has_more(store):
+                for outcome in _fill(store, line):
+                    yield store, outcome
+    except OSError as error:
+        raise DataError(
+            f"cannot write features to the cache: {error.strerror}; free disk space or "
+            "choose another cache folder with --cache or FUSSEG_CACHE"
+        ) from error
+    finally:
+        line.stop()
+
+
+def _fill(store: Store, line: Line) -> Iterator[Extracted | Skipped]:
+    """Append the shards of one store; its lock is held as long as it takes."""
+    with writing(store) as writer:
+        # Another process may have extracted some of them since they were cut into shards.
+        present = set(store.digests())
+        appended: list[Shard] = []
+        while line.has_more(store):
+            shard, outcomes = line.take()
+            again = leftover(shard, outcomes) if line.has_more(store) else ()
+            if again:
+                line.cut_again(shard, again)
+            line.hand_out()
+            apart = {entry.digest for entry in again}
+            _append(writer, shard, present | apart)
+            appended.append(shard)
+            if not writer.waits:
+                # Once the rows count, nothing is twice on the disk.
+                writer.commit()
+                while appended:
+                    shutil.rmtree(appended.pop().store.path)
+            for outcome in outcomes:
+                if outcome.entry.digest not in apart:
+                    yield _describe(outcome)
+    shutil.rmtree(store.path / SHARDS, ignore_errors=True)
+
+
+def _append(writer: StoreWriter, shard: Shard, without: set[str]) -> None:
+    store = shard.store
+    for digest, features, pooled in zip(store.digests(), store.maps(), store.pooled(), strict=True):
+        if digest not in without:
+            writer.append(digest, features, pooled)
+
+
+def _describe(outcome: Outcome) -> Extracted | Skipped:
+    item = outcome.entry.item
+    return Skipped(item, outcome.reason) if outcome.reason else Extracted(item)

@@ -1,0 +1,184 @@
+"""Shards of a site's missing images: each extracted by a worker into a store of its own.
+
+A shard is a folder `shards/<key>` of the site's store: a store in float16, however the site's own
+packs its rows, and
+
+    outcomes.json  what became of each image
+
+It is there whole or not at all, and one that is there is not extracted again.
+"""
+
+import json
+import secrets
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+
+from fusseg.atomic import write_atomically
+from fusseg.compute import choose_compute, set_threads
+from fusseg.config import ComputeConfig
+from fusseg.data.images import load_image
+from fusseg.data.items import Item
+from fusseg.errors import DataError
+from fusseg.features.backbones import Backbone, load_backbone
+from fusseg.features.pipeline import DigestedItem, Skipped, extract_site
+from fusseg.features.store import Store
+
+SHARDS, OUTCOMES = "shards", "outcomes.json"
+SHARD_IMAGES = 64
+"""Work that the death of a worker can cost."""
+
+
+@dataclass(frozen=True)
+class BackboneSource:
+    """How a worker loads the backbone."""
+
+    name: str
+    """As written in `backbone.name`."""
+    compute: ComputeConfig
+    """Precision as decided by who asks; device `auto`: each worker's own."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Whole groups of `batch_size` of the images that a store lacks; the last may be cut short."""
+
+    target: Store
+    """Where the features go in the end."""
+    entries: tuple[DigestedItem, ...]
+    backbone: BackboneSource
+    batch_size: int
+
+    @property
+    def store(self) -> Store:
+        """Where a worker puts the features."""
+        names = [str(self.batch_size), *(entry.digest for entry in self.entries)]
+        key = sha256(" ".join(names).encode()).hexdigest()[:16]
+        # Whole features: a basis is found, and features are rounded, by who joins the shards.
+        settings = replace(self.target.settings, cache="float16")
+        return Store(self.target.path / SHARDS / key, self.target.site, settings, self.target.shape)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one image of a shard."""
+
+    entry: DigestedItem
+    reason: str
+    """Why it has no features; empty where it has."""
+    readable: bool
+    """Whether it took a place in a group, with features that could be kept or not."""
+
+
+def cut_shards(
+    target: Store, entries: Sequence[DigestedItem], backbone: BackboneSource, batch_size: int
+) -> list[Shard]:
+    """Cut images into shards of whole groups."""
+    size = batch_size * max(1, SHARD_IMAGES // batch_size)
+    return [
+        Shard(target, tuple(entries[start : start + size]), backbone, batch_size)
+        for start in range(0, len(entries), size)
+    ]
+
+
+def write_shard(shard: Shard) -> None:
+    """Extract a shard, on a worker.
+
+    Raises:
+        ConfigError: If the backbone cannot be loaded here.
+        DataError: If the backbone or the images are not those of who asks, or the disk is full.
+    """
+    store = shard.store
+    if store.path.exists():
+        return
+    _check_seen(shard.entries)
+    set_threads(shard.backbone.compute)
+    backbone = _load(shard.backbone, store.settings.fingerprint, torch.get_num_threads())
+    if backbone.fingerprint != store.settings.fingerprint:
+        raise DataError(
+            f"a worker's backbone {backbone.name!r} has the fingerprint "
+            f"{backbone.fingerprint[:16]}, not {store.settings.fingerprint[:16]}; give all "
+            "machines the same weights"
+        )
+    part = store.path.with_name(f".{store.path.name}.{secrets.token_hex(4)}")
+    try:
+        part.mkdir(parents=True)
+        _extract(replace(store, path=part), shard, backbone)
+        part.rename(store.path)
+    except OSError as error:
+        # Another worker that was taken for dead may have come first.
+        if not store.path.exists():
+            raise DataError(
+                f"cannot write features to {store.path}: {error.strerror}; free disk space or "
+                "choose another cache folder with --cache or FUSSEG_CACHE"
+            ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def read_outcomes(shard: Shard) -> list[Outcome]:
+    """Read what became of the images of a finished shard, in the order of the extraction.
+
+    Raises:
+        DataError: If the shard is damaged.
+    """
+    file = shard.store.path / OUTCOMES
+    try:
+        return [
+            Outcome(shard.entries[index], reason, readable)
+            for index, reason, readable in json.loads(file.read_text(encoding="utf-8"))
+        ]
+    except (OSError, ValueError, TypeError, IndexError) as error:
+        raise DataError(f"damaged shard, delete it: {shard.store.path} ({error})") from error
+
+
+def leftover(shard: Shard, outcomes: Sequence[Outcome]) -> tuple[DigestedItem, ...]:
+    """List the readable images behind a shard's last whole group.
+
+    There are some where others could not be read: groups are runs of readable images, so that
+    these belong into one group with the first images of the next shard.
+    """
+    unread = {outcome.entry.digest for outcome in outcomes if not outcome.readable}
+    readable = [entry for entry in shard.entries if entry.digest not in unread]
+    return tuple(readable[len(readable) - len(readable) % shard.batch_size :])
+
+
+def _extract(part: Store, shard: Shard, backbone: Backbone) -> None:
+    places = {entry.item: index for index, entry in enumerate(shard.entries)}
+    outcomes: list[tuple[int, str, bool]] = []
+    for event in extract_site(part, shard.entries, backbone, shard.batch_size):
+        if isinstance(event, Skipped):
+            outcomes.append((places[event.item], event.reason, _is_readable(event.item)))
+        else:
+            outcomes.append((places[event.item], "", True))
+    write_atomically(part.path / OUTCOMES, json.dumps(outcomes).encode())
+
+
+def _is_readable(item: Item) -> bool:
+    try:
+        load_image(item)
+    except DataError:
+        return False
+    return True
+
+
+def _check_seen(entries: Sequence[DigestedItem]) -> None:
+    """Refuse to skip images that only this machine lacks."""
+    for entry in entries:
+        image = entry.item.image
+        if isinstance(image, Path) and not image.exists():
+            raise DataError(
+                f"a worker does not see the image {image.absolute()}; share its folder, under "
+                "the same path"
+            )
+
+
+@lru_cache(maxsize=1)
+def _load(source: BackboneSource, _fingerprint: str, _threads: int) -> Backbone:
+    """Keep a backbone for the next shard, unless other weights or threads are asked for."""
+    return load_backbone(source.name, choose_compute(source.compute))

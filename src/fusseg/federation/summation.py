@@ -1,0 +1,62 @@
+"""Sums of tensors that arrive one by one, whose result does not hang on the order of arrival."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+_BLOCK = 2**15
+"""Numbers added at once: what is needed for them stays in the processor's cache."""
+
+
+class RunningSum:
+    """Adds up tensors by name: what each addition rounds away is kept in a second float64.
+
+    Both together have twice the digits of float64. The order of the terms could show in the digits
+    beyond those alone, so that the sum, rounded to float64, is the same in any order. Whole numbers
+    are added as they are.
+    """
+
+    def __init__(self, like: Mapping[str, Tensor]) -> None:
+        """Start at zero.
+
+        Args:
+            like: Stand-ins for a term: names and shapes, and whether they hold whole numbers.
+        """
+        self._high = {
+            name: torch.zeros(
+                part.shape, dtype=torch.float64 if part.dtype.is_floating_point else torch.int64
+            )
+            for name, part in like.items()
+        }
+        self._low = {name: torch.zeros_like(part) for name, part in self._high.items()}
+
+    def add(self, terms: Mapping[str, Tensor], factor: int = 1) -> None:
+        """Add one tensor to each sum.
+
+        Args:
+            terms: Of the names and shapes it was started with.
+            factor: Times each term is counted; below 2 ** 29, so that its product with a float32
+                is exact.
+        """
+        for name, high in self._high.items():
+            highs, lows, added = (
+                torch.split(part.reshape(-1), _BLOCK)
+                for part in (high, self._low[name], terms[name])
+            )
+            for place in zip(highs, lows, added, strict=True):
+                _add_block(*place, factor)
+
+    def total(self) -> dict[str, Tensor]:
+        """Read the sums: float64, or int64 of whole numbers."""
+        return {name: high + self._low[name] for name, high in self._high.items()}
+
+
+def _add_block(high: Tensor, low: Tensor, term: Tensor, factor: int) -> None:
+    """Add in place, and the error of the addition to `low` (Knuth's two-sum)."""
+    term = term.to(high.dtype) * factor
+    total = high + term
+    if high.dtype.is_floating_point:
+        added = total - high
+        low += (high - (total - added)) + (term - added)
+    high.copy_(total)

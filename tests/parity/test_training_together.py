@@ -1,0 +1,100 @@
+"""Clients advanced in one batched step against the same clients trained one by one."""
+
+import pytest
+import torch
+
+from fusseg.compute import EXACT, Compute
+from fusseg.config import LocalConfig
+from fusseg.features.neighbors import nearest_neighbors
+from fusseg.features.resident import make_resident
+from fusseg.segmentation.head import initial_head
+from fusseg.segmentation.training import Model, Trainee, TrainingPlan, train, train_together
+
+PLAN = TrainingPlan(4, torch.full((5,), 0.25), (0.4, 0.2, 0.3))
+BFLOAT16 = Compute(torch.device("cpu"), torch.bfloat16)
+PLAIN = {"batch_size": 4, "positions": 9, "random_supports": 2}
+
+
+@pytest.fixture
+def make_trainees(random_features, seeded):
+    """Clients of different sizes, one of them smaller than a batch, with models of their own."""
+
+    def make(*, previous: bool, resident: bool = False):
+        trainees = []
+        for client, num_images in enumerate((6, 3, 9)):
+            features = random_features(client, num_images=num_images)
+            model = Model(
+                initial_head(5, 3, seeded(10 + client)),
+                torch.randn(4, 3, generator=seeded(20 + client)),
+            )
+            nearest = nearest_neighbors(torch.from_numpy(features.pooled), 2)
+            own = initial_head(5, 3, seeded(30 + client)) if previous else None
+            source = make_resident(features, EXACT) if resident else features
+            trainees.append(Trainee(model, source, nearest, seeded(client), own))
+        return trainees
+
+    return make
+
+
+def tensors(model):
+    return [*model.head.values(), model.centroids]
+
+
+@pytest.mark.parametrize("resident", [False, True])
+@pytest.mark.parametrize("previous", [False, True])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"separation_weight": 0.5, "dropout": 0.0},
+        {"fedprox_weight": 0.1, "fedmoon_weight": 1.0},
+    ],
+)
+def test_clients_side_by_side_train_as_if_each_were_alone(make_trainees, more, previous, resident):
+    local = LocalConfig(**PLAIN, **more)
+    together = train_together(make_trainees(previous=previous, resident=resident), PLAN, local)
+    alone = [train(trainee, PLAN, local) for trainee in make_trainees(previous=previous)]
+    for (found, loss), (expected, expected_loss) in zip(together, alone, strict=True):
+        assert loss == pytest.approx(expected_loss, abs=1e-6)
+        for left, right in zip(tensors(found), tensors(expected), strict=True):
+            torch.testing.assert_close(left, right, rtol=0, atol=1e-5)
+            assert left.is_contiguous()
+    moved = [
+        float((left - right).abs().max())
+        for (found, _), trainee in zip(together, make_trainees(previous=previous), strict=True)
+        for left, right in zip(tensors(found), tensors(trainee.model), strict=True)
+    ]
+    assert min(moved) > 1e-4  # what agrees above has been trained
+
+
+def test_a_clients_result_does_not_depend_on_who_trains_beside_it(make_trainees):
+    local = LocalConfig(**PLAIN)
+    all_three = train_together(make_trainees(previous=False), PLAN, local)
+    two = train_together(make_trainees(previous=False)[:2], PLAN, local)
+    for (found, _), (expected, _) in zip(two, all_three[:2], strict=True):
+        for left, right in zip(tensors(found), tensors(expected), strict=True):
+            torch.testing.assert_close(left, right, rtol=0, atol=1e-6)
+
+
+def test_resident_features_give_the_bits_of_those_on_disk(make_trainees, same_bits):
+    local = LocalConfig(**PLAIN)
+    on_disk = [train(trainee, PLAN, local) for trainee in make_trainees(previous=False)]
+    resident = [
+        train(trainee, PLAN, local) for trainee in make_trainees(previous=False, resident=True)
+    ]
+    for (found, loss), (expected, expected_loss) in zip(resident, on_disk, strict=True):
+        assert same_bits(found, expected)
+        assert loss == expected_loss
+
+
+def test_bfloat16_steps_stay_near_those_in_float32(make_trainees):
+    local = LocalConfig(**PLAIN)
+    exact = train_together(make_trainees(previous=False), PLAN, local)
+    narrow = train_together(make_trainees(previous=False), PLAN, local, BFLOAT16)
+    for (found, loss), (expected, expected_loss) in zip(narrow, exact, strict=True):
+        assert loss == pytest.approx(expected_loss, abs=0.02)
+        assert loss != expected_loss  # the products were rounded
+        for left, right in zip(tensors(found), tensors(expected), strict=True):
+            assert left.dtype == torch.float32
+            # Adam moves by its rate whatever the gradient's size: only signs may differ.
+            assert float((left - right).abs().max()) < 2 * PLAN.num_steps * 5e-3

@@ -1,0 +1,45 @@
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from fusseg.bench.speed.products import (
+    Product,
+    count_gflop,
+    head_products,
+    prepare_products,
+    product_rate,
+    step_products,
+)
+from fusseg.config import LocalConfig
+
+CPU = torch.device("cpu")
+
+
+def test_a_product_is_a_multiplication_and_an_addition_per_triple():
+    assert Product(3, 5, 7, batch=2, times=4).gflop == pytest.approx(2e-9 * 3 * 5 * 7 * 2 * 4)
+
+
+def test_the_products_of_a_step_are_those_of_its_formula():
+    local = LocalConfig()
+    dim, code, clusters, rows = 768, 70, 27, 2 * 8 * 121
+    head = 2 * rows * (2 * dim * dim + 5 * dim * code)
+    pairs = 7 * 8 * 121 * 121 * 2 * (dim + 3 * code)
+    centroids = 2 * 2 * rows * code * clusters
+    expected = (head + pairs + centroids) / 1e9
+    assert count_gflop(step_products(dim, code, clusters, local)) == pytest.approx(expected)
+
+
+def test_the_head_multiplies_each_position_by_three_layers():
+    assert count_gflop(head_products(10, 4, 2)) == pytest.approx(2e-9 * 10 * (16 + 8 + 8))
+
+
+def test_a_floor_does_the_arithmetic_that_was_counted():
+    products = step_products(16, 5, 3, LocalConfig(batch_size=2, positions=7, random_supports=3))
+    multiply = prepare_products(products, torch.float32, CPU, calls=2)
+    with FlopCounterMode(display=False) as counter:
+        multiply()
+    assert counter.get_total_flops() / 1e9 == pytest.approx(2 * count_gflop(products))
+
+
+def test_the_rate_of_the_reference_product_is_one_that_a_machine_can_have():
+    assert 0.1 < product_rate(torch.float32, CPU, repeats=1) < 1e6
