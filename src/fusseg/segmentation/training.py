@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
-from torch.optim import Adam
 
 from fusseg.compute import EXACT, Compute
 from fusseg.config import LocalConfig
 from fusseg.features.resident import FeatureSource
+from fusseg.segmentation.adam import Adam
 from fusseg.segmentation.head import HeadWeights
 from fusseg.segmentation.objective import Objective, step_losses
 from fusseg.segmentation.regularizers import References, regularizes
@@ -95,8 +95,8 @@ def train_together(
     # Both give the same to the last bit or two: the fused one is fast, the other the reference.
     fused = compute != EXACT
     optimizers = (
-        Adam(weights.values(), lr=local.head_learning_rate, fused=fused),
-        Adam([centroids], lr=local.centroid_learning_rate, fused=fused),
+        Adam(weights.values(), local.head_learning_rate, fused=fused),
+        Adam([centroids], local.centroid_learning_rate, fused=fused),
     )
     losses_of = _losses(plan, local, compute, together=len(trainees) > 1)
     mean_feature = plan.mean_feature.to(compute.device)
@@ -105,8 +105,6 @@ def train_together(
     for _ in range(plan.num_steps):
         drawn = _gather(trainees, [next(step) for step in steps], mean_feature, compute)
         head_loss, centroid_loss = losses_of(weights, centroids, drawn, frozen)
-        for optimizer in optimizers:
-            optimizer.zero_grad()
         (head_loss + centroid_loss).sum().backward()  # type: ignore[no-untyped-call]
         for optimizer in optimizers:
             optimizer.step()
