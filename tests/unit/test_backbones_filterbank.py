@@ -113,3 +113,16 @@ def test_the_same_fingerprint_every_time():
 def test_an_image_of_broken_cells_is_refused(backbone):
     with pytest.raises(ConfigError, match=r"multiples of 8, got \[20, 16\]"):
         backbone.extract(noise(1, 20, 16))
+
+
+@pytest.mark.parametrize("size", [(48, 64), (224, 224)])
+def test_features_are_the_same_on_any_number_of_threads(seeded, size):
+    backbone = load_backbone("filterbank")
+    images = torch.randint(0, 256, (1, *size, 3), generator=seeded(0), dtype=torch.uint8)
+    assert backbone.same_on_any_threads
+    alone = backbone.extract(images)
+    try:
+        torch.set_num_threads(3)
+        assert torch.equal(backbone.extract(images), alone)
+    finally:
+        torch.set_num_threads(1)

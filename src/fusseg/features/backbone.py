@@ -34,6 +34,8 @@ class Backbone:
     """The only height and width it takes; None: any multiples of the stride."""
     precision: Precision = "float32"
     """Of its matrix products; never `auto`."""
+    same_on_any_threads: bool = False
+    """Whether features have the same bits however many threads compute them."""
 
 
 def check_image_size(

@@ -60,6 +60,7 @@ def load_filterbank(name: str = "filterbank") -> Backbone:
         stride=STRIDE,
         center=True,
         extract=extract,
+        same_on_any_threads=True,
     )
 
 

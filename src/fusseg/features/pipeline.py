@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
@@ -135,7 +136,7 @@ def _write_behind(
             if not group:
                 continue
             batch = torch.from_numpy(np.stack([image for _, image in group]))
-            with torch.inference_mode():
+            with torch.inference_mode(), _room_for_decoders(backbone):
                 features = backbone.extract(batch)
             if writing_group is not None:
                 yield from writing_group.result()
@@ -156,6 +157,24 @@ def _is_done(committing: Future[None] | None) -> bool:
         return committing is None
     committing.result()
     return True
+
+
+@contextmanager
+def _room_for_decoders(backbone: Backbone) -> Iterator[None]:
+    """Leave a thread to decoding and writing, where that changes no feature.
+
+    A light backbone on all cores waits in every operation for the thread that decoding has pushed
+    aside, which takes longer than to compute with one thread less.
+    """
+    threads = torch.get_num_threads()
+    if not backbone.same_on_any_threads or threads == 1:
+        yield
+        return
+    torch.set_num_threads(threads - 1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _groups(
