@@ -116,8 +116,7 @@ def test_an_image_of_broken_cells_is_refused(backbone):
 
 
 @pytest.mark.parametrize("size", [(48, 64), (224, 224)])
-def test_features_are_the_same_on_any_number_of_threads(seeded, size):
-    backbone = load_backbone("filterbank")
+def test_features_are_the_same_on_any_number_of_threads(backbone, seeded, size):
     images = torch.randint(0, 256, (1, *size, 3), generator=seeded(0), dtype=torch.uint8)
     assert backbone.same_on_any_threads
     alone = backbone.extract(images)
