@@ -62,7 +62,7 @@ def prepare(
     backbone = load_backbone(config.backbone.name, compute)
     training = training_views(items, backbone, config)
     shown_items = held_out_items or tuple(
-        item if config.evaluation.at_sites else replace(item, mask=None)
+        item if config.evaluation.at_sites or item.mask is None else replace(item, mask=None)
         for item in select_training(dataset, config.data)
     )
     shown = held_out_views(shown_items, backbone, config)

@@ -179,6 +179,9 @@ def wait_for(stages: Generator[Progress, None, Outcome]) -> Outcome:
 
 
 def _unlabeled(item: Item) -> Item:
+    # The same object where nothing changes: there are as many as images.
+    if item.mask is None and item.client == item.site:
+        return item
     return replace(item, mask=None, client=item.site)
 
 
@@ -232,15 +235,17 @@ def digest_item(item: Item, contents: dict[Source, str]) -> DigestedItem | Skipp
 
     Args:
         item: An image or a crop of one.
-        contents: Digests of the images whose bytes were read, which are not read again for their
-            other crops; a new one is added.
+        contents: Digests of the images of crops, which are not read again for their other crops;
+            a new one is added.
     """
     try:
-        if item.image not in contents:
-            contents[item.image] = hashlib.sha256(read_bytes(item)).hexdigest()
+        digest = contents.get(item.image)
+        if digest is None:
+            digest = hashlib.sha256(read_bytes(item)).hexdigest()
+            if item.crop is not None:
+                contents[item.image] = digest
     except DataError as error:
         return Skipped(item, str(error))
-    digest = contents[item.image]
     if item.crop is not None:
         digest = hashlib.sha256(f"{digest} {item.crop.share}".encode()).hexdigest()
     return DigestedItem(item, digest)
