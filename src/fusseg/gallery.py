@@ -1,5 +1,6 @@
 """Join a run's record with example images into its report."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,15 @@ from fusseg.evaluation.matching import UNMATCHED
 from fusseg.evaluation.scores import score
 from fusseg.experiment import final_models
 from fusseg.federation.strategies import resolve_federation
+from fusseg.report.centroid_map import map_centroids
 from fusseg.report.colors import colorize, palette, spread_colors
+from fusseg.report.embedding import shrink_photo, shrink_regions
 from fusseg.report.page import GalleryEntry, render_report
-from fusseg.runs import REPORT, Record, SavedState
+from fusseg.runs import REPORT, Record, SavedState, spread_evenly
 from fusseg.segmentation.segmenter import Segmenter, build_segmenter
 
-NUM_EXAMPLES = 12
-"""Images in the gallery, spread evenly over those at hand."""
+NUM_EXAMPLES, NUM_WORST, NUM_TRIED = 12, 12, 48
+"""Images in the gallery: so many spread evenly over the sites, and the worst of those tried."""
 
 Colors = UInt8[np.ndarray, "colors 3"]
 
@@ -56,7 +59,7 @@ def write_report(
         matching = _matching(record, shown)
         gallery = _examples(segmenter, shown, matching)
         legend = _legend(shown, matching, segmenter.num_clusters)
-    page = render_report(record, dump_config(config), gallery, legend)
+    page = render_report(record, dump_config(config), gallery, legend, map_centroids(run_dir))
     write_atomically(run_dir / REPORT, page.encode())
 
 
@@ -109,28 +112,63 @@ def _legend(
 def _examples(
     segmenter: Segmenter, shown: HeldOut, matching: list[int] | None
 ) -> list[GalleryEntry]:
+    """Segment images of all sites; keep some of each site, and of the others the worst."""
+    # Without scores there is no worst, and a CRF takes seconds an image.
+    few = matching is None or shown.crf
+    sites = [item.site for item in shown.items]
+    tried = spread_over_sites(sites, NUM_EXAMPLES if few else NUM_TRIED)
+    entries = {index: _example(segmenter, shown, matching, index) for index in tried}
+    even = spread_over_sites([sites[index] for index in tried], NUM_EXAMPLES)
+    kept = {tried[place] for place in even}
+    scored = sorted(
+        (entry.mean_iou, index) for index, entry in entries.items() if entry.mean_iou is not None
+    )
+    kept |= {index for _, index in scored[:NUM_WORST]}
+    return [entries[index] for index in sorted(kept)]
+
+
+def spread_over_sites(sites: Sequence[str], most: int) -> list[int]:
+    """Choose images: as many of each site as of the others, spread evenly within it.
+
+    Args:
+        sites: Site of each image.
+        most: Number of images, where there are so many.
+
+    Returns:
+        Places in `sites`, ascending.
+    """
+    by_site: dict[str, list[int]] = {}
+    for place, site in enumerate(sites):
+        by_site.setdefault(site, []).append(place)
+    # Small sites first: what they lack is left to the others.
+    groups = sorted(spread_evenly(list(by_site.values()), most), key=len)
+    chosen: list[int] = []
+    for number, places in enumerate(groups):
+        left = most - len(chosen)
+        chosen += spread_evenly(places, -(-left // (len(groups) - number)))
+    return sorted(chosen)
+
+
+def _example(
+    segmenter: Segmenter, shown: HeldOut, matching: list[int] | None, index: int
+) -> GalleryEntry:
     colors = cluster_colors(shown, matching, segmenter.num_clusters)
     label_colors = class_colors(shown)
-    count = min(NUM_EXAMPLES, len(shown.items))
-    entries = []
-    for index in np.linspace(0, len(shown.items) - 1, count).round().astype(int).tolist():
-        item, seen = shown.views[index].item, shown.views[index].settings
-        image = fit_image(load_image(item), seen.image_size, seen.fit, seen.interpolation)
-        regions = segment_held_out(segmenter, shown, index)
-        labels = read_labels(shown, index)
-        mean_iou = None
-        if labels is not None and matching is not None:
-            counts = count_pixels(regions, labels, segmenter.num_clusters, len(label_colors))
-            if counts.sum() > 0:
-                mean_iou = score(counts, torch.tensor(matching)).mean_iou
-        entries.append(
-            GalleryEntry(
-                site=item.site,
-                stem=item.stem,
-                image=image,
-                regions=colorize(regions.numpy(), colors),
-                label=None if labels is None else colorize(labels.numpy(), label_colors),
-                mean_iou=mean_iou,
-            )
-        )
-    return entries
+    item, seen = shown.views[index].item, shown.views[index].settings
+    image = fit_image(load_image(item), seen.image_size, seen.fit, seen.interpolation)
+    regions = segment_held_out(segmenter, shown, index)
+    labels = read_labels(shown, index)
+    mean_iou = None
+    if labels is not None and matching is not None:
+        counts = count_pixels(regions, labels, segmenter.num_clusters, len(label_colors))
+        if counts.sum() > 0:
+            mean_iou = score(counts, torch.tensor(matching)).mean_iou
+    return GalleryEntry(
+        site=item.site,
+        stem=item.stem,
+        # Small already here: the arrays of all that are tried are held at once.
+        image=shrink_photo(image),
+        regions=shrink_regions(colorize(regions.numpy(), colors)),
+        label=None if labels is None else shrink_regions(colorize(labels.numpy(), label_colors)),
+        mean_iou=mean_iou,
+    )

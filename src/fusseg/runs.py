@@ -1,13 +1,13 @@
 """A run directory: config.toml, record.json, state.safetensors, report.html."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from fusseg.atomic import write_atomically
@@ -23,9 +23,13 @@ FORMAT_VERSION = 1
 CONFIG, RECORD, STATE, REPORT = "config.toml", "record.json", "state.safetensors", "report.html"
 HISTORY = "history"
 """Folder of the centroids of every round."""
+GLOBAL_CENTROIDS, CLIENT_CENTROIDS = "global", "client/"
+"""Names in a round's file: the server's, and what stands before each client's."""
 
 Record = dict[str, Any]
 """What `record.json` holds; see docs/record.md."""
+
+Entry = TypeVar("Entry")
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,8 @@ def save_history(
     Raises:
         DataError: If the file cannot be written.
     """
-    tensors = {"global": centroids, **{f"client/{name}": part for name, part in sent.items()}}
+    by_client = {f"{CLIENT_CENTROIDS}{name}": part for name, part in sent.items()}
+    tensors = {GLOBAL_CENTROIDS: centroids, **by_client}
     content = save({name: tensor.contiguous() for name, tensor in tensors.items()})
     try:
         (path / HISTORY).mkdir(exist_ok=True)
@@ -174,19 +179,52 @@ def save_history(
     _write(path / HISTORY / f"round-{round_number:03d}.safetensors", content)
 
 
-def load_history(path: Path) -> dict[int, dict[str, Tensor]]:
-    """Read the centroids of all rounds kept: `global` and `client/ID`, by round.
+def load_history(
+    path: Path, max_rounds: int | None = None, max_clients: int | None = None
+) -> dict[int, dict[str, Tensor]]:
+    """Read the centroids of the rounds kept: `global` and `client/ID`, by round.
+
+    Args:
+        path: Run directory.
+        max_rounds: At most so many, spread evenly from the first to the last; None: all.
+        max_clients: At most so many, likewise by name; None: all.
 
     Raises:
         DataError: If a file is damaged.
     """
-    found = {}
-    for file in sorted((path / HISTORY).glob("round-*.safetensors")):
-        try:
-            found[int(file.stem.removeprefix("round-"))] = load_file(file)
-        except (SafetensorError, ValueError, OSError) as error:
-            raise DataError(f"damaged history: {file} ({error})") from error
-    return found
+    files = spread_evenly(sorted((path / HISTORY).glob("round-*.safetensors")), max_rounds)
+    names = {file: _history_names(file) for file in files}
+    clients = sorted(set().union(*names.values()) - {GLOBAL_CENTROIDS})
+    kept = {GLOBAL_CENTROIDS, *spread_evenly(clients, max_clients)}
+    return {
+        int(file.stem.removeprefix("round-")): _read_history(file, names[file] & kept)
+        for file in files
+    }
+
+
+def spread_evenly(entries: Sequence[Entry], most: int | None) -> list[Entry]:
+    """Take at most so many entries, from the first to the last in even steps."""
+    if most is None or len(entries) <= most:
+        return list(entries)
+    last = max(1, most - 1)
+    return [entries[place * (len(entries) - 1) // last] for place in range(most)]
+
+
+def _history_names(file: Path) -> set[str]:
+    try:
+        int(file.stem.removeprefix("round-"))
+        with safe_open(file, framework="pt") as opened:
+            return set(opened.keys())
+    except (SafetensorError, ValueError, OSError) as error:
+        raise DataError(f"damaged history: {file} ({error})") from error
+
+
+def _read_history(file: Path, names: Collection[str]) -> dict[str, Tensor]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return {name: opened.get_tensor(name) for name in sorted(names)}
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"damaged history: {file} ({error})") from error
 
 
 def load_state(path: Path) -> SavedState:

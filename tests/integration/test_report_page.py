@@ -1,10 +1,13 @@
 import copy
+import json
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import torch
 
 from fusseg.report import formatting
+from fusseg.report.centroid_map import project_rounds
 from fusseg.report.page import GalleryEntry, render_report
 
 HOSTILE = "</title><script>alert('x')</script>\"onload=\"alert(1)"
@@ -186,7 +189,7 @@ def test_every_control_has_a_name(page):
         for element in page.tags(tag):
             assert element["id"] in labeled
     assert all("alt" in image for image in page.tags("img"))
-    assert all("aria-label" in svg for svg in page.tags("svg"))
+    assert all({"aria-label", "aria-hidden"} & set(svg) for svg in page.tags("svg"))
 
 
 def test_every_score_and_loss_of_the_record_is_there(page):
@@ -215,7 +218,7 @@ def test_every_count_and_time_of_the_record_is_there(page):
     texts = [formatting.count(value) for value in counts]
     times = [*record["seconds"].values(), *(entry["seconds"] for entry in record["rounds"])]
     texts += [formatting.duration(value) for value in times]
-    texts += ["50.0 %", "25.0 %", "90.0 % sky, 90 pixels", "60.0 % pole, 30 pixels"]
+    texts += ["50.0 %", "25.0 %"]
     missing = [text for text in texts if text not in page.text]
     assert missing == []
 
@@ -248,7 +251,13 @@ def test_the_gallery_starts_with_the_worst_score(page):
 
 def test_the_gallery_can_be_filtered_by_each_site(page):
     values = [option["value"] for option in page.tags("option")]
-    assert values == ["", "south", "west", "worst", "best", "name"]
+    assert values[3:] == [
+        *("", "south", "west"),
+        *("worst", "best", "name"),
+        *("", "1 2 3"),
+        *("slider", "aside"),
+        *("wipe", "fade"),
+    ]
 
 
 def test_the_same_input_gives_the_same_bytes(html):
@@ -287,7 +296,9 @@ def test_without_labels_the_label_free_figures_stand_in():
     assert "mIoU on the held-out images" not in page.text
     assert "west 1,171 \N{EN DASH} \N{EN DASH}" in page.text
     assert "None" not in page.text
-    assert [option["value"] for option in page.tags("option")] == ["", "south", "west", "name"]
+    values = [option["value"] for option in page.tags("option")]
+    assert values[3:] == ["", "south", "west", "name", "slider", "aside", "wipe", "fade"]
+    assert "gallery-limit" not in page.attributes("id")
 
 
 def test_an_interrupted_run_says_so_and_shows_its_last_scores():
@@ -340,4 +351,41 @@ def test_classes_without_names_are_numbered():
     record = make_record()
     record["final"]["per_class_iou"] = None
     page = Page(render_report(record, CONFIG, []))
-    assert "0 → class 0: 90.0 % class 0, 90 pixels" in page.text
+    assert "0 → class 0: 90.0 % class 0, 90 pixels" in page.attributes("title")
+
+
+def test_the_confusion_is_a_table_of_percentages_whose_matches_are_named(page):
+    assert "Region sky pole Pixels 0 → sky 90 matched 10 100 1 → pole 10 90 matched 50" in page.text
+    assert "2 (unmatched) 40 60 50" in page.text
+
+
+def test_scores_come_with_their_spread_over_sites(page):
+    # (0.2219 - 0.1876) / sqrt(2) and the mean of both
+    assert "Spread over sites ± 0.024 0.188 to 0.222 mIoU in 2 sites" in page.text
+    assert "Mean 0.205 0.509 Standard deviation 0.024 0.040" in page.text
+
+
+def test_scores_before_a_lloyd_finish_are_told_apart():
+    record = {**make_record(), "trained": {"mean_iou": 0.1911, "pixel_accuracy": 0.4321}}
+    page = Page(render_report(record, CONFIG, []))
+    assert "Before the finish of Lloyd steps: mIoU 0.191, pixel accuracy 0.432." in page.text
+
+
+def test_centroids_are_drawn_from_numbers_in_the_page_and_agreement_is_a_table():
+    history = {
+        1: {"global": torch.eye(3), "client/north": torch.eye(3), "client/<b>": -torch.eye(3)},
+        2: {"global": torch.eye(3).flip(0)},
+    }
+    page = Page(render_report(make_record(), CONFIG, [], centroids=project_rounds(history)))
+    (drawing,) = page.attributes("data-map")
+    content = json.loads(drawing)
+    assert content["clients"] == ["<b>", "north"]
+    assert [entry["number"] for entry in content["rounds"]] == [1, 2]
+    # the last round is a finish in which clients send none: the first is shown
+    assert [slider["value"] for slider in page.tags("input")] == ["0"]
+    assert "Round <b> north 1 0.000 1.000 2 \N{EN DASH} \N{EN DASH}" in page.text
+    assert "2 of 3 rounds are shown." in page.text
+
+
+def test_without_centroids_there_is_no_section_about_them(page):
+    assert "#centroids" not in page.attributes("href")

@@ -18,6 +18,11 @@ ROUNDS = [
     for number in (1, 2, 3)
 ]
 
+TRAFFIC = [
+    {"round": 1, "bytes_up": 2_000, "bytes_down": 4_000},
+    {"round": 2, "bytes_up": 0, "bytes_down": 1_500},
+]
+
 
 def _tips(svg):
     return [title.text for title in ET.fromstring(svg).iter("title")]
@@ -33,7 +38,7 @@ def _all_figures():
         "loss": figures.loss_curves(ROUNDS),
         "classes": figures.class_bars({"sky": 0.5, "pole": None}),
         "clusters": figures.cluster_bars([0.25, 0.75], ["0 → sky", "1 (unmatched)"]),
-        "confusion": figures.confusion_heatmap([[1, 3], [8, 0]], [1, 0], ["sky", "pole"]),
+        "traffic": figures.traffic_bars(TRAFFIC),
     }
 
 
@@ -87,23 +92,24 @@ def test_cluster_bars_run_from_largest_to_smallest():
     assert {"25.0 %", "75.0 %"} <= set(texts)
 
 
-def test_the_confusion_is_normalized_by_row_and_sorted_by_class():
-    svg = figures.confusion_heatmap([[1, 3], [2, 0], [0, 0]], [1, 0, -1], ["sky", "pole"])
+def test_the_bytes_of_each_round_are_drawn_by_direction_in_their_natural_unit():
+    svg = figures.traffic_bars(TRAFFIC)
     assert _tips(svg) == [
-        "1 → sky: 100.0 % sky, 2 pixels",
-        "1 → sky: 0.0 % pole, 0 pixels",
-        "0 → pole: 25.0 % sky, 1 pixels",
-        "0 → pole: 75.0 % pole, 3 pixels",
-        "2 (unmatched): 0.0 % sky, 0 pixels",
-        "2 (unmatched): 0.0 % pole, 0 pixels",
+        "round 1: 2,000 bytes sent",
+        "round 2: 0 bytes sent",
+        "round 1: 4,000 bytes received",
+        "round 2: 1,500 bytes received",
     ]
-    assert {"100", "25", "75"} <= set(_texts(svg))
+    assert "kB" in _texts(svg)
+    assert "2,000 sent and 5,500 received in all" in svg
 
 
-def test_a_large_confusion_leaves_the_numbers_to_the_tips():
-    svg = figures.confusion_heatmap([[5] * 17], [3], [f"class {i}" for i in range(17)])
-    assert "6" not in _texts(svg)
-    assert "0 → class 3: 5.9 % class 3, 5 pixels" in _tips(svg)
+def test_long_trainings_still_tell_clients_apart_by_a_few_marks():
+    rounds = [{**ROUNDS[0], "round": number} for number in range(1, 83)]
+    tips = _tips(figures.loss_curves(rounds))
+    assert "round 1, loss of north: -0.2000" in tips
+    assert "round 2, loss of north: -0.2000" not in tips
+    assert sum("loss of north" in tip for tip in tips) == 28
 
 
 def test_figures_take_their_colors_and_font_from_the_page():

@@ -11,17 +11,26 @@ MAX_WIDTH = 480
 """Pixels; what is wider is scaled down before it is embedded."""
 
 
+def shrink_photo(image: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "_ _ 3"]:
+    """Scale a photo down to the size at which it is embedded."""
+    return _at_most(image, Image.Resampling.LANCZOS)
+
+
+def shrink_regions(image: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "_ _ 3"]:
+    """Scale a color map down to the size at which it is embedded, without a new color."""
+    return _at_most(image, Image.Resampling.NEAREST)
+
+
 def photo_uri(image: UInt8[np.ndarray, "height width 3"]) -> str:
     """Embed a photo as JPEG."""
-    small = _at_most(Image.fromarray(image), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=85, optimize=True)
+    Image.fromarray(shrink_photo(image)).save(buffer, "JPEG", quality=85, optimize=True)
     return _data_uri("image/jpeg", buffer)
 
 
 def regions_uri(image: UInt8[np.ndarray, "height width 3"]) -> str:
     """Embed a color map without loss as PNG, or as a photo if it has more than 256 colors."""
-    small = np.asarray(_at_most(Image.fromarray(image), Image.Resampling.NEAREST))
+    small = shrink_regions(image)
     packed = small.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
     values, indices = np.unique(packed, return_inverse=True)
     if len(values) > 256:
@@ -34,11 +43,14 @@ def regions_uri(image: UInt8[np.ndarray, "height width 3"]) -> str:
     return _data_uri("image/png", buffer)
 
 
-def _at_most(image: Image.Image, resampling: Image.Resampling) -> Image.Image:
-    if image.width <= MAX_WIDTH:
+def _at_most(
+    image: UInt8[np.ndarray, "height width 3"], resampling: Image.Resampling
+) -> UInt8[np.ndarray, "_ _ 3"]:
+    height, width, _ = image.shape
+    if width <= MAX_WIDTH:
         return image
-    height = max(1, round(image.height * MAX_WIDTH / image.width))
-    return image.resize((MAX_WIDTH, height), resampling)
+    small = (MAX_WIDTH, max(1, round(height * MAX_WIDTH / width)))
+    return np.asarray(Image.fromarray(image).resize(small, resampling))
 
 
 def _data_uri(media_type: str, buffer: io.BytesIO) -> str:

@@ -5,18 +5,16 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from fusseg.report import formatting
 from fusseg.report.svg import COLORS, NUM_SERIES, draw_svg, plain, text_width, tip
+from fusseg.report.symbols import MARKERS, series_mark
 
 _WIDTH = 400.0
 _CURVE_AREA = (0.165, 0.19, 0.795, 0.77)
 _MAX_POINTS = 40
 """Rounds up to which each one gets its own mark."""
-_MAX_NUMBERED = 16
-"""Clusters or classes up to which the cells of the confusion carry their numbers."""
 
 
 def mean_iou_curve(rounds: Sequence[Mapping[str, Any]]) -> str:
@@ -50,7 +48,7 @@ def loss_curves(rounds: Sequence[Mapping[str, Any]]) -> str:
     def draw(figure: Figure) -> None:
         axes = figure.add_axes(_CURVE_AREA)
         _style_curve(axes, [number for number, _ in mean], "loss")
-        for client_id, role in clients.items():
+        for place, (client_id, role) in enumerate(clients.items()):
             line = [
                 (entry["round"], client["loss"])
                 for entry in rounds
@@ -59,7 +57,8 @@ def loss_curves(rounds: Sequence[Mapping[str, Any]]) -> str:
             ]
             color, name = COLORS[role], plain(client_id, 60)
             axes.plot(*zip(*line, strict=True), color=color, linewidth=1.3, gid=tip(name))
-            _draw_points(axes, line, f"loss of {name}", color, size=3.0)
+            marker = None if role == "chart-muted" else MARKERS[series_mark(place)[0]]
+            _draw_points(axes, line, f"loss of {name}", color, size=4.0, marker=marker)
         axes.plot(*zip(*mean, strict=True), color=COLORS["chart-ink"], linewidth=2.6)
         _draw_points(axes, mean, "mean loss", COLORS["chart-ink"])
         axes.margins(y=0.12)
@@ -95,50 +94,36 @@ def cluster_bars(shares: Sequence[float], names: Sequence[str]) -> str:
     return _bars("cluster-bars", "Share of pixels per cluster", bars)
 
 
-def confusion_heatmap(
-    confusion: Sequence[Sequence[int]], matching: Sequence[int], class_names: Sequence[str]
-) -> str:
-    """Draw how each cluster's pixels spread over the classes, clusters in the order of matching.
-
-    Args:
-        confusion: Pixels per cluster (row) and class (column).
-        matching: Class of each cluster, -1 where it has none; such clusters come last.
-        class_names: In the order of the columns.
-    """
-    names = cluster_names(matching, class_names)
-    order = sorted(
-        range(len(confusion)), key=lambda cluster: (matching[cluster] < 0, matching[cluster])
-    )
-    numbered = max(len(confusion), len(class_names)) <= _MAX_NUMBERED
-
-    rows = [plain(names[cluster], 24) for cluster in order]
-    columns = [plain(name, 18) for name in class_names]
-    side = 27 if numbered else 17
-    grid = (side * len(columns), side * len(rows))
-    # the labels of the columns lean to the right at 60 degrees
-    longest = max(map(text_width, columns))
-    left, top, right = 8 + max(map(text_width, rows)), 14 + 0.87 * longest, 8 + 0.5 * longest
-    size = (left + grid[0] + right, top + grid[1] + 4)
+def traffic_bars(rounds: Sequence[Mapping[str, Any]]) -> str:
+    """Draw the bytes of each round: full bars sent by the clients, hollow ones sent to them."""
+    numbers = [entry["round"] for entry in rounds]
+    width = 0.38
+    kinds = (("bytes_up", -width / 2, "sent"), ("bytes_down", width / 2, "received"))
 
     def draw(figure: Figure) -> None:
-        axes = figure.add_axes((left / size[0], 4 / size[1], grid[0] / size[0], grid[1] / size[1]))
-        for row, cluster in enumerate(order):
-            matched = matching[cluster]
-            _draw_cells(axes, row, confusion[cluster], names[cluster], class_names, numbered)
-            if matched >= 0:
-                axes.add_patch(_cell(matched, row, facecolor="none", edgecolor=COLORS["chart-ink"]))
-        _style_heatmap(axes, rows, columns)
+        axes = figure.add_axes(_CURVE_AREA)
+        largest = max(1, *(entry[name] for entry in rounds for name, _, _ in kinds))
+        unit, divisor = formatting.byte_unit(largest)
+        _style_curve(axes, numbers, unit)
+        for name, shift, word in kinds:
+            face = COLORS["chart-accent"] if name == "bytes_up" else "none"
+            for entry in rounds:
+                text = f"round {entry['round']}: {entry[name]:,} bytes {word}"
+                axes.bar(
+                    entry["round"] + shift,
+                    entry[name] / divisor,
+                    width=width,
+                    facecolor=face,
+                    edgecolor=COLORS["chart-accent"],
+                    linewidth=1.2,
+                    gid=tip(text),
+                )
+        axes.set_xlim(min(numbers) - 0.6, max(numbers) + 0.6)
+        axes.set_ylim(0, 1.1 * largest / divisor)
 
-    label = "Classes of each cluster's pixels, in percent of the cluster"
-    return draw_svg("confusion", label, size, draw)
-
-
-def cluster_names(matching: Sequence[int], class_names: Sequence[str]) -> list[str]:
-    """Name each cluster by its number (from 0) and the class it is matched with."""
-    return [
-        f"{cluster} → {class_names[matched]}" if matched >= 0 else f"{cluster} (unmatched)"
-        for cluster, matched in enumerate(matching)
-    ]
+    totals = [sum(entry[name] for entry in rounds) for name, _, _ in kinds]
+    label = f"Bytes per round; {totals[0]:,} sent and {totals[1]:,} received in all"
+    return draw_svg("traffic-bars", label, (_WIDTH, 230.0), draw)
 
 
 def _scored(entry: Mapping[str, Any]) -> bool:
@@ -158,13 +143,19 @@ def _style_curve(axes: Axes, numbers: Sequence[int], label: str) -> None:
 
 
 def _draw_points(
-    axes: Axes, points: Sequence[tuple[int, float]], label: str, color: str, size: float = 5.0
+    axes: Axes,
+    points: Sequence[tuple[int, float]],
+    label: str,
+    color: str,
+    size: float = 5.0,
+    marker: str | None = None,
 ) -> None:
-    if len(points) > _MAX_POINTS:
+    """Mark the rounds; in a long training only some, and only by marks that tell lines apart."""
+    if len(points) > _MAX_POINTS and marker is None:
         return
-    for number, value in points:
+    for number, value in points[:: 1 + len(points) // _MAX_POINTS]:
         text = tip(f"round {number}, {label}: {value:.4f}")
-        axes.plot(number, value, "o", color=color, markersize=size, gid=text)
+        axes.plot(number, value, marker or "o", color=color, markersize=size, gid=text)
 
 
 def _bars(name: str, label: str, bars: Sequence[tuple[str, float, str]]) -> str:
@@ -190,43 +181,3 @@ def _bars(name: str, label: str, bars: Sequence[tuple[str, float, str]]) -> str:
 
     values = "; ".join(f"{bar_name} {text}" for bar_name, _, text in bars)
     return draw_svg(name, f"{label}: {values}", (_WIDTH, height), draw)
-
-
-def _draw_cells(
-    axes: Axes,
-    row: int,
-    counts: Sequence[int],
-    cluster: str,
-    class_names: Sequence[str],
-    numbered: bool,
-) -> None:
-    total = max(1, sum(counts))
-    for column, (pixels, class_name) in enumerate(zip(counts, class_names, strict=True)):
-        share = pixels / total
-        text = f"{cluster}: {formatting.share(share)} {class_name}, {pixels:,} pixels"
-        heat = COLORS["chart-heat"]
-        cell = _cell(column, row, facecolor=heat, edgecolor="none", alpha=share)
-        cell.set_gid(tip(plain(text, 120)))
-        axes.add_patch(cell)
-        if numbered and share >= 0.005:
-            ink = COLORS["chart-on-heat" if share > 0.8 else "chart-ink"]
-            axes.text(
-                column, row, f"{100 * share:.0f}", color=ink, ha="center", va="center", fontsize=10
-            )
-
-
-def _cell(column: int, row: int, **style: Any) -> Rectangle:  # noqa: ANN401 - matplotlib's own
-    return Rectangle((column - 0.47, row - 0.47), 0.94, 0.94, linewidth=1.6, **style)
-
-
-def _style_heatmap(axes: Axes, rows: Sequence[str], columns: Sequence[str]) -> None:
-    axes.set_xlim(-0.5, len(columns) - 0.5)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_yticks(range(len(rows)), rows)
-    axes.set_xticks(range(len(columns)), columns)
-    axes.tick_params(length=0, pad=4, top=True, labeltop=True, labelbottom=False)
-    axes.tick_params(axis="x", labelrotation=60, labelcolor=COLORS["chart-ink"])
-    axes.tick_params(axis="y", labelcolor=COLORS["chart-ink"])
-    for text in axes.get_xticklabels():
-        text.set(ha="left", rotation_mode="anchor")
-    axes.spines[:].set_visible(False)

@@ -26,14 +26,18 @@ def count(value: int) -> str:
 
 def size(num_bytes: int) -> str:
     """Print a number of bytes in its natural unit (kB = 1000 B)."""
-    if num_bytes < 1000:
-        return f"{num_bytes} B"
-    value, unit = float(num_bytes), "B"
+    unit, divisor = byte_unit(num_bytes)
+    return f"{num_bytes} B" if divisor == 1 else f"{num_bytes / divisor:.1f} {unit}"
+
+
+def byte_unit(num_bytes: int) -> tuple[str, int]:
+    """Choose the natural unit of a number of bytes, and how many bytes it is."""
+    unit, divisor = "B", 1
     for larger in ("kB", "MB", "GB", "TB"):
-        if value < 999.95:
+        if num_bytes / divisor < 999.95:
             break
-        value, unit = value / 1000, larger
-    return f"{value:.1f} {unit}"
+        unit, divisor = larger, 1000 * divisor
+    return unit, divisor
 
 
 def duration(seconds: float | int) -> str:

@@ -1,7 +1,6 @@
 """One self-contained page about a run: no network, no other files."""
 
-import base64
-import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +9,12 @@ import numpy as np
 from jaxtyping import UInt8
 from markupsafe import Markup
 
-from fusseg.report import figures, formatting
+from fusseg.report import centroid_map, figures, numbers
+from fusseg.report.centroid_map import CentroidMap
+from fusseg.report.confusion_table import confusion_rows
 from fusseg.report.embedding import photo_uri, regions_uri
-from fusseg.report.templates import open_templates, read_part
+from fusseg.report.symbols import SHAPES, series_mark
+from fusseg.report.templates import render_page
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ def render_report(
     config_toml: str,
     gallery: Sequence[GalleryEntry],
     legend: Mapping[str, tuple[int, int, int]] | None = None,
+    centroids: CentroidMap | None = None,
 ) -> str:
     """Write the page of a run, finished or not; the same input gives the same bytes.
 
@@ -43,57 +46,64 @@ def render_report(
         config_toml: Complete configuration of the run.
         gallery: Examples, shown worst score first.
         legend: RGB of each class or region in the gallery, by its name.
+        centroids: Those of its rounds; the section is left out without them.
 
     Returns:
         HTML without any reference to the network or to another file.
     """
-    environment = open_templates()
-    for name in ("score", "loss", "share", "count", "size", "duration", "listing", "plural"):
-        environment.filters[name] = getattr(formatting, name)
-    script = read_part("report.js")
-    page = environment.get_template("report.html.j2").render(
+    final = record["final"]
+    return render_page(
+        "report.html.j2",
+        ("page.js", "gallery.js", "centroids.js"),
+        title=record["name"],
+        version=record["versions"]["fusseg"],
         record=record,
         config_toml=config_toml,
-        style=Markup(read_part("report.css")),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
-        scores=_latest_scores(record),
-        totals=_traffic_by_client(record["rounds"]),
-        incidents=_incidents(record["rounds"]),
+        scores=numbers.latest_scores(record),
+        site_iou=numbers.site_spread(record, "mean_iou"),
+        site_accuracy=numbers.site_spread(record, "pixel_accuracy"),
+        model_iou=numbers.model_spread(record, "mean_iou"),
+        sites=[] if final is None else _worst_first(final["sites"]),
+        totals=numbers.traffic_by_client(record["rounds"]),
+        incidents=numbers.incidents(record["rounds"]),
         series=figures.client_series(record["rounds"]),
         figures={name: Markup(svg) for name, svg in _draw_figures(record).items()},
+        confusion=_confusion(record),
         cards=_gallery_cards(gallery),
+        num_shown=_num_held_out(record),
         legend=legend or {},
+        marks=[_mark(number) for number in range(centroid_map.MAX_CLIENTS)],
+        centroids=centroids,
+        centroids_json=None if centroids is None else json.dumps(centroid_map.as_json(centroids)),
+        map_size=(centroid_map.WIDTH, centroid_map.HEIGHT),
+        first_round=0 if centroids is None else _last_shared(centroids),
+        num_senders=len({name for entry in record["rounds"] for name in _senders(entry)}),
     )
-    # a name on disk may hold bytes that are no text, which no encoder would take
-    return page.encode("utf-8", errors="replace").decode("utf-8")
 
 
-def _latest_scores(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Pick the final scores, or those of the last scored round of an unfinished run."""
-    if record["final"] is not None:
-        return None if record["final"]["mean_iou"] is None else record["final"]
-    scored = [entry for entry in record["rounds"] if entry["mean_iou"] is not None]
-    return scored[-1] if scored else None
+def _mark(number: int) -> dict[str, str]:
+    shape, color = series_mark(number)
+    return {"path": SHAPES[shape], "role": f"series-{color + 1}"}
 
 
-def _traffic_by_client(rounds: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
-    totals: dict[str, dict[str, int]] = {}
-    for entry in rounds:
-        for client in entry["clients"]:
-            total = totals.setdefault(client["client_id"], {"up": 0, "down": 0})
-            total["up"] += client["bytes_up"]
-            total["down"] += client["bytes_down"]
-    return dict(sorted(totals.items()))
+def _last_shared(centroids: CentroidMap) -> int:
+    """Find the place of the last round in which clients sent centroids: a finish has none."""
+    shared = [place for place, one in enumerate(centroids.rounds.values()) if one.clients]
+    return shared[-1] if shared else len(centroids.rounds) - 1
 
 
-def _incidents(rounds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """List the sites of a deployment that were left out; records before deployments name none."""
-    return [
-        {"round": entry["round"], **incident}
-        for entry in rounds
-        for incident in entry.get("incidents", [])
-    ]
+def _senders(entry: Mapping[str, Any]) -> list[str]:
+    return [client["client_id"] for client in entry["clients"]]
+
+
+def _num_held_out(record: Mapping[str, Any]) -> int:
+    final = record["final"]
+    return 0 if final is None else sum(site["num_images"] for site in final["sites"].values())
+
+
+def _worst_first(sites: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Order sites by mIoU; by name where nothing is labeled."""
+    return sorted(sites.items(), key=lambda item: (item[1]["mean_iou"] or 0.0, item[0]))
 
 
 def _draw_figures(record: Mapping[str, Any]) -> dict[str, str]:
@@ -105,26 +115,25 @@ def _draw_figures(record: Mapping[str, Any]) -> dict[str, str]:
     trained = [entry for entry in rounds if entry["loss"] is not None]
     if trained:
         drawn["loss"] = figures.loss_curves(trained)
+    if any(entry["bytes_up"] or entry["bytes_down"] for entry in rounds):
+        drawn["traffic"] = figures.traffic_bars(rounds)
     if final is None:
         return drawn
     if final["per_class_iou"]:
         drawn["classes"] = figures.class_bars(final["per_class_iou"])
-    names = [f"cluster {cluster}" for cluster in range(record["num_clusters"])]
-    if final["confusion"] is not None and final["matching"] is not None:
-        class_names = _class_names(final)
-        names = figures.cluster_names(final["matching"], class_names)
-        drawn["confusion"] = figures.confusion_heatmap(
-            final["confusion"], final["matching"], class_names
-        )
     if final["quality"] is not None:
+        names = [f"cluster {cluster}" for cluster in range(record["num_clusters"])]
+        if final["matching"] is not None:
+            names = numbers.cluster_names(final["matching"], numbers.class_names(final))
         drawn["clusters"] = figures.cluster_bars(final["quality"]["cluster_share"], names)
     return drawn
 
 
-def _class_names(final: Mapping[str, Any]) -> list[str]:
-    if final["per_class_iou"]:
-        return list(final["per_class_iou"])
-    return [f"class {index}" for index in range(len(final["confusion"][0]))]
+def _confusion(record: Mapping[str, Any]) -> Sequence[Any]:
+    final = record["final"]
+    if final is None or final["confusion"] is None or final["matching"] is None:
+        return []
+    return confusion_rows(final["confusion"], final["matching"], numbers.class_names(final))
 
 
 def _gallery_cards(gallery: Sequence[GalleryEntry]) -> list[dict[str, Any]]:
@@ -145,9 +154,15 @@ def _gallery_cards(gallery: Sequence[GalleryEntry]) -> list[dict[str, Any]]:
             "mean_iou": entry.mean_iou,
             "width": entry.image.shape[1],
             "height": entry.image.shape[0],
-            "image": photo_uri(entry.image),
-            "regions": regions_uri(entry.regions),
-            "label": None if entry.label is None else regions_uri(entry.label),
+            "label": entry.label is not None,
+            "layers": _layers(entry),
         }
         for entry in ordered
     ]
+
+
+def _layers(entry: GalleryEntry) -> dict[str, str]:
+    layers = {"Image": photo_uri(entry.image), "Regions": regions_uri(entry.regions)}
+    if entry.label is not None:
+        layers["Label"] = regions_uri(entry.label)
+    return layers

@@ -22,8 +22,6 @@ _ROLES = (
     "chart-muted",
     "chart-grid",
     "chart-accent",
-    "chart-heat",
-    "chart-on-heat",
     *(f"series-{number}" for number in range(1, NUM_SERIES + 1)),
 )
 COLORS: Final = MappingProxyType({role: f"#{7 * i + 7:06x}" for i, role in enumerate(_ROLES)})

@@ -1,19 +1,54 @@
 """The templates of the pages, and how they are filled."""
 
+import base64
+import hashlib
+from collections.abc import Sequence
 from importlib import resources
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from fusseg.report import formatting
+
+_FILTERS = ("score", "loss", "share", "count", "size", "duration", "listing", "plural")
 
 
 def open_templates() -> Environment:
     """Make an environment that escapes all values and refuses names that are not given."""
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("fusseg.report", ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    for name in _FILTERS:
+        environment.filters[name] = getattr(formatting, name)
+    return environment
+
+
+def render_page(template: str, scripts: Sequence[str], **values: object) -> str:
+    """Fill a template that extends `base.html.j2`; only the given scripts may run on the page.
+
+    Args:
+        template: File name.
+        scripts: Files that are joined into the page's one script.
+        values: What the template names.
+    """
+    script = '"use strict";\n' + "\n".join(read_part(name) for name in scripts)
+    digest = hashlib.sha256(script.encode()).digest()
+    page = (
+        open_templates()
+        .get_template(template)
+        .render(
+            values,
+            style=Markup(read_part("report.css")),
+            script=Markup(script),
+            script_hash=base64.b64encode(digest).decode("ascii"),
+        )
+    )
+    # a name on disk may hold bytes that are no text, which no encoder would take
+    return page.encode("utf-8", errors="replace").decode("utf-8")
 
 
 def read_part(name: str) -> str:

@@ -1,0 +1,91 @@
+"""The report command: the page of a run, or one page that compares runs."""
+
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+from string import ascii_uppercase
+from urllib.parse import quote
+
+from fusseg.atomic import write_atomically
+from fusseg.cli.progress import Display
+from fusseg.cli.running import follow
+from fusseg.errors import ConfigError, DataError, FussegError
+from fusseg.preparation import prepare
+from fusseg.runs import REPORT, load_record, load_state, read_run_config
+
+
+def run_report(run_dir: Path, cache: Path) -> None:
+    """Write the report anew and say where it is."""
+    config, record = read_run_config(run_dir), load_record(run_dir)
+    saved, shown = None, None
+    with Display() as display:
+        try:
+            saved, shown = load_state(run_dir), follow(prepare(config, cache), display).shown
+        except FussegError as error:
+            display.line(f"the report has no pictures: {error}")
+        # Here and not above: drawing takes long to import, and other commands here do not draw.
+        from fusseg.gallery import write_report
+
+        write_report(run_dir, config, record, saved, shown)
+        display.line(f"report: {run_dir / REPORT}")
+
+
+def run_comparison(run_dirs: Sequence[Path], out: Path) -> None:
+    """Write one page that compares runs and say where it is.
+
+    Args:
+        run_dirs: At least two run directories.
+        out: HTML file to write.
+
+    Raises:
+        ConfigError: If a folder is no run directory, stands twice, or there are too many.
+        DataError: If a record cannot be read, or the page cannot be written.
+    """
+    if len(run_dirs) > len(ascii_uppercase):
+        raise ConfigError(
+            f"at most {len(ascii_uppercase)} runs can be compared, got {len(run_dirs)}; give fewer"
+        )
+    resolved = [run_dir.resolve() for run_dir in run_dirs]
+    for place, run_dir in enumerate(resolved):
+        if run_dir in resolved[:place]:
+            raise ConfigError(f"{run_dirs[place]} is given twice; name each run once")
+    from fusseg.report.compare_page import render_comparison
+    from fusseg.report.comparison import ComparedRun
+
+    runs = [
+        ComparedRun(
+            key=ascii_uppercase[place],
+            name=name,
+            config=read_run_config(run_dir),
+            record=load_record(run_dir),
+            link=_link(run_dir, out),
+        )
+        for place, (run_dir, name) in enumerate(zip(run_dirs, _names(resolved), strict=True))
+    ]
+    command = shlex.join(["fusseg", "report", *map(str, run_dirs), "--out", str(out)])
+    page = render_comparison(runs, command)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(out, page.encode())
+    except OSError as error:
+        raise DataError(f"cannot write {out}: {error.strerror}") from error
+    print(f"comparison: {out}")
+
+
+def _link(run_dir: Path, out: Path) -> str | None:
+    """Lead from the page to a run's report, so that both can be moved together."""
+    if not (run_dir / REPORT).exists():
+        return None
+    relative = os.path.relpath((run_dir / REPORT).resolve(), out.resolve().parent)
+    return quote(PurePath(relative).as_posix())
+
+
+def _names(run_dirs: Sequence[Path]) -> list[str]:
+    """Name folders by as many of their last parts as tell them apart."""
+    longest = max(len(run_dir.parts) for run_dir in run_dirs)
+    for length in range(1, longest + 1):
+        names = ["/".join(run_dir.parts[-length:]) for run_dir in run_dirs]
+        if len(set(names)) == len(names):
+            break
+    return names

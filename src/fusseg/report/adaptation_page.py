@@ -1,0 +1,37 @@
+"""One self-contained page about a run before and after it was fitted to new images."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from fusseg.report import figures
+from fusseg.report.quality_page import PicturedImage, picture_cards
+from fusseg.report.templates import render_page
+from fusseg.version import VERSION
+
+
+def render_adaptation(
+    record: Mapping[str, Any], names: Sequence[str], pictured: Sequence[PicturedImage]
+) -> str:
+    """Write the page; the same input gives the same bytes.
+
+    Args:
+        record: Content of `record.json` of the adapted run.
+        names: Of the regions.
+        pictured: Example images.
+    """
+    shares = record["final"]["quality"]["cluster_share"]
+    return render_page(
+        "adaptation.html.j2",
+        ("page.js",),
+        title=f"{record['name']}: fitted to new images",
+        version=VERSION,
+        record=record,
+        adapted=record["adapted"],
+        before=record["adapted"]["before"],
+        after=record["final"],
+        regions=list(zip(names, record["adapted"]["regions"], strict=True)),
+        figure=Markup(figures.cluster_bars(shares, names)),
+        cards=picture_cards(pictured),
+    )

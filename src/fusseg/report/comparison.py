@@ -1,0 +1,172 @@
+"""Two or more runs side by side: which belong together, where they differ, what sets them apart."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fusseg.config import Config
+from fusseg.config_file import differing_keys, flatten
+from fusseg.report import formatting
+from fusseg.report.numbers import Spread, latest_scores, spread
+
+SEED = "seed"
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """One of the runs."""
+
+    key: str
+    """A letter, which stands for the run in figures and tables."""
+    name: str
+    """Its folder, with as many parents as tell it from the others."""
+    config: Config
+    record: Mapping[str, Any]
+    link: str | None
+    """Where its own report is, as seen from the page; None where it has none."""
+
+    @property
+    def scores(self) -> Mapping[str, Any] | None:
+        """Its final scores, or those of its last scored round."""
+        return latest_scores(self.record)
+
+
+@dataclass(frozen=True)
+class RunGroup:
+    """Runs that differ in nothing but their seeds."""
+
+    runs: tuple[ComparedRun, ...]
+    settings: Mapping[str, str]
+    """Those in which groups differ, by dotted key."""
+    mean_iou: Spread | None
+    pixel_accuracy: Spread | None
+
+
+def group_runs(runs: Sequence[ComparedRun]) -> list[RunGroup]:
+    """Put runs together that differ in their seeds alone, in the order of their first runs."""
+    groups: list[list[ComparedRun]] = []
+    for run in runs:
+        alike = [
+            group for group in groups if set(differing_keys(group[0].config, run.config)) <= {SEED}
+        ]
+        if alike:
+            alike[0].append(run)
+        else:
+            groups.append([run])
+    keys = [key for key in changed_keys([group[0] for group in groups]) if key != SEED]
+    return [
+        RunGroup(
+            runs=tuple(group),
+            settings={key: setting(group[0], key) for key in keys},
+            mean_iou=_spread(group, "mean_iou"),
+            pixel_accuracy=_spread(group, "pixel_accuracy"),
+        )
+        for group in groups
+    ]
+
+
+def changed_keys(runs: Sequence[ComparedRun]) -> list[str]:
+    """Name the settings that are not the same in all runs, in the order of the configuration."""
+    changed = {key for run in runs[1:] for key in differing_keys(runs[0].config, run.config)}
+    return [key for key in flatten(dataclasses.asdict(runs[0].config)) if key in changed]
+
+
+def setting(run: ComparedRun, key: str) -> str:
+    """Print one setting of a run."""
+    value = flatten(dataclasses.asdict(run.config))[key]
+    if value is None or value in ("", ()):
+        return formatting.ABSENT
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def class_table(runs: Sequence[ComparedRun]) -> dict[str, list[float | None]]:
+    """Line up the IoU of each class, None where a run does not have it, by class."""
+    found = [(run.record["final"] or {}).get("per_class_iou") or {} for run in runs]
+    names = {name: None for classes in found for name in classes}
+    return {name: [classes.get(name) for classes in found] for name in names}
+
+
+def site_table(runs: Sequence[ComparedRun]) -> dict[str, list[float | None]]:
+    """Line up the mIoU of each held-out site likewise."""
+    found = [(run.record["final"] or {}).get("sites") or {} for run in runs]
+    names = sorted({name for sites in found for name in sites})
+    return {name: [sites.get(name, {}).get("mean_iou") for sites in found] for name in names}
+
+
+def find_caveats(runs: Sequence[ComparedRun]) -> list[str]:
+    """Say what makes the scores less comparable than the table looks."""
+    return [*_unlike_scores(runs), *_unlike_runs(runs), *_single_runs(runs)]
+
+
+def _unlike_scores(runs: Sequence[ComparedRun]) -> list[str]:
+    caveats = []
+    data = [key for key in changed_keys(runs) if key.startswith("data.")]
+    if data or _differ(_held_out_images(run) for run in runs):
+        named = f" ({', '.join(data)})" if data else ""
+        caveats.append(
+            f"The data differ{named}: the runs did not learn from, or are not scored on, the same "
+            "images."
+        )
+    classes = [set((run.record["final"] or {}).get("per_class_iou") or ()) for run in runs]
+    for run, own in zip(runs, classes, strict=True):
+        missing = sorted(set().union(*classes) - own)
+        if own and missing:
+            caveats.append(
+                f"{run.key} has no class {formatting.listing(missing)}: its mIoU is over fewer "
+                "classes."
+            )
+    protocols = [run.record.get("protocol") or {} for run in runs]
+    names = sorted({name for protocol in protocols for name in protocol})
+    unlike = [name for name in names if _differ(protocol.get(name) for protocol in protocols)]
+    if unlike:
+        caveats.append(f"The scores are taken differently ({', '.join(unlike)}).")
+    return caveats
+
+
+def _unlike_runs(runs: Sequence[ComparedRun]) -> list[str]:
+    caveats = []
+    if _differ(run.record["num_clusters"] for run in runs):
+        caveats.append("The number of regions differs: matching them with classes depends on it.")
+    if _differ(run.record["backbone"]["fingerprint"] for run in runs):
+        caveats.append("The backbones differ: not only the training sets these runs apart.")
+    for group in group_runs(runs):
+        seeds = [run.record["seed"] for run in group.runs]
+        if len(set(seeds)) < len(seeds):
+            keys = formatting.listing([run.key for run in group.runs])
+            caveats.append(
+                f"Of {keys}, some have the same settings and the same seed: their spread is no "
+                "spread over seeds."
+            )
+    return caveats
+
+
+def _single_runs(runs: Sequence[ComparedRun]) -> list[str]:
+    caveats = []
+    for run in runs:
+        final, rounds = run.record["final"], run.record["rounds"]
+        if final is None:
+            last = rounds[-1]["round"] if rounds else 0
+            caveats.append(f"{run.key} is not finished: round {last} is its last.")
+        elif final["mean_iou"] is None:
+            caveats.append(f"{run.key} has no scores: its held-out images carry no labels.")
+        elif final["models"]:
+            num = formatting.plural(len(final["models"]), "client")
+            caveats.append(f"{run.key} is scored by the mean over the own models of its {num}.")
+    return caveats
+
+
+def _held_out_images(run: ComparedRun) -> dict[str, int] | None:
+    final = run.record["final"]
+    if final is None:
+        return None
+    return {site: result["num_images"] for site, result in final["sites"].items()}
+
+
+def _differ(values: Any) -> bool:  # noqa: ANN401 - any iterable of JSON
+    found = [value for value in values if value is not None]
+    return any(value != found[0] for value in found[1:])
+
+
+def _spread(runs: Sequence[ComparedRun], name: str) -> Spread | None:
+    return spread([run.scores[name] if run.scores else None for run in runs])

@@ -1,0 +1,190 @@
+"""The page that compares runs: what it groups, what it warns of, where it leads."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+
+from fusseg.config import Config
+from fusseg.report.compare_page import render_comparison
+from fusseg.report.comparison import ComparedRun, changed_keys, find_caveats, group_runs
+
+SCORES = {"mean_iou": 0.5, "pixel_accuracy": 0.75}
+
+
+def make_record(**more):
+    final = {
+        **SCORES,
+        "per_class_iou": {"sky": 0.25, "pole": 0.75},
+        "sites": {"west": {**SCORES, "num_images": 4}},
+        "models": [],
+    }
+    return {
+        "seed": 0,
+        "command": "fusseg run a/config.toml",
+        "strategy": "fedavg",
+        "num_clusters": 3,
+        "backbone": {"fingerprint": "ab"},
+        "clients": [{"client_id": "north", "num_images": 2}],
+        "hello": {"bytes_up": 100, "bytes_down": 200},
+        "rounds": [
+            {
+                "round": n,
+                "mean_iou": n / 10,
+                "pixel_accuracy": n / 5,
+                "loss": -n / 4,
+                "bytes_up": 1_000,
+                "bytes_down": 2_000,
+            }
+            for n in (1, 2)
+        ],
+        "protocol": {"flip": False},
+        "seconds": {"train": 3.0},
+        "skipped_images": [],
+        "final": final,
+        **more,
+    }
+
+
+def make_run(key, config=None, record=None, link=None):
+    return ComparedRun(key, f"run {key}", config or Config(), record or make_record(), link)
+
+
+def with_final(**more):
+    record = copy.deepcopy(make_record())
+    record["final"].update(more)
+    return record
+
+
+def with_strategy(name):
+    config = Config()
+    return replace(config, federation=replace(config.federation, strategy=name))
+
+
+def test_runs_that_differ_in_their_seeds_alone_are_one_group_with_mean_and_deviation():
+    other = with_strategy("lloyd")
+    runs = [
+        make_run("A"),
+        make_run("B", other),
+        make_run("C", replace(Config(), seed=1), with_final(mean_iou=0.7)),
+    ]
+    first, second = group_runs(runs)
+    assert [run.key for run in first.runs] == ["A", "C"]
+    assert first.mean_iou.mean == pytest.approx(0.6)
+    assert first.mean_iou.std == pytest.approx(0.2 / 2**0.5)
+    assert first.settings == {"federation.strategy": Config().federation.strategy}
+    assert second.settings == {"federation.strategy": "lloyd"}
+    assert second.mean_iou.std is None
+    assert set(changed_keys(runs)) == {"seed", "federation.strategy"}
+
+
+def test_runs_of_the_same_data_and_settings_need_no_warning():
+    assert (
+        find_caveats([make_run("A"), make_run("B", replace(Config(), seed=1), make_record(seed=1))])
+        == []
+    )
+
+
+@pytest.mark.parametrize(
+    ("record", "warning"),
+    [
+        (
+            with_final(sites={"east": {**SCORES, "num_images": 4}}),
+            "The data differ: the runs did not learn from, or are not scored on, the same images.",
+        ),
+        (
+            with_final(per_class_iou={"sky": 0.5}),
+            "B has no class pole: its mIoU is over fewer classes.",
+        ),
+        (make_record(protocol={"flip": True}), "The scores are taken differently (flip)."),
+        (
+            make_record(num_clusters=5),
+            "The number of regions differs: matching them with classes depends on it.",
+        ),
+        (
+            make_record(backbone={"fingerprint": "cd"}),
+            "The backbones differ: not only the training sets these runs apart.",
+        ),
+        (make_record(final=None), "B is not finished: round 2 is its last."),
+        (
+            with_final(mean_iou=None, per_class_iou=None),
+            "B has no scores: its held-out images carry no labels.",
+        ),
+        (
+            with_final(models=[{"client_id": "north", **SCORES}]),
+            "B is scored by the mean over the own models of its 1 client.",
+        ),
+    ],
+)
+def test_what_makes_scores_less_comparable_is_said(record, warning):
+    assert warning in find_caveats([make_run("A"), make_run("B", with_strategy("lloyd"), record)])
+
+
+def test_the_same_run_made_twice_is_no_spread_over_seeds():
+    (warning,) = find_caveats([make_run("A"), make_run("B")])
+    assert warning == (
+        "Of A and B, some have the same settings and the same seed: their spread is no spread "
+        "over seeds."
+    )
+
+
+def test_the_page_holds_scores_traffic_settings_links_and_the_command():
+    runs = [
+        make_run("A", link="a%20b/report.html"),
+        make_run("B", with_strategy("lloyd"), with_final(mean_iou=0.6)),
+    ]
+    page = render_comparison(runs, "fusseg report a b --out <x>")
+    for text in (
+        '<a href="a%20b/report.html">run A</a>',
+        "no report.html",
+        "0.600",
+        "2,100",
+        "4,200",
+        "<code>federation.strategy</code>",
+        "fusseg report a b --out &lt;x&gt;",
+        'id="mean-iou-curves',
+        'id="loss-curves',
+    ):
+        assert text in page, text
+    assert page == render_comparison(runs, "fusseg report a b --out <x>")
+
+
+def test_runs_without_a_round_or_labels_can_be_compared():
+    empty = make_record(final=None, rounds=[])
+    page = render_comparison([make_run("A", record=empty), make_run("B", record=empty)], "c")
+    assert "A is not finished: round 0 is its last." in page
+    assert 'id="curves"' not in page
+
+
+def test_names_from_outside_stay_text():
+    record = with_final(per_class_iou={"<script>": 0.5})
+    page = render_comparison([make_run("A", record=record), make_run("B", record=record)], "c")
+    assert page.count("<script>") == 1
+
+
+def test_report_compares_runs_from_the_command_line(cli, make_sites, make_config, tmp_path):
+    root = make_sites()
+    for seed in (0, 1):
+        cli("run", make_config(root), "--out", tmp_path / f"run {seed}", "--set", f"seed={seed}")
+    runs = [tmp_path / "run 0", tmp_path / "run 1"]
+    out = tmp_path / "pages" / "both.html"
+    code, printed, _ = cli("report", *runs, "--out", out)
+    assert code == 0
+    assert printed == f"comparison: {out}\n"
+    page = out.read_text()
+    assert '<a href="../run%200/report.html">run 0</a>' in page
+    assert '<td class="number">2</td>' in page
+    assert "Compare with care" not in page
+
+    code, _, err = cli("report", runs[0], runs[0])
+    assert code == 2
+    assert f"{runs[0]} is given twice; name each run once" in err
+    code, _, err = cli("report", runs[0], root)
+    assert code == 2
+    assert f"{root} is no run directory: it has no config.toml" in err
+    code, _, err = cli("report", runs[0], "--out", out)
+    assert code == 2
+    assert "--out is that of two or more runs" in err
+    code, _, err = cli("report", *runs, "--out", root)
+    assert code == 2
+    assert f"cannot write {root}: " in err
