@@ -1,0 +1,1 @@
+"""Pre-annotations: segmented images as files that labeling tools read."""

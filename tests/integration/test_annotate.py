@@ -1,0 +1,67 @@
+"""From a run to files for labeling tools, on the command line."""
+
+import json
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def predicted(cli, make_sites, make_config, tmp_path):
+    """A run, and predictions of the images of one site."""
+    sites = make_sites()
+    cli("run", make_config(sites), "--out", tmp_path / "run")
+    cli("predict", tmp_path / "run", sites / "west/images", "--out", tmp_path / "found")
+    return tmp_path / "found", sites / "west/images"
+
+
+def test_a_prediction_becomes_a_file_of_every_format(cli, predicted, tmp_path):
+    folder, images = predicted
+    stems = {path.stem for path in folder.glob("*.png")}
+    for kind, name in {
+        "coco": "coco.json",
+        "label-studio": "tasks.json",
+        "cvat": "cvat.xml",
+        "labelme": "labelme",
+    }.items():
+        command = ("annotate", folder, "--images", images, "--format", kind)
+        code, out, err = cli(*command, "--out", tmp_path / name, "--min-area", "0")
+        assert code == 0, err
+        assert f"annotations of {len(stems)} images are in {tmp_path / name}" in out
+    coco = json.loads((tmp_path / "coco.json").read_text())
+    assert {entry["file_name"].rsplit(".")[0] for entry in coco["images"]} == stems
+    tasks = json.loads((tmp_path / "tasks.json").read_text())
+    assert all(task["data"]["image"].startswith("/data/local-files/?d=") for task in tasks)
+    found = ElementTree.parse(tmp_path / "cvat.xml").getroot().findall("image")
+    assert {entry.attrib["name"].rsplit(".")[0] for entry in found} == stems
+    assert {path.stem for path in (tmp_path / "labelme").glob("*.json")} == stems
+    count = len(coco["annotations"])
+    assert sum(len(task["predictions"][0]["result"]) for task in tasks) == count
+    assert sum(len(entry.findall("polygon")) for entry in found) == count
+
+
+def test_options_reach_the_file(cli, predicted, tmp_path):
+    folder, images = predicted
+    command = ("annotate", folder, "--images", images, "--out", tmp_path / "tasks.json")
+    said = ("--format", "label-studio", "--shapes", "rle", "--instances", "region")
+    code, out, err = cli(*command, *said, "--image-prefix", "s3://bucket/")
+    assert code == 0, err
+    assert f"labeling configuration: {tmp_path / 'tasks.config.xml'}" in out
+    for task in json.loads((tmp_path / "tasks.json").read_text()):
+        name = task["data"]["image"].removeprefix("s3://bucket/")
+        values = np.asarray(Image.open((folder / name).with_suffix(".png")))
+        results = task["predictions"][0]["result"]
+        assert {result["type"] for result in results} == {"brushlabels"}
+        assert len(results) == len(np.unique(values))
+
+
+def test_an_error_is_one_line(cli, predicted, tmp_path):
+    folder, images = predicted
+    command = ("annotate", folder, "--images", images, "--out", tmp_path / "x.json")
+    assert cli(*command, "--format", "tfrecord") == (
+        2,
+        "",
+        "error: unknown --format 'tfrecord'; choose one of coco, label-studio, cvat, labelme\n",
+    )
