@@ -4,13 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo deploy-demo test test-deploy format check tests coverage clean
+.PHONY: install demo deploy-demo test test-deploy test-browser test-formats format check tests coverage clean
 
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt src/fusseg/version.py
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "torch==2.13.0" -e ".[dev,flower,cluster]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "torch==2.13.0" -e ".[dev,flower,cluster,trackers]"
 	touch $@
 
 # Three sites train on generated pipe scenes, a fourth, unseen one is scored.
@@ -26,6 +26,22 @@ deploy-demo: $(STAMP)
 # twice, since a machine that others share may stall for longer than a deadline. The summary counts reruns.
 test-deploy: $(STAMP)
 	$(BIN)/python -m pytest -m deploy --reruns 1 tests/deployment
+
+# The report's pages in a headless Chromium, driven by keyboard and mouse; screenshots are in runs/screenshots.
+test-browser: $(STAMP)
+	@for program in chromium chromedriver; do \
+		command -v $$program >/dev/null || { echo "$$program is missing: apt-get install chromium chromium-driver" >&2; exit 1; }; \
+	done
+	FUSSEG_SCREENSHOTS=runs/screenshots $(BIN)/python -m pytest -m browser tests/browser
+
+# Annotations, read back by the libraries of the labeling tools, which have a virtual environment of their own.
+test-formats: $(STAMP) .venv-formats/.installed
+	FUSSEG_FORMATS_PYTHON=$(CURDIR)/.venv-formats/bin/python $(BIN)/python -m pytest -m formats tests/formats
+
+.venv-formats/.installed: tests/formats/requirements.txt
+	$(PYTHON) -m venv .venv-formats
+	.venv-formats/bin/python -m pip install --quiet --disable-pip-version-check -r tests/formats/requirements.txt
+	touch $@
 
 # Every check: format, lint, types, layers, tests.
 test: check tests
@@ -48,4 +64,4 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) runs dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-formats runs dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

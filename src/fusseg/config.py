@@ -23,8 +23,8 @@ class DataConfig:
     """Which images train, which are held out, and how they are brought to one size."""
 
     layout: str = "sites"
-    """How the images are laid out: `sites` (a folder per site), `cityscapes`, `coco-stuff`, or
-    `synthetic` (generated)."""
+    """How the images are laid out: `sites` (a folder per site), `images` (one folder, one site),
+    `cityscapes`, `coco-stuff`, or `synthetic` (generated)."""
     root: str = ""
     """Folder of the data, relative to the working directory; unused by `synthetic`."""
     splits: str = "splits.csv"
@@ -117,6 +117,8 @@ class ModelConfig:
     """Number of regions, K in the paper; at most 255, the indices of an 8-bit image."""
     code_dim: int = 70
     """Channels of the code, D in the paper."""
+    start: str = ""
+    """Run directory whose model training starts from; empty: a new one is drawn."""
 
     def __post_init__(self) -> None:
         """Check the ranges.

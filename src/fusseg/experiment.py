@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from fusseg.features.feature_set import pool_features
 from fusseg.federation.client import Client, current_model
 from fusseg.federation.hello import agree, say_hello
 from fusseg.federation.participation import num_participants
-from fusseg.federation.rounds import Round, initial_state, run_rounds
+from fusseg.federation.rounds import Round, run_rounds
 from fusseg.federation.schedule import num_exchanges, num_rounds, num_training_rounds
 from fusseg.federation.simulation import simulate
 from fusseg.federation.state import ClientUpdate
@@ -45,6 +45,7 @@ from fusseg.runs import (
 from fusseg.segmentation.segmenter import Segmenter, build_segmenter
 from fusseg.segmentation.shifts import balance_quantiles
 from fusseg.segmentation.training import Model, TrainingPlan
+from fusseg.warm_start import carry_names, check_start, start_state
 
 _MOST_IN_HISTORY = 1000
 """Clients of a round, first by name, whose centroids are kept for figures: no figure shows more."""
@@ -109,7 +110,10 @@ def run_experiment(
     # All that the settings name is looked up before anything is written.
     first = next(stages)
     if not resume:
+        check_start(config)
         create_run(run_dir, config)
+        if config.model.start:
+            carry_names(Path(config.model.start), run_dir)
     yield first
     prepared = yield from stages
     saved, record = _begin(config, prepared, run_dir)
@@ -223,8 +227,9 @@ def _begin(config: Config, prepared: Prepared, run_dir: Path) -> tuple[SavedStat
             run_dir, config, prepared.backbone, count_images(prepared.clients), prepared.center
         )
         plan = _make_plan(config, prepared, record)
-        start = initial_state(config.model, plan, config.seed)
-        saved = SavedState(start, {}, fingerprint, _digests(prepared))
+        start = start_state(config, plan, fingerprint)
+        record["start"] = None if start.origin is None else asdict(start.origin)
+        saved = SavedState(start.state, {}, fingerprint, _digests(prepared))
     record["seconds"]["extract"] += prepared.seconds
     record["skipped_images"] = describe_skipped(prepared.skipped)
     save_record(run_dir, record)

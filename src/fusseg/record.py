@@ -87,6 +87,8 @@ def new_record(
         "clients": [
             {"client_id": client_id, "num_images": count} for client_id, count in num_images.items()
         ],
+        "start": None,
+        "adapted": None,
         "hello": None,
         "rounds": [],
         "trained": None,

@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from fusseg.features.extraction import Progress, extract_features
 from fusseg.features.views import held_out_views, with_mirrored
 from fusseg.federation.strategies import resolve_federation
 from fusseg.record import GLOBAL, describe_protocol, describe_skipped
-from fusseg.runs import load_state, read_run_config
+from fusseg.runs import STATE, load_state, read_run_config
 from fusseg.segmentation.segmenter import Segmenter, build_segmenter
 
 
@@ -31,6 +32,10 @@ class TrainedRun:
     """The global model under `GLOBAL`, or one per client (E or C off)."""
     rounds_done: int
     """Fewer than the configuration says where the run was interrupted."""
+    name: str
+    """Of the run directory."""
+    digest: str
+    """SHA-256 of the state file, hex: which models these are."""
 
 
 def load_run(run_dir: Path) -> TrainedRun:
@@ -47,7 +52,14 @@ def load_run(run_dir: Path) -> TrainedRun:
     models = final_models(saved, resolve_federation(config.federation))
     mean_feature = saved.state.plan.mean_feature
     segmenters = {name: build_segmenter(model, mean_feature) for name, model in models.items()}
-    return TrainedRun(config, backbone, segmenters, saved.state.round_number)
+    return TrainedRun(
+        config,
+        backbone,
+        segmenters,
+        saved.state.round_number,
+        name=run_dir.resolve().name,
+        digest=sha256((run_dir / STATE).read_bytes()).hexdigest(),
+    )
 
 
 def pick_segmenter(run: TrainedRun, site: str | None) -> Segmenter:

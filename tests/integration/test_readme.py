@@ -35,9 +35,12 @@ def test_the_commands_run_in_the_order_shown(cli, make_sites, tmp_path, monkeypa
     assert [command.split()[0] for command in commands] == [
         "check",
         "run",
+        "name",
         "predict",
+        "annotate",
         "evaluate",
         "report",
+        "pack",
     ]
     for command in commands:
         code, _, err = cli(*command.split())

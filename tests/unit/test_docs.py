@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fusseg.adaptation import MovedRegion
 from fusseg.config import Config, FederationConfig
 from fusseg.config_file import load_config
 from fusseg.data.items import Classes, Item
@@ -29,6 +30,7 @@ from fusseg.record import (
     new_record,
 )
 from fusseg.segmentation.training import Model, TrainingPlan
+from fusseg.warm_start import Origin
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -199,6 +201,14 @@ def example_record():
     incident = Incident("a", "train", "no answer")
     record = new_record(Path("run"), Config(), load_filterbank(), {"a": 2}, center=True)
     return record | {
+        "start": dataclasses.asdict(Origin("runs/a", "a", 1, "d")),
+        "adapted": {
+            "steps": 1,
+            "min_cosine": 0.8,
+            "before": found,
+            "names_kept_mean_iou": 0.5,
+            "regions": [dataclasses.asdict(MovedRegion(0.9, 0.5, 0.5, "moved"))],
+        },
         "hello": describe_hello([hello], plan, sent=True),
         "rounds": [
             describe_round(

@@ -79,6 +79,11 @@ def test_only_what_all_sites_share_is_offered():
     assert replace(shared_settings(config), data=config.data) == config
 
 
+def test_sites_do_not_learn_where_the_first_model_is_from():
+    config = Config(model=ModelConfig(num_clusters=5, start="runs/saved"))
+    assert shared_settings(config).model == ModelConfig(num_clusters=5)
+
+
 def test_an_offer_is_read_as_it_was_made():
     assert unpack_offer(pack_offer(OFFER)) == OFFER
     plain = make_offer(Config(), "0aZ", "", center=False)

@@ -11,7 +11,11 @@ from typing import Annotated
 
 import typer
 
+from fusseg.cli.annotate_command import annotate_app
 from fusseg.cli.keying import keys_app
+from fusseg.cli.later import later_app
+from fusseg.cli.predict_command import predict_app
+from fusseg.cli.sharing import share_app
 from fusseg.errors import FussegError
 from fusseg.version import VERSION
 
@@ -25,6 +29,10 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(keys_app, name="keys")
+app.add_typer(later_app)
+app.add_typer(share_app)
+app.add_typer(annotate_app)
+app.add_typer(predict_app)
 CacheOption = Annotated[
     Path | None,
     typer.Option("--cache", help="Feature cache; default: FUSSEG_CACHE, else the user's cache."),
@@ -130,17 +138,30 @@ def run(
         Path | None, typer.Option("--out", help="Run directory; default: a new one under runs/.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    start: Annotated[
+        Path | None,
+        typer.Option("--from", help="Start from this run's model: same regions, same names."),
+    ] = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(help="Also log to tensorboard, mlflow or wandb; can be repeated."),
+    ] = None,
     cache: CacheOption = None,
 ) -> None:
     """Train a federation and score it."""
-    from fusseg.cli.running import run_training
+    from fusseg.cli.running import run_training, start_overrides
 
+    overrides = set_ or []
+    if start is not None:
+        _refuse_given("that of a run already begun", {"--resume": resume})
+        config, overrides = config or start / "config.toml", start_overrides(start, overrides)
     out = _run_dir(config, out, resume=resume)
     mend = f"fusseg run --resume --out {shlex.quote(str(out))}"
     if cache is not None:
         mend += f" --cache {shlex.quote(str(cache))}"
     with _interruptible(out, mend):
-        run_training(config, set_ or [], out, cache_folder(cache), resume=resume)
+        folder = cache_folder(cache)
+        run_training(config, overrides, out, folder, resume=resume, trackers=track or [])
 
 
 @app.command()
@@ -256,27 +277,21 @@ def evaluate(
 
 
 @app.command()
-def predict(
-    run_dir: RunArgument,
-    images: Annotated[list[Path], typer.Argument(help="Images or folders.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", help="Folder of the results.")],
-    site: Annotated[
-        str | None, typer.Option(help="Whose model, where each site has its own.")
+def report(
+    run_dirs: Annotated[list[Path], typer.Argument(help="Run directories.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Page that compares runs; default: compare.html.")
     ] = None,
+    cache: CacheOption = None,
 ) -> None:
-    """Segment images at their own size: an index PNG and an overlay for each."""
-    from fusseg.cli.using import run_predict
+    """Write a run's report.html anew, or one page that compares two or more runs."""
+    from fusseg.cli.reporting import run_comparison, run_report
 
-    if not run_predict(run_dir, images, out, site):
-        raise typer.Exit(1)
-
-
-@app.command()
-def report(run_dir: RunArgument, cache: CacheOption = None) -> None:
-    """Write a run's report.html anew."""
-    from fusseg.cli.using import run_report
-
-    run_report(run_dir, cache_folder(cache))
+    if len(run_dirs) > 1:
+        run_comparison(run_dirs, out or Path("compare.html"))
+        return
+    _refuse_given("that of two or more runs", {"--out": out})
+    run_report(run_dirs[0], cache_folder(cache))
 
 
 @app.command()
@@ -362,6 +377,14 @@ def bench(  # noqa: PLR0913 - one per option
         raise SystemExit(INTERRUPTED) from None
     if not done:
         raise typer.Exit(1)
+
+
+@app.command()
+def doctor(cache: CacheOption = None) -> None:
+    """Say what is installed, which devices are there and which weights are cached."""
+    from fusseg.cli.doctoring import run_doctor
+
+    run_doctor(cache_folder(cache))
 
 
 @app.command("cache")

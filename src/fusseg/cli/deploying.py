@@ -16,6 +16,7 @@ from fusseg.errors import ConfigError
 from fusseg.features.extraction import Progress
 from fusseg.gallery import write_report
 from fusseg.runs import REPORT, create_run, load_record, load_state, resume_run
+from fusseg.warm_start import carry_names, check_start
 
 if TYPE_CHECKING:
     from fusseg.deployment.join import JoinOptions
@@ -58,7 +59,10 @@ def run_serve(
             display.line(event.text)
         prepared = follow(prepare_server(config, options.cache), display)
         if not resume:
+            check_start(config, prepared.backbone.fingerprint)
             create_run(run_dir, config)
+            if config.model.start:
+                carry_names(Path(config.model.start), run_dir)
         for event in serve(config, options):
             display.line(visible(event.text))
         record = load_record(run_dir)

@@ -1,6 +1,8 @@
 """Commands that extract and train."""
 
+import json
 from collections.abc import Generator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,7 +13,8 @@ from fusseg.experiment import Event, Finished, RoundDone, TrainingBegun, run_exp
 from fusseg.features.extraction import Progress
 from fusseg.federation.state import ClientUpdate
 from fusseg.preparation import prepare
-from fusseg.runs import REPORT, Record
+from fusseg.runs import REPORT, Record, read_run_config
+from fusseg.tracking import Log, check_trackers, round_figures, track
 
 Outcome = TypeVar("Outcome")
 
@@ -53,15 +56,23 @@ def run_training(
     cache: Path,
     *,
     resume: bool,
+    trackers: Sequence[str] = (),
 ) -> None:
     """Train, score, write the report, and print where everything is."""
+    check_trackers(trackers)
     if config_path is None and overrides:
         config_path = run_dir / "config.toml"
     config = None if config_path is None else load_config(config_path, overrides)
-    with Display() as display:
+    with Display() as display, ExitStack() as stack:
+        log: Log | None = None
         trainings = _Trainings(display)
         for event in run_experiment(config, run_dir, cache, resume=resume):
             trainings.show(event)
+            if isinstance(event, TrainingBegun) and trackers:
+                # Not before: the run directory and its configuration are there now.
+                log = stack.enter_context(track(trackers, run_dir, read_run_config(run_dir)))
+            if isinstance(event, RoundDone) and log is not None:
+                log(event.entry["round"], round_figures(event.entry))
             if isinstance(event, Finished):
                 shown = event.prepared.shown
                 # Here and not above: drawing takes long to import, and a run can begin without it.
@@ -71,6 +82,25 @@ def run_training(
                 for line in summary(event.record):
                     display.line(line)
                 display.line(f"report: {run_dir / REPORT}")
+
+
+def start_overrides(run_dir: Path, overrides: Sequence[str]) -> list[str]:
+    """Make a new run start from a saved one's model, with its number of regions and channels.
+
+    Args:
+        run_dir: The saved run.
+        overrides: Given ones; they stand above these.
+
+    Raises:
+        ConfigError: If it is no run directory.
+    """
+    model = read_run_config(run_dir).model
+    return [
+        f"model.start={json.dumps(str(run_dir), ensure_ascii=False)}",
+        f"model.num_clusters={model.num_clusters}",
+        f"model.code_dim={model.code_dim}",
+        *overrides,
+    ]
 
 
 class _Trainings:

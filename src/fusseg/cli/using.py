@@ -1,7 +1,7 @@
 """Commands that use a trained run."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +9,10 @@ from fusseg.atomic import write_atomically
 from fusseg.cli.progress import Display
 from fusseg.cli.running import describe_final, follow
 from fusseg.config import DataConfig
-from fusseg.errors import ConfigError, DataError, FussegError
-from fusseg.prediction import Predicted, find_images, predict_images
-from fusseg.preparation import prepare
+from fusseg.errors import ConfigError, DataError
 from fusseg.probing import probe_run
-from fusseg.runs import REPORT, Record, load_record, load_state, read_run_config
-from fusseg.trained_run import TrainedRun, evaluate_run, load_run, pick_segmenter
+from fusseg.runs import Record
+from fusseg.trained_run import TrainedRun, evaluate_run, load_run
 
 
 def run_evaluate(
@@ -102,38 +100,3 @@ def held_out_data(data: DataConfig, chosen: Mapping[str, str]) -> DataConfig:
         held_out_sites=sites or data.held_out_sites,
         held_out_split=chosen.get("split", data.held_out_split),
     )
-
-
-def run_predict(run_dir: Path, images: Sequence[Path], out: Path, site: str | None) -> bool:
-    """Segment images; False if one had to be skipped."""
-    run = load_run(run_dir)
-    segmenter = pick_segmenter(run, site)
-    sources = find_images(images, out)
-    skipped = 0
-    with Display() as display:
-        outcomes = predict_images(run, segmenter, sources, out)
-        for done, outcome in enumerate(outcomes, 1):
-            if not isinstance(outcome, Predicted):
-                skipped += 1
-                display.line(f"skipped {outcome.source}: {outcome.reason}")
-            display.advance("segmenting", done, len(sources))
-        if run.rounds_done < run.config.federation.rounds:
-            display.line(f"the run is not finished: it has {run.rounds_done} rounds")
-        display.line(f"{len(sources) - skipped} of {len(sources)} images are in {out}")
-    return skipped == 0
-
-
-def run_report(run_dir: Path, cache: Path) -> None:
-    """Write the report anew and say where it is."""
-    config, record = read_run_config(run_dir), load_record(run_dir)
-    saved, shown = None, None
-    with Display() as display:
-        try:
-            saved, shown = load_state(run_dir), follow(prepare(config, cache), display).shown
-        except FussegError as error:
-            display.line(f"the report has no pictures: {error}")
-        # Here and not above: drawing takes long to import, and other commands here do not draw.
-        from fusseg.gallery import write_report
-
-        write_report(run_dir, config, record, saved, shown)
-        display.line(f"report: {run_dir / REPORT}")

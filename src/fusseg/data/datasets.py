@@ -6,6 +6,7 @@ from fusseg.config import DataConfig
 from fusseg.data.cityscapes import open_cityscapes
 from fusseg.data.coco_stuff import open_coco_stuff
 from fusseg.data.columns import give_to_column
+from fusseg.data.image_folder import open_images
 from fusseg.data.image_lists import pick_listed
 from fusseg.data.items import Classes, Dataset, Item, select
 from fusseg.data.scenes import SCENES, Scene
@@ -34,6 +35,7 @@ def generate_sites(config: DataConfig) -> Dataset:
 
 DATASETS: dict[str, Callable[[DataConfig], Dataset]] = {
     "sites": open_sites,
+    "images": open_images,
     "cityscapes": open_cityscapes,
     "coco-stuff": open_coco_stuff,
     "synthetic": generate_sites,

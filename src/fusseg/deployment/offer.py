@@ -54,10 +54,14 @@ def make_offer(config: Config, run: str, fingerprint: str, *, center: bool) -> O
 
 
 def shared_settings(config: Config) -> Config:
-    """Drop what concerns one machine only: where data lie, which are held out, its processors."""
+    """Drop what concerns one machine only: where data lie, which are held out, its processors.
+
+    Where the first model is from is the server's business too: it sends it in round 1.
+    """
     kept = {name: getattr(config.data, name) for name in _SHARED_DATA}
     compute = ComputeConfig(precision=config.compute.precision)
-    return replace(config, data=DataConfig(**kept), compute=compute)
+    model = replace(config.model, start="")
+    return replace(config, data=DataConfig(**kept), model=model, compute=compute)
 
 
 def check_deployable(config: Config) -> None:

@@ -4,7 +4,7 @@ import json
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from fusseg.experiment import (
 from fusseg.features.extraction import wait_for
 from fusseg.federation.checks import check_tensors
 from fusseg.federation.hello import agree
-from fusseg.federation.rounds import Round, initial_state, run_rounds
+from fusseg.federation.rounds import Round, run_rounds
 from fusseg.federation.schedule import num_rounds
 from fusseg.federation.state import GlobalState
 from fusseg.federation.strategies import keeps_own_models, resolve_federation
@@ -61,6 +61,7 @@ from fusseg.runs import (
     save_record,
 )
 from fusseg.segmentation.segmenter import build_segmenter
+from fusseg.warm_start import start_state
 
 FLOWER = "flower"
 """Flower's folder in the run directory."""
@@ -176,9 +177,10 @@ def _begin(server: Server) -> tuple[SavedState, Record]:
     record["hello"] = describe_hello(hellos, plan, sent=True)
     record["seconds"]["extract"] = prepared.seconds
     record["skipped_images"] = describe_skipped(prepared.skipped)
+    start = start_state(config, plan, fingerprint)
+    record["start"] = None if start.origin is None else asdict(start.origin)
     save_record(run_dir, record)
-    start = initial_state(config.model, plan, config.seed)
-    return SavedState(start, {}, fingerprint), record
+    return SavedState(start.state, {}, fingerprint), record
 
 
 def _enter_round(

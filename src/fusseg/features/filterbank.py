@@ -1,6 +1,7 @@
 """A backbone without weights: color and oriented filter energies with local context."""
 
 import math
+from collections.abc import Callable
 from hashlib import sha256
 
 import torch
@@ -42,7 +43,7 @@ def load_filterbank(name: str = "filterbank") -> Backbone:
     Args:
         name: As written in `backbone.name`.
     """
-    filters, scales = _gabor_filters(), _channel_scales()
+    describe = filterbank_function()
 
     def extract(
         images: UInt8[Tensor, "batch height width 3"],
@@ -50,18 +51,23 @@ def load_filterbank(name: str = "filterbank") -> Backbone:
         check_sides(name, STRIDE, (images.shape[1], images.shape[2]))
         # One by one: the sums in a convolution may be ordered by the size of the batch, and
         # features must not depend on which images share it.
-        maps = [_with_context(_local(image[None], filters) / scales) for image in images]
-        return torch.cat(maps)
+        return torch.cat([describe(image[None]) for image in images])
 
     return Backbone(
         name=name,
         fingerprint=_fingerprint(),
-        feature_dim=len(CONTEXTS) * scales.numel(),
+        feature_dim=len(CONTEXTS) * _channel_scales().numel(),
         stride=STRIDE,
         center=True,
         extract=extract,
         same_on_any_threads=True,
     )
+
+
+def filterbank_function() -> Callable[[UInt8[Tensor, "batch height width 3"]], Tensor]:
+    """Make the function from images of any number to features, of shape (batch, dim, h, w)."""
+    filters, scales = _gabor_filters(), _channel_scales()
+    return lambda images: _with_context(_local(images, filters) / scales)
 
 
 def _fingerprint() -> str:

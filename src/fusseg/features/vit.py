@@ -105,7 +105,8 @@ def _load(name: str, folder: Path, compute: Compute) -> Backbone:
         pixels = normalize_colors(compute.send(images), mean, std)
         with torch.no_grad(), compute.products():
             tokens: Tensor = model(pixel_values=pixels, **family.forward).last_hidden_state
-        shape = (len(images), tokens.shape[2], height // stride, width // stride)
+        # Not len(images): that would fix the batch of an exported graph.
+        shape = (images.shape[0], tokens.shape[2], height // stride, width // stride)
         return tokens[:, prefix:].float().cpu().transpose(1, 2).reshape(shape)
 
     return Backbone(

@@ -16,6 +16,18 @@ _STRIP_BYTES = 2**19
 
 
 @dataclass(frozen=True)
+class Strip:
+    """Some rows of an image, and which rows of its feature map are at hand for them."""
+
+    rows: range
+    """Rows of pixels that are wanted."""
+    first: int
+    """Row of the feature map that is the first at hand."""
+    height: int
+    """Rows of the whole feature map."""
+
+
+@dataclass(frozen=True)
 class Segmenter:
     """All that turns a feature map into regions."""
 
@@ -59,7 +71,9 @@ def cosines(
 
 
 def assign(
-    scores: Float[Tensor, "clusters height width"], size: tuple[int, int]
+    scores: Float[Tensor, "clusters height width"],
+    size: tuple[int, int],
+    part: Strip | None = None,
 ) -> UInt8[Tensor, "rows columns"]:
     """Upsample codes bilinearly to pixels and give each pixel its nearest centroid.
 
@@ -69,9 +83,10 @@ def assign(
 
     Args:
         scores: `similarities` of a feature map.
-        size: Height and width of the result in pixels.
+        size: Height and width of the image in pixels.
+        part: Rows to return, and which rows of the feature map the scores are; None: all.
     """
-    return torch.cat([_first_largest(strip) for strip in _upsample(scores, size)])
+    return torch.cat([_first_largest(strip) for strip in _upsample(scores, size, part)])
 
 
 def pixel_cosines(
@@ -92,7 +107,9 @@ def pixel_cosines(
 
 
 def _upsample(
-    scores: Float[Tensor, "clusters height width"], size: tuple[int, int]
+    scores: Float[Tensor, "clusters height width"],
+    size: tuple[int, int],
+    part: Strip | None = None,
 ) -> Iterator[Float[Tensor, "strip clusters columns"]]:
     """Upsample in strips of rows, so that memory does not grow with the image.
 
@@ -100,21 +117,23 @@ def _upsample(
     """
     rows, columns = size
     clusters, height, _ = scores.shape
+    part = part or Strip(range(rows), 0, height)
     # Rows first: a strip is then made of whole blocks, and its largest is found in the cache.
     wide = interpolate(
         scores.permute(1, 0, 2).reshape(1, height * clusters, 1, -1), (1, columns), mode="bilinear"
     ).reshape(height, clusters, columns)
-    place = torch.arange(rows, dtype=torch.float64)
-    place = ((place + 0.5) * (height / rows) - 0.5).clamp(0, height - 1)
+    place = torch.arange(part.rows.start, part.rows.stop, dtype=torch.float64)
+    place = ((place + 0.5) * (part.height / rows) - 0.5).clamp(0, part.height - 1)
     above = place.floor().long()
-    below = (above + 1).clamp(max=height - 1)
     weight = (place - above).float()[:, None, None]
-    strip = min(rows, max(1, _STRIP_BYTES // (4 * clusters * columns)))
+    below = (above + 1).clamp(max=part.height - 1) - part.first
+    above = above - part.first
+    strip = min(len(part.rows), max(1, _STRIP_BYTES // (4 * clusters * columns)))
     upper, lower = torch.empty(2, strip, clusters, columns)
-    for part in (slice(start, start + strip) for start in range(0, rows, strip)):
-        length = len(above[part])
-        torch.index_select(wide, 0, above[part], out=upper[:length]).mul_(1 - weight[part])
-        torch.index_select(wide, 0, below[part], out=lower[:length]).mul_(weight[part])
+    for lines in (slice(start, start + strip) for start in range(0, len(part.rows), strip)):
+        length = len(above[lines])
+        torch.index_select(wide, 0, above[lines], out=upper[:length]).mul_(1 - weight[lines])
+        torch.index_select(wide, 0, below[lines], out=lower[:length]).mul_(weight[lines])
         yield upper[:length].add_(lower[:length])
 
 

@@ -1,0 +1,84 @@
+"""The command that fits a trained run to new images."""
+
+from pathlib import Path
+
+from fusseg.adaptation import AdaptedRun, adapt_run
+from fusseg.cli.judging import write_page
+from fusseg.cli.progress import Display
+from fusseg.cli.running import follow
+from fusseg.federation.guarded_lloyd import Adaptation
+from fusseg.regions import load_regions
+from fusseg.runs import spread_evenly
+
+PAGE = "adaptation.html"
+NUM_PICTURED = 8
+
+
+def run_adapt(
+    run_dir: Path, folder: Path, out: Path, adaptation: Adaptation, cache: Path, command: str
+) -> None:
+    """Adapt a run, print what changed, and write the page; the arguments are those of `adapt_run`.
+
+    Raises:
+        FussegError: If the run, the images or the new run directory cannot be used.
+    """
+    with Display() as display:
+        stages = adapt_run(run_dir, folder, out, adaptation, cache, command)
+        adapted = follow(stages, display)
+        for skipped in adapted.record["skipped_images"]:
+            display.line(f"skipped {skipped['site']}/{skipped['image']}: {skipped['reason']}")
+        for line in describe_adaptation(adapted):
+            display.line(line)
+        write_page(out / PAGE, _draw_page(adapted, out))
+        display.line(f"run: {out}")
+        display.line(f"page: {out / PAGE}")
+
+
+def describe_adaptation(adapted: AdaptedRun) -> list[str]:
+    """Sum up before and after in a few lines."""
+    record = adapted.record
+    before, after = record["adapted"]["before"], record["final"]
+    states = [region.state for region in adapted.regions]
+    num_images = sum(client["num_images"] for client in record["clients"])
+    turned = min(region.cosine for region in adapted.regions)
+    lines = [
+        f"{record['adapted']['steps']} steps over {num_images} images; cosine of new to old "
+        f"centroids at least {turned:.3f}, {states.count('held')} held at the bound, "
+        f"{states.count('kept')} kept for want of positions"
+    ]
+    if after["mean_iou"] is None:
+        lines.append("no labels: look at the page to see whether it is better")
+    else:
+        lines.append(
+            f"mIoU before {before['mean_iou']:.4f}, after {after['mean_iou']:.4f}, after with "
+            f"the regions' classes of before {record['adapted']['names_kept_mean_iou']:.4f}"
+        )
+    for name in ("mean_cosine", "mean_margin"):
+        left, right = before["quality"][name], after["quality"][name]
+        lines.append(f"{name.replace('_', ' ')} before {left:.3f}, after {right:.3f}")
+    return lines
+
+
+def _draw_page(adapted: AdaptedRun, out: Path) -> str:
+    # Here and not above: drawing takes long to import.
+    from fusseg.picturing import picture_regions
+    from fusseg.report.adaptation_page import render_adaptation
+    from fusseg.report.quality_page import PicturedImage
+
+    places = spread_evenly(range(len(adapted.shown.items)), NUM_PICTURED)
+    pictured = [
+        PicturedImage(
+            site=adapted.shown.items[place].client,
+            stem=adapted.shown.items[place].stem,
+            value="",
+            layers=picture_regions(adapted.segmenters, adapted.shown, place),
+        )
+        for place in places
+    ]
+    num_clusters = len(adapted.regions)
+    known = load_regions(out, num_clusters)
+    names = [f"region {cluster}" for cluster in range(num_clusters)]
+    if known is not None:
+        by_index = {region.index: region.name for region in known.regions}
+        names = [by_index[index] for index in known.index_of]
+    return render_adaptation(adapted.record, names, pictured)

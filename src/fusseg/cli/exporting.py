@@ -1,0 +1,53 @@
+"""The commands that take a model out of its run as a file: pack and push."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fusseg.errors import ConfigError
+from fusseg.export.artifact import save_artifact
+from fusseg.export.hub import Publication, push, write_repository
+from fusseg.export.opening import describe_need
+from fusseg.export.packing import pack_run
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What of a run is packed."""
+
+    run_dir: Path
+    site: str | None
+    """Whose model, where each site has its own."""
+    with_sites: bool
+    """Whether the names of the training sites go along."""
+
+
+def run_pack(packed: Packed, out: Path) -> None:
+    """Write a run's model as one file and say what is in it.
+
+    Raises:
+        ConfigError: If the file is named otherwise, or as `pack_run`.
+        DataError: If it cannot be written, or as `pack_run`.
+    """
+    if out.suffix != ".safetensors":
+        raise ConfigError(f"a model file is named *.safetensors, got --out {out}")
+    artifact = pack_run(packed.run_dir, packed.site, with_sites=packed.with_sites)
+    save_artifact(out, artifact)
+    segmenter = artifact.segmenter
+    print(f"{out}: {segmenter.num_clusters} regions, {out.stat().st_size:,} bytes")
+    print(f"its backbone is not in it: {describe_need(artifact.backbone)}")
+
+
+def run_push(packed: Packed, publication: Publication, dry_run: Path | None) -> None:
+    """Send a run's model to the Hugging Face hub, or write what would be sent.
+
+    Raises:
+        ConfigError: If the hub refuses or cannot be reached, or as `pack_run`.
+        DataError: As `pack_run`, or if the files cannot be written.
+    """
+    artifact = pack_run(packed.run_dir, packed.site, with_sites=packed.with_sites)
+    if dry_run is not None:
+        for file in write_repository(dry_run, artifact, publication):
+            print(f"{file}: {file.stat().st_size:,} bytes")
+        print("nothing was sent")
+        return
+    print(f"sent: {push(artifact, publication)}")

@@ -1,0 +1,125 @@
+"""The command that names the regions of a run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fusseg.atomic import write_atomically
+from fusseg.cli.progress import Display
+from fusseg.contact_sheet import draw_sheet
+from fusseg.data.items import Item
+from fusseg.errors import ConfigError, DataError
+from fusseg.naming import (
+    IMAGES,
+    Match,
+    Typical,
+    count_labels,
+    match_names,
+    name_by_matches,
+    open_labeled,
+    run_items,
+    typical_crops,
+    unnamed,
+)
+from fusseg.prediction.segmenter import Segmenter
+from fusseg.prediction.sources import find_images
+from fusseg.regions import NamedCluster, join_clusters, read_named, regions_file, write_named
+from fusseg.runs import spread_evenly
+
+
+@dataclass(frozen=True)
+class NameOptions:
+    """Options of `fusseg name`."""
+
+    run_dir: Path
+    labels: Path | None
+    """Folder of labeled sites that the names come from."""
+    images: Path | None
+    """Folder of images that the crops come from; None: the run's data."""
+    site: str | None
+    again: bool
+    """Replace the names that are there."""
+
+
+def run_name(options: NameOptions) -> None:
+    """Write contact sheet and names; names that are there stay unless they are to be replaced."""
+    segmenter = Segmenter.load(options.run_dir, options.site)
+    file = regions_file(options.run_dir, options.site)
+    sheet = file.with_name(file.name.replace("regions", "contact_sheet", 1)).with_suffix(".png")
+    kept = file.exists() and not options.again
+    if kept and options.labels is not None:
+        raise ConfigError(
+            f"{file} is there and is not overwritten; give --again to take the names from "
+            f"{options.labels}"
+        )
+    with Display() as display:
+        if kept:
+            named = list(read_named(file, segmenter.model.num_clusters))
+        elif options.labels is not None:
+            named = _name_by_labels(segmenter, options.labels, display)
+        else:
+            named = unnamed(segmenter.model.num_clusters)
+        typical = _find_typical(segmenter, _items(segmenter, options.images), display)
+        if not kept:
+            write_named(file, named, sheet.name)
+        title = f"{segmenter.name}: what the backbone and the model tell apart"
+        try:
+            write_atomically(sheet, draw_sheet(typical, named, title))
+        except OSError as error:
+            raise DataError(f"cannot write {sheet}: {error.strerror}") from error
+        for line in _closing(file, sheet, named, kept=kept):
+            display.line(line)
+
+
+def _items(segmenter: Segmenter, folder: Path | None) -> tuple[Item, ...]:
+    if folder is None:
+        return run_items(segmenter.data)
+    found = find_images([folder], folder / "none")
+    return tuple(Item("", path.stem, "", path) for path, _ in spread_evenly(found, IMAGES))
+
+
+def _find_typical(segmenter: Segmenter, items: tuple[Item, ...], display: Display) -> Typical:
+    steps = typical_crops(segmenter, items)
+    while True:
+        try:
+            display.advance("looking at images", next(steps), len(items))
+        except StopIteration as end:
+            found: Typical = end.value
+            return found
+
+
+def _name_by_labels(segmenter: Segmenter, folder: Path, display: Display) -> list[NamedCluster]:
+    items, classes = open_labeled(folder)
+    counts = torch.zeros(segmenter.model.num_clusters, len(classes.names), dtype=torch.int64)
+    for done, found in enumerate(count_labels(segmenter, items, classes), 1):
+        counts += found
+        display.advance("matching labels", done, len(items))
+    matches = match_names(counts, classes)
+    for match in matches:
+        display.line(_describe(match))
+    missing = sorted(set(classes.names) - {match.name for match in matches})
+    if missing:
+        display.line(f"no cluster is called {', '.join(missing)}: others have more of its pixels")
+    return name_by_matches(matches, classes)
+
+
+def _describe(match: Match) -> str:
+    if not match.pixels:
+        return f"cluster {match.cluster}: no labeled pixel"
+    doubt = "" if match.sure else ", unsure"
+    return (
+        f"cluster {match.cluster}: {match.name}, {match.share:.0%} of {match.pixels} labeled "
+        f"pixels{doubt}"
+    )
+
+
+def _closing(file: Path, sheet: Path, named: list[NamedCluster], *, kept: bool) -> list[str]:
+    empty = sum(not entry.name for entry in named)
+    joined = len(named) - len(join_clusters(named).regions)
+    return [
+        f"contact sheet: {sheet}",
+        f"names: {file}" + (" (kept as it was; --again starts anew)" if kept else ""),
+        f"{len(named) - empty} of {len(named)} clusters have a name"
+        + (f", {joined} joined another of the same name" if joined else ""),
+    ]

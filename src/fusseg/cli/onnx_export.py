@@ -1,0 +1,129 @@
+"""The command `fusseg export`: an ONNX graph, compared with the model before it is kept."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from fusseg.compute import EXACT
+from fusseg.data.datasets import open_dataset, select_held_out
+from fusseg.data.images import load_image
+from fusseg.data.items import Item
+from fusseg.errors import ConfigError
+from fusseg.export.artifact import Artifact
+from fusseg.export.packing import pack_run
+from fusseg.export.parity import Graph, Parity, Pixels, measure_parity
+from fusseg.features.backbones import load_backbone
+from fusseg.prediction.segmenter import segment_image
+from fusseg.prediction.sources import find_images
+from fusseg.prediction.viewing import MAX_AREA
+from fusseg.runs import read_run_config, spread_evenly
+from fusseg.trained_run import load_run, pick_segmenter
+
+MOST_IMAGES = 8
+"""That are compared."""
+LEAST_EQUAL = 0.995
+"""Share of an image's pixels that must have the same region."""
+MOST_DIFFERENCE = 0.02
+"""That similarities may differ by, relative to the largest: what rounding features to float16
+gives where two sums stand on either side of a boundary."""
+
+
+def check_installed() -> None:
+    """Refuse where the packages that write ONNX are missing.
+
+    Raises:
+        ConfigError: If one is.
+    """
+    for package in ("onnx", "onnxscript"):
+        if find_spec(package) is None:
+            raise ConfigError(f"{package} is not installed; run: pip install 'fusseg[onnx]'")
+
+
+def run_export(
+    run_dir: Path, out: Path, images: Sequence[Path], site: str | None, *, force: bool
+) -> bool:
+    """Export a model, compare it, and keep it if it agrees; False if it does not.
+
+    Args:
+        run_dir: Run directory.
+        out: File to write.
+        images: What to compare on; empty: the run's held-out images.
+        site: Whose model, where each site has its own.
+        force: Keep the file in any case.
+
+    Raises:
+        ConfigError: If there is no image to compare on, or the model cannot be exported.
+        DataError: If the graph fails, or a file cannot be read or written.
+    """
+    from fusseg.export.onnx_model import build_onnx, save_onnx
+
+    if out.suffix != ".onnx":
+        raise ConfigError(f"an ONNX file is named *.onnx, got --out {out}")
+    # First, because the export takes a while.
+    items = _compared(run_dir, images, out)
+    run = load_run(run_dir)
+    # The graph computes in float32, whatever the run did.
+    run = replace(run, backbone=load_backbone(run.config.backbone.name, EXACT))
+    segmenter = pick_segmenter(run, site)
+    print("exporting (up to a minute)")
+    model = build_onnx(run, segmenter, MAX_AREA, _metadata(pack_run(run_dir, site)))
+    pictures = [load_image(item) for item in items]
+    pictures.append(_another_shape(pictures[0]))
+    pairs = [(picture, segment_image(picture, run, segmenter)) for picture in pictures]
+    parity = measure_parity(Graph(model.SerializeToString()), run, segmenter, pairs)
+    print(_describe(parity))
+    if not _agrees(parity) and not force:
+        print(f"the graph differs from the model, {out} is not written; --force keeps it")
+        return False
+    save_onnx(out, model)
+    print(f"{out}: {out.stat().st_size:,} bytes")
+    return True
+
+
+def _compared(run_dir: Path, images: Sequence[Path], out: Path) -> list[Item]:
+    if images:
+        paths = [path for path, _ in find_images(images, out)]
+        items = [Item(site="", stem=path.stem, split="", image=path) for path in paths]
+        return spread_evenly(items, MOST_IMAGES)
+    data = read_run_config(run_dir).data
+    held_out = select_held_out(open_dataset(data), data)
+    if not held_out:
+        raise ConfigError("the run has no held-out images to compare on; give some with --images")
+    return spread_evenly(held_out, MOST_IMAGES)
+
+
+def _another_shape(picture: Pixels) -> Pixels:
+    """Cut a corner out, so that not all images compared have one shape."""
+    height, width = picture.shape[:2]
+    return np.ascontiguousarray(picture[: max(1, 3 * height // 5), : max(1, 4 * width // 5)])
+
+
+def _metadata(artifact: Artifact) -> Mapping[str, object]:
+    clusters = artifact.clusters
+    return {
+        "backbone": asdict(artifact.backbone),
+        "clusters": clusters and [asdict(cluster) for cluster in clusters],
+        "training": artifact.training,
+    }
+
+
+def _describe(parity: Parity) -> str:
+    batch = "the same" if parity.same_in_a_batch else "OTHER"
+    return (
+        f"compared with the model on {parity.images} images (the last is a corner of the first):\n"
+        f"  pixels with the same region: {100 * parity.equal_pixels:.4f} %, in the worst image "
+        f"{100 * parity.worst_image:.4f} %\n"
+        f"  largest difference of the similarities: {parity.largest_difference:.2e} of the "
+        f"largest\n  two images at once give {batch} regions as each alone"
+    )
+
+
+def _agrees(parity: Parity) -> bool:
+    return (
+        parity.worst_image >= LEAST_EQUAL
+        and parity.largest_difference <= MOST_DIFFERENCE
+        and parity.same_in_a_batch
+    )

@@ -1,0 +1,54 @@
+"""The command that segments images."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fusseg.cli.progress import Display
+from fusseg.prediction.batches import AlreadyThere, NotPredicted, predict_images
+from fusseg.prediction.segmenter import Segmenter
+from fusseg.prediction.sources import find_images
+from fusseg.prediction.viewing import PredictOptions
+from fusseg.runs import read_run_config
+
+
+def run_predict(
+    run_dir: Path,
+    images: Sequence[Path],
+    out: Path,
+    site: str | None,
+    chosen: Mapping[str, Any],
+    *,
+    backbone: str | None = None,
+    again: bool,
+) -> bool:
+    """Segment images; False if one had to be skipped.
+
+    Args:
+        run_dir: Run directory, or a file that `fusseg pack` wrote.
+        images: Files, folders and patterns.
+        out: Folder of the results.
+        site: Whose model; None: the global one.
+        chosen: Fields of `PredictOptions`.
+        backbone: For a file: this machine's copy of its backbone.
+        again: Segment also what is done already.
+    """
+    options = PredictOptions(**chosen)
+    segmenter = Segmenter.load(run_dir, site, backbone=backbone)
+    sources = find_images(images, out)
+    there = skipped = 0
+    with Display() as display:
+        outcomes = predict_images(segmenter, sources, out, options, again=again)
+        for done, outcome in enumerate(outcomes, 1):
+            if isinstance(outcome, NotPredicted):
+                skipped += 1
+                display.line(f"skipped {outcome.source}: {outcome.reason}")
+            there += isinstance(outcome, AlreadyThere)
+            display.advance("segmenting", done, len(sources))
+        if there:
+            display.line(f"{there} were there already; --again redoes them")
+        planned = read_run_config(run_dir).federation.rounds if run_dir.is_dir() else 0
+        if segmenter.round_number < planned:
+            display.line(f"the run is not finished: it has {segmenter.round_number} rounds")
+        display.line(f"{len(sources) - skipped} of {len(sources)} images are in {out}")
+    return skipped == 0

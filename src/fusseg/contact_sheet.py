@@ -1,0 +1,61 @@
+"""The contact sheet: what every cluster looks like, with its color and name."""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from fusseg.naming import CROPS, Crop, Typical
+from fusseg.regions import NamedCluster
+
+_SIDE, _GAP, _MARGIN, _LEGEND = 128, 8, 16, 220
+_FADE = 0.3
+"""Of what does not belong to the cluster, this much is left over white."""
+_INK, _PAPER = (30, 30, 30), (255, 255, 255)
+
+
+def draw_sheet(typical: Typical, named: Sequence[NamedCluster], title: str) -> bytes:
+    """Draw a row per cluster: color, number, name and share, and its most typical crops.
+
+    Args:
+        typical: What was found.
+        named: Every cluster once, in order.
+        title: What stands above.
+
+    Returns:
+        A PNG file.
+    """
+    row = _SIDE + _GAP
+    width = 2 * _MARGIN + _LEGEND + CROPS * row
+    sheet = Image.new("RGB", (width, 3 * _MARGIN + 16 + len(named) * row), _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    pen.text((_MARGIN, _MARGIN), title, fill=_INK, font=ImageFont.load_default(16))
+    for number, (entry, crops) in enumerate(zip(named, typical.crops, strict=True)):
+        top = 2 * _MARGIN + 16 + number * row
+        _draw_legend(pen, entry, float(typical.shares[number]), top)
+        for place, crop in enumerate(crops):
+            corner = (_MARGIN + _LEGEND + place * row, top)
+            sheet.paste(Image.fromarray(draw_crop(crop)).resize((_SIDE, _SIDE)), corner)
+    content = io.BytesIO()
+    sheet.save(content, "PNG")
+    return content.getvalue()
+
+
+def draw_crop(crop: Crop) -> UInt8[np.ndarray, "height width 3"]:
+    """Show the cluster as it is, and what is around it faded."""
+    faded = np.rint(255 * (1 - _FADE) + _FADE * crop.pixels.astype(np.float64)).astype(np.uint8)
+    return np.where(crop.inside[:, :, None], crop.pixels, faded)
+
+
+def _draw_legend(pen: ImageDraw.ImageDraw, entry: NamedCluster, share: float, top: int) -> None:
+    pen.rectangle((_MARGIN, top, _MARGIN + 40, top + _SIDE), fill=entry.color)
+    lines = (f"cluster {entry.cluster}", _shorten(entry.name), f"{share:.1%} of the positions")
+    for number, line in enumerate(lines):
+        font = ImageFont.load_default(20 if number < 2 else 12)
+        pen.text((_MARGIN + 50, top + 8 + 30 * number), line, fill=_INK, font=font)
+
+
+def _shorten(name: str, most: int = 15) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"

@@ -1,0 +1,227 @@
+"""A model as one file: safetensors with all that is needed to use it, and never pickle."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from fusseg.atomic import write_atomically
+from fusseg.config import DataConfig, Fit, Interpolation
+from fusseg.errors import DataError, FussegError
+from fusseg.regions import Color, NamedCluster
+from fusseg.segmentation.head import HeadWeights, SegmentationHead, build_head
+from fusseg.segmentation.segmenter import Segmenter
+from fusseg.version import VERSION
+
+FORMAT_VERSION = 1
+KEY = "fusseg"
+"""Of the metadata: a JSON object; see docs/share.md."""
+BackboneKind = Literal["filterbank", "hub", "folder", "onnx"]
+_FIELDS = ("backbone", "image_size", "fit", "interpolation", "clusters", "training")
+_HEAD, _CENTROIDS, _MEAN = "head.", "centroids", "mean_feature"
+
+
+@dataclass(frozen=True)
+class BackboneNeed:
+    """Which backbone a model belongs to, and where to get it."""
+
+    kind: BackboneKind
+    name: str
+    """`filterbank`, an id on the hub, or a folder or file without its path."""
+    fingerprint: str
+    feature_dim: int
+    stride: int
+    file_sha256: str | None = None
+    """Of the ONNX file, as `sha256sum` prints it."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What the file holds."""
+
+    segmenter: Segmenter
+    backbone: BackboneNeed
+    image_size: tuple[int, int]
+    """Height and width in training: the scale at which the backbone sees images."""
+    fit: Fit
+    interpolation: Interpolation
+    clusters: tuple[NamedCluster, ...] | None
+    """Name and color of every cluster, where they were given."""
+    training: Mapping[str, Any]
+    """How the model came to be; see docs/share.md."""
+
+
+def save_artifact(path: Path, artifact: Artifact) -> None:
+    """Write a model whole or not at all; the same model gives the same bytes.
+
+    Raises:
+        DataError: If the file cannot be written.
+    """
+    tensors = _tensors(artifact.segmenter)
+    described = {name: getattr(artifact, name) for name in _FIELDS} | {
+        "format_version": FORMAT_VERSION,
+        "fusseg": VERSION,
+        "num_clusters": artifact.segmenter.num_clusters,
+        "code_dim": artifact.segmenter.head.code_dim,
+        "backbone": asdict(artifact.backbone),
+        "clusters": artifact.clusters and [asdict(cluster) for cluster in artifact.clusters],
+    }
+    # Through JSON once, so that what is hashed is what will be read: lists in place of tuples.
+    metadata = json.loads(json.dumps(described))
+    metadata["sha256"] = _digest(metadata, tensors)
+    try:
+        write_atomically(path, save(tensors, {KEY: json.dumps(metadata, sort_keys=True)}))
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}") from error
+
+
+def load_artifact(path: Path) -> Artifact:
+    """Read a model, and refuse a file that is not whole.
+
+    Raises:
+        DataError: If there is no such file, it is no model, of a newer format version, or damaged.
+    """
+    metadata, tensors = _read(path)
+    version = metadata.get("format_version")
+    # Before the digest: a newer format may hash other things.
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise DataError(
+            f"{path} has format version {version}, this fusseg {VERSION} reads up to "
+            f"{FORMAT_VERSION}; install a newer one"
+        )
+    if metadata.pop("sha256", None) != _digest(metadata, tensors):
+        raise DataError(
+            f"{path} is damaged: its content does not have the SHA-256 it was written with; "
+            "fetch it again"
+        )
+    try:
+        return _unpack(metadata, tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError, FussegError) as error:
+        raise DataError(f"{path} is no model that fusseg wrote: {error}") from error
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not path.is_file():
+        raise DataError(f"there is no file {path}; write one with fusseg pack")
+    try:
+        with safe_open(path, framework="pt") as opened:
+            written = (opened.metadata() or {}).get(KEY)
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        metadata = None if written is None else json.loads(written)
+    except (SafetensorError, ValueError, OSError, RecursionError) as error:
+        raise DataError(f"{path} is damaged, or no safetensors file: {error}") from error
+    if not isinstance(metadata, dict) or "backbone" not in metadata:
+        raise DataError(
+            f"{path} is no model of fusseg: its metadata does not describe one; write one with "
+            "fusseg pack RUN_DIR"
+        )
+    return metadata, tensors
+
+
+def _tensors(segmenter: Segmenter) -> dict[str, Tensor]:
+    head = {f"{_HEAD}{name}": weight for name, weight in segmenter.head.state_dict().items()}
+    tensors = head | {_CENTROIDS: segmenter.centroids, _MEAN: segmenter.mean_feature}
+    return {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
+
+
+def _digest(metadata: Mapping[str, object], tensors: Mapping[str, Tensor]) -> str:
+    """Hash the metadata and every tensor's name, type, shape and bytes."""
+    digest = sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _unpack(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Artifact:
+    height, width = (int(side) for side in metadata["image_size"])
+    data = DataConfig(image_size=(height, width))
+    need = _need(metadata["backbone"])
+    fit, interpolation = metadata["fit"], metadata["interpolation"]
+    _check_choice(fit, Fit)
+    _check_choice(interpolation, Interpolation)
+    segmenter = _segmenter(tensors, need)
+    return Artifact(
+        segmenter=segmenter,
+        backbone=need,
+        image_size=data.image_size,
+        fit=fit,
+        interpolation=interpolation,
+        clusters=_clusters(metadata["clusters"], segmenter.num_clusters),
+        training=dict(metadata["training"]),
+    )
+
+
+def _need(entry: Mapping[str, Any]) -> BackboneNeed:
+    _check_choice(entry["kind"], BackboneKind)
+    texts = (entry["name"], entry["fingerprint"], entry["file_sha256"] or "")
+    if not all(isinstance(text, str) and text.isprintable() for text in texts):
+        raise ValueError("backbone must be described by text on one line")
+    if not all(type(entry[name]) is int and entry[name] > 0 for name in ("feature_dim", "stride")):
+        raise ValueError("channels and stride of the backbone must be integers above 0")
+    return BackboneNeed(**entry)
+
+
+def _check_choice(value: object, choices: object) -> None:
+    if value not in get_args(choices):
+        raise ValueError(f"{value!r} is none of {get_args(choices)}")
+
+
+def _segmenter(tensors: Mapping[str, Tensor], need: BackboneNeed) -> Segmenter:
+    head: HeadWeights = {
+        name.removeprefix(_HEAD): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(_HEAD)
+    }
+    centroids, mean = tensors[_CENTROIDS], tensors[_MEAN]
+    code_dim = head["linear.weight"].shape[0]
+    with torch.device("meta"):
+        expected = SegmentationHead(need.feature_dim, code_dim).state_dict()
+    wanted = {name: weight.shape for name, weight in expected.items()}
+    if {name: weight.shape for name, weight in head.items()} != wanted:
+        raise ValueError(f"head of other shapes than {need.feature_dim} channels to {code_dim}")
+    _check_centroids(centroids, code_dim)
+    if mean.shape != (need.feature_dim,):
+        raise ValueError(f"mean feature of shape {tuple(mean.shape)}")
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32 or not bool(tensor.isfinite().all()):
+            raise ValueError(f"{name} must be finite float32")
+    # The centroids are at unit length: dividing again could change their last bits.
+    return Segmenter(build_head(head), centroids, mean)
+
+
+def _check_centroids(centroids: Float[Tensor, "..."], code_dim: int) -> None:
+    if centroids.ndim != 2 or centroids.shape[1] != code_dim or not 2 <= len(centroids) <= 255:
+        raise ValueError(f"centroids of shape {tuple(centroids.shape)} for codes of {code_dim}")
+    lengths = torch.linalg.vector_norm(centroids, dim=1)
+    if not torch.allclose(lengths, torch.ones_like(lengths), atol=1e-4):
+        raise ValueError("centroids must have unit length")
+
+
+def _clusters(entries: Any, num_clusters: int) -> tuple[NamedCluster, ...] | None:  # noqa: ANN401
+    if entries is None:
+        return None
+    if sorted(entry["cluster"] for entry in entries) != list(range(num_clusters)):
+        raise ValueError("names must be given to every cluster once")
+    names = [entry["name"] for entry in entries]
+    if not all(isinstance(name, str) and name.isprintable() for name in names):
+        raise ValueError("names must be text on one line")
+    return tuple(
+        NamedCluster(int(entry["cluster"]), entry["name"], _color(entry["color"]))
+        for entry in entries
+    )
+
+
+def _color(values: Any) -> Color:  # noqa: ANN401
+    red, green, blue = values
+    if not all(type(value) is int and 0 <= value <= 255 for value in values):
+        raise ValueError(f"color {values!r}")
+    return red, green, blue

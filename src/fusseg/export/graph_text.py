@@ -1,0 +1,64 @@
+"""Small ONNX graphs written as text, and how they are joined to one."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from onnx import GraphProto, ModelProto, compose, helper, numpy_helper, parser
+
+IR_VERSION = 10
+"""What torch writes; onnxruntime reads it from 1.18 on."""
+
+
+def parse_graph(text: str, opset: int, constants: Mapping[str, Any]) -> ModelProto:
+    """Make a model of a graph in ONNX's text form.
+
+    Args:
+        text: As `onnx.parser` reads it.
+        opset: Of ONNX's own operators.
+        constants: Arrays that the graph uses by name; Python's own numbers are float64 and int64.
+    """
+    graph = parser.parse_graph(text)
+    tensors = [numpy_helper.from_array(np.asarray(value), key) for key, value in constants.items()]
+    graph.initializer.extend(tensors)
+    opsets = [helper.make_opsetid("", opset)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+
+
+def chain(
+    models: Sequence[tuple[str, ModelProto]], links: Sequence[Mapping[str, str]]
+) -> ModelProto:
+    """Join models one after the other; their names are changed in place.
+
+    Args:
+        models: Each with the prefix of its names.
+        links: For each after the first: which outputs so far, with their prefix, are which of its
+            inputs. Outputs that are not linked remain outputs.
+    """
+    newest = max(model.ir_version for _, model in models)
+    for _, model in models:
+        model.ir_version = newest
+    named = [model for _, model in models]
+    for prefix, model in models:
+        _rename(model.graph, f"{prefix}/")
+    joined = named[0]
+    for (prefix, _), model, link in zip(models[1:], named[1:], links, strict=True):
+        joined = compose.merge_models(
+            joined, model, io_map=[(out, f"{prefix}/{name}") for out, name in link.items()]
+        )
+    return joined
+
+
+def _rename(graph: GraphProto, prefix: str) -> None:
+    """Put a prefix before every name, in branches and loops too, unlike `onnx.compose`."""
+    for entry in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        entry.name = prefix + entry.name
+    for entry in graph.sparse_initializer:
+        entry.values.name = prefix + entry.values.name
+    for node in graph.node:
+        node.name = node.name and prefix + node.name
+        for names in (node.input, node.output):
+            names[:] = [name and prefix + name for name in names]
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                _rename(inner, prefix)

@@ -1,0 +1,143 @@
+"""The model card: README.md of a model on the hub, generated from the model file alone."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fusseg.export.artifact import Artifact
+from fusseg.export.opening import describe_need, regions_of
+from fusseg.federation.strategies import BASELINES
+from fusseg.regions import hex_color
+
+MODEL_FILE, CARD, PREVIEW = "model.safetensors", "README.md", "preview"
+"""What a repository holds; the preview keeps its suffix."""
+
+
+def model_card(
+    artifact: Artifact, repo_id: str, license_id: str | None, preview: str | None
+) -> str:
+    """Write the card as Markdown with the hub's YAML header.
+
+    Args:
+        artifact: The model.
+        repo_id: OWNER/NAME.
+        license_id: As the hub lists them, such as `apache-2.0`; None: none is named.
+        preview: File name of a picture beside the card; None: none.
+    """
+    name = repo_id.rpartition("/")[2]
+    parts = [
+        _header(license_id),
+        f"# {name}\n",
+        f"A model for unsupervised semantic segmentation: it splits images into "
+        f"{artifact.segmenter.num_clusters} regions. {_origin(artifact.training)} No label was "
+        "used.\n",
+        *([f"![Regions of an image]({preview})\n"] if preview else []),
+        _use(artifact, repo_id),
+        _regions(artifact),
+        "## Training\n\n" + _table(_training_rows(artifact)),
+        "## Limits\n\n" + _limits(artifact.training),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _header(license_id: str | None) -> str:
+    tags = ("image-segmentation", "unsupervised-segmentation", "federated-learning", "fusseg")
+    terms = f"license: {license_id}\n" if license_id else ""
+    listed = "".join(f"- {tag}\n" for tag in tags)
+    return (
+        f"---\n{terms}library_name: fusseg\npipeline_tag: image-segmentation\ntags:\n{listed}---\n"
+    )
+
+
+def _origin(training: Mapping[str, Any]) -> str:
+    if training.get("strategy") in BASELINES:
+        return "It was trained with fusseg, as a baseline without a federation."
+    return (
+        "It was trained with fusseg by [federated learning](https://arxiv.org/abs/2505.23292) at "
+        f"{training.get('num_clients')} clients: their images stayed with them."
+    )
+
+
+def _use(artifact: Artifact, repo_id: str) -> str:
+    need = artifact.backbone
+    apart = need.kind in ("onnx", "folder")
+    given = {"onnx": "onnx:PATH", "folder": "FOLDER"}.get(need.kind)
+    argument = f', backbone="{given}"' if apart else ""
+    return (
+        "## Use\n\n```python\nfrom fusseg import from_pretrained\n\n"
+        f'segmenter = from_pretrained("{repo_id}"{argument})\n'
+        'segmentation = segmenter.predict("image.jpg")\n'
+        "segmentation.regions  # uint8, height x width: the region of each pixel\n"
+        "segmentation.names    # what each region is called\n```\n\n"
+        f"The backbone is not in the file. It needs {describe_need(need)}; its fingerprint is "
+        f"`{need.fingerprint}`, and any other is refused.\n"
+    )
+
+
+def _regions(artifact: Artifact) -> str:
+    regions = regions_of(artifact)
+    if regions is None:
+        return ""
+    rows = [
+        (str(region.index), _plain(region.name), f"`{hex_color(region.color)}`")
+        for region in regions.regions
+    ]
+    lines = [f"| {' | '.join(row)} |\n" for row in rows]
+    return "## Regions\n\n| pixel value | name | color |\n|---|---|---|\n" + "".join(lines)
+
+
+def _training_rows(artifact: Artifact) -> list[tuple[str, object]]:
+    training, need = artifact.training, artifact.backbone
+    height, width = artifact.image_size
+    fit, filter_ = artifact.fit, artifact.interpolation
+    rows: list[tuple[str, object]] = [
+        ("backbone", f"{need.name}, {need.feature_dim} channels, stride {need.stride}"),
+        ("image size", f"{height} x {width} pixels, {fit}, {filter_}"),
+        ("regions, channels of a code", f"{artifact.segmenter.num_clusters}, "
+         f"{artifact.segmenter.head.code_dim}"),
+        ("strategy", training.get("strategy")),
+        ("rounds", training.get("rounds")),
+        ("steps per round and client", training.get("local_steps")),
+        ("clients", training.get("num_clients")),
+        ("images", training.get("num_images")),
+        ("seed", training.get("seed")),
+        ("fusseg", (training.get("versions") or {}).get("fusseg")),
+    ]  # fmt: skip
+    rows += [
+        (f"images of {_plain(site['name'])}", site["num_images"])
+        for site in training.get("sites") or ()
+    ]
+    if training.get("mean_iou") is not None:
+        scored = training.get("scored_images")
+        rows += [
+            ("mIoU on held-out images", f"{100 * training['mean_iou']:.1f} % of {scored} images"),
+            ("pixel accuracy on them", f"{100 * training['pixel_accuracy']:.1f} %"),
+        ]
+    return [(name, value) for name, value in rows if value is not None]
+
+
+def _limits(training: Mapping[str, Any]) -> str:
+    lines = [
+        "Regions are what the images have in common, not classes that somebody chose. Look at "
+        "them before you rely on them.\n",
+        "Images that look unlike those of training are split all the same, without a warning.\n",
+    ]
+    if training.get("mean_iou") is None:
+        lines.append("It was not scored: there were no labels to compare with.\n")
+    else:
+        lines.append(
+            "Its score matches regions to classes after the fact, by labels of the held-out "
+            "images, which training never saw.\n"
+        )
+    return "".join(f"- {line}" for line in lines)
+
+
+def _table(rows: list[tuple[str, object]]) -> str:
+    lines = [f"| {name} | {_plain(str(value))} |\n" for name, value in rows]
+    return "| what | value |\n|---|---|\n" + "".join(lines)
+
+
+def _plain(text: str) -> str:
+    """Keep a name from being read as Markdown or HTML."""
+    for character in "\\`*_[]|":
+        text = text.replace(character, f"\\{character}")
+    return text.replace("<", "&lt;")

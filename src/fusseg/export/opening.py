@@ -1,0 +1,85 @@
+"""A model file and its backbone, ready to segment."""
+
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+from fusseg.compute import EXACT, Compute
+from fusseg.config import BackboneConfig, Config, DataConfig, ModelConfig
+from fusseg.errors import ConfigError
+from fusseg.export.artifact import Artifact, BackboneNeed, load_artifact
+from fusseg.features.backbones import Backbone, load_backbone
+from fusseg.record import GLOBAL
+from fusseg.regions import Regions, join_clusters
+from fusseg.trained_run import TrainedRun
+
+
+def load_model(
+    path: Path, backbone: str | None = None, compute: Compute = EXACT
+) -> tuple[TrainedRun, Regions | None]:
+    """Load a model file with its backbone; it segments as the run it comes from, to the same bits.
+
+    Args:
+        path: As `fusseg pack` wrote it.
+        backbone: This machine's copy, as in `backbone.name`: `onnx:PATH`, a folder or an id. None:
+            the filter bank, or the id on the hub that the model names.
+        compute: Where a ViT runs, and in which precision.
+
+    Returns:
+        The model under `GLOBAL`, and what its regions are called, where they were named.
+
+    Raises:
+        ConfigError: If the backbone has to be given, cannot be loaded, or is another one.
+        DataError: As `load_artifact`.
+    """
+    artifact = load_artifact(path)
+    loaded = _load(artifact.backbone, backbone, compute)
+    data = DataConfig(
+        image_size=artifact.image_size, fit=artifact.fit, interpolation=artifact.interpolation
+    )
+    head = artifact.segmenter.head
+    model = ModelConfig(num_clusters=artifact.segmenter.num_clusters, code_dim=head.code_dim)
+    rounds = int(artifact.training.get("rounds", 0))
+    federation = replace(Config().federation, rounds=max(1, rounds))
+    run = TrainedRun(
+        config=Config(
+            data=data, backbone=BackboneConfig(name=loaded.name), model=model, federation=federation
+        ),
+        backbone=loaded,
+        segmenters={GLOBAL: artifact.segmenter},
+        rounds_done=rounds,
+        name=path.stem,
+        digest=sha256(path.read_bytes()).hexdigest(),
+    )
+    return run, regions_of(artifact)
+
+
+def regions_of(artifact: Artifact) -> Regions | None:
+    """Name the regions as `regions.toml` of the run did; None where it had none."""
+    return None if artifact.clusters is None else join_clusters(artifact.clusters)
+
+
+def describe_need(need: BackboneNeed) -> str:
+    """Say in words which backbone is needed and how to give it."""
+    if need.kind == "filterbank":
+        return "the filter bank of this program, of the version that trained it"
+    if need.kind == "hub":
+        return f"{need.name} of the Hugging Face hub"
+    if need.kind == "folder":
+        return f"the ViT of the folder {need.name!r}, given as a folder"
+    return f"the ONNX file {need.name!r} with SHA-256 {need.file_sha256}, given as onnx:PATH"
+
+
+def _load(need: BackboneNeed, name: str | None, compute: Compute) -> Backbone:
+    if name is None and need.kind in ("onnx", "folder"):
+        raise ConfigError(
+            f"this model needs its backbone, which is not in its file: {describe_need(need)} with "
+            "--backbone, or backbone= in Python"
+        )
+    backbone = load_backbone(name or need.name, compute)
+    if backbone.fingerprint != need.fingerprint:
+        raise ConfigError(
+            f"this model belongs to a backbone with fingerprint {need.fingerprint[:16]}, but "
+            f"{backbone.name} has {backbone.fingerprint[:16]}; use {describe_need(need)}"
+        )
+    return backbone

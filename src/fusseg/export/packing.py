@@ -1,0 +1,129 @@
+"""From a run directory to a model file, and what of the run goes into it."""
+
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from fusseg.errors import DataError
+from fusseg.export.artifact import Artifact, BackboneKind, BackboneNeed
+from fusseg.features.backbones import Backbone
+from fusseg.federation.strategies import resolve_federation
+from fusseg.record import GLOBAL
+from fusseg.regions import NamedCluster, load_regions
+from fusseg.runs import Record, load_record
+from fusseg.trained_run import TrainedRun, load_run, pick_segmenter
+
+
+def pack_run(run_dir: Path, site: str | None = None, *, with_sites: bool = False) -> Artifact:
+    """Take from a run what a model file holds: no image, no path, no command.
+
+    Args:
+        run_dir: Run directory.
+        site: Whose model, where each site has its own.
+        with_sites: Whether the names of the training sites go along, with their counts of images.
+
+    Raises:
+        ConfigError: As `load_run` and `pick_segmenter`.
+        DataError: If the record cannot be read, or no round is finished.
+    """
+    run = load_run(run_dir)
+    segmenter = pick_segmenter(run, site)
+    data = run.config.data
+    return Artifact(
+        segmenter=segmenter,
+        backbone=need_of(run.backbone),
+        image_size=data.image_size,
+        fit=data.fit,
+        interpolation=data.interpolation,
+        clusters=_clusters(run_dir, segmenter.num_clusters, site),
+        training=_training(run, load_record(run_dir), site, with_sites=with_sites),
+    )
+
+
+def need_of(backbone: Backbone) -> BackboneNeed:
+    """Say which backbone it is, without a path of this machine.
+
+    Raises:
+        DataError: If the ONNX file cannot be read.
+    """
+    kind = _kind(backbone.name)
+    path = Path(backbone.name.removeprefix("onnx:"))
+    digest = None
+    if kind == "onnx":
+        try:
+            digest = sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise DataError(f"cannot read {path}: {error.strerror}") from error
+    return BackboneNeed(
+        kind=kind,
+        name=path.resolve().name if kind in ("onnx", "folder") else backbone.name,
+        fingerprint=backbone.fingerprint,
+        feature_dim=backbone.feature_dim,
+        stride=backbone.stride,
+        file_sha256=digest,
+    )
+
+
+def _kind(name: str) -> BackboneKind:
+    if name == "filterbank":
+        return "filterbank"
+    if name.startswith("onnx:"):
+        return "onnx"
+    return "folder" if Path(name).is_dir() else "hub"
+
+
+def _clusters(
+    run_dir: Path, num_clusters: int, site: str | None
+) -> tuple[NamedCluster, ...] | None:
+    regions = load_regions(run_dir, num_clusters, site)
+    if regions is None:
+        return None
+    named = (
+        NamedCluster(cluster, region.name, region.color)
+        for region in regions.regions
+        for cluster in region.clusters
+    )
+    return tuple(sorted(named, key=lambda entry: entry.cluster))
+
+
+def _training(
+    run: TrainedRun, record: Record, site: str | None, *, with_sites: bool
+) -> dict[str, Any]:
+    """Sum up the record; names of sites, classes and files stay behind unless asked for."""
+    config = run.config
+    clients = record["clients"]
+    summary = {
+        "strategy": record["strategy"],
+        "seed": record["seed"],
+        "rounds": run.rounds_done,
+        "rounds_planned": config.federation.rounds
+        + resolve_federation(config.federation).lloyd_rounds,
+        "local_steps": (record["hello"] or {}).get("local_steps"),
+        "num_clients": len(clients),
+        "num_images": sum(client["num_images"] for client in clients),
+        "own_model_of_one_client": site is not None,
+        "engine": record["engine"],
+        "versions": {name: record["versions"].get(name) for name in ("fusseg", "torch")},
+        "protocol": record["protocol"],
+        **_scores(record, site),
+    }
+    if with_sites:
+        summary["sites"] = [
+            {"name": client["client_id"], "num_images": client["num_images"]} for client in clients
+        ]
+        summary["site"] = site
+    return summary
+
+
+def _scores(record: Record, site: str | None) -> dict[str, Any]:
+    """Take the scores of the model that is packed, on the held-out images; None without labels."""
+    final = record["final"] or {}
+    scored = final
+    if (site or GLOBAL) != GLOBAL:
+        own = [entry for entry in final.get("models", []) if entry["client_id"] == site]
+        scored = own[0] if own else {}
+    return {
+        "mean_iou": scored.get("mean_iou"),
+        "pixel_accuracy": scored.get("pixel_accuracy"),
+        "scored_images": sum(one["num_images"] for one in final.get("sites", {}).values()) or None,
+    }

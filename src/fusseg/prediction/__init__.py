@@ -1,0 +1,1 @@
+"""From images of any size to regions on disk: views, tiles, strips, edges, results."""

@@ -1,0 +1,245 @@
+"""Regions that follow the edges of the image: a dense CRF, or a guided filter.
+
+Guided filter: He, Sun & Tang, Guided Image Filtering, PAMI 2013; its coefficients are computed at
+the size that the backbone sees and brought to that of the image (He & Sun, Fast Guided Filter,
+arXiv 1505.00996).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, normalize
+
+from fusseg.errors import ConfigError
+from fusseg.prediction.strips import (
+    Assigned,
+    count,
+    needed_rows,
+    nothing_assigned,
+    own_positions,
+    position_margins,
+    windows,
+)
+from fusseg.prediction.tiling import Pixels
+from fusseg.regions import Regions
+from fusseg.segmentation.segmenter import Segmenter, pixel_cosines
+
+MAX_CRF_PIXELS = 2_000_000
+"""The field is over all pixels at once; larger images are refused."""
+RADIUS = 8
+"""Of the guided filter's window, in pixels that the backbone sees."""
+FLATNESS = 1e-3
+"""Variance of lightness, on a scale from 0 to 1, below which the guide counts as flat."""
+BLOCK_VALUES = 2**23
+"""Cosines of all clusters that are filtered at a time."""
+MAX_BLOCK, MIN_BLOCK = 512, 64
+"""Side of a block that is filtered at a time, in pixels that the backbone sees."""
+_SPREAD = 2 * RADIUS + 1
+"""How far around a pixel the filter looks: two windows, and one pixel to interpolate with."""
+
+
+def refine_crf(
+    image: Pixels,
+    bands: Iterator[Float[Tensor, "rows width code"]],
+    model: Segmenter,
+    regions: Regions,
+) -> Assigned:
+    """Give each pixel the region that is most likely under a dense CRF over the whole image.
+
+    Args:
+        image: RGB at its own size.
+        bands: Codes, some rows after the others.
+        model: Centroids.
+        regions: Which clusters are one region.
+
+    Raises:
+        ConfigError: If the image is too large for it.
+    """
+    height, width, _ = image.shape
+    if height * width > MAX_CRF_PIXELS:
+        raise ConfigError(
+            f"the CRF takes images of up to {MAX_CRF_PIXELS} pixels, got {width} x {height}; use "
+            "--refine guided"
+        )
+    # Here and not above: its parts of scipy take long to import, and few predictions refine.
+    from fusseg.evaluation.crf import refine
+
+    codes = torch.cat(list(bands))
+    clusters = refine(image, pixel_cosines(model, codes, (height, width)).numpy())
+    found = np.array(regions.index_of, np.uint8)[clusters]
+    rows = own_positions(range(height), height, codes.shape[0])
+    columns = own_positions(range(width), width, codes.shape[1])
+    assigned = nothing_assigned((height, width))
+    assigned.regions[:] = found
+    count(assigned, found, position_margins(model, codes, regions), (rows, columns))
+    return assigned
+
+
+def refine_guided(
+    image: Pixels,
+    seen: Pixels,
+    bands: Iterator[Float[Tensor, "rows width code"]],
+    map_size: tuple[int, int],
+    model: Segmenter,
+    regions: Regions,
+) -> Assigned:
+    """Filter each cluster's cosines with the lightness of the image as guide, and take the largest.
+
+    Args:
+        image: RGB at its own size.
+        seen: The same as the backbone sees it.
+        bands: Codes, some rows after the others.
+        map_size: Rows and columns of all bands together.
+        model: Centroids.
+        regions: Which clusters are one region.
+    """
+    seen_size = (seen.shape[0], seen.shape[1])
+    side = int((BLOCK_VALUES / model.num_clusters) ** 0.5)
+    side = max(MIN_BLOCK, min(side, MAX_BLOCK))
+    rows = _blocks(image.shape[0], seen_size[0], side)
+    columns = _blocks(image.shape[1], seen_size[1], side)
+    spans = [needed_rows(row.around, map_size[0], seen_size[0]) for row in rows]
+    table = np.array(regions.index_of, np.uint8)
+    assigned = nothing_assigned((image.shape[0], image.shape[1]))
+    for row, span, codes in zip(rows, spans, windows(bands, spans), strict=True):
+        margin = position_margins(model, codes, regions)
+        near = own_positions(row.own, image.shape[0], map_size[0]) - span.start
+        for column in columns:
+            cosine = _cosines_around(codes, span.start, (row, column), map_size, seen_size, model)
+            guide = _lightness(seen[_slice(row.around), _slice(column.around)])
+            coefficients = guided_coefficients(guide, cosine)
+            area = (_slice(row.own), _slice(column.own))
+            own = assigned.regions[area]
+            _apply(coefficients, image[area], (row, column), table, own)
+            across = own_positions(column.own, image.shape[1], map_size[1])
+            count(assigned, own, margin, (near, across))
+    return assigned
+
+
+def guided_coefficients(
+    guide: Float[Tensor, "height width"], values: Float[Tensor, "clusters height width"]
+) -> tuple[Float[Tensor, "clusters height width"], Float[Tensor, "clusters height width"]]:
+    """Fit values by straight lines of the guide in every window, and average the lines.
+
+    Returns:
+        Slope and offset at each pixel: slope * guide + offset is the filtered value.
+    """
+    mean, mean_values = _box(guide[None]), _box(values)
+    variance = _box((guide * guide)[None]) - mean * mean
+    slope = (_box(guide * values) - mean * mean_values) / (variance + FLATNESS)
+    return _box(slope), _box(mean_values - slope * mean)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A block along one side of the image."""
+
+    own: range
+    """Pixels of the image."""
+    around: range
+    """Pixels that the backbone sees, with all that the filter looks at."""
+    scale: float
+    """Seen pixels per pixel."""
+
+
+def _blocks(length: int, seen: int, side: int) -> list[_Block]:
+    """Cut one side into blocks of at most so many seen pixels, and four times as many own ones."""
+    num = max(-(-seen // side), -(-length // (4 * side)))
+    bounds = [length * number // num for number in range(num + 1)]
+    scale = seen / length
+    return [
+        _Block(
+            range(start, stop),
+            range(max(0, int(start * scale) - _SPREAD), min(seen, int(stop * scale) + _SPREAD)),
+            scale,
+        )
+        for start, stop in pairwise(bounds)
+        if stop > start
+    ]
+
+
+def _cosines_around(
+    codes: Float[Tensor, "rows columns code"],
+    first: int,
+    block: tuple[_Block, _Block],
+    map_size: tuple[int, int],
+    seen_size: tuple[int, int],
+    model: Segmenter,
+) -> Float[Tensor, "clusters height width"]:
+    """Upsample codes to the seen pixels of a block and take their cosines with the centroids."""
+    rows, columns = (part.around for part in block)
+    tall = _between(codes, 0, rows, map_size[0] / seen_size[0], (first, map_size[0]))
+    wide = _between(tall, 1, columns, map_size[1] / seen_size[1], (0, map_size[1]))
+    return torch.einsum("kc,hwc->khw", model.centroids, normalize(wide, dim=2))
+
+
+def _apply(
+    coefficients: tuple[Float[Tensor, "clusters height width"], ...],
+    image: Pixels,
+    block: tuple[_Block, _Block],
+    table: UInt8[np.ndarray, " clusters"],
+    out: UInt8[np.ndarray, "rows columns"],
+) -> None:
+    """Bring slopes and offsets to the image's pixels, and name the largest value of each pixel."""
+    row, column = block
+    wide = [
+        _between(part, 2, column.own, column.scale, (column.around.start, column.around.stop))
+        for part in coefficients
+    ]
+    strip = max(1, 2**22 // (len(wide[0]) * len(column.own)))
+    for start in range(0, len(row.own), strip):
+        lines = row.own[start : start + strip]
+        slope, offset = (
+            _between(part, 1, lines, row.scale, (row.around.start, row.around.stop))
+            for part in wide
+        )
+        guide = _lightness(image[start : start + strip])
+        values = torch.addcmul(offset, slope, guide)
+        out[start : start + strip] = table[values.argmax(dim=0).numpy()]
+
+
+def _between(
+    values: Tensor, dim: int, targets: range, scale: float, held: tuple[int, int]
+) -> Tensor:
+    """Interpolate along one side, at the centers of target pixels.
+
+    Args:
+        values: What is interpolated.
+        dim: Along which side.
+        targets: Pixels of the finer grid.
+        scale: Places of the coarser grid per pixel of the finer one.
+        held: First place of the coarser grid that is at hand, and the end of the grid.
+    """
+    first, end = held
+    place = (torch.arange(targets.start, targets.stop, dtype=torch.float64) + 0.5) * scale - 0.5
+    place = place.clamp(first, end - 1)
+    low = place.floor().long()
+    shape = [1] * values.ndim
+    shape[dim] = -1
+    weight = (place - low).float().reshape(shape)
+    high = (low + 1).clamp(max=end - 1)
+    return torch.lerp(
+        values.index_select(dim, low - first), values.index_select(dim, high - first), weight
+    )
+
+
+def _box(values: Float[Tensor, "channels height width"]) -> Float[Tensor, "channels height width"]:
+    """Average over square windows, over the pixels that exist."""
+    side = 2 * RADIUS + 1
+    tall = avg_pool2d(
+        values[None], (side, 1), stride=1, padding=(RADIUS, 0), count_include_pad=False
+    )
+    return avg_pool2d(tall, (1, side), stride=1, padding=(0, RADIUS), count_include_pad=False)[0]
+
+
+def _lightness(image: Pixels) -> Float[Tensor, "height width"]:
+    return torch.from_numpy(np.ascontiguousarray(image)).float().mean(dim=2) / 255
+
+
+def _slice(part: range) -> slice:
+    return slice(part.start, part.stop)

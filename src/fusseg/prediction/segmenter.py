@@ -1,0 +1,282 @@
+"""A trained model as its users meet it: an image in, named regions out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from fusseg.config import DataConfig
+from fusseg.data.images import fit_image, load_image
+from fusseg.data.items import Item
+from fusseg.errors import ConfigError, DataError
+from fusseg.export.opening import load_model
+from fusseg.features.backbones import Backbone
+from fusseg.prediction.refinement import refine_crf, refine_guided
+from fusseg.prediction.strips import Assigned, assign_strips
+from fusseg.prediction.tiling import Pixels, code_bands
+from fusseg.prediction.viewing import PredictOptions, Viewing, view_image
+from fusseg.regions import Color, NamedCluster, Region, Regions, join_clusters, load_regions
+from fusseg.report.colors import palette
+from fusseg.segmentation.segmenter import Segmenter as Model
+from fusseg.segmentation.segmenter import encode
+from fusseg.trained_run import TrainedRun, load_run, pick_segmenter
+
+DEFAULT_OPTIONS = PredictOptions()
+
+
+@dataclass(frozen=True)
+class Area:
+    """One region of an image: what it is, how much of the image, how clearly."""
+
+    region: Region
+    pixels: int
+    share: float
+    """Of the image's pixels, in [0, 1]."""
+    confidence: float | None
+    """Mean over its pixels of the margin: how much nearer, in cosine, the code at their position is
+    to its own region than to the next one. None: no pixel, or no other region."""
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """An image cut into regions."""
+
+    regions: UInt8[np.ndarray, "height width"]
+    """Index of the region of each pixel."""
+    areas: tuple[Area, ...]
+    """Every region of the model, in the order of their indices."""
+    seen: Viewing
+    """How the backbone saw the image."""
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Name of each region, by index."""
+        return {area.region.index: area.region.name for area in self.areas}
+
+    @property
+    def colors(self) -> dict[int, Color]:
+        """RGB of each region, by index."""
+        return {area.region.index: area.region.color for area in self.areas}
+
+    @property
+    def shares(self) -> dict[int, float]:
+        """Share of the image's pixels of each region, by index."""
+        return {area.region.index: area.share for area in self.areas}
+
+    @property
+    def confidence(self) -> dict[int, float | None]:
+        """Confidence of each region, by index."""
+        return {area.region.index: area.confidence for area in self.areas}
+
+
+@dataclass(frozen=True)
+class Segmenter:
+    """Backbone, model, scale and names: all that turns an image into named regions."""
+
+    name: str
+    """Of the run."""
+    digest: str
+    """SHA-256 of the state of the run, hex."""
+    site: str | None
+    """Whose model; None: the global one."""
+    round_number: int
+    """Of the last finished round."""
+    data: DataConfig
+    """Size, fit and interpolation of training."""
+    backbone: Backbone
+    model: Model
+    regions: Regions
+
+    @classmethod
+    def load(
+        cls, path: Path | str, site: str | None = None, *, backbone: str | None = None
+    ) -> "Segmenter":
+        """Load the model of a run, or of a file, with the names that its regions were given.
+
+        Args:
+            path: Run directory, or a file that `fusseg pack` wrote.
+            site: Whose model, where each site of a run has its own.
+            backbone: For a file: this machine's copy, as in `backbone.name`; None: the filter bank,
+                or the id on the hub that the file names.
+
+        Raises:
+            ConfigError: If the folder is no run, the backbone is another one or has to be given,
+                the names are wrong, or a site is needed and not given, given and not needed, or
+                unknown.
+            DataError: If no round is finished, or the state or file is damaged.
+        """
+        if Path(path).is_file():
+            run, named = load_model(Path(path), backbone)
+            segmenter = segmenter_of(run, pick_segmenter(run, site))
+            return segmenter if named is None else segmenter.with_regions(named)
+        if backbone is not None:
+            raise ConfigError(f"the run {path} names its backbone; drop {backbone!r}")
+        run = load_run(Path(path))
+        segmenter = segmenter_of(run, pick_segmenter(run, site), site)
+        named = load_regions(Path(path), segmenter.model.num_clusters, site)
+        return segmenter if named is None else segmenter.with_regions(named)
+
+    def with_regions(self, regions: Regions) -> "Segmenter":
+        """Name the regions otherwise."""
+        return replace(self, regions=regions)
+
+    def numbered(self) -> "Segmenter":
+        """Call the regions by the number of their cluster."""
+        return self.with_regions(numbered_regions(self.model.num_clusters))
+
+    def predict(
+        self, image: np.ndarray | Path | str, options: PredictOptions = DEFAULT_OPTIONS
+    ) -> Segmentation:
+        """Segment an image of any size, at its own size.
+
+        Args:
+            image: RGB in [0, 255] of shape (height, width, 3), or an image file.
+            options: Scale, tiles and refinement.
+
+        Raises:
+            ConfigError: If the options do not suit the image or the backbone.
+            DataError: If the image cannot be read, is no such array, or its features are not
+                finite.
+        """
+        if isinstance(image, Path | str):
+            path = Path(image)
+            image = load_image(Item(site="", stem=path.stem, split="", image=path))
+        _check_image(image)
+        return segment_images(self, [image], options)[0]
+
+
+def segmenter_of(run: TrainedRun, model: Model, site: str | None = None) -> Segmenter:
+    """Make a segmenter of one of a run's models, its regions called by their number."""
+    return Segmenter(
+        name=run.name,
+        digest=run.digest,
+        site=site,
+        round_number=run.rounds_done,
+        data=run.config.data,
+        backbone=run.backbone,
+        model=model,
+        regions=numbered_regions(model.num_clusters),
+    )
+
+
+def segment_image(
+    image: UInt8[np.ndarray, "height width 3"], run: TrainedRun, segmenter: Model
+) -> UInt8[np.ndarray, "height width"]:
+    """Segment a whole image at its own size; `Segmenter.predict` without names and options.
+
+    Args:
+        image: RGB.
+        run: Backbone and scale.
+        segmenter: One of the run's.
+
+    Raises:
+        DataError: If the backbone's features are not finite.
+    """
+    return segmenter_of(run, segmenter).predict(image).regions
+
+
+def numbered_regions(num_clusters: int) -> Regions:
+    """Give every cluster a region and a color of its own, and its number for a name."""
+    colors = palette(num_clusters).tolist()
+    return join_clusters(
+        [NamedCluster(cluster, "", tuple(color)) for cluster, color in enumerate(colors)]
+    )
+
+
+def segment_images(
+    segmenter: Segmenter, images: Sequence[Pixels], options: PredictOptions
+) -> list[Segmentation]:
+    """Segment images; those that the backbone sees whole and at one size share a forward pass.
+
+    Raises:
+        ConfigError: If the options do not suit an image or the backbone.
+        DataError: If the features of an image are not finite.
+    """
+    views = []
+    for image in images:
+        shape = (image.shape[0], image.shape[1])
+        views.append(view_image(shape, segmenter.data, segmenter.backbone, options))
+    if len(images) > 1 and len(set(views)) == 1 and views[0].tiling.num_tiles == 1:
+        seen = [_fit(image, views[0], segmenter) for image in images]
+        codes = encode_seen(segmenter, seen)
+        pairs = zip(images, codes, strict=True)
+        return [_finish(segmenter, image, views[0], options, one) for image, one in pairs]
+    pairs_of_views = zip(images, views, strict=True)
+    return [_finish(segmenter, image, view, options) for image, view in pairs_of_views]
+
+
+@torch.inference_mode()
+def encode_seen(
+    segmenter: Segmenter, seen: Sequence[Pixels]
+) -> Float[Tensor, "images height width code"]:
+    """Encode images of one size, as the backbone is to see them.
+
+    Raises:
+        DataError: If the features are not finite.
+    """
+    batch = torch.from_numpy(np.ascontiguousarray(np.stack(seen)))
+    features = segmenter.backbone.extract(batch)
+    codes = []
+    for one in features:
+        # Rounded as in the cache, so that a prediction is what the evaluation saw.
+        rounded = one.permute(1, 2, 0).half().float()
+        if not bool(rounded.isfinite().all()):
+            raise DataError("the backbone's features are not finite in float16")
+        codes.append(encode(segmenter.model, rounded))
+    return torch.stack(codes)
+
+
+@torch.inference_mode()
+def _finish(
+    segmenter: Segmenter,
+    image: Pixels,
+    view: Viewing,
+    options: PredictOptions,
+    codes: Float[Tensor, "height width code"] | None = None,
+) -> Segmentation:
+    """Segment one image, with its codes where they are there already."""
+    model, regions, stride = segmenter.model, segmenter.regions, segmenter.backbone.stride
+    size, map_size = (image.shape[0], image.shape[1]), view.tiling.size
+    seen = _fit(image, view, segmenter)
+    if codes is not None:
+        bands = iter([codes])
+    else:
+        bands = code_bands(
+            seen, view.tiling, stride, lambda tiles: encode_seen(segmenter, tiles), options.batch
+        )
+    if options.refine == "none":
+        assigned = assign_strips(bands, map_size, size, model, regions)
+    elif options.refine == "crf":
+        assigned = refine_crf(image, bands, model, regions)
+    else:
+        assigned = refine_guided(image, seen, bands, map_size, model, regions)
+    return _describe(assigned, regions, view)
+
+
+def _describe(assigned: Assigned, regions: Regions, view: Viewing) -> Segmentation:
+    total = int(assigned.pixels.sum())
+    areas = []
+    for region in regions.regions:
+        pixels = int(assigned.pixels[region.index])
+        clear = pixels > 0 and len(regions.regions) > 1
+        confidence = float(assigned.margins[region.index]) / pixels if clear else None
+        areas.append(Area(region, pixels, pixels / total, confidence))
+    return Segmentation(assigned.regions, tuple(areas), view)
+
+
+def _fit(image: Pixels, view: Viewing, segmenter: Segmenter) -> Pixels:
+    if image.shape[:2] == view.size:
+        return image
+    return fit_image(image, view.size, "stretch", segmenter.data.interpolation)
+
+
+def _check_image(image: np.ndarray) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise DataError(
+            "an image must be an array of uint8 of shape (height, width, 3), got "
+            f"{image.dtype} of shape {image.shape}; give RGB in 0 to 255"
+        )

@@ -1,0 +1,93 @@
+"""Which images a prediction is of, and where the results of each go."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fusseg.data.images import SUFFIXES
+from fusseg.errors import DataError
+
+OVERLAY = ".overlay.jpg"
+"""Ends the names of overlays, which are no images to predict."""
+
+
+def find_images(inputs: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
+    """List the images of files, folders and patterns, with the relative place of each result.
+
+    Files keep their stem; images of a folder, however deep, keep their path below it, and those of
+    a pattern their path below its last folder without a wildcard. What lies in the folder of the
+    results is no input.
+
+    Args:
+        inputs: Image files, folders of them, and patterns such as `flight/**/*.tif`.
+        out: Folder of the results.
+
+    Raises:
+        DataError: If an input is not there or holds no image, two results would share a name, or a
+            result would overwrite an image.
+    """
+    found: list[tuple[Path, Path]] = []
+    for entry in inputs:
+        if entry.is_dir():
+            images = _images_below(entry, "*", out)
+            if not images:
+                raise DataError(f"no image in {entry}; known are {', '.join(SUFFIXES)}")
+            found += [(path, path.relative_to(entry).with_suffix("")) for path in images]
+        elif entry.exists():
+            found.append((entry, Path(entry.stem)))
+        elif _is_pattern(entry):
+            found += _matches(entry, out)
+        else:
+            raise DataError(f"no such file or folder: {entry}")
+    _check_places(found, out)
+    return found
+
+
+def result_files(out: Path, place: Path) -> tuple[Path, Path, Path]:
+    """Name the index PNG, the overlay and the description of an image's regions."""
+    return out / f"{place}.png", out / f"{place}{OVERLAY}", out / f"{place}.json"
+
+
+def _is_pattern(entry: Path) -> bool:
+    return any(sign in str(entry) for sign in "*?[")
+
+
+def _matches(pattern: Path, out: Path) -> list[tuple[Path, Path]]:
+    parts = pattern.parts
+    fixed = next(number for number, part in enumerate(parts) if _is_pattern(Path(part)))
+    root = Path(*parts[:fixed])
+    images = _images_below(root, str(Path(*parts[fixed:])), out)
+    if not images:
+        raise DataError(f"no image matches {pattern}; known are {', '.join(SUFFIXES)}")
+    return [(path, path.relative_to(root).with_suffix("")) for path in images]
+
+
+def _images_below(folder: Path, pattern: str, out: Path) -> list[Path]:
+    results = out.resolve()
+    inside = results != folder.resolve()
+    found = folder.rglob(pattern) if pattern == "*" else folder.glob(pattern)
+    return [
+        path
+        for path in sorted(found)
+        if path.suffix.lower() in SUFFIXES
+        and not path.name.startswith(".")
+        and not (inside and path.resolve().is_relative_to(results))
+        and path.is_file()
+    ]
+
+
+def _check_places(found: Sequence[tuple[Path, Path]], out: Path) -> None:
+    sources = {source.resolve(): source for source, _ in found}
+    taken: dict[Path, Path] = {}
+    for source, place in found:
+        if place in taken:
+            raise DataError(
+                f"{taken[place]} and {source} would both be written to {place}.png; predict them "
+                "into different folders"
+            )
+        taken[place] = source
+        for result in result_files(out, place):
+            if result.resolve() in sources:
+                raise DataError(
+                    f"the result of {source} would overwrite the image {result}; choose another "
+                    "--out"
+                )

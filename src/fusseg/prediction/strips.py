@@ -1,0 +1,146 @@
+"""From bands of codes to the region of every pixel, strip by strip."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from fusseg.regions import Regions
+from fusseg.segmentation.segmenter import Segmenter, Strip, assign, cosines, similarities
+
+STRIP_BYTES = 2**27
+"""Memory for the similarities of a strip, brought to the width of the image."""
+_LINES = 128
+"""Rows of pixels that are counted at a time: a count takes 20 times the memory of the regions."""
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """The region of every pixel, and how clear that is."""
+
+    regions: UInt8[np.ndarray, "height width"]
+    pixels: Int[np.ndarray, "256"]
+    """Pixels of each index."""
+    margins: Float[np.ndarray, "256"]
+    """Sum over the pixels of each index of the margin at their position."""
+
+
+def assign_strips(
+    bands: Iterator[Float[Tensor, "rows width code"]],
+    map_size: tuple[int, int],
+    size: tuple[int, int],
+    model: Segmenter,
+    regions: Regions,
+) -> Assigned:
+    """Give each pixel the region of its nearest centroid, as `assign` does for a whole image.
+
+    Neither the map of codes nor the similarities of all pixels are held at once.
+
+    Args:
+        bands: Codes, some rows after the others.
+        map_size: Rows and columns of all bands together.
+        size: Height and width of the image in pixels.
+        model: Centroids.
+        regions: Which clusters are one region.
+    """
+    (map_height, map_width), (height, width) = map_size, size
+    table = np.array(regions.index_of, np.uint8)
+    found = nothing_assigned(size)
+    strips = list(_strips(map_height, size, model.num_clusters))
+    spans = [needed_rows(rows, map_height, height) for rows in strips]
+    across = own_positions(range(width), width, map_width)
+    for rows, span, codes in zip(strips, spans, windows(bands, spans), strict=True):
+        scores = similarities(model, codes)
+        part = assign(scores, size, Strip(rows, span.start, map_height)).numpy()
+        found.regions[rows.start : rows.stop] = table[part]
+        near = own_positions(rows, height, map_height) - span.start
+        margin = position_margins(model, codes, regions)
+        count(found, found.regions[rows.start : rows.stop], margin, (near, across))
+    return found
+
+
+def nothing_assigned(size: tuple[int, int]) -> Assigned:
+    """Make room for the regions of an image, with nothing counted."""
+    return Assigned(np.empty(size, np.uint8), np.zeros(256, np.int64), np.zeros(256))
+
+
+def count(
+    found: Assigned,
+    part: UInt8[np.ndarray, "part_height part_width"],
+    margin: Float[np.ndarray, "height width"],
+    place: tuple[Int[np.ndarray, " part_height"], Int[np.ndarray, " part_width"]],
+) -> None:
+    """Add the pixels of a part of an image, and their margins, to what is counted.
+
+    Args:
+        found: What is added to.
+        part: Regions of the part.
+        margin: Of positions.
+        place: Row and column of the position that each row and column of the part lies in.
+    """
+    rows, columns = place
+    for start in range(0, len(part), _LINES):
+        lines = slice(start, start + _LINES)
+        flat = part[lines].ravel()
+        own = margin[rows[lines]][:, columns].ravel()
+        found.pixels[:] += np.bincount(flat, minlength=256)
+        found.margins[:] += np.bincount(flat, own, minlength=256)
+
+
+def own_positions(pixels: range, length: int, positions: int) -> Int[np.ndarray, " pixels"]:
+    """Say in which position each of some pixels along one side lies."""
+    return (np.arange(pixels.start, pixels.stop) * positions) // length
+
+
+def windows(
+    bands: Iterator[Float[Tensor, "rows width code"]], spans: Sequence[range]
+) -> Iterator[Float[Tensor, "span width code"]]:
+    """Cut bands of rows anew, into spans that may overlap; rows before a span are let go.
+
+    Args:
+        bands: Rows, some after the others.
+        spans: Rows of each window; neither start nor stop ever goes back.
+    """
+    held, first = next(bands), 0
+    for span in spans:
+        held, first = held[span.start - first :], span.start
+        while first + len(held) < span.stop:
+            held = torch.cat([held, next(bands)])
+        yield held[: len(span)]
+
+
+def needed_rows(rows: range, map_height: int, height: int) -> range:
+    """Say which rows of a feature map some rows of pixels lie between."""
+    first, last = (
+        min(max((row + 0.5) * (map_height / height) - 0.5, 0.0), map_height - 1.0)
+        for row in (rows.start, rows.stop - 1)
+    )
+    return range(int(first), min(int(last) + 2, map_height))
+
+
+def position_margins(
+    model: Segmenter, codes: Float[Tensor, "height width code"], regions: Regions
+) -> Float[np.ndarray, "height width"]:
+    """Say how much nearer, in cosine, each position is to its own region than to the next one.
+
+    A region of several clusters is as near as the nearest of them. With a single region it is 0.
+    """
+    own = cosines(model, codes)
+    if len(regions.regions) < 2:
+        return np.zeros(codes.shape[:2], np.float32)
+    if len(regions.regions) < regions.num_clusters:
+        by_region = [own[:, list(region.clusters)].amax(dim=1) for region in regions.regions]
+        own = torch.stack(by_region, dim=1)
+    nearest = own.topk(2, dim=1).values
+    return (nearest[:, 0] - nearest[:, 1]).reshape(codes.shape[:2]).numpy()
+
+
+def _strips(map_height: int, size: tuple[int, int], num_clusters: int) -> Iterator[range]:
+    """Cut an image into rows of pixels, whole where its similarities are small enough."""
+    height, width = size
+    lines = max(1, STRIP_BYTES // (4 * num_clusters * width) - 2)
+    strip = height if lines >= map_height else max(1, lines * height // map_height)
+    return (range(start, min(start + strip, height)) for start in range(0, height, strip))

@@ -1,0 +1,155 @@
+"""Start a federation from the model of a saved run: same regions, same names, other sites."""
+
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+
+from fusseg.atomic import write_atomically
+from fusseg.config import Config
+from fusseg.errors import ConfigError, DataError
+from fusseg.federation.rounds import initial_state
+from fusseg.federation.schedule import PCA
+from fusseg.federation.state import GlobalState
+from fusseg.federation.strategies import keeps_own_models, resolve_federation
+from fusseg.regions import regions_file
+from fusseg.runs import STATE, SavedState, load_record, load_state, read_run_config
+from fusseg.segmentation.training import TrainingPlan
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Which saved model it was, as the record says it."""
+
+    path: str
+    """Run directory."""
+    name: str
+    """Of the run."""
+    round: int
+    """Its last finished round."""
+    state_digest: str
+    """SHA-256 of its state file, hex."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """The state before round 1, and where its model is from."""
+
+    state: GlobalState
+    origin: Origin | None
+    """None where the model was drawn."""
+
+
+def start_state(config: Config, plan: TrainingPlan, fingerprint: str) -> Start:
+    """Draw the model that all clients start from, or take it from the run of `model.start`.
+
+    Steps, shifts and mean feature are those the new sites agreed on. The mean moves with the
+    images: what the head sees is centered as it was in its own training.
+
+    Args:
+        config: The new run's configuration.
+        plan: What its clients agreed on.
+        fingerprint: Of its backbone.
+
+    Raises:
+        ConfigError: If the saved model does not suit the configuration.
+        DataError: If it cannot be read.
+    """
+    drawn = initial_state(config.model, plan, config.seed)
+    if not config.model.start:
+        return Start(drawn, None)
+    run_dir = Path(config.model.start)
+    saved = load_shared_model(run_dir)
+    check_suits(saved, config, fingerprint, run_dir)
+    there, here = (bool(one.mean_feature.any()) for one in (saved.state.plan, plan))
+    if there != here:
+        raise ConfigError(
+            f"{run_dir} was trained with backbone.center {there}, but here it is {here}; set it as "
+            "there"
+        )
+    state = replace(drawn, model=saved.state.model)
+    return Start(state, describe_origin(run_dir, saved))
+
+
+def check_start(config: Config, fingerprint: str | None = None) -> None:
+    """Refuse a `model.start` that no run can start from, before anything is written.
+
+    Args:
+        config: The new run's configuration; nothing is checked where the model is drawn.
+        fingerprint: Of its backbone; None: not known yet.
+
+    Raises:
+        ConfigError: If the saved model does not suit the configuration.
+        DataError: If it cannot be read.
+    """
+    if not config.model.start:
+        return
+    federation = resolve_federation(config.federation, config.local)
+    if federation.strategy == PCA or keeps_own_models(federation):
+        raise ConfigError(
+            f"model.start is {config.model.start!r}, but federation.strategy "
+            f"{config.federation.strategy!r} with these switches does not train one model for all "
+            "sites from a given one; leave model.start empty"
+        )
+    run_dir = Path(config.model.start)
+    check_suits(load_shared_model(run_dir), config, fingerprint, run_dir)
+
+
+def check_suits(saved: SavedState, config: Config, fingerprint: str | None, run_dir: Path) -> None:
+    """Refuse a saved model of another size or backbone.
+
+    Raises:
+        ConfigError: If one differs.
+    """
+    num_clusters, code_dim = saved.state.model.centroids.shape
+    wanted = (config.model.num_clusters, config.model.code_dim)
+    if (num_clusters, code_dim) != wanted:
+        raise ConfigError(
+            f"{run_dir} has {num_clusters} centroids of {code_dim} channels, but model.num_clusters"
+            f" is {wanted[0]} and model.code_dim {wanted[1]}; set them to {num_clusters} and "
+            f"{code_dim}"
+        )
+    if fingerprint is not None and fingerprint != saved.fingerprint:
+        raise ConfigError(
+            f"{run_dir} was trained on a backbone with fingerprint {saved.fingerprint[:16]}, but "
+            f"{config.backbone.name} has {fingerprint[:16]}; set backbone.name as there"
+        )
+
+
+def load_shared_model(run_dir: Path) -> SavedState:
+    """Load the state of a run whose clients share one model.
+
+    Raises:
+        ConfigError: If it is no run, or each of its clients has its own model.
+        DataError: If no round is finished, or the state is damaged.
+    """
+    config = read_run_config(run_dir)
+    if keeps_own_models(resolve_federation(config.federation)):
+        raise ConfigError(
+            f"each site of {run_dir} has its own model; take a run whose sites share one"
+        )
+    return load_state(run_dir)
+
+
+def describe_origin(run_dir: Path, saved: SavedState) -> Origin:
+    """Say which model it was: the run, its round, and a digest of its state."""
+    try:
+        name, digest = load_record(run_dir)["name"], sha256((run_dir / STATE).read_bytes())
+    except OSError as error:
+        raise DataError(f"cannot read {run_dir / STATE}: {error.strerror}") from error
+    return Origin(str(run_dir), name, saved.state.round_number, digest.hexdigest())
+
+
+def carry_names(source: Path, run_dir: Path) -> bool:
+    """Copy the names of a run's regions to another run of the same regions; False without names.
+
+    Raises:
+        DataError: If they cannot be copied.
+    """
+    names = regions_file(source)
+    if not names.exists():
+        return False
+    try:
+        write_atomically(regions_file(run_dir), names.read_bytes())
+    except OSError as error:
+        raise DataError(f"cannot copy {names} to {run_dir}: {error.strerror}") from error
+    return True

@@ -1,0 +1,209 @@
+"""A model leaves its run: as a file that segments alone, and as an ONNX graph."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+
+import fusseg.cli.onnx_export
+from fusseg import Segmenter, load_run, pick_segmenter, segment_image
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+import onnxruntime  # noqa: E402
+from onnx import TensorProto, helper  # noqa: E402
+
+
+def pooling(path, shape=("b", 3, "h", "w")):
+    """Write an encoder of three channels, stride 8, with a branch that is always taken."""
+
+    def port(name, *shape, kind=TensorProto.FLOAT):
+        return helper.make_tensor_value_info(name, kind, list(shape))
+
+    def branch(name):
+        pooled = helper.make_node(
+            "AveragePool", ["image"], [name], kernel_shape=[8, 8], strides=[8, 8]
+        )
+        return helper.make_graph([pooled], name, [], [port(name, "b", 3, "y", "x")])
+
+    always = helper.make_tensor("always", TensorProto.BOOL, [], [True])
+    node = helper.make_node(
+        "If", ["always"], ["features"], then_branch=branch("yes"), else_branch=branch("no")
+    )
+    ports = [port("image", *shape)], [port("features", "b", 3, "y", "x")]
+    graph = helper.make_graph([node], "tiny", *ports, [always])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path)
+    return f"onnx:{path}"
+
+
+@pytest.fixture
+def run_dir(cli, make_sites, make_config, tmp_path):
+    config = make_config(make_sites())
+    assert cli("run", config, "--out", tmp_path / "run")[0] == 0
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def onnx_run(cli, make_sites, make_config, tmp_path):
+    name = pooling(tmp_path / "encoder.onnx")
+    config = make_config(make_sites(), more=f"[backbone]\nname = {json.dumps(name)}")
+    assert cli("run", config, "--out", tmp_path / "run")[0] == 0
+    return tmp_path / "run"
+
+
+def session(path):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def picture(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+def test_a_packed_model_segments_as_its_run_without_it(cli, run_dir, tmp_path):
+    file = tmp_path / "model.safetensors"
+    code, out, _ = cli("pack", run_dir, "--out", file)
+    assert code == 0
+    assert out.startswith(f"{file}: 2 regions, ")
+    expected = Segmenter.load(run_dir).predict(picture(70, 90)).regions
+    run_dir.rename(tmp_path / "gone")
+    assert np.array_equal(Segmenter.load(file).predict(picture(70, 90)).regions, expected)
+
+
+def test_a_packed_model_names_no_path_and_no_site(cli, onnx_run, tmp_path):
+    file, told = tmp_path / "model.safetensors", tmp_path / "told.safetensors"
+    cli("pack", onnx_run, "--out", file)
+    cli("pack", onnx_run, "--out", told, "--with-sites")
+    for private in (str(tmp_path), "north", "south", "west", "gravel"):
+        assert private.encode() not in file.read_bytes()
+    assert b"north" in told.read_bytes()
+    assert str(tmp_path).encode() not in told.read_bytes()
+
+
+def test_a_packed_model_takes_its_backbone_from_anywhere(cli, onnx_run, tmp_path):
+    file, moved = tmp_path / "model.safetensors", tmp_path / "moved.onnx"
+    assert cli("pack", onnx_run, "--out", file)[0] == 0
+    expected = Segmenter.load(onnx_run).predict(picture(64, 96)).regions
+    (tmp_path / "encoder.onnx").rename(moved)
+    segmenter = Segmenter.load(file, backbone=f"onnx:{moved}")
+    assert np.array_equal(segmenter.predict(picture(64, 96)).regions, expected)
+
+
+def test_what_would_be_sent_is_written_with_dry_run(cli, run_dir, tmp_path):
+    folder = tmp_path / "repo"
+    code, out, _ = cli("push", run_dir, "me/pipes", "--license", "mit", "--dry-run", folder)
+    assert code == 0
+    assert out.endswith("nothing was sent\n")
+    assert sorted(file.name for file in folder.iterdir()) == ["README.md", "model.safetensors"]
+    card = (folder / "README.md").read_text()
+    assert re.search(r"\| mIoU on held-out images \| \d+\.\d % of 6 images \|", card)
+
+
+def tiny_vit(folder):
+    settings = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    settings |= {"intermediate_size": 8, "patch_size": 8, "image_size": 64}
+    torch.manual_seed(0)
+    transformers.ViTModel(transformers.ViTConfig(**settings)).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def backbone_name(request, tmp_path):
+    makers = {"filterbank": str, "vit": lambda _: tiny_vit(tmp_path / "vit"), "onnx": pooling}
+    name = makers[request.param](tmp_path / "encoder.onnx")
+    return "filterbank" if request.param == "filterbank" else name
+
+
+@pytest.mark.parametrize("backbone_name", ["filterbank", "vit", "onnx"], indirect=True)
+def test_an_exported_graph_segments_any_batch_and_size(
+    cli, start_cli, make_sites, make_config, tmp_path, backbone_name
+):
+    run_dir, file = tmp_path / "run", tmp_path / "model.onnx"
+    config = make_config(make_sites(), more=f"[backbone]\nname = {json.dumps(backbone_name)}")
+    assert cli("run", config, "--out", run_dir)[0] == 0
+    # In a process of its own: the checks of shapes in tests stop torch from tracing.
+    process = start_cli("export", run_dir, "--out", file)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    assert "Warning" not in out
+    assert "compared with the model on 7 images" in out
+    assert "two images at once give the same regions as each alone" in out
+    run = load_run(run_dir)
+    graph = session(file)
+    assert [port.name for port in graph.get_outputs()] == ["regions", "similarities"]
+    for height, width, batch in ((64, 96, 1), (50, 131, 3), (200, 120, 2)):
+        images = np.stack([picture(height, width, seed) for seed in range(batch)])
+        regions, similarities = graph.run(None, {"image": images})
+        assert regions.dtype == np.uint8
+        assert similarities.shape[:2] == (batch, 2)
+        for image, found in zip(images, regions, strict=True):
+            expected = segment_image(image, run, pick_segmenter(run, site=None))
+            assert (found == expected).mean() > 0.99
+    metadata = json.loads(onnx.load(file).metadata_props[0].value)
+    assert metadata["training"]["strategy"] == "fedcc-kmeans"
+    assert str(tmp_path).encode() not in file.read_bytes()
+
+
+def test_a_graph_that_differs_is_not_kept(cli, onnx_run, tmp_path, monkeypatch):
+    file = tmp_path / "model.onnx"
+    monkeypatch.setattr(fusseg.cli.onnx_export, "MOST_DIFFERENCE", -1)
+    code, out, _ = cli("export", onnx_run, "--out", file)
+    assert code == 1
+    assert out.endswith(
+        f"the graph differs from the model, {file} is not written; --force keeps it\n"
+    )
+    assert not file.exists()
+    assert cli("export", onnx_run, "--out", file, "--force")[0] == 0
+    assert file.exists()
+
+
+def test_images_to_compare_on_can_be_given(cli, onnx_run, tmp_path):
+    (tmp_path / "own").mkdir()
+    for index in range(2):
+        Image.fromarray(picture(90, 70, index)).save(tmp_path / "own" / f"{index}.png")
+    code, out, _ = cli(
+        "export", onnx_run, "--out", tmp_path / "model.onnx", "--images", tmp_path / "own"
+    )
+    assert code == 0
+    assert "compared with the model on 3 images" in out
+
+
+@pytest.mark.parametrize(("command", "ending"), [("pack", ".safetensors"), ("export", ".onnx")])
+def test_another_ending_is_refused(cli, run_dir, tmp_path, command, ending):
+    code, _, err = cli(command, run_dir, "--out", tmp_path / "model.pt")
+    assert code == 2
+    assert f"is named *{ending}, got --out {tmp_path / 'model.pt'}" in err
+
+
+def test_an_encoder_of_one_size_is_exported_with_it(cli, make_sites, make_config, tmp_path):
+    name = pooling(tmp_path / "encoder.onnx", ("b", 3, 64, 96))
+    config = make_config(make_sites(), more=f"[backbone]\nname = {json.dumps(name)}")
+    assert cli("run", config, "--out", tmp_path / "run")[0] == 0
+    code, _, err = cli("export", tmp_path / "run", "--out", tmp_path / "model.onnx")
+    assert code == 0, err
+    image = picture(100, 50)
+    regions, _ = session(tmp_path / "model.onnx").run(None, {"image": image[None]})
+    assert (regions[0] == Segmenter.load(tmp_path / "run").predict(image).regions).mean() > 0.99
+
+
+def test_an_encoder_of_one_image_at_a_time_is_refused(cli, make_sites, make_config, tmp_path):
+    name = pooling(tmp_path / "encoder.onnx", (1, 3, "h", "w"))
+    config = make_config(make_sites(), more=f"[backbone]\nname = {json.dumps(name)}")
+    assert cli("run", config, "--out", tmp_path / "run")[0] == 0
+    code, _, err = cli("export", tmp_path / "run", "--out", tmp_path / "model.onnx")
+    assert code == 2
+    assert "takes one image at a time" in err
+
+
+def test_a_run_without_held_out_images_has_to_be_given_some(cli, make_sites, make_config, tmp_path):
+    config = make_config(make_sites(), held_out=())
+    assert cli("run", config, "--out", tmp_path / "run")[0] == 0
+    code, _, err = cli("export", tmp_path / "run", "--out", tmp_path / "model.onnx")
+    assert code == 2
+    assert "the run has no held-out images to compare on; give some with --images" in err
