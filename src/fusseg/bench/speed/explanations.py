@@ -21,7 +21,7 @@ _FIXED_PAIRS = (
     "products shrink with D'"
 )
 _FLOAT32_SUMS = (
-    "the products are five times as fast, and what lies between them stays in float32: cosines, "
+    "the products are about four times as fast, and what lies between them stays in float32: cosines, "
     "losses, Adam; " + _FIXED_PAIRS
 )
 _DECODING = (
