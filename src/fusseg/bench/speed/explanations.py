@@ -21,8 +21,8 @@ _FIXED_PAIRS = (
     "products shrink with D'"
 )
 _FLOAT32_SUMS = (
-    "the products are about four times as fast, and what lies between them stays in float32: cosines, "
-    "losses, Adam; " + _FIXED_PAIRS
+    "the products are about four times as fast, and what lies between them stays in float32: "
+    "cosines, losses, Adam; " + _FIXED_PAIRS
 )
 _DECODING = (
     "decoding, hashing and writing take processor time of their own beside a light backbone, "
