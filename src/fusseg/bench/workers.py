@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from fusseg.bench.cells import Cell, run_cell
+from fusseg.bench.interrupts import hold_interrupts
 from fusseg.errors import FussegError
 
 
@@ -75,8 +76,9 @@ def _run_in_workers(
         while waiting or running:
             while waiting and len(running) < jobs:
                 cell = waiting.pop()
-                connection, process = _start(cell, cache, threads)
-                running[connection] = cell, process
+                with hold_interrupts():
+                    connection, process = _start(cell, cache, threads)
+                    running[connection] = cell, process
             for connection in _wait_for(list(running)):
                 cell, process = running[connection]
                 event = _receive(connection, cell, process)

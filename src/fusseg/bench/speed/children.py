@@ -11,6 +11,8 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
+from fusseg.bench.interrupts import hold_interrupts
+
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
@@ -31,10 +33,11 @@ def call_in_child(
     receiver, sender = context.Pipe(duplex=False)
     threads = torch.get_num_threads()
     process = context.Process(target=_work, args=(sender, threads, function, arguments, named))
-    process.start()
-    # The child's end alone keeps the pipe open, so that its death shows.
-    sender.close()
     try:
+        with hold_interrupts():
+            process.start()
+        # The child's end alone keeps the pipe open, so that its death shows.
+        sender.close()
         succeeded, outcome = receiver.recv()
         process.join()
     except EOFError:
