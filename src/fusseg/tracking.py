@@ -55,8 +55,8 @@ def check_trackers(names: Sequence[str]) -> None:
             raise ConfigError(f"unknown tracker {name!r}; {nearest_name(name, TRACKERS)}")
         if find_spec(name) is None:
             raise ConfigError(
-                f"--track {name} needs a package that is not installed; "
-                'pip install "fusseg[trackers]"'
+                f"--track {name} needs a package that is not installed: "
+                "pip install 'fusseg[trackers]'"
             )
 
 
@@ -97,7 +97,7 @@ def _wandb(run_dir: Path, config: Config) -> Iterator[Log]:
     import wandb
 
     settings = _settings(config)
-    with wandb.init(project="fusseg", name=run_dir.name, dir=run_dir, config=settings) as run:
+    with wandb.init(project="fusseg", name=run_dir.name, dir=str(run_dir), config=settings) as run:
         yield lambda round_number, figures: run.log(dict(figures), step=round_number)
 
 

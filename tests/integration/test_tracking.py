@@ -89,5 +89,5 @@ def test_an_unknown_tracker_is_refused_before_anything_is_written(
 
 def test_a_tracker_that_is_not_installed_is_refused_with_the_mend(monkeypatch):
     monkeypatch.setattr("fusseg.tracking.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r'pip install "fusseg\[trackers\]"'):
+    with pytest.raises(ConfigError, match=r"pip install 'fusseg\[trackers\]'"):
         check_trackers(["wandb"])

@@ -47,7 +47,7 @@ def describe_installation(cache: Path) -> Iterator[str]:
         else:
             yield (
                 f"extra {extra}: {', '.join(missing)} missing; "
-                f'pip install "fusseg[{extra}]" if you need it'
+                f"pip install 'fusseg[{extra}]' if you need it"
             )
     yield from _devices(known)
     yield from _feature_cache(cache)
