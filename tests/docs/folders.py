@@ -110,6 +110,11 @@ def readme(shared, folder):
     (folder / "other_sites" / "splits.csv").write_text("stem,site,split\n" + rows)
 
 
+def own_entries(_shared, folder):
+    """The script that the page shows."""
+    shutil.copy(ROOT / "examples" / "extending" / "own_strategy.py", folder)
+
+
 def nothing(_shared, _folder):
     """An empty folder."""
 
@@ -152,6 +157,21 @@ PAGES: dict[str, Page] = {
     "docs/data.md": Page(configuration, leaves=("clients.csv", "clients.svg")),
     "docs/deployment.md": Page(leaves=("authority/ca.key", "keys/server.key", "keys/hamburg.key")),
     "docs/export.md": Page(finished_run, leaves=("model.onnx",)),
+    "docs/extending.md": Page(
+        own_entries,
+        {"scenes": ("--images", "6")},
+        leaves=(
+            "runs/matched/report.html",
+            "runs/network/state.safetensors",
+            "runs/flat/state.safetensors",
+            "regions/00005.png",
+            "again/00005.png",
+        ),
+    ),
+    "docs/glossary.md": Page(),
+    "docs/index.md": Page(
+        smaller={"scenes": ("--images", "4"), "run": TINY}, leaves=("regions/00003.png",)
+    ),
     "docs/method.md": Page(),
     "docs/naming.md": Page(labeled_sites, leaves=("runs/mine/regions.toml",)),
     "docs/new-sites.md": Page(
@@ -161,6 +181,12 @@ PAGES: dict[str, Page] = {
     "docs/privacy.md": Page(),
     "docs/quality.md": Page(several_runs, leaves=("suggest-k.html", "runs/mine/quality.html")),
     "docs/record.md": Page(),
+    "docs/reference/command-line.md": Page(),
+    "docs/reference/data.md": Page(),
+    "docs/reference/features.md": Page(),
+    "docs/reference/federation.md": Page(),
+    "docs/reference/python.md": Page(),
+    "docs/reference/regions.md": Page(),
     "docs/report.md": Page(several_runs, leaves=("runs/a/report.html", "pages/ab.html")),
     "docs/results.md": Page(),
     "docs/scale.md": Page(),
