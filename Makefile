@@ -4,13 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo deploy-demo test test-deploy test-browser test-formats format check tests coverage clean
+.PHONY: install demo deploy-demo docs test test-deploy test-browser test-docs test-formats format check tests coverage clean
 
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt src/fusseg/version.py
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "torch==2.13.0" -e ".[dev,flower,cluster,trackers]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "torch==2.13.0" -e ".[dev,docs,flower,cluster,trackers]"
 	touch $@
 
 # Three sites train on generated pipe scenes, a fourth, unseen one is scored.
@@ -43,6 +43,15 @@ test-formats: $(STAMP) .venv-formats/.installed
 	.venv-formats/bin/python -m pip install --quiet --disable-pip-version-check -r tests/formats/requirements.txt
 	touch $@
 
+# The documentation as a site, site/index.html; a warning is an error. Its search needs a server:
+# python -m http.server -d site. The variable silences a notice that the theme prints.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
+# The documentation's commands and Python, as they stand on the pages.
+test-docs: $(STAMP)
+	$(BIN)/python -m pytest -n 2 -m docs tests/docs
+
 # Every check: format, lint, types, layers, tests.
 test: check tests
 
@@ -64,4 +73,4 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) .venv-formats runs dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-formats runs dist site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 import folders
+import jaxtyping
 import pytest
 from blocks import (
     PAGES,
@@ -34,8 +35,8 @@ LANGUAGES = {"sh", "python", "toml", "text", "json", "xml", "math"}
 INDENTED = re.compile(r"^(?: {4,}|\t)(?:fusseg|pip|make|python|dask|hf|curl) .*$", re.MULTILINE)
 EXPANDED = re.compile(r"[|<>&;$*?~`(]")
 QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
-OWN_PROCESS = {"export"}
-"""torch traces these, and stumbles over the checks of shapes that tests have."""
+TRACED = {"export"}
+"""torch traces these commands, and stumbles over the checks of shapes that tests have."""
 COMMENT = re.compile(r"(?:^|\s)#.*$")
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=page_name)
@@ -49,6 +50,7 @@ def test_every_page_has_its_folder_and_no_other():
     assert set(folders.PAGES) == {page_name(page) for page in PAGES}
 
 
+@pytest.mark.docs
 @each_page
 def test_blocks_run_from_top_to_bottom(page, shared, run_command, tmp_path, monkeypatch):
     entry = folders.PAGES[page_name(page)]
@@ -80,14 +82,18 @@ def run_line(command, smaller, run_command, place):
     """Run one line: in this process where it is fusseg alone, else by the shell."""
     words = words_of(command)
     plain = COMMENT.sub("", QUOTED.sub("", command))
-    if words is None or words[0] in OWN_PROCESS or EXPANDED.search(plain):
+    if words is None or EXPANDED.search(plain):
         program = Path(sys.executable).parent
         environment = {**os.environ, "PATH": f"{program}:{os.environ['PATH']}"}
         code = subprocess.run(
             ["bash", "-euc", command], env=environment | {"OMP_NUM_THREADS": "1"}, check=False
         ).returncode
     else:
-        code = run_command(*words, *smaller.get(words[0], ()))
+        jaxtyping.config.update("jaxtyping_disable", words[0] in TRACED)
+        try:
+            code = run_command(*words, *smaller.get(words[0], ()))
+        finally:
+            jaxtyping.config.update("jaxtyping_disable", False)
     assert code == 0, f"{place}: {command}"
 
 
