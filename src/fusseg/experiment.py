@@ -10,7 +10,7 @@ from fusseg.compute import choose_compute
 from fusseg.config import Config, FederationConfig
 from fusseg.errors import ConfigError
 from fusseg.evaluation.held_out import HeldOut, evaluate
-from fusseg.features.backbones import Backbone
+from fusseg.features.backbones import Backbone, load_backbone
 from fusseg.features.extraction import Progress
 from fusseg.features.feature_set import pool_features
 from fusseg.federation.client import Client, current_model
@@ -110,7 +110,8 @@ def run_experiment(
     # All that the settings name is looked up before anything is written.
     first = next(stages)
     if not resume:
-        check_start(config)
+        if config.model.start:
+            check_start(config, _fingerprint(config))
         create_run(run_dir, config)
         if config.model.start:
             carry_names(Path(config.model.start), run_dir)
@@ -191,6 +192,11 @@ def enter_scores(
         record["final"] = scores
     elif round_number == num_training_rounds(federation):
         record["trained"] = scores
+
+
+def _fingerprint(config: Config) -> str:
+    """Load the backbone for its fingerprint alone: features of a wrong one would be in vain."""
+    return load_backbone(config.backbone.name, choose_compute(config.compute)).fingerprint
 
 
 def final_models(saved: SavedState, federation: FederationConfig) -> dict[str, Model]:

@@ -1,34 +1,32 @@
 """Join a run's record with example images into its report."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import UInt8
 
 from fusseg.atomic import write_atomically
+from fusseg.coloring import Coloring, choose_coloring
 from fusseg.config import Config
 from fusseg.config_file import dump_config
 from fusseg.data.images import fit_image, load_image
 from fusseg.evaluation.confusion import count_pixels
 from fusseg.evaluation.held_out import HeldOut, read_labels, segment_held_out
-from fusseg.evaluation.matching import UNMATCHED
 from fusseg.evaluation.scores import score
 from fusseg.experiment import final_models
 from fusseg.federation.strategies import resolve_federation
+from fusseg.record import GLOBAL
+from fusseg.regions import load_regions
 from fusseg.report.centroid_map import map_centroids
-from fusseg.report.colors import colorize, palette, spread_colors
+from fusseg.report.colors import colorize
 from fusseg.report.embedding import shrink_photo, shrink_regions
-from fusseg.report.page import GalleryEntry, render_report
+from fusseg.report.page import GalleryEntry, PageContent, render_report
 from fusseg.runs import REPORT, Record, SavedState, spread_evenly
 from fusseg.segmentation.segmenter import Segmenter, build_segmenter
 
 NUM_EXAMPLES, NUM_WORST, NUM_TRIED = 12, 12, 48
 """Images in the gallery: so many spread evenly over the sites, and the worst of those tried."""
-
-Colors = UInt8[np.ndarray, "colors 3"]
 
 
 def write_report(
@@ -47,19 +45,23 @@ def write_report(
         saved: State after its last finished round, for the gallery.
         shown: Images of the gallery; the gallery is left out without them.
     """
-    gallery: list[GalleryEntry] = []
-    legend: dict[str, tuple[int, int, int]] = {}
     models = {}
-    if saved is not None and shown is not None:
-        # None where every site of a deployment has its own.
+    if saved is not None:
+        # Empty where every site of a deployment has its own.
         models = final_models(saved, resolve_federation(config.federation))
-    if saved is not None and shown is not None and models:
-        first = next(iter(models.values()))
-        segmenter = build_segmenter(first, saved.state.plan.mean_feature)
+    name, model = next(iter(models.items()), (GLOBAL, None))
+    num_clusters = config.model.num_clusters
+    regions = load_regions(run_dir, num_clusters, None if name == GLOBAL else name)
+    content = PageContent(
+        cluster_names=None if regions is None else regions.names, centroids=map_centroids(run_dir)
+    )
+    if saved is not None and model is not None and shown is not None:
+        segmenter = build_segmenter(model, saved.state.plan.mean_feature)
         matching = _matching(record, shown)
-        gallery = _examples(segmenter, shown, matching)
-        legend = _legend(shown, matching, segmenter.num_clusters)
-    page = render_report(record, dump_config(config), gallery, legend, map_centroids(run_dir))
+        coloring = choose_coloring(shown.classes, matching, num_clusters, regions)
+        gallery = _examples(segmenter, shown, matching, coloring)
+        content = replace(content, gallery=gallery, legend=coloring.legend)
+    page = render_report(record, dump_config(config), content)
     write_atomically(run_dir / REPORT, page.encode())
 
 
@@ -74,50 +76,15 @@ def _matching(record: Record, shown: HeldOut) -> list[int] | None:
     return matching
 
 
-def class_colors(shown: HeldOut) -> Colors:
-    """Choose a color per class: those of classes.toml, or a palette."""
-    if shown.classes is None:
-        return np.zeros((0, 3), np.uint8)
-    if shown.classes.colors is not None:
-        return np.array(shown.classes.colors, np.uint8)
-    return palette(len(shown.classes.names))
-
-
-def cluster_colors(shown: HeldOut, matching: list[int] | None, num_clusters: int) -> Colors:
-    """Give each cluster the color of its class, and the unmatched ones colors of their own."""
-    if matching is None:
-        return palette(num_clusters)
-    taken = class_colors(shown)
-    unmatched = [cluster for cluster, label in enumerate(matching) if label == UNMATCHED]
-    extended = spread_colors(taken, len(taken) + len(unmatched))
-    chosen = extended[[max(label, 0) for label in matching]]
-    chosen[unmatched] = extended[len(taken) : len(taken) + len(unmatched)]
-    return chosen
-
-
-def _legend(
-    shown: HeldOut, matching: list[int] | None, num_clusters: int
-) -> dict[str, tuple[int, int, int]]:
-    colors = cluster_colors(shown, matching, num_clusters)
-    named: dict[str, Any] = {
-        f"region {cluster}": color
-        for cluster, color in enumerate(colors.tolist())
-        if matching is None or matching[cluster] == UNMATCHED
-    }
-    if matching is not None and shown.classes is not None:
-        named = dict(zip(shown.classes.names, class_colors(shown).tolist(), strict=True)) | named
-    return {name: (color[0], color[1], color[2]) for name, color in named.items()}
-
-
 def _examples(
-    segmenter: Segmenter, shown: HeldOut, matching: list[int] | None
+    segmenter: Segmenter, shown: HeldOut, matching: list[int] | None, coloring: Coloring
 ) -> list[GalleryEntry]:
     """Segment images of all sites; keep some of each site, and of the others the worst."""
     # Without scores there is no worst, and a CRF takes seconds an image.
     few = matching is None or shown.crf
     sites = [item.site for item in shown.items]
     tried = spread_over_sites(sites, NUM_EXAMPLES if few else NUM_TRIED)
-    entries = {index: _example(segmenter, shown, matching, index) for index in tried}
+    entries = {index: _example(segmenter, shown, matching, coloring, index) for index in tried}
     even = spread_over_sites([sites[index] for index in tried], NUM_EXAMPLES)
     kept = {tried[place] for place in even}
     scored = sorted(
@@ -150,25 +117,30 @@ def spread_over_sites(sites: Sequence[str], most: int) -> list[int]:
 
 
 def _example(
-    segmenter: Segmenter, shown: HeldOut, matching: list[int] | None, index: int
+    segmenter: Segmenter,
+    shown: HeldOut,
+    matching: list[int] | None,
+    coloring: Coloring,
+    index: int,
 ) -> GalleryEntry:
-    colors = cluster_colors(shown, matching, segmenter.num_clusters)
-    label_colors = class_colors(shown)
     item, seen = shown.views[index].item, shown.views[index].settings
     image = fit_image(load_image(item), seen.image_size, seen.fit, seen.interpolation)
     regions = segment_held_out(segmenter, shown, index)
     labels = read_labels(shown, index)
     mean_iou = None
     if labels is not None and matching is not None:
-        counts = count_pixels(regions, labels, segmenter.num_clusters, len(label_colors))
+        counts = count_pixels(regions, labels, segmenter.num_clusters, len(coloring.classes))
         if counts.sum() > 0:
             mean_iou = score(counts, torch.tensor(matching)).mean_iou
+    label = None
+    if labels is not None:
+        label = shrink_regions(colorize(labels.numpy(), coloring.classes))
     return GalleryEntry(
         site=item.site,
         stem=item.stem,
         # Small already here: the arrays of all that are tried are held at once.
         image=shrink_photo(image),
-        regions=shrink_regions(colorize(regions.numpy(), colors)),
-        label=None if labels is None else shrink_regions(colorize(labels.numpy(), label_colors)),
+        regions=shrink_regions(colorize(regions.numpy(), coloring.clusters)),
+        label=label,
         mean_iou=mean_iou,
     )

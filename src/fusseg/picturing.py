@@ -8,10 +8,11 @@ from jaxtyping import UInt8
 from fusseg.data.images import fit_image, load_image
 from fusseg.evaluation.held_out import HeldOut, segment_held_out
 from fusseg.evaluation.matching import UNMATCHED
-from fusseg.report.colors import colorize, palette
+from fusseg.report.colors import colorize, spread_colors
 from fusseg.report.embedding import shrink_photo, shrink_regions
 from fusseg.segmentation.segmenter import Segmenter
 
+Colors = UInt8[np.ndarray, "_ 3"]
 Picture = UInt8[np.ndarray, "height width 3"]
 
 
@@ -19,6 +20,7 @@ def picture_regions(
     models: Mapping[str, Segmenter],
     shown: HeldOut,
     index: int,
+    colors: Colors,
     matches: Sequence[int] | None = None,
 ) -> dict[str, Picture]:
     """Draw one image and what each model makes of it.
@@ -27,6 +29,7 @@ def picture_regions(
         models: One or two, by the name of their picture.
         shown: The images.
         index: Which of them.
+        colors: Of the regions of the first model.
         matches: Region of the second model for each of the first, `UNMATCHED` where there is none;
             None: regions of one number are the same.
 
@@ -37,27 +40,26 @@ def picture_regions(
     photo = fit_image(load_image(item), seen.image_size, seen.fit, seen.interpolation)
     pictures: dict[str, Picture] = {"Image": shrink_photo(photo)}
     for place, (name, segmenter) in enumerate(models.items()):
-        colors = palette(segmenter.num_clusters)
         if place == 1 and matches is not None:
-            colors = matched_colors(matches, segmenter.num_clusters)
+            colors = matched_colors(colors, matches, segmenter.num_clusters)
         regions = segment_held_out(segmenter, shown, index).numpy()
         pictures[name] = shrink_regions(colorize(regions, colors))
     return pictures
 
 
 def matched_colors(
-    matches: Sequence[int], num_clusters: int
+    colors: Colors, matches: Sequence[int], num_clusters: int
 ) -> UInt8[np.ndarray, "{num_clusters} 3"]:
     """Give each region of a second model the color of its match, the others their own.
 
     Args:
+        colors: Of the regions of the first model.
         matches: As in `picture_regions`.
         num_clusters: Regions of the second model.
     """
     source = {other: cluster for cluster, other in enumerate(matches) if other != UNMATCHED}
     alone = [other for other in range(num_clusters) if other not in source]
     source |= {other: len(matches) + place for place, other in enumerate(alone)}
-    colors: np.ndarray = palette(len(matches) + len(alone))[
-        [source[k] for k in range(num_clusters)]
-    ]
-    return colors
+    extended = spread_colors(colors, len(colors) + len(alone))
+    chosen: np.ndarray = extended[[source[k] for k in range(num_clusters)]]
+    return chosen

@@ -59,6 +59,12 @@ class Regions:
         return tuple(pairs[cluster] for cluster in range(len(pairs)))
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Name of the region of each cluster."""
+        names = {region.index: region.name for region in self.regions}
+        return tuple(names[index] for index in self.index_of)
+
+    @property
     def num_clusters(self) -> int:
         """Number of clusters, K."""
         return len(self.index_of)

@@ -11,7 +11,7 @@ from fusseg.federation.rounds import initial_state
 from fusseg.federation.schedule import PCA
 from fusseg.federation.state import GlobalState
 from fusseg.federation.strategies import keeps_own_models, resolve_federation
-from fusseg.regions import regions_file
+from fusseg.regions import load_regions, regions_file
 from fusseg.runs import STATE, SavedState, load_record, load_state, read_run_config
 from fusseg.segmentation.training import TrainingPlan
 
@@ -119,7 +119,8 @@ def load_shared_model(run_dir: Path) -> SavedState:
     """Load the state of a run whose clients share one model.
 
     Raises:
-        ConfigError: If it is no run, or each of its clients has its own model.
+        ConfigError: If it is no run, each of its clients has its own model, or the names of its
+            regions are wrong.
         DataError: If no round is finished, or the state is damaged.
     """
     config = read_run_config(run_dir)
@@ -127,7 +128,10 @@ def load_shared_model(run_dir: Path) -> SavedState:
         raise ConfigError(
             f"each site of {run_dir} has its own model; take a run whose sites share one"
         )
-    return load_state(run_dir)
+    saved = load_state(run_dir)
+    # Names that cannot be read would stop the report at the very end.
+    load_regions(run_dir, len(saved.state.model.centroids))
+    return saved
 
 
 def describe_origin(run_dir: Path, saved: SavedState) -> Origin:

@@ -76,6 +76,15 @@ def test_a_packed_model_segments_as_its_run_without_it(cli, run_dir, tmp_path):
     assert np.array_equal(Segmenter.load(file).predict(picture(70, 90)).regions, expected)
 
 
+def test_a_model_of_another_backbone_starts_no_run(cli, onnx_run, tmp_path):
+    other = ("--set", "backbone.name=filterbank", "--out", tmp_path / "new")
+    code, _, err = cli("run", "--from", onnx_run, *other)
+    assert code == 2
+    assert "filterbank has" in err
+    assert "set backbone.name as there" in err
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_packed_model_names_no_path_and_no_site(cli, onnx_run, tmp_path):
     file, told = tmp_path / "model.safetensors", tmp_path / "told.safetensors"
     cli("pack", onnx_run, "--out", file)

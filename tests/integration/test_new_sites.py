@@ -10,7 +10,17 @@ from torch.nn.functional import cosine_similarity
 
 from fusseg.runs import load_state
 
-NAMES = "# names\n"
+NAMES = """
+[[regions]]
+cluster = 0
+name = "gravel"
+color = "#112233"
+
+[[regions]]
+cluster = 1
+name = "metal"
+color = "#fedcba"
+"""
 
 
 def record_of(run_dir):
@@ -41,6 +51,17 @@ def test_a_run_starts_from_a_saved_model(cli, saved_run, tmp_path):
     assert [entry["round"] for entry in record["rounds"]] == [1, 2, 3]
     assert tomllib.loads((new / "config.toml").read_text())["model"]["start"] == str(saved_run)
     assert (new / "regions.toml").read_text() == NAMES
+    report = (new / "report.html").read_text()
+    assert "gravel" in report
+    assert "rgb(254 220 186)" in report
+
+
+def test_names_that_cannot_be_read_stop_a_run_before_it_begins(cli, saved_run, tmp_path):
+    (saved_run / "regions.toml").write_text("[[regions]]\ncluster = 0\n")
+    code, _, err = cli("run", "--from", saved_run, "--out", tmp_path / "new")
+    assert code == 2
+    assert "regions.toml" in err
+    assert not (tmp_path / "new").exists()
 
 
 def test_new_sites_agree_on_a_mean_of_their_own(cli, saved_run, tmp_path):

@@ -8,7 +8,7 @@ import torch
 
 from fusseg.report import formatting
 from fusseg.report.centroid_map import project_rounds
-from fusseg.report.page import GalleryEntry, render_report
+from fusseg.report.page import GalleryEntry, PageContent, render_report
 
 HOSTILE = "</title><script>alert('x')</script>\"onload=\"alert(1)"
 CONFIG = 'seed = 3\n\n[data]\nroot = "<my sites>"\n'
@@ -146,7 +146,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def html():
-    return render_report(make_record(), CONFIG, make_gallery(), {"sky": (1, 2, 3)})
+    return render_report(make_record(), CONFIG, PageContent(make_gallery(), {"sky": (1, 2, 3)}))
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +261,7 @@ def test_the_gallery_can_be_filtered_by_each_site(page):
 
 
 def test_the_same_input_gives_the_same_bytes(html):
-    again = render_report(make_record(), CONFIG, make_gallery(), {"sky": (1, 2, 3)})
+    again = render_report(make_record(), CONFIG, PageContent(make_gallery(), {"sky": (1, 2, 3)}))
     assert again == html
 
 
@@ -276,7 +276,7 @@ def test_names_from_outside_stay_text():
     record["skipped_images"] = [{"site": HOSTILE, "image": HOSTILE, "reason": HOSTILE}]
     entry = make_gallery()[0]
     gallery = [GalleryEntry(HOSTILE, HOSTILE, entry.image, entry.regions, None, None)]
-    page = Page(render_report(record, HOSTILE, gallery, {HOSTILE: (0, 0, 0)}))
+    page = Page(render_report(record, HOSTILE, PageContent(gallery, {HOSTILE: (0, 0, 0)})))
     assert len(page.tags("script")) == 1
     assert page.attributes("onload") == []
     assert page.text.count("<script>alert('x')</script>") > 10
@@ -285,11 +285,15 @@ def test_names_from_outside_stay_text():
 def test_bytes_that_are_no_text_can_still_be_written():
     record = make_record()
     record["clients"][0]["client_id"] = "caf\udce9"
-    render_report(record, CONFIG, []).encode("utf-8")
+    render_report(record, CONFIG, PageContent()).encode("utf-8")
 
 
 def test_without_labels_the_label_free_figures_stand_in():
-    page = Page(render_report(without_scores(make_record()), CONFIG, make_gallery(labeled=False)))
+    page = Page(
+        render_report(
+            without_scores(make_record()), CONFIG, PageContent(make_gallery(labeled=False))
+        )
+    )
     assert "The held-out images carry no labels, so there is no score." in page.text
     for text in ("Mean cosine 0.812", "Mean margin 0.103", "Largest region 50.0 %"):
         assert text in page.text
@@ -303,7 +307,7 @@ def test_without_labels_the_label_free_figures_stand_in():
 
 def test_an_interrupted_run_says_so_and_shows_its_last_scores():
     record = {**make_record(), "final": None}
-    page = Page(render_report(record, CONFIG, []))
+    page = Page(render_report(record, CONFIG, PageContent()))
     assert (
         "This run is not finished. The page shows what was there after round 3. "
         "Continue it with --resume and make the report again."
@@ -315,7 +319,7 @@ def test_an_interrupted_run_says_so_and_shows_its_last_scores():
 
 def test_a_run_without_a_round_has_a_page():
     record = {**make_record(), "final": None, "rounds": []}
-    page = Page(render_report(record, CONFIG, []))
+    page = Page(render_report(record, CONFIG, PageContent()))
     assert "No round is complete yet." in page.text
     assert "There are no scores yet." in page.text
     assert "#training" not in page.attributes("href")
@@ -327,7 +331,7 @@ def test_models_of_single_clients_are_listed_and_the_shown_one_is_named():
         {"client_id": "north", "mean_iou": 0.1571, "pixel_accuracy": 0.4012},
         {"client_id": "south", "mean_iou": 0.2503, "pixel_accuracy": 0.628},
     ]
-    page = Page(render_report(record, CONFIG, []))
+    page = Page(render_report(record, CONFIG, PageContent()))
     assert "learned alone, as a baseline, each 3 regions without labels" in page.text
     assert (
         "The scores are the mean over the 2 models; confusion and matching are those of north"
@@ -337,20 +341,20 @@ def test_models_of_single_clients_are_listed_and_the_shown_one_is_named():
 
 
 def test_pooling_is_not_called_private():
-    page = Page(render_report({**make_record(), "strategy": "centralized"}, CONFIG, []))
+    page = Page(render_report({**make_record(), "strategy": "centralized"}, CONFIG, PageContent()))
     assert "the images themselves would have had to be sent" in page.text
     assert "leaves its site" not in page.text
 
 
 def test_a_run_that_read_every_image_says_so():
-    page = Page(render_report({**make_record(), "skipped_images": []}, CONFIG, []))
+    page = Page(render_report({**make_record(), "skipped_images": []}, CONFIG, PageContent()))
     assert "None: every image was read." in page.text
 
 
 def test_classes_without_names_are_numbered():
     record = make_record()
     record["final"]["per_class_iou"] = None
-    page = Page(render_report(record, CONFIG, []))
+    page = Page(render_report(record, CONFIG, PageContent()))
     assert "0 → class 0: 90.0 % class 0, 90 pixels" in page.attributes("title")
 
 
@@ -367,7 +371,7 @@ def test_scores_come_with_their_spread_over_sites(page):
 
 def test_scores_before_a_lloyd_finish_are_told_apart():
     record = {**make_record(), "trained": {"mean_iou": 0.1911, "pixel_accuracy": 0.4321}}
-    page = Page(render_report(record, CONFIG, []))
+    page = Page(render_report(record, CONFIG, PageContent()))
     assert "Before the finish of Lloyd steps: mIoU 0.191, pixel accuracy 0.432." in page.text
 
 
@@ -376,7 +380,9 @@ def test_centroids_are_drawn_from_numbers_in_the_page_and_agreement_is_a_table()
         1: {"global": torch.eye(3), "client/north": torch.eye(3), "client/<b>": -torch.eye(3)},
         2: {"global": torch.eye(3).flip(0)},
     }
-    page = Page(render_report(make_record(), CONFIG, [], centroids=project_rounds(history)))
+    page = Page(
+        render_report(make_record(), CONFIG, PageContent(centroids=project_rounds(history)))
+    )
     (drawing,) = page.attributes("data-map")
     content = json.loads(drawing)
     assert content["clients"] == ["<b>", "north"]

@@ -3,7 +3,14 @@ import itertools
 import pytest
 
 from fusseg.report.confusion_table import confusion_rows
-from fusseg.report.numbers import Spread, model_spread, site_spread, spread, total_bytes
+from fusseg.report.numbers import (
+    Spread,
+    cluster_names,
+    model_spread,
+    site_spread,
+    spread,
+    total_bytes,
+)
 from fusseg.report.symbols import MARKERS, SHAPES, series_mark
 
 
@@ -27,8 +34,8 @@ def test_bytes_before_the_first_round_are_counted():
 
 
 def test_the_confusion_is_normalized_by_row_and_sorted_by_class():
-    rows = confusion_rows([[1, 3], [2, 0], [0, 0]], [1, 0, -1], ["sky", "pole"])
-    assert [row.name for row in rows] == ["1 → sky", "0 → pole", "2 (unmatched)"]
+    rows = confusion_rows([[1, 3], [2, 0], [0, 0]], [1, 0, -1], ["sky", "pole"], ["a", "b", "c"])
+    assert [row.name for row in rows] == ["b", "a", "c"]
     assert [[cell.share for cell in row.cells] for row in rows] == [[1, 0], [0.25, 0.75], [0, 0]]
     assert [[cell.matched for cell in row.cells] for row in rows] == [
         [True, False],
@@ -36,6 +43,15 @@ def test_the_confusion_is_normalized_by_row_and_sorted_by_class():
         [False, False],
     ]
     assert [row.pixels for row in rows] == [2, 4, 0]
+
+
+def test_clusters_are_called_by_number_given_name_and_class():
+    matching, classes = [1, 0, -1], ["sky", "pole"]
+    assert cluster_names(2, None) == ["cluster 0", "cluster 1"]
+    assert cluster_names(3, None, matching, classes) == ["0 → pole", "1 → sky", "2 (unmatched)"]
+    given = ["mast", "sky", "cluster 2"]
+    assert cluster_names(3, given) == ["0 mast", "1 sky", "cluster 2"]
+    assert cluster_names(3, given, matching, classes) == ["0 mast → pole", "1 sky", "2 (unmatched)"]
 
 
 def test_the_first_36_marks_all_differ():

@@ -17,6 +17,7 @@ from fusseg.bench.projection import (
     project_tsne,
     read_history,
 )
+from fusseg.coloring import choose_coloring, class_colors
 from fusseg.data.datasets import open_dataset
 from fusseg.data.dominant import count_labels
 from fusseg.data.images import fit_image, load_image
@@ -26,7 +27,6 @@ from fusseg.experiment import final_models
 from fusseg.features.extraction import wait_for
 from fusseg.federation.schedule import num_training_rounds
 from fusseg.federation.strategies import resolve_federation
-from fusseg.gallery import class_colors, cluster_colors
 from fusseg.preparation import prepare
 from fusseg.report.bench_page import PageFigure
 from fusseg.report.class_distribution import draw_class_distribution
@@ -100,12 +100,12 @@ def _panels(
         rows["label"].append(
             np.full((*seen.image_size, 3), UNASSIGNED, np.uint8)
             if labels is None
-            else colorize(labels.numpy(), class_colors(shown))
+            else colorize(labels.numpy(), class_colors(shown.classes))
         )
     for cell in cells:
         segmenter = _load_segmenter(cell)
         matching = load_record(cell.path)["final"]["matching"]
-        colors = cluster_colors(shown, matching, segmenter.num_clusters)
+        colors = choose_coloring(shown.classes, matching, segmenter.num_clusters).clusters
         rows[cell.method] = [
             colorize(segment_held_out(segmenter, shown, index).numpy(), colors) for index in indices
         ]
@@ -141,7 +141,7 @@ def _draw_clouds(
             histories[cell.method] = training, trained["matching"]
     if not histories:
         return
-    colors = np.concatenate([class_colors(shown), np.array([UNASSIGNED], np.uint8)])
+    colors = np.concatenate([class_colors(shown.classes), np.array([UNASSIGNED], np.uint8)])
     projectors: Mapping[str, Projector] = {"PCA": project_pca, "t-SNE": project_tsne}
     for kind, project in projectors.items():
         clouds = {
@@ -193,5 +193,5 @@ def _curves(cells: Sequence[Cell]) -> dict[str, dict[int, list[float]]]:
 
 def _legend(shown: HeldOut) -> dict[str, Color]:
     assert shown.classes is not None
-    named = zip(shown.classes.names, class_colors(shown).tolist(), strict=True)
+    named = zip(shown.classes.names, class_colors(shown.classes).tolist(), strict=True)
     return {name: (color[0], color[1], color[2]) for name, color in named}

@@ -7,7 +7,6 @@ from fusseg.cli.judging import write_page
 from fusseg.cli.progress import Display
 from fusseg.cli.running import follow
 from fusseg.federation.guarded_lloyd import Adaptation
-from fusseg.regions import load_regions
 from fusseg.runs import spread_evenly
 
 PAGE = "adaptation.html"
@@ -61,24 +60,21 @@ def describe_adaptation(adapted: AdaptedRun) -> list[str]:
 
 def _draw_page(adapted: AdaptedRun, out: Path) -> str:
     # Here and not above: drawing takes long to import.
+    from fusseg.coloring import cluster_colors_of, name_regions
     from fusseg.picturing import picture_regions
     from fusseg.report.adaptation_page import render_adaptation
     from fusseg.report.quality_page import PicturedImage
 
+    regions = name_regions(out, len(adapted.regions))
+    colors = cluster_colors_of(regions)
     places = spread_evenly(range(len(adapted.shown.items)), NUM_PICTURED)
     pictured = [
         PicturedImage(
             site=adapted.shown.items[place].client,
             stem=adapted.shown.items[place].stem,
             value="",
-            layers=picture_regions(adapted.segmenters, adapted.shown, place),
+            layers=picture_regions(adapted.segmenters, adapted.shown, place, colors),
         )
         for place in places
     ]
-    num_clusters = len(adapted.regions)
-    known = load_regions(out, num_clusters)
-    names = [f"region {cluster}" for cluster in range(num_clusters)]
-    if known is not None:
-        by_index = {region.index: region.name for region in known.regions}
-        names = [by_index[index] for index in known.index_of]
-    return render_adaptation(adapted.record, names, pictured)
+    return render_adaptation(adapted.record, regions, pictured)

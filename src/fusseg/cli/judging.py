@@ -21,6 +21,7 @@ from fusseg.suggesting import CANDIDATES, Sampled, judge_candidates, sample_trai
 from fusseg.trained_run import TrainedRun, load_run, pick_segmenter
 
 if TYPE_CHECKING:
+    from fusseg.coloring import Colors
     from fusseg.report.quality_page import PicturedImage
 
 NUM_PICTURED = 8
@@ -133,12 +134,14 @@ def run_quality(run_dir: Path, other_dir: Path | None, options: QualityOptions) 
             for line in second:
                 display.line(f"  {line}")
         # Here and not above: drawing takes long to import.
+        from fusseg.coloring import cluster_colors_of, name_regions
         from fusseg.report.quality_page import QualityText, render_quality
 
         name = None if other_dir is None else other_dir.resolve().name
         text = QualityText(run_dir.resolve().name, name, options.command, "\n".join(second))
-        pictured = _picture(judgement, segmenter, other, shown)
-        write_page(options.out, render_quality(judgement, pictured, text))
+        regions = name_regions(run_dir, segmenter.num_clusters, options.site)
+        pictured = _picture(judgement, segmenter, other, shown, cluster_colors_of(regions))
+        write_page(options.out, render_quality(judgement, pictured, regions, text))
         display.line(f"page: {options.out}")
 
 
@@ -194,7 +197,11 @@ def _judge(
 
 
 def _picture(
-    judgement: Judgement, segmenter: Segmenter, other: Segmenter | None, shown: HeldOut
+    judgement: Judgement,
+    segmenter: Segmenter,
+    other: Segmenter | None,
+    shown: HeldOut,
+    colors: "Colors",
 ) -> list["PicturedImage"]:
     from fusseg.picturing import picture_regions
     from fusseg.report.quality_page import PicturedImage
@@ -212,7 +219,7 @@ def _picture(
             site=judgement.images[place].site,
             stem=judgement.images[place].stem,
             value=f"{name} {_value(judgement.images[place]):.3f}",
-            layers=picture_regions(models, shown, place, matches),
+            layers=picture_regions(models, shown, place, colors, matches),
         )
         for place in ordered[:NUM_PICTURED]
     ]

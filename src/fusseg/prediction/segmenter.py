@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from fusseg.coloring import numbered_regions
 from fusseg.config import DataConfig
 from fusseg.data.images import fit_image, load_image
 from fusseg.data.items import Item
@@ -19,8 +20,7 @@ from fusseg.prediction.refinement import refine_crf, refine_guided
 from fusseg.prediction.strips import Assigned, assign_strips
 from fusseg.prediction.tiling import Pixels, code_bands
 from fusseg.prediction.viewing import PredictOptions, Viewing, view_image
-from fusseg.regions import Color, NamedCluster, Region, Regions, join_clusters, load_regions
-from fusseg.report.colors import palette
+from fusseg.regions import Color, Region, Regions, load_regions
 from fusseg.segmentation.segmenter import Segmenter as Model
 from fusseg.segmentation.segmenter import encode
 from fusseg.trained_run import TrainedRun, load_run, pick_segmenter
@@ -177,14 +177,6 @@ def segment_image(
         DataError: If the backbone's features are not finite.
     """
     return segmenter_of(run, segmenter).predict(image).regions
-
-
-def numbered_regions(num_clusters: int) -> Regions:
-    """Give every cluster a region and a color of its own, and its number for a name."""
-    colors = palette(num_clusters).tolist()
-    return join_clusters(
-        [NamedCluster(cluster, "", tuple(color)) for cluster, color in enumerate(colors)]
-    )
 
 
 def segment_images(

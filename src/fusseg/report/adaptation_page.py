@@ -5,22 +5,25 @@ from typing import Any
 
 from markupsafe import Markup
 
+from fusseg.regions import Regions
 from fusseg.report import figures
+from fusseg.report.numbers import cluster_names
 from fusseg.report.quality_page import PicturedImage, picture_cards
 from fusseg.report.templates import render_page
 from fusseg.version import VERSION
 
 
 def render_adaptation(
-    record: Mapping[str, Any], names: Sequence[str], pictured: Sequence[PicturedImage]
+    record: Mapping[str, Any], regions: Regions, pictured: Sequence[PicturedImage]
 ) -> str:
     """Write the page; the same input gives the same bytes.
 
     Args:
         record: Content of `record.json` of the adapted run.
-        names: Of the regions.
+        regions: Names and colors.
         pictured: Example images.
     """
+    names = cluster_names(regions.num_clusters, regions.names)
     shares = record["final"]["quality"]["cluster_share"]
     return render_page(
         "adaptation.html.j2",
@@ -32,6 +35,7 @@ def render_adaptation(
         before=record["adapted"]["before"],
         after=record["final"],
         regions=list(zip(names, record["adapted"]["regions"], strict=True)),
+        legend=regions.legend,
         figure=Markup(figures.cluster_bars(shares, names)),
         cards=picture_cards(pictured),
     )

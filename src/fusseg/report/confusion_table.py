@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fusseg.report.numbers import cluster_names
-
 
 @dataclass(frozen=True)
 class ConfusionCell:
@@ -28,7 +26,10 @@ class ConfusionRow:
 
 
 def confusion_rows(
-    confusion: Sequence[Sequence[int]], matching: Sequence[int], class_names: Sequence[str]
+    confusion: Sequence[Sequence[int]],
+    matching: Sequence[int],
+    class_names: Sequence[str],
+    names: Sequence[str],
 ) -> list[ConfusionRow]:
     """Say how each cluster's pixels spread over the classes, clusters in the order of matching.
 
@@ -36,8 +37,8 @@ def confusion_rows(
         confusion: Pixels per cluster (row) and class (column).
         matching: Class of each cluster, -1 where it has none; such clusters come last.
         class_names: In the order of the columns.
+        names: Of the clusters.
     """
-    names = cluster_names(matching, class_names)
     order = sorted(
         range(len(confusion)), key=lambda cluster: (matching[cluster] < 0, matching[cluster])
     )

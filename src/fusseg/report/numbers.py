@@ -81,9 +81,32 @@ def class_names(final: Mapping[str, Any]) -> list[str]:
     return [f"class {index}" for index in range(len(final["confusion"][0]))]
 
 
-def cluster_names(matching: Sequence[int], class_names: Sequence[str]) -> list[str]:
-    """Name each cluster by its number (from 0) and the class it is matched with."""
-    return [
-        f"{cluster} → {class_names[matched]}" if matched >= 0 else f"{cluster} (unmatched)"
-        for cluster, matched in enumerate(matching)
-    ]
+def cluster_names(
+    num_clusters: int,
+    given: Sequence[str] | None,
+    matching: Sequence[int] | None = None,
+    class_names: Sequence[str] = (),
+) -> list[str]:
+    """Name each cluster by its number (from 0), its given name and the class it is matched with.
+
+    Args:
+        num_clusters: K.
+        given: The user's name of each; None: there are none.
+        matching: Class of each, -1 where it has none; None where nothing is scored.
+        class_names: In order of the classes.
+    """
+    names = []
+    for cluster in range(num_clusters):
+        own = f"cluster {cluster}"
+        if given is not None and given[cluster] != own:
+            own = f"{cluster} {given[cluster]}"
+        if matching is None:
+            names.append(own)
+            continue
+        matched = "" if matching[cluster] < 0 else class_names[matching[cluster]]
+        own = own.removeprefix("cluster ")
+        if own == f"{cluster} {matched}":
+            names.append(own)
+        else:
+            names.append(f"{own} → {matched}" if matched else f"{own} (unmatched)")
+    return names

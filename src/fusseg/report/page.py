@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,26 +32,33 @@ class GalleryEntry:
     """Score of this image alone, in [0, 1]."""
 
 
-def render_report(
-    record: Mapping[str, Any],
-    config_toml: str,
-    gallery: Sequence[GalleryEntry],
-    legend: Mapping[str, tuple[int, int, int]] | None = None,
-    centroids: CentroidMap | None = None,
-) -> str:
+@dataclass(frozen=True)
+class PageContent:
+    """What a run's page shows besides its record; a section without content is left out."""
+
+    gallery: Sequence[GalleryEntry] = ()
+    """Examples, shown worst score first."""
+    legend: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    """RGB of each class or region in the gallery, by its name."""
+    cluster_names: Sequence[str] | None = None
+    """What the user calls each cluster."""
+    centroids: CentroidMap | None = None
+    """Those of its rounds."""
+
+
+def render_report(record: Mapping[str, Any], config_toml: str, content: PageContent) -> str:
     """Write the page of a run, finished or not; the same input gives the same bytes.
 
     Args:
         record: Content of `record.json`.
         config_toml: Complete configuration of the run.
-        gallery: Examples, shown worst score first.
-        legend: RGB of each class or region in the gallery, by its name.
-        centroids: Those of its rounds; the section is left out without them.
+        content: Pictures, names and centroids.
 
     Returns:
         HTML without any reference to the network or to another file.
     """
-    final = record["final"]
+    final, centroids = record["final"], content.centroids
+    names = [] if final is None else _cluster_names(record, content.cluster_names)
     return render_page(
         "report.html.j2",
         ("page.js", "gallery.js", "centroids.js"),
@@ -67,11 +74,11 @@ def render_report(
         totals=numbers.traffic_by_client(record["rounds"]),
         incidents=numbers.incidents(record["rounds"]),
         series=figures.client_series(record["rounds"]),
-        figures={name: Markup(svg) for name, svg in _draw_figures(record).items()},
-        confusion=_confusion(record),
-        cards=_gallery_cards(gallery),
+        figures={name: Markup(svg) for name, svg in _draw_figures(record, names).items()},
+        confusion=_confusion(record, names),
+        cards=_gallery_cards(content.gallery),
         num_shown=_num_held_out(record),
-        legend=legend or {},
+        legend=content.legend,
         marks=[_mark(number) for number in range(centroid_map.MAX_CLIENTS)],
         centroids=centroids,
         centroids_json=None if centroids is None else json.dumps(centroid_map.as_json(centroids)),
@@ -106,7 +113,7 @@ def _worst_first(sites: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Mapp
     return sorted(sites.items(), key=lambda item: (item[1]["mean_iou"] or 0.0, item[0]))
 
 
-def _draw_figures(record: Mapping[str, Any]) -> dict[str, str]:
+def _draw_figures(record: Mapping[str, Any], names: Sequence[str]) -> dict[str, str]:
     """Draw the figures for which the record has numbers."""
     drawn = {}
     rounds, final = record["rounds"], record["final"]
@@ -122,18 +129,24 @@ def _draw_figures(record: Mapping[str, Any]) -> dict[str, str]:
     if final["per_class_iou"]:
         drawn["classes"] = figures.class_bars(final["per_class_iou"])
     if final["quality"] is not None:
-        names = [f"cluster {cluster}" for cluster in range(record["num_clusters"])]
-        if final["matching"] is not None:
-            names = numbers.cluster_names(final["matching"], numbers.class_names(final))
         drawn["clusters"] = figures.cluster_bars(final["quality"]["cluster_share"], names)
     return drawn
 
 
-def _confusion(record: Mapping[str, Any]) -> Sequence[Any]:
+def _cluster_names(record: Mapping[str, Any], given: Sequence[str] | None) -> list[str]:
+    final = record["final"]
+    if final["matching"] is None:
+        return numbers.cluster_names(record["num_clusters"], given)
+    return numbers.cluster_names(
+        record["num_clusters"], given, final["matching"], numbers.class_names(final)
+    )
+
+
+def _confusion(record: Mapping[str, Any], names: Sequence[str]) -> Sequence[Any]:
     final = record["final"]
     if final is None or final["confusion"] is None or final["matching"] is None:
         return []
-    return confusion_rows(final["confusion"], final["matching"], numbers.class_names(final))
+    return confusion_rows(final["confusion"], final["matching"], numbers.class_names(final), names)
 
 
 def _gallery_cards(gallery: Sequence[GalleryEntry]) -> list[dict[str, Any]]:

@@ -12,8 +12,10 @@ from matplotlib.ticker import MaxNLocator
 
 from fusseg.evaluation.quality import average_quality
 from fusseg.evaluation.stability import Judgement
+from fusseg.regions import Regions
 from fusseg.report import figures
 from fusseg.report.embedding import photo_uri, regions_uri
+from fusseg.report.numbers import cluster_names
 from fusseg.report.svg import COLORS, draw_svg, tip
 from fusseg.report.templates import render_page
 from fusseg.version import VERSION
@@ -49,18 +51,22 @@ class QualityText:
 
 
 def render_quality(
-    judgement: Judgement, pictured: Sequence[PicturedImage], text: QualityText
+    judgement: Judgement,
+    pictured: Sequence[PicturedImage],
+    regions: Regions,
+    text: QualityText,
 ) -> str:
     """Write the page; the same input gives the same bytes.
 
     Args:
         judgement: What was found.
         pictured: Images that are shown, the least sure or the least stable first.
+        regions: Names and colors of the run's regions.
         text: Names and commands.
     """
     agreements = [one.agreement for one in judgement.images if one.agreement is not None]
     shares = judgement.overall.cluster_share.tolist()
-    names = [f"region {cluster}" for cluster in range(len(shares))]
+    names = cluster_names(len(shares), regions.names)
     drawn = [("Share of positions per region", figures.cluster_bars(shares, names))]
     if agreements:
         drawn.append(("Adjusted Rand index of each image", _histogram("agreement", agreements)))
@@ -74,6 +80,8 @@ def render_quality(
         text=text,
         judgement=judgement,
         shares=shares,
+        names=names,
+        legend=regions.legend,
         agreement_mean=fmean(agreements) if agreements else None,
         agreement_median=median(agreements) if agreements else None,
         figures=[(caption, Markup(svg)) for caption, svg in drawn],
