@@ -21,6 +21,7 @@ PAGES = {
 }
 """Files beside docs/ that have a place of their own in the navigation."""
 SHOWN = "files"
+UNSEARCHED = "---\nsearch:\n  exclude: true\n---\n\n"
 LISTED = {".md", ".toml", ".service", ".conf"}
 LANGUAGES = {
     ".toml": "toml",
@@ -44,7 +45,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         origin = waiting.pop()
         text = _text_of(origin)
         if not origin.startswith("docs/"):
-            files.append(File.generated(config, _place_of(origin), content=text))
+            place = _place_of(origin)
+            content = UNSEARCHED + text if place.startswith(SHOWN) else text
+            files.append(File.generated(config, place, content=content))
         new = sorted(set(_targets(text, origin)) - seen)
         seen.update(new)
         waiting.extend(new)
@@ -62,7 +65,8 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
         if _is_source(target):
             return link[1]
         folder = PurePosixPath(page.file.src_uri).parent.as_posix()
-        return f"[{link[1]}]({relpath(_place_of(target), folder)}{link[3] or ''})"
+        text = _title_of(target) if link[1].endswith(".md") else link[1]
+        return f"[{text}]({relpath(_place_of(target), folder)}{link[3] or ''})"
 
     return _outside_of_fences(markdown, lambda text: _LINK.sub(lead, text))
 
@@ -115,6 +119,11 @@ def _origin_of(place: str) -> str:
     target = place.removeprefix(f"{SHOWN}/")
     shorter = (target, target.removesuffix(".md"), target.removesuffix("/index.md"))
     return next(name for name in shorter if (ROOT / name).exists())
+
+
+def _title_of(target: str) -> str:
+    """Heading of a page, which its links show in place of the file's name."""
+    return _text_of(target).split("\n", 1)[0].removeprefix("# ")
 
 
 def _text_of(origin: str) -> str:
