@@ -163,9 +163,9 @@ class Federation:
         self.wait_for(lambda: self.processes["serve"].poll() is not None)
         return self.processes["serve"].returncode
 
-    def simulate(self):
+    def simulate(self, name="simulated"):
         """The state of the same configuration, simulated."""
-        out = self.folder / "simulated"
+        out = self.folder / name
         command = [sys.executable, "-m", "fusseg", "run", str(self.folder / "config.toml")]
         for override in self.overrides:
             command += ["--set", override]

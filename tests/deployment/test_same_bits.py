@@ -3,6 +3,7 @@
 import pytest
 
 from fusseg.deployment.ledger import read_ledger
+from fusseg.regions import NamedCluster, load_regions, write_named
 
 KINDS = {
     "defaults": [],
@@ -35,6 +36,23 @@ def test_a_deployment_ends_in_the_bits_of_the_simulation(kind, make_federation, 
         here = {(line.direction, line.sha256) for line in read_ledger(federation.state(site))[0]}
         there = {(line.direction, line.sha256) for line in at_server if line.site == site}
         assert here == there
+
+
+def test_a_federation_starts_from_a_saved_model(make_federation, same_bits):
+    federation = make_federation("federation.rounds=1")
+    saved = federation.simulate("saved")
+    names = [NamedCluster(0, "noise", (1, 2, 3)), NamedCluster(1, "plate", (4, 5, 6))]
+    write_named(federation.folder / "saved" / "regions.toml", names, "contact_sheet.png")
+    federation.overrides = ("federation.rounds=1", "model.start=saved", "seed=7")
+    federation.join_all()
+    federation.serve()
+    assert federation.finish() == 0, federation.log("serve")
+    found = federation.final_state()
+    assert same_bits(found.model, federation.simulate().model)
+    assert not same_bits(found.model, saved.model)
+    assert federation.record()["start"]["name"] == "saved"
+    assert load_regions(federation.run_dir, 2).names == ("noise", "plate")
+    assert "plate" in (federation.run_dir / "report.html").read_text()
 
 
 def test_files_with_secrets_are_for_their_owner_only(make_federation):
