@@ -95,6 +95,19 @@ def test_a_packed_model_names_no_path_and_no_site(cli, onnx_run, tmp_path):
     assert str(tmp_path).encode() not in told.read_bytes()
 
 
+def test_the_command_takes_the_backbone_of_a_model_file(cli, onnx_run, tmp_path):
+    cli("pack", onnx_run, "--out", tmp_path / "model.safetensors")
+    moved = (tmp_path / "encoder.onnx").rename(tmp_path / "moved.onnx")
+    Image.fromarray(picture(64, 96)).save(tmp_path / "image.png")
+    given = ("predict", tmp_path / "model.safetensors", tmp_path / "image.png", "--out")
+    code, _, err = cli(*given, tmp_path / "out")
+    assert code == 2
+    assert "backbone" in err
+    code, _, err = cli(*given, tmp_path / "out", "--backbone", f"onnx:{moved}")
+    assert (code, err) == (0, "")
+    assert (tmp_path / "out" / "image.png").exists()
+
+
 def test_a_packed_model_takes_its_backbone_from_anywhere(cli, onnx_run, tmp_path):
     file, moved = tmp_path / "model.safetensors", tmp_path / "moved.onnx"
     assert cli("pack", onnx_run, "--out", file)[0] == 0

@@ -64,6 +64,13 @@ def test_names_that_cannot_be_read_stop_a_run_before_it_begins(cli, saved_run, t
     assert not (tmp_path / "new").exists()
 
 
+def test_without_a_name_it_is_called_after_the_saved_one(cli, saved_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli("run", "--from", saved_run, "--set", "federation.rounds=1")[0] == 0
+    (made,) = (tmp_path / "runs").iterdir()
+    assert made.name.startswith("saved-2")
+
+
 def test_new_sites_agree_on_a_mean_of_their_own(cli, saved_run, tmp_path):
     sites = 'data.train_sites=["south"]'
     cli("run", "--from", saved_run, "--set", sites, "--out", tmp_path / "new")

@@ -58,7 +58,12 @@ def new_run_dir(config: Path | None, out: Path | None, *, resume: bool) -> Path:
     if out is not None:
         return out
     assert config is not None
-    return Path("runs") / f"{config.stem}-{datetime.now():%Y%m%d-%H%M%S}"
+    return dated_run_dir(config.stem)
+
+
+def dated_run_dir(name: str) -> Path:
+    """Name a new run directory after what it is of, and the time."""
+    return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def refuse_given(whose: str, options: Mapping[str, object]) -> None:

@@ -47,7 +47,7 @@ def predict(  # noqa: PLR0913 - one per option
 
     chosen = {"scale": scale, "tile": tile, "refine": refine, "batch": batch}
     try:
-        done = run_predict(run_dir, images, out, site, chosen, again=again)
+        done = run_predict(run_dir, images, out, site, chosen, backbone=backbone, again=again)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None

@@ -8,8 +8,12 @@ from fusseg.cli.progress import Display
 from fusseg.prediction.batches import AlreadyThere, NotPredicted, predict_images
 from fusseg.prediction.segmenter import Segmenter
 from fusseg.prediction.sources import find_images
+from fusseg.prediction.tiling import Bands
 from fusseg.prediction.viewing import PredictOptions
 from fusseg.runs import read_run_config
+
+LARGE = 5
+"""Rows of tiles from which on they are told where there is no terminal."""
 
 
 def run_predict(
@@ -38,7 +42,11 @@ def run_predict(
     sources = find_images(images, out)
     there = skipped = 0
     with Display() as display:
-        outcomes = predict_images(segmenter, sources, out, options, again=again)
+
+        def track(bands: Bands, number: int) -> Bands:
+            return _tracked(bands, number, display)
+
+        outcomes = predict_images(segmenter, sources, out, options, again=again, track=track)
         for done, outcome in enumerate(outcomes, 1):
             if isinstance(outcome, NotPredicted):
                 skipped += 1
@@ -52,3 +60,11 @@ def run_predict(
             display.line(f"the run is not finished: it has {segmenter.round_number} rounds")
         display.line(f"{len(sources) - skipped} of {len(sources)} images are in {out}")
     return skipped == 0
+
+
+def _tracked(bands: Bands, number: int, display: Display) -> Bands:
+    """Show how far a large image is; small ones are done at once."""
+    for done, band in enumerate(bands, 1):
+        yield band
+        if number > 1:
+            display.advance("rows of tiles", done, number, lines=number > LARGE)

@@ -11,6 +11,7 @@ from fusseg.cli.options import (
     RunArgument,
     SetOption,
     cache_folder,
+    dated_run_dir,
     interruptible,
     new_run_dir,
     refuse_given,
@@ -46,6 +47,7 @@ def run(
     overrides = set_ or []
     if start is not None:
         refuse_given("that of a run already begun", {"--resume": resume})
+        out = out or (None if config else dated_run_dir(start.resolve().name))
         config, overrides = config or start / "config.toml", start_overrides(start, overrides)
     out = new_run_dir(config, out, resume=resume)
     mend = f"fusseg run --resume --out {shlex.quote(str(out))}"

@@ -10,7 +10,7 @@ from fusseg.errors import DataError, FussegError
 from fusseg.prediction.results import describe_making, is_done, write_results
 from fusseg.prediction.segmenter import Segmenter, segment_images
 from fusseg.prediction.sources import result_files
-from fusseg.prediction.tiling import Pixels
+from fusseg.prediction.tiling import Pixels, Track, untracked
 from fusseg.prediction.viewing import PredictOptions
 
 Place = tuple[Path, Path]
@@ -49,6 +49,7 @@ def predict_images(
     options: PredictOptions,
     *,
     again: bool = False,
+    track: Track = untracked,
 ) -> Iterator[Outcome]:
     """Segment image files; each becomes an index PNG, an overlay JPEG and a JSON.
 
@@ -58,6 +59,7 @@ def predict_images(
         out: Folder of the results.
         options: Scale, tiles and refinement.
         again: Segment also what is done already.
+        track: Wraps the rows of tiles of each image that is segmented alone.
 
     Yields:
         What became of each image, in their order but for those that are done already.
@@ -73,11 +75,16 @@ def predict_images(
         else:
             left.append((source, place))
     for start in range(0, len(left), options.batch):
-        yield from _predict_batch(segmenter, left[start : start + options.batch], out, options)
+        batch = left[start : start + options.batch]
+        yield from _predict_batch(segmenter, batch, out, options, track)
 
 
 def _predict_batch(
-    segmenter: Segmenter, sources: Sequence[Place], out: Path, options: PredictOptions
+    segmenter: Segmenter,
+    sources: Sequence[Place],
+    out: Path,
+    options: PredictOptions,
+    track: Track,
 ) -> Iterator[Outcome]:
     making = describe_making(segmenter, options)
     loaded: list[tuple[Place, Pixels]] = []
@@ -97,7 +104,10 @@ def _predict_batch(
         # Let go of every image once it is written: a large one is all that there is room for.
         (source, place), image = loaded.pop(0)
         try:
-            found = together.pop(0) if together else segment_images(segmenter, [image], options)[0]
+            if together:
+                found = together.pop(0)
+            else:
+                found = segment_images(segmenter, [image], options, track)[0]
         except FussegError as error:
             yield NotPredicted(source, str(error))
             continue

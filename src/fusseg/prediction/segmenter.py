@@ -18,7 +18,7 @@ from fusseg.export.opening import load_model
 from fusseg.features.backbones import Backbone
 from fusseg.prediction.refinement import refine_crf, refine_guided
 from fusseg.prediction.strips import Assigned, assign_strips
-from fusseg.prediction.tiling import Pixels, code_bands
+from fusseg.prediction.tiling import Bands, Pixels, Track, code_bands, untracked
 from fusseg.prediction.viewing import PredictOptions, Viewing, view_image
 from fusseg.regions import Color, Region, Regions, load_regions
 from fusseg.segmentation.segmenter import Segmenter as Model
@@ -180,9 +180,18 @@ def segment_image(
 
 
 def segment_images(
-    segmenter: Segmenter, images: Sequence[Pixels], options: PredictOptions
+    segmenter: Segmenter,
+    images: Sequence[Pixels],
+    options: PredictOptions,
+    track: Track = untracked,
 ) -> list[Segmentation]:
     """Segment images; those that the backbone sees whole and at one size share a forward pass.
+
+    Args:
+        segmenter: With its names.
+        images: RGB.
+        options: Scale, tiles and refinement.
+        track: Wraps the rows of tiles of each image.
 
     Raises:
         ConfigError: If the options do not suit an image or the backbone.
@@ -195,10 +204,19 @@ def segment_images(
     if len(images) > 1 and len(set(views)) == 1 and views[0].tiling.num_tiles == 1:
         seen = [_fit(image, views[0], segmenter) for image in images]
         codes = encode_seen(segmenter, seen)
-        pairs = zip(images, codes, strict=True)
-        return [_finish(segmenter, image, views[0], options, one) for image, one in pairs]
-    pairs_of_views = zip(images, views, strict=True)
-    return [_finish(segmenter, image, view, options) for image, view in pairs_of_views]
+        return [
+            _finish(segmenter, (image, small), views[0], options, iter([one]))
+            for image, small, one in zip(images, seen, codes, strict=True)
+        ]
+    found = []
+    for image, view in zip(images, views, strict=True):
+        small, stride = _fit(image, view, segmenter), segmenter.backbone.stride
+        bands = code_bands(
+            small, view.tiling, stride, lambda tiles: encode_seen(segmenter, tiles), options.batch
+        )
+        bands = track(bands, len(view.tiling.starts[0]))
+        found.append(_finish(segmenter, (image, small), view, options, bands))
+    return found
 
 
 @torch.inference_mode()
@@ -225,21 +243,15 @@ def encode_seen(
 @torch.inference_mode()
 def _finish(
     segmenter: Segmenter,
-    image: Pixels,
+    pictures: tuple[Pixels, Pixels],
     view: Viewing,
     options: PredictOptions,
-    codes: Float[Tensor, "height width code"] | None = None,
+    bands: Bands,
 ) -> Segmentation:
-    """Segment one image, with its codes where they are there already."""
-    model, regions, stride = segmenter.model, segmenter.regions, segmenter.backbone.stride
+    """Give every pixel of an image its region; the backbone saw it at another size."""
+    image, seen = pictures
+    model, regions = segmenter.model, segmenter.regions
     size, map_size = (image.shape[0], image.shape[1]), view.tiling.size
-    seen = _fit(image, view, segmenter)
-    if codes is not None:
-        bands = iter([codes])
-    else:
-        bands = code_bands(
-            seen, view.tiling, stride, lambda tiles: encode_seen(segmenter, tiles), options.batch
-        )
     if options.refine == "none":
         assigned = assign_strips(bands, map_size, size, model, regions)
     elif options.refine == "crf":

@@ -17,6 +17,17 @@ Encode = Callable[[Sequence[Pixels]], Float[Tensor, "images h w code"]]
 """Codes of a few images of one size."""
 
 
+Bands = Iterator[Float[Tensor, "rows columns code"]]
+"""Rows of a map, from top to bottom."""
+Track = Callable[[Bands, int], Bands]
+"""Wraps the bands of one image, and their number, for a progress bar around them."""
+
+
+def untracked(bands: Bands, _number: int) -> Bands:
+    """Go through the bands and tell nobody."""
+    return bands
+
+
 @dataclass(frozen=True)
 class Tiling:
     """How an image is cut, in positions of its feature map."""
