@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from fusseg.coloring import numbered_regions
 from fusseg.prediction import refinement, strips
 from fusseg.prediction.refinement import guided_coefficients, refine_guided
-from fusseg.coloring import numbered_regions
 from fusseg.prediction.strips import assign_strips, needed_rows, position_margins, windows
 from fusseg.regions import NamedCluster, join_clusters
 from fusseg.segmentation.head import initial_head
