@@ -104,7 +104,6 @@ def new_sites(shared, folder):
 def readme(shared, folder):
     """What somebody has who read the README with images at hand."""
     images(shared, folder)
-    shutil.copytree(ROOT / "examples", folder / "examples")
     write_sites(folder / "other_sites", ("hall",))
     rows = "".join(f"{stem:03d},hall,test\n" for stem in range(NUM_IMAGES))
     (folder / "other_sites" / "splits.csv").write_text("stem,site,split\n" + rows)
@@ -161,7 +160,7 @@ PAGES: dict[str, Page] = {
         own_entries,
         {"scenes": ("--images", "6")},
         leaves=(
-            "runs/matched/report.html",
+            "runs/matched/state.safetensors",
             "runs/network/state.safetensors",
             "runs/flat/state.safetensors",
             "regions/00005.png",
