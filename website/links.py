@@ -4,6 +4,7 @@ So the site is whole without a network and without the repository. The texts the
 links that lead somewhere on disk.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -133,7 +134,15 @@ def _text_of(origin: str) -> str:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
         return text
+    if path.suffix == ".ipynb":
+        return "\n".join(_cells(text))
     return f"# `{origin}`\n\n```{LANGUAGES.get(path.suffix, 'text')}\n{text}```\n"
+
+
+def _cells(notebook: str) -> Iterator[str]:
+    for cell in json.loads(notebook)["cells"]:
+        text = "".join(cell["source"]).rstrip("\n")
+        yield f"```python\n{text}\n```\n" if cell["cell_type"] == "code" else f"{text}\n"
 
 
 def _lines(folder: Path, paths: Iterable[Path]) -> Iterator[str]:
