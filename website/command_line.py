@@ -10,6 +10,30 @@ from fusseg.cli.app import app
 
 PLACE = "reference/command-line.md"
 MARK = "<!-- commands -->"
+MORE = {
+    "init": "tutorial.md",
+    "scenes": "tutorial.md",
+    "check": "data.md#fusseg-check",
+    "partition": "data.md#partitions",
+    "extract": "backbones.md#what-is-cached",
+    "suggest-k": "quality.md#how-many-regions",
+    "report": "report.md",
+    "quality": "quality.md#how-clear-how-stable",
+    "adapt": "new-sites.md",
+    "predict": "predict.md",
+    "name": "naming.md",
+    "annotate": "annotations.md",
+    "pack": "share.md",
+    "push": "share.md",
+    "export": "export.md",
+    "serve": "deployment.md",
+    "join": "deployment.md",
+    "ledger": "privacy.md",
+    "keys": "deployment.md",
+    "bench": "bench.md",
+    "cache": "backbones.md#what-is-cached",
+}
+"""The page that is about a command, where there is one."""
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
@@ -38,7 +62,8 @@ def _describe(context: click.Context, level: int) -> Iterator[str]:
     command = context.command
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
     yield f"{'#' * level} `{context.command_path}`\n"
-    yield f"{' '.join((command.help or '').split())}\n"
+    more = f" [More](../{MORE[command.name]})" if command.name in MORE else ""
+    yield f"{' '.join((command.help or '').split())}{more}\n"
     yield f"```text\n{usage}\n```\n"
     shown = [part for part in command.get_params(context) if _text_of(part, context)]
     shown = [part for part in shown if "--help" not in part.opts]

@@ -24,13 +24,7 @@ PAGES = {
 SHOWN = "files"
 UNSEARCHED = "---\nsearch:\n  exclude: true\n---\n\n"
 LISTED = {".md", ".toml", ".service", ".conf"}
-LANGUAGES = {
-    ".toml": "toml",
-    ".py": "python",
-    ".service": "ini",
-    ".conf": "nginx",
-    ".ipynb": "json",
-}
+LANGUAGES = {".toml": "toml", ".py": "python", ".service": "ini", ".conf": "nginx"}
 
 _FENCE = re.compile(r"(^```.*?^```[ ]*$)", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[((?:[^\[\]]|\[[^\]]*\])+)\]\(([^)\s#]+)(#[^)\s]*)?\)")

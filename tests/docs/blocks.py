@@ -94,6 +94,18 @@ def find_command(words):
     return command, name, rest
 
 
+def check_options(command, words):
+    """Refuse options that a command does not have.
+
+    Raises:
+        click.UsageError: If there is one.
+    """
+    known = {option for part in command.params for option in part.opts} | {"--help"}
+    given = {word.partition("=")[0] for word in words if word.startswith("--")}
+    if not given <= known:
+        raise click.UsageError(f"no option {sorted(given - known)[0]}")
+
+
 def parse(words):
     """Read a command as the command line would, and run nothing.
 
@@ -101,7 +113,10 @@ def parse(words):
         click.UsageError: If there is no such command, option or argument, or one is missing.
     """
     command, name, rest = find_command(words)
+    if isinstance(command, click.Group):  # its options act as soon as they are read
+        check_options(command, rest)
+        return
     try:
         command.make_context(name, rest)
-    except click.exceptions.Exit:  # --help and --version
+    except click.exceptions.Exit:  # --help
         return

@@ -1,20 +1,16 @@
 """What the pages show runs as it stands there."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 import tomllib
-from pathlib import Path
 
 import click
 import folders
-import jaxtyping
 import pytest
 from blocks import (
     PAGES,
     blocks_of,
+    check_options,
     commands_in_text,
     commands_of,
     find_command,
@@ -24,6 +20,7 @@ from blocks import (
     read_blocks,
     words_of,
 )
+from running import run_line
 
 from fusseg.bench.grid_file import load_grid
 from fusseg.config import Config
@@ -33,11 +30,6 @@ from fusseg.regions import read_named
 
 LANGUAGES = {"sh", "python", "toml", "text", "json", "xml", "math"}
 INDENTED = re.compile(r"^(?: {4,}|\t)(?:fusseg|pip|make|python|dask|hf|curl) .*$", re.MULTILINE)
-EXPANDED = re.compile(r"[|<>&;$*?~`(]")
-QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
-TRACED = {"export"}
-"""torch traces these commands, and stumbles over the checks of shapes that tests have."""
-COMMENT = re.compile(r"(?:^|\s)#.*$")
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=page_name)
 
@@ -78,25 +70,6 @@ def test_blocks_run_from_top_to_bottom(page, shared, run_command, tmp_path, monk
     assert [name for name in entry.leaves if not (folder / name).is_file()] == []
 
 
-def run_line(command, smaller, run_command, place):
-    """Run one line: in this process where it is fusseg alone, else by the shell."""
-    words = words_of(command)
-    plain = COMMENT.sub("", QUOTED.sub("", command))
-    if words is None or EXPANDED.search(plain):
-        program = Path(sys.executable).parent
-        environment = {**os.environ, "PATH": f"{program}:{os.environ['PATH']}"}
-        code = subprocess.run(
-            ["bash", "-euc", command], env=environment | {"OMP_NUM_THREADS": "1"}, check=False
-        ).returncode
-    else:
-        jaxtyping.config.update("jaxtyping_disable", words[0] in TRACED)
-        try:
-            code = run_command(*words, *smaller.get(words[0], ()))
-        finally:
-            jaxtyping.config.update("jaxtyping_disable", False)
-    assert code == 0, f"{place}: {command}"
-
-
 @each("sh")
 def test_commands_have_these_options_and_arguments(block):
     for command in commands_of(block):
@@ -116,9 +89,7 @@ def test_commands_in_sentences_exist_with_their_options(page):
             continue
         for name in words[0].split("|"):
             command, _, rest = find_command([name, *words[1:]])
-            known = {option for part in command.params for option in part.opts} | {"--help"}
-            options = {word.partition("=")[0] for word in rest if word.startswith("--")}
-            assert options <= known, f"{text} in {page.name}"
+            check_options(command, rest)
 
 
 @each("python")

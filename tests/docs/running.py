@@ -1,0 +1,37 @@
+"""Run one line of a shell block."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jaxtyping
+from blocks import words_of
+
+EXPANDED = re.compile(r"[|<>&;$*?~`(]")
+QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+TRACED = {"export"}
+"""torch traces these commands, and stumbles over the checks of shapes that tests have."""
+COMMENT = re.compile(r"(?:^|\s)#.*$")
+
+
+def run_line(command, smaller, run_command, place):
+    """Run one line: in this process where it is fusseg alone, else by the shell."""
+    words = words_of(command)
+    plain = COMMENT.sub("", QUOTED.sub("", command))
+    if words is None or EXPANDED.search(plain):
+        program = Path(sys.executable).parent
+        environment = {**os.environ, "PATH": f"{program}:{os.environ['PATH']}"}
+        code = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", command],
+            env=environment | {"OMP_NUM_THREADS": "1"},
+            check=False,
+        ).returncode
+    else:
+        jaxtyping.config.update("jaxtyping_disable", words[0] in TRACED)
+        try:
+            code = run_command(*words, *smaller.get(words[0], ()))
+        finally:
+            jaxtyping.config.update("jaxtyping_disable", False)
+    assert code == 0, f"{place}: {command}"
