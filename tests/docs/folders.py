@@ -42,6 +42,10 @@ TINY = (
 )
 
 
+QUICK = ("--set", "federation.rounds=1", "--set", "local.steps=4")
+"""For images of their own size."""
+
+
 def write_site(folder, site, num_images=NUM_IMAGES):
     """Draw small images of a generated site with their masks."""
     for index in range(num_images):
@@ -114,6 +118,13 @@ def own_entries(_shared, folder):
     shutil.copy(ROOT / "examples" / "extending" / "own_strategy.py", folder)
 
 
+def two_sites(_shared, folder):
+    """What two sites have that start together: images without a label."""
+    for name, look in (("hamburg", "yard"), ("porto", "tank")):
+        write_site(folder / "drawn", look)
+        shutil.copytree(folder / "drawn" / look / "images", folder / "my_sites" / name / "images")
+
+
 def nothing(_shared, _folder):
     """An empty folder."""
 
@@ -155,6 +166,7 @@ PAGES: dict[str, Page] = {
     "docs/configuration.md": Page(configuration),
     "docs/data.md": Page(configuration, leaves=("clients.csv", "clients.svg")),
     "docs/deployment.md": Page(leaves=("authority/ca.key", "keys/server.key", "keys/hamburg.key")),
+    "docs/faq.md": Page(),
     "docs/export.md": Page(finished_run, leaves=("model.onnx",)),
     "docs/extending.md": Page(
         own_entries,
@@ -171,6 +183,7 @@ PAGES: dict[str, Page] = {
     "docs/index.md": Page(
         smaller={"scenes": ("--images", "4"), "run": TINY}, leaves=("regions/00003.png",)
     ),
+    "docs/install.md": Page(),
     "docs/method.md": Page(),
     "docs/naming.md": Page(labeled_sites, leaves=("runs/mine/regions.toml",)),
     "docs/new-sites.md": Page(
@@ -189,7 +202,28 @@ PAGES: dict[str, Page] = {
     "docs/report.md": Page(several_runs, leaves=("runs/a/report.html", "pages/ab.html")),
     "docs/results.md": Page(),
     "docs/scale.md": Page(),
+    "docs/several-sites.md": Page(
+        two_sites,
+        {"run": QUICK},
+        leaves=("runs/simulated/report.html", "keys/server.crt", "porto-keys/porto.key"),
+    ),
     "docs/share.md": Page(finished_run, leaves=("model.safetensors", "folder/README.md")),
     "docs/speed.md": Page(),
+    "docs/tracking.md": Page(
+        configuration, leaves=("runs/mine/report.html", "runs/in-python/state.safetensors")
+    ),
+    "docs/tutorial.md": Page(
+        smaller={"scenes": ("--images", "6"), "suggest-k": ("--k", "2,3"), "run": QUICK},
+        leaves=(
+            "suggest-k.html",
+            "runs/mine/contact_sheet.png",
+            "runs/mine/quality.html",
+            "regions/00005.overlay.jpg",
+            "tasks.config.xml",
+            "cvat.xml",
+            "coco.json",
+            "pipes.safetensors",
+        ),
+    ),
 }
 """Every page; one without blocks needs no folder, but stands here all the same."""
