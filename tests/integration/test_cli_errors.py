@@ -57,9 +57,10 @@ def test_a_wrong_setting_is_named_with_its_mend(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_missing_configuration_is_named(cli, tmp_path):
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_a_missing_configuration_is_named(cli, tmp_path, command):
     fails(
-        cli("run", tmp_path / "no.toml"),
+        cli(command, tmp_path / "no.toml"),
         f"cannot read the configuration {tmp_path / 'no.toml'}: No such file or directory",
     )
 

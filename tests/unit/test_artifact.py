@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from fusseg.errors import ConfigError, DataError
 from fusseg.export.artifact import Artifact, BackboneNeed, load_artifact, save_artifact
-from fusseg.export.opening import load_model
+from fusseg.export.opening import describe_need, load_model
 from fusseg.export.packing import need_of
 from fusseg.features.backbones import load_backbone
 from fusseg.regions import NamedCluster
@@ -196,3 +196,10 @@ def test_a_file_that_cannot_be_written_is_named(artifact, tmp_path):
     message = f"cannot write {path}: No such file or directory"
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
         save_artifact(path, artifact)
+
+
+def test_a_backbone_that_a_program_has_added_is_not_looked_for_on_the_hub():
+    own = replace(load_backbone("filterbank"), name="my-network")
+    assert "'my-network', which a program has added" in describe_need(need_of(own))
+    hub = replace(own, name="facebook/dino-vits8")
+    assert describe_need(need_of(hub)) == "facebook/dino-vits8 of the Hugging Face hub"

@@ -137,8 +137,8 @@ def _seconds_per_image(backbone: Backbone, items: Sequence[Item], data: DataConf
 
 
 def _config(root: Path, backbone: str | None, image_size: str | None) -> Config:
-    given = {"data": {"root": str(root)}}
-    config = load_config(root) if root.is_file() else parse_config(given)
+    is_file = root.is_file() or (root.suffix == ".toml" and not root.exists())
+    config = load_config(root) if is_file else parse_config({"data": {"root": str(root)}})
     if backbone is not None:
         config = replace(config, backbone=replace(config.backbone, name=backbone))
     if image_size is not None:

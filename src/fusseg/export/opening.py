@@ -63,6 +63,8 @@ def describe_need(need: BackboneNeed) -> str:
     """Say in words which backbone is needed and how to give it."""
     if need.kind == "filterbank":
         return "the filter bank of this program, of the version that trained it"
+    if need.kind == "hub" and "/" not in need.name:
+        return f"the backbone {need.name!r}, which a program has added to its table"
     if need.kind == "hub":
         return f"{need.name} of the Hugging Face hub"
     if need.kind == "folder":
