@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fusseg.bookkeeping import enter_scores, is_scored, keep_round, rewind_record
 from fusseg.compute import choose_compute
 from fusseg.config import Config, FederationConfig
 from fusseg.errors import ConfigError
@@ -17,7 +18,7 @@ from fusseg.federation.client import Client, current_model
 from fusseg.federation.hello import agree, say_hello
 from fusseg.federation.participation import num_participants
 from fusseg.federation.rounds import Round, run_rounds
-from fusseg.federation.schedule import num_exchanges, num_rounds, num_training_rounds
+from fusseg.federation.schedule import num_exchanges, num_rounds
 from fusseg.federation.simulation import simulate
 from fusseg.federation.state import ClientUpdate
 from fusseg.federation.strategies import CENTRALIZED, keeps_own_models, resolve_federation
@@ -38,17 +39,12 @@ from fusseg.runs import (
     load_record,
     load_state,
     resume_run,
-    save_history,
     save_record,
-    save_state,
 )
 from fusseg.segmentation.segmenter import Segmenter, build_segmenter
 from fusseg.segmentation.shifts import balance_quantiles
 from fusseg.segmentation.training import Model, TrainingPlan
 from fusseg.warm_start import carry_names, check_start, start_state
-
-_MOST_IN_HISTORY = 1000
-"""Clients of a round, first by name, whose centroids are kept for figures: no figure shows more."""
 
 
 @dataclass(frozen=True)
@@ -140,58 +136,6 @@ def run_experiment(
         yield RoundDone(entry)
         started = time.perf_counter()
     yield Finished(config, prepared, saved, record)
-
-
-def keep_round(run_dir: Path, record: Record, finished: Round, saved: SavedState) -> None:
-    """Write a finished round to the run directory.
-
-    First the record, then the state: a crash between them repeats the round, and its entry is
-    written anew.
-
-    Raises:
-        DataError: If a file cannot be written.
-    """
-    save_record(run_dir, record)
-    sent = {
-        update.client_id: update.centroids
-        for update in finished.updates[:_MOST_IN_HISTORY]
-        if update.centroids is not None
-    }
-    save_history(run_dir, finished.state.round_number, finished.state.model.centroids, sent)
-    save_state(run_dir, saved)
-
-
-def rewind_record(record: Record, rounds_done: int, federation: FederationConfig) -> None:
-    """Drop from a record what came after the round a run goes on from.
-
-    Args:
-        record: Changed in place.
-        rounds_done: Rounds of the saved state.
-        federation: With baselines resolved.
-    """
-    record["rounds"] = record["rounds"][:rounds_done]
-    if rounds_done < num_training_rounds(federation):
-        record["trained"] = None
-    if rounds_done < num_rounds(federation):
-        record["final"] = None
-
-
-def is_scored(round_number: int, config: Config) -> bool:
-    """Whether a round is scored: every n-th, the last of training and the last of all."""
-    federation = resolve_federation(config.federation)
-    ends = (num_training_rounds(federation), num_rounds(federation))
-    every = config.evaluation.every
-    return round_number in ends or (every > 0 and round_number % every == 0)
-
-
-def enter_scores(
-    record: Record, round_number: int, scores: Record, federation: FederationConfig
-) -> None:
-    """Note the scores after the last round, and after the last one of training."""
-    if round_number == num_rounds(federation):
-        record["final"] = scores
-    elif round_number == num_training_rounds(federation):
-        record["trained"] = scores
 
 
 def _fingerprint(config: Config) -> str:

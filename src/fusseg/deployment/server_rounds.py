@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from fusseg.atomic import write_atomically
+from fusseg.bookkeeping import enter_scores, is_scored, keep_round, rewind_record
 from fusseg.config import Config
 from fusseg.data.items import Classes
 from fusseg.deployment.admission import admitted_nodes
@@ -27,15 +28,7 @@ from fusseg.deployment.post import NODES, Post, Reply, ask, online_sites
 from fusseg.deployment.server_data import PreparedServer, prepare_server
 from fusseg.errors import DataError, FederationError
 from fusseg.evaluation.held_out import score_sites
-from fusseg.experiment import (
-    check_fingerprint,
-    enter_scores,
-    final_models,
-    is_scored,
-    keep_round,
-    rewind_record,
-    score_models,
-)
+from fusseg.experiment import check_fingerprint, final_models, score_models
 from fusseg.features.extraction import wait_for
 from fusseg.federation.checks import check_tensors
 from fusseg.federation.hello import agree
