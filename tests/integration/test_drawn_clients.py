@@ -50,7 +50,7 @@ def test_progress_of_a_run_that_goes_on_counts_what_is_done(config, tmp_path):
 
 
 def test_history_keeps_the_centroids_of_so_many_clients_and_no_more(config, tmp_path, monkeypatch):
-    monkeypatch.setattr("fusseg.experiment._MOST_IN_HISTORY", 1)
+    monkeypatch.setattr("fusseg.bookkeeping._MOST_IN_HISTORY", 1)
     for _ in run_experiment(config, tmp_path / "run", tmp_path / "cache"):
         pass
     drawn = draw_participants(SITES, 1, config.federation, config.seed)
