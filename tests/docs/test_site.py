@@ -1,5 +1,7 @@
 """The documentation as a site: whole, without a network, and true to the program."""
 
+import ast
+import json
 import os
 import re
 import subprocess
@@ -73,6 +75,22 @@ def test_every_public_name_is_in_the_reference(site):
     for name in set(fusseg.__all__) - {"__version__"}:
         assert f"fusseg.{name}" in ids, name
     assert "fusseg.__version__" in text
+
+
+def test_every_name_that_a_page_imports_is_in_the_reference(site):
+    ids = {name for page in (site / "reference").glob("*.html") for name in read(page).ids}
+    cells = json.loads((ROOT / "examples" / "tutorial.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    code += [block.text for block in blocks_of("python")]
+    names = {name for text in code for name in imported(text)}
+    assert len(names) > 15
+    assert sorted(names - ids) == []
+
+
+def imported(text):
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("fusseg"):
+            yield from (f"{node.module}.{name.name}" for name in node.names)
 
 
 def test_every_command_and_option_is_in_the_reference(site):

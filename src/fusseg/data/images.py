@@ -12,6 +12,7 @@ from fusseg.data.scenes import SCENE_SHAPE, Scene, draw_scene
 from fusseg.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+"""Files that are listed as images; what they are, their content tells."""
 
 _FILTERS: dict[Interpolation, Image.Resampling] = {
     "nearest": Image.Resampling.NEAREST,
