@@ -196,6 +196,15 @@ def test_an_unwritable_cache_is_named_with_its_mend(cli, make_sites, make_config
     assert "choose another with --cache or FUSSEG_CACHE" in err
 
 
+@pytest.mark.parametrize("command", ["predict", "bench", "join"])
+def test_help_says_plainly_what_is_required_and_what_the_defaults_are(cli, command):
+    code, out, _ = cli(command, "--help")
+    assert code == 0
+    assert "[required]" in out
+    assert "[default: " in out or command == "join"
+    assert "\\" not in out
+
+
 def test_check_exits_with_1_where_a_run_would_fail(cli, make_sites, tmp_path):
     root = make_sites()
     code, out, _ = cli("check", root, "--image-size", "64x96")
@@ -208,7 +217,8 @@ def test_check_exits_with_1_where_a_run_would_fail(cli, make_sites, tmp_path):
     assert code == 1
     assert "a run would fail" in out
     assert "north" in out
-    code, out, _ = cli("check", root / "north")
+    (tmp_path / "empty").mkdir()
+    code, out, _ = cli("check", tmp_path / "empty")
     assert code == 1
     assert out.count("no site found") == 1
     assert out.endswith("1 error, 0 warnings, 0 notes: a run would fail\n")

@@ -1,6 +1,7 @@
 """From an empty folder to a scored run without writing a line: scenes, init, check, run."""
 
 import json
+import re
 import tomllib
 
 import pytest
@@ -50,6 +51,8 @@ def test_unlabeled_images_of_one_folder_are_enough(cli, make_sites, tmp_path):
     config = load_config(tmp_path / "mine.toml")
     assert (config.data.layout, config.model.num_clusters) == ("images", 3)
     assert not config.evaluation.at_sites
+    # nothing to score: looking at every image after every round would only take time
+    assert config.evaluation.every == 0
     assert cli("run", "mine.toml", "--out", "run", *FAST)[0] == 0
 
 
@@ -65,6 +68,21 @@ def test_names_that_need_quotes_are_written_so(cli, make_sites, tmp_path):
     make_sites(labeled=False, sites=('the "north"', "süd"), name='a "b" \\ c')
     assert cli("init", 'a "b" \\ c', "--out", "mine.toml")[0] == 0
     assert load_config(tmp_path / "mine.toml").data.root == 'a "b" \\ c'
+
+
+def test_check_of_a_folder_sees_what_init_writes(cli, tmp_path):
+    cli("scenes", "pipes", "--out", "pipes", "--images", "3", "--held-out", "hall")
+    cli("init", "pipes")
+    code, of_folder, _ = cli("check", "pipes")
+    assert code == 0
+    assert "9 images train, 3 held out" in of_folder
+    assert "at 240x320" in of_folder
+    pattern = re.compile(r"and \d+ s|\(\d+ MB free\)")
+    of_config = cli("check", "pipes.toml")[1]
+    assert pattern.sub("", of_folder) == pattern.sub("", of_config)
+    code, of_images, _ = cli("check", "pipes/yard/images")
+    assert code == 0
+    assert "3 images train, 0 held out" in of_images
 
 
 def test_a_file_that_is_there_is_left_alone(cli, make_sites, tmp_path):

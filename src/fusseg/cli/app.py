@@ -1,9 +1,11 @@
 """The commands; heavy imports wait until a command needs them, so that `--help` is quick."""
 
+import os
 import sys
 from typing import Annotated
 
 import typer
+import typer.core
 
 from fusseg.cli.annotate_command import annotate_app
 from fusseg.cli.bench_command import bench_app
@@ -17,6 +19,8 @@ from fusseg.cli.sharing import share_app
 from fusseg.errors import FussegError
 from fusseg.version import VERSION
 
+# Help is printed without rich, for speed; typer escapes brackets for it wherever it is installed.
+typer.core.HAS_RICH = False
 app = typer.Typer(
     name="fusseg",
     help="Federated unsupervised semantic segmentation: sites with private, unlabeled images "
@@ -45,6 +49,9 @@ INPUT_ERROR = 2
 
 def main() -> None:
     """Run the command line; errors from input exit with 2 and without a traceback."""
+    # Read when torch is imported. Threads that spin while they wait for one another starve the ones
+    # they wait for where other programs run: training took 15 times as long beside two of them.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app(standalone_mode=True)
     except FussegError as error:

@@ -10,15 +10,17 @@ from pathlib import Path
 import torch
 
 from fusseg.cli.progress import Display
+from fusseg.cli.starting import choose_config
 from fusseg.compute import choose_compute
 from fusseg.config import Config, DataConfig
-from fusseg.config_file import load_config, parse_config
+from fusseg.config_file import load_config
 from fusseg.data.check import check_sites
 from fusseg.data.crops import cut_up
 from fusseg.data.datasets import open_dataset, select_held_out, select_training
 from fusseg.data.findings import Finding
 from fusseg.data.images import fit_image, load_image
 from fusseg.data.items import Item
+from fusseg.data.survey import find_layout
 from fusseg.errors import ConfigError, FussegError
 from fusseg.features.backbones import Backbone, check_image_size, load_backbone
 from fusseg.features.codecs import check_cache, row_type
@@ -138,13 +140,23 @@ def _seconds_per_image(backbone: Backbone, items: Sequence[Item], data: DataConf
 
 def _config(root: Path, backbone: str | None, image_size: str | None) -> Config:
     is_file = root.is_file() or (root.suffix == ".toml" and not root.exists())
-    config = load_config(root) if is_file else parse_config({"data": {"root": str(root)}})
+    config = load_config(root) if is_file else _config_of_folder(root, backbone)
     if backbone is not None:
         config = replace(config, backbone=replace(config.backbone, name=backbone))
     if image_size is not None:
         size = _parse_size(image_size)
         config = replace(config, data=replace(config.data, image_size=size))
     return config
+
+
+def _config_of_folder(root: Path, backbone: str | None) -> Config:
+    """Choose what `fusseg init` would; what is wrong with the folder is left to the findings."""
+    data = DataConfig(root=str(root))
+    try:
+        data = find_layout(root)
+        return choose_config(root, backbone or Config().backbone.name)
+    except FussegError:
+        return Config(data=data)
 
 
 def _parse_size(text: str) -> tuple[int, int]:

@@ -5,18 +5,17 @@ import shlex
 import tomllib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tomli_w
 
 from fusseg.atomic import write_atomically
 from fusseg.compute import choose_compute
-from fusseg.config import Config, DataConfig
+from fusseg.config import BackboneConfig, Config, EvaluationConfig, LocalConfig, ModelConfig
 from fusseg.config_file import parse_config
 from fusseg.data.datasets import open_dataset, select_held_out, select_training
 from fusseg.data.findings import counted
-from fusseg.data.items import Dataset
 from fusseg.data.scene_folder import write_scenes
 from fusseg.data.survey import choose_size, choose_splits, find_layout, sites_of_split
 from fusseg.errors import ConfigError
@@ -28,7 +27,7 @@ FEWEST_STEPS, MOST_STEPS = 20, 200
 """Steps per round; between them one pass over the largest site."""
 
 _TEMPLATE = """\
-# Written by fusseg init for {found}.
+# Written by fusseg init.
 # A run writes every other key, with its default, to its config.toml.
 seed = 0
 
@@ -45,13 +44,9 @@ seed = 0
 {local}
 
 [federation]
-strategy = "fedcc-kmeans"
-rounds = 10
-"""
-_AT_SITES = """
-[evaluation]
-at_sites = true                  # score on the masks of the training images; training reads none
-"""
+strategy = {strategy}
+rounds = {rounds}
+{evaluation}"""
 _REMARK_COLUMN = 32
 
 
@@ -75,12 +70,13 @@ def run_init(options: StartOptions) -> None:
     """
     if options.out.exists():
         raise ConfigError(f"{options.out} is there already; give another --out, or remove it")
-    data = find_layout(options.root)
-    dataset = open_dataset(data)
-    text = describe_start(options, data, dataset)
-    config = parse_config(tomllib.loads(text))
+    config = choose_config(options.root, options.backbone, options.num_clusters)
+    dataset = open_dataset(config.data)
     num_training = len(select_training(dataset, config.data))
     num_held_out = len(select_held_out(dataset, config.data))
+    guessed = options.num_clusters is None and dataset.classes is None
+    text = describe_config(config, dataset.sites, guessed=guessed)
+    assert parse_config(tomllib.loads(text)) == config
     try:
         write_atomically(options.out, text.encode())
     except OSError as error:
@@ -104,63 +100,94 @@ def run_scenes(kind: str, out: Path, images: int, seed: int, held_out: str | Non
     print(f"wrote {images} images a site, with masks; next: fusseg init {shlex.quote(str(out))}")
 
 
-def describe_start(options: StartOptions, data: DataConfig, dataset: Dataset) -> str:
-    """Write the configuration as TOML, with what each setting is for.
+def choose_config(root: Path, backbone_name: str, num_clusters: int | None = None) -> Config:
+    """Choose settings for a folder of images by what lies in it.
+
+    Args:
+        root: Folder of sites, of images, or of a known data set.
+        backbone_name: As in `backbone.name`.
+        num_clusters: Regions; None: as many as classes are named, else a guess.
 
     Raises:
-        DataError: If none of the images can be read.
+        ConfigError: If the folder or the backbone is not there, or the number cannot be.
+        DataError: If there is no image, or none can be read.
     """
-    backbone = load_backbone(options.backbone, choose_compute(Config().compute))
-    height, width = backbone.image_size or choose_size(dataset.items, backbone.stride)
-    labeled = any(item.mask is not None for item in dataset.items)
-    splits = choose_splits(dataset)
-    known = 0 if dataset.classes is None else len(dataset.classes.names)
-    guessed = options.num_clusters is None and not known
-    batch = Config().local.batch_size
-    largest = max(Counter(item.client for item in dataset.items).values())
-    remark = "how many regions to tell apart" + ("; fusseg suggest-k guesses" if guessed else "")
-    text = _TEMPLATE.format(
-        found=f"{counted(len(dataset.items), 'image')} of {counted(len(dataset.sites), 'site')}",
-        data="\n".join(
-            (
-                f"layout = {_value(data.layout)}",
-                f"root = {_value(data.root)}",
-                _row(
-                    f"image_size = [{height}, {width}]",
-                    f"height, width for the backbone; multiples of {backbone.stride}",
-                ),
-                *_held_out(dataset, splits),
-            )
-        ),
-        backbone=_row(f"name = {_value(options.backbone)}", _backbone_remark(options.backbone)),
-        model=_row(f"num_clusters = {options.num_clusters or known or NUM_CLUSTERS}", remark),
-        local=_row(
-            f"steps = {min(max(math.ceil(largest / batch), FEWEST_STEPS), MOST_STEPS)}",
-            f"training steps of each site per round, of {batch} images",
-        ),
+    data = find_layout(root)
+    dataset = open_dataset(data)
+    backbone = load_backbone(backbone_name, choose_compute(Config().compute))
+    data = replace(
+        data, image_size=backbone.image_size or choose_size(dataset.items, backbone.stride)
     )
-    return text + _AT_SITES if labeled and splits is None else text
+    splits = choose_splits(dataset)
+    if splits is not None:
+        held_out = sites_of_split(dataset, splits[1])
+        data = replace(
+            data, train_split=splits[0], held_out_split=splits[1], held_out_sites=held_out
+        )
+    labeled = any(item.mask is not None for item in dataset.items)
+    known = NUM_CLUSTERS if dataset.classes is None else len(dataset.classes.names)
+    largest = max(Counter(item.client for item in dataset.items).values())
+    steps = math.ceil(largest / Config().local.batch_size)
+    return Config(
+        data=data,
+        backbone=BackboneConfig(name=backbone_name),
+        model=ModelConfig(num_clusters=known if num_clusters is None else num_clusters),
+        local=LocalConfig(steps=min(max(steps, FEWEST_STEPS), MOST_STEPS)),
+        evaluation=EvaluationConfig(at_sites=labeled and splits is None, every=1 if labeled else 0),
+    )
+
+
+def describe_config(config: Config, sites: Sequence[str], *, guessed: bool) -> str:
+    """Write such a configuration as TOML, with what each setting is for.
+
+    Args:
+        config: What `choose_config` chose.
+        sites: All that there are.
+        guessed: Whether the number of regions is a guess.
+    """
+    data, (height, width) = config.data, config.data.image_size
+    settings = [
+        f"layout = {_value(data.layout)}",
+        f"root = {_value(data.root)}",
+        _row(f"image_size = [{height}, {width}]", "height, width that the backbone sees"),
+    ]
+    if data.held_out_sites:
+        settings += [
+            f"train_split = {_value(data.train_split)}",
+            f"held_out_sites = {_values(data.held_out_sites)}",
+            f"held_out_split = {_value(data.held_out_split)}",
+        ]
+    elif len(sites) > 1:
+        last = f"# held_out_sites = {_values(sites[-1:])}"
+        settings.append(_row(last, "sites that do not train, to score or look at"))
+    clusters = "how many regions to tell apart" + ("; fusseg suggest-k guesses" if guessed else "")
+    steps = f"training steps of each site per round, of {config.local.batch_size} images"
+    return _TEMPLATE.format(
+        data="\n".join(settings),
+        backbone=_row(f"name = {_value(config.backbone.name)}", _remark(config.backbone.name)),
+        model=_row(f"num_clusters = {config.model.num_clusters}", clusters),
+        local=_row(f"steps = {config.local.steps}", steps),
+        rounds=config.federation.rounds,
+        strategy=_value(config.federation.strategy),
+        evaluation=_describe_evaluation(config.evaluation),
+    )
+
+
+def _describe_evaluation(evaluation: EvaluationConfig) -> str:
+    if evaluation.every == 0:
+        row = _row("every = 0", "label-free figures after the last round only; 1: after each")
+    elif evaluation.at_sites:
+        row = _row("at_sites = true", "score on masks of training images; training reads none")
+    else:
+        return ""
+    return f"\n[evaluation]\n{row}\n"
 
 
 def _row(setting: str, remark: str) -> str:
     return f"{setting:<{_REMARK_COLUMN}} # {remark}"
 
 
-def _held_out(dataset: Dataset, splits: tuple[str, str] | None) -> tuple[str, ...]:
-    if splits is not None:
-        training, held_out = splits
-        return (
-            f"train_split = {_value(training)}",
-            f"held_out_sites = {_values(sites_of_split(dataset, held_out))}",
-            f"held_out_split = {_value(held_out)}",
-        )
-    if len(dataset.sites) > 1:
-        last = f"# held_out_sites = {_values(dataset.sites[-1:])}"
-        return (_row(last, "sites that do not train, to score or look at"),)
-    return ()
-
-
-def _backbone_remark(name: str) -> str:
+def _remark(name: str) -> str:
     if name == "filterbank":
         return "color and texture, needs no weights; facebook/dino-vits8 sees far more"
     return "frozen; its features are kept in the cache"

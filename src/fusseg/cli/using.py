@@ -1,7 +1,7 @@
 """Commands that use a trained run."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +10,10 @@ from fusseg.cli.progress import Display
 from fusseg.cli.running import describe_final, follow
 from fusseg.config import DataConfig
 from fusseg.errors import ConfigError, DataError
+from fusseg.evaluation.named import score_named
 from fusseg.probing import probe_run
+from fusseg.record import GLOBAL
+from fusseg.regions import Regions, load_regions
 from fusseg.runs import Record
 from fusseg.trained_run import TrainedRun, evaluate_run, load_run
 
@@ -29,15 +32,13 @@ def run_evaluate(
     """
     run = load_run(run_dir)
     data = held_out_data(run.config.data, chosen)
+    segmenter = run.segmenters.get(GLOBAL)
+    regions = None if segmenter is None else load_regions(run_dir, segmenter.num_clusters)
     with Display() as display:
         scores = follow(evaluate_run(run, data, cache), display)
-        for skipped in scores["skipped_images"]:
-            display.line(f"skipped {skipped['site']}/{skipped['image']}: {skipped['reason']}")
-        for line in (*_caveats(run, scores), *describe_final(scores)):
+        scores["named"] = None if regions is None else _score_named(scores, regions)
+        for line in _describe(run, scores):
             display.line(line)
-        for name, iou in (scores["per_class_iou"] or {}).items():
-            display.line(f"  {name}: " + ("not in the labels" if iou is None else f"IoU {iou:.4f}"))
-        display.line(_describe_protocol(scores["protocol"]))
         if probe:
             scores["probe"] = follow(probe_run(run, data, cache), display)
             for name in ("features", "codes"):
@@ -47,6 +48,31 @@ def run_evaluate(
             write_atomically(json_file, json.dumps(scores, indent=1).encode())
         except OSError as error:
             raise DataError(f"cannot write {json_file}: {error.strerror}") from error
+
+
+def _describe(run: TrainedRun, scores: Record) -> Iterator[str]:
+    for skipped in scores["skipped_images"]:
+        yield f"skipped {skipped['site']}/{skipped['image']}: {skipped['reason']}"
+    yield from _caveats(run, scores)
+    yield from describe_final(scores)
+    for name, iou in (scores["per_class_iou"] or {}).items():
+        yield f"  {name}: " + ("not in the labels" if iou is None else f"IoU {iou:.4f}")
+    if scores["named"] is not None:
+        yield _describe_named(scores["named"])
+    yield _describe_protocol(scores["protocol"])
+
+
+def _score_named(scores: Record, regions: Regions) -> Record | None:
+    if scores["confusion"] is None:
+        return None
+    return score_named(scores["confusion"], regions.names, list(scores["per_class_iou"]))
+
+
+def _describe_named(named: Record) -> str:
+    return (
+        f"by the names in regions.toml: mIoU {named['mean_iou']:.4f}, accuracy "
+        f"{named['pixel_accuracy']:.4f}"
+    )
 
 
 def _describe_protocol(protocol: Record) -> str:

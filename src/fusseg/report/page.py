@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from markupsafe import Markup
 
+from fusseg.evaluation.named import score_named
 from fusseg.report import centroid_map, figures, numbers
 from fusseg.report.centroid_map import CentroidMap
 from fusseg.report.confusion_table import confusion_rows
@@ -76,6 +77,7 @@ def render_report(record: Mapping[str, Any], config_toml: str, content: PageCont
         series=figures.client_series(record["rounds"]),
         figures={name: Markup(svg) for name, svg in _draw_figures(record, names).items()},
         confusion=_confusion(record, names),
+        named=_score_named(record, content.cluster_names),
         cards=_gallery_cards(content.gallery),
         num_shown=_num_held_out(record),
         legend=content.legend,
@@ -140,6 +142,16 @@ def _cluster_names(record: Mapping[str, Any], given: Sequence[str] | None) -> li
     return numbers.cluster_names(
         record["num_clusters"], given, final["matching"], numbers.class_names(final)
     )
+
+
+def _score_named(
+    record: Mapping[str, Any], given: Sequence[str] | None
+) -> Mapping[str, Any] | None:
+    final = record["final"]
+    # Where every client has its own model, the confusion is that of one of them.
+    if given is None or final is None or final["confusion"] is None or final["models"]:
+        return None
+    return score_named(final["confusion"], given, numbers.class_names(final))
 
 
 def _confusion(record: Mapping[str, Any], names: Sequence[str]) -> Sequence[Any]:
