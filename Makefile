@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo deploy-demo docs test test-deploy test-browser test-docs test-formats format check tests coverage clean
+.PHONY: install demo deploy-demo docs test test-deploy test-browser test-docs test-formats test-package format check tests coverage clean
 
 install: $(STAMP)
 
@@ -43,6 +43,16 @@ test-formats: $(STAMP) .venv-formats/.installed
 	.venv-formats/bin/python -m pip install --quiet --disable-pip-version-check -r tests/formats/requirements.txt
 	touch $@
 
+# Wheel and sdist: what is in them, and all that users do, in empty environments with the newest and with the lowest
+# versions of what the package asks for.
+test-package: $(STAMP) .venv-package/.installed
+	FUSSEG_PACKAGE_PYTHON=$(CURDIR)/.venv-package/bin/python $(BIN)/python -m pytest -m package tests/package
+
+.venv-package/.installed: tests/package/requirements.txt
+	$(PYTHON) -m venv .venv-package
+	.venv-package/bin/python -m pip install --quiet --disable-pip-version-check -r tests/package/requirements.txt
+	touch $@
+
 # The documentation as a site, site/index.html; a warning is an error. Its search needs a server:
 # python -m http.server -d site. The variable silences a notice that the theme prints.
 docs: $(STAMP)
@@ -73,4 +83,4 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) .venv-formats runs dist site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .venv-formats .venv-package runs dist site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
