@@ -1,12 +1,13 @@
 """Wheel and sdist hold the package, all of it, and nothing else."""
 
 import hashlib
+import re
 import tarfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
 import pytest
-from installation import PROJECT, ROOT, run
+from installation import PROJECT, ROOT, lowest, requirements, run
 
 from fusseg.version import VERSION
 
@@ -100,6 +101,12 @@ def test_the_metadata_are_those_of_the_project(packages):
     assert set(about.get_all("Provides-Extra")) == set(PROJECT["optional-dependencies"])
     assert "Typing :: Typed" in about.get_all("Classifier")
     assert about.get_payload().startswith("# fusseg")
+
+
+def test_the_page_about_installing_names_the_lowest_versions():
+    page = (ROOT / "docs" / "install.md").read_text()
+    rows = dict(re.findall(r"^\| ([a-z0-9-]+) \| ([0-9.]+)[;| ]", page, re.MULTILINE))
+    assert rows == dict(line.split("==") for line in lowest(requirements()))
 
 
 def test_twine_accepts_both(packages, build_python, tmp_path):
