@@ -180,6 +180,14 @@ def test_only_the_split_that_trains_is_used(site, tmp_path):
     )
 
 
+def test_a_split_needs_a_table_of_splits(site):
+    split = replace(CONFIG, data=replace(CONFIG.data, train_split="train"))
+    assert refused(lambda: run(prepare_site(site, offered(split))), error=DataError) == (
+        f"{site.data} has no splits.csv, but data.train_split is 'train'; write one with the "
+        "columns stem, site and split, or have the server set data.train_split to ''"
+    )
+
+
 def test_one_image_is_too_few(write_site, tmp_path):
     small = SiteSettings("small", str(write_site("small", num_images=1)), str(tmp_path / "cache"))
     assert refused(lambda: run(prepare_site(small, offered())), error=DataError) == (

@@ -49,9 +49,9 @@ INPUT_ERROR = 2
 
 def main() -> None:
     """Run the command line; errors from input exit with 2 and without a traceback."""
-    # Read when torch is imported. Threads that spin while they wait for one another starve the ones
-    # they wait for where other programs run: training took 15 times as long beside two of them.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Read when torch is imported: how often a thread looks before it sleeps while it waits for
+    # others. The default of 300,000 starves, beside other programs, those that it waits for.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         app(standalone_mode=True)
     except FussegError as error:

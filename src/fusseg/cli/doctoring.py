@@ -55,10 +55,9 @@ def describe_installation(cache: Path) -> Iterator[str]:
 
 
 def _version(module: str) -> str:
-    try:
-        return f"{module} {metadata.version(module)}"
-    except metadata.PackageNotFoundError:
-        return module
+    # mlflow is a module of the package mlflow-skinny, too
+    found = metadata.packages_distributions().get(module, ())
+    return f"{module} {metadata.version(found[0])}" if found else module
 
 
 def _devices(known: dict[str, object]) -> Iterator[str]:

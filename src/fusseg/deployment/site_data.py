@@ -89,11 +89,16 @@ def select_site(dataset: Dataset, site: SiteSettings, config: Config) -> tuple[I
     """Pick what trains at a site.
 
     Raises:
-        DataError: If there are fewer than two images.
+        DataError: If there are fewer than two images, or no split where one is asked for.
     """
-    items = select(dataset, [site.name], config.data.train_split)
+    split = config.data.train_split
+    items = select(dataset, [site.name], split)
+    if split and not any(item.split for item in dataset.items):
+        raise DataError(
+            f"{site.data} has no splits.csv, but data.train_split is {split!r}; write one with the "
+            "columns stem, site and split, or have the server set data.train_split to ''"
+        )
     if len(items) < MIN_IMAGES:
-        split = config.data.train_split
         raise DataError(
             f"{site.data} has {len(items)} training images"
             + (f" in split {split!r} of its splits.csv" if split else "")
