@@ -1,18 +1,17 @@
 """The command `fusseg bench`; heavy imports wait as in `app`."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fusseg.cli.options import (
-    INTERRUPTED,
     CacheOption,
     DaskOption,
     SetOption,
     cache_folder,
     refuse_given,
+    stopped_with,
     this_command,
 )
 
@@ -95,11 +94,8 @@ def bench(  # noqa: PLR0913 - one per option
         columns=tuple(column or ()),
         figures=figures,
     )
-    try:
+    with stopped_with(f"stopped; go on with: {options.command}"):
         done = run_bench(options)
-    except KeyboardInterrupt:
-        print(f"\nstopped; go on with: {options.command}", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
     if not done:
         raise typer.Exit(1)
 
@@ -116,10 +112,7 @@ def _bench_speed(
         quick=quick,
         backbone=backbone,
     )
-    try:
+    with stopped_with(f"stopped; what was measured is in {options.json}"):
         done = run_speed(options)
-    except KeyboardInterrupt:
-        print(f"\nstopped; what was measured is in {options.json}", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
     if not done:
         raise typer.Exit(1)

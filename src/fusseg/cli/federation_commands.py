@@ -1,18 +1,20 @@
 """The commands of a federation on several machines; heavy imports wait as in `app`."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from fusseg.cli.options import (
-    INTERRUPTED,
     CacheOption,
+    NewOrResumedArgument,
+    ResumeOption,
+    RunDirOption,
     SetOption,
     cache_folder,
     interruptible,
     new_run_dir,
+    stopped_with,
 )
 
 federation_app = typer.Typer(rich_markup_mode=None)
@@ -24,14 +26,10 @@ def serve(  # noqa: PLR0913 - one per option
     keys: Annotated[
         Path, typer.Option("--keys", help="Folder of ca.crt, server.crt and server.key.")
     ],
-    config: Annotated[
-        Path | None, typer.Argument(help="TOML file; with --resume the run's own may be left out.")
-    ] = None,
+    config: NewOrResumedArgument = None,
     set_: SetOption = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Run directory; default: a new one under runs/.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    out: RunDirOption = None,
+    resume: ResumeOption = False,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8443,
     cache: CacheOption = None,
@@ -86,11 +84,8 @@ def join(  # noqa: PLR0913 - one per option
         pinned=None if config is None else str(config.absolute()),
     )
     options = JoinOptions(server, folder.absolute(), key, ca, once)
-    try:
+    with stopped_with("stopped; the same command goes on"):
         (run_dry if dry_run else run_join)(settings, options)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
 
 
 @federation_app.command()

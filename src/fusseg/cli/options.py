@@ -29,6 +29,16 @@ SetOption = Annotated[
 ]
 RunArgument = Annotated[Path, typer.Argument(help="Run directory.", show_default=False)]
 ConfigArgument = Annotated[Path, typer.Argument(help="TOML file.", show_default=False)]
+NewOrResumedArgument = Annotated[
+    Path | None, typer.Argument(help="TOML file; with --resume the run's own may be left out.")
+]
+RunDirOption = Annotated[
+    Path | None, typer.Option("--out", help="Run directory; default: a new one under runs/.")
+]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
+SiteOption = Annotated[
+    str | None, typer.Option("--site", help="Whose model, where each site has its own.")
+]
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -71,6 +81,16 @@ def refuse_given(whose: str, options: Mapping[str, object]) -> None:
     given = [name for name, value in options.items() if value]
     if given:
         raise typer.BadParameter(f"{given[0]} is {whose} and means nothing here; leave it out")
+
+
+@contextmanager
+def stopped_with(message: str) -> Iterator[None]:
+    """Say something at Ctrl-C, and exit as shells expect."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"\n{message}", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
 
 
 @contextmanager

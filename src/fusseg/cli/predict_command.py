@@ -1,15 +1,13 @@
 """The commands `fusseg predict` and `fusseg name`; heavy imports wait as in `app`."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-predict_app = typer.Typer(rich_markup_mode=None)
-RunArgument = Annotated[Path, typer.Argument(help="Run directory.", show_default=False)]
+from fusseg.cli.options import RunArgument, SiteOption, stopped_with
 
-INTERRUPTED = 130
+predict_app = typer.Typer(rich_markup_mode=None)
 
 
 @predict_app.command()
@@ -22,9 +20,7 @@ def predict(  # noqa: PLR0913 - one per option
         typer.Argument(help="Images, folders, or patterns in quotes.", show_default=False),
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder of the results.")],
-    site: Annotated[
-        str | None, typer.Option(help="Whose model, where each site has its own.")
-    ] = None,
+    site: SiteOption = None,
     scale: Annotated[
         float | None,
         typer.Option(help="Pixels that the backbone sees per pixel; default: as in training."),
@@ -46,11 +42,8 @@ def predict(  # noqa: PLR0913 - one per option
     from fusseg.cli.predicting import run_predict
 
     chosen = {"scale": scale, "tile": tile, "refine": refine, "batch": batch}
-    try:
+    with stopped_with("stopped; the same command goes on"):
         done = run_predict(run_dir, images, out, site, chosen, backbone=backbone, again=again)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
     if not done:
         raise typer.Exit(1)
 
@@ -64,9 +57,7 @@ def name(
     images: Annotated[
         Path | None, typer.Option("--images", help="Images of the crops; default: the run's.")
     ] = None,
-    site: Annotated[
-        str | None, typer.Option(help="Whose model, where each site has its own.")
-    ] = None,
+    site: SiteOption = None,
     again: Annotated[bool, typer.Option("--again", help="Replace the names there are.")] = False,
 ) -> None:
     """Show what the clusters look like, and write regions.toml to name them in."""

@@ -8,8 +8,12 @@ import typer
 
 from fusseg.cli.options import (
     CacheOption,
+    NewOrResumedArgument,
+    ResumeOption,
     RunArgument,
+    RunDirOption,
     SetOption,
+    SiteOption,
     cache_folder,
     dated_run_dir,
     interruptible,
@@ -23,14 +27,10 @@ run_app = typer.Typer(rich_markup_mode=None)
 
 @run_app.command()
 def run(
-    config: Annotated[
-        Path | None, typer.Argument(help="TOML file; with --resume the run's own may be left out.")
-    ] = None,
+    config: NewOrResumedArgument = None,
     set_: SetOption = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Run directory; default: a new one under runs/.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    out: RunDirOption = None,
+    resume: ResumeOption = False,
     start: Annotated[
         Path | None,
         typer.Option("--from", help="Start from this run's model: same regions, same names."),
@@ -110,9 +110,7 @@ def quality(
     out: Annotated[
         Path | None, typer.Option("--out", help="Page to write; default: quality.html in RUN_DIR.")
     ] = None,
-    site: Annotated[
-        str | None, typer.Option(help="Whose model, where each site has its own.")
-    ] = None,
+    site: SiteOption = None,
     cache: CacheOption = None,
 ) -> None:
     """Say how clear a run's regions are, and how stable over two seeds, without labels."""

@@ -5,11 +5,9 @@ from typing import Annotated
 
 import typer
 
+from fusseg.cli.options import RunArgument, SiteOption
+
 share_app = typer.Typer(rich_markup_mode=None)
-RunArgument = Annotated[Path, typer.Argument(help="Run directory.", show_default=False)]
-SiteOption = Annotated[
-    str | None, typer.Option("--site", help="Whose model, where each site has its own.")
-]
 WithSitesOption = Annotated[
     bool, typer.Option("--with-sites", help="Name the training sites, with their image counts.")
 ]
