@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
+from fusseg.report.figures import style_curve
 from fusseg.report.svg import COLORS, NUM_SERIES, draw_svg, tip
 
 _SIZE = (470.0, 270.0)
@@ -33,7 +33,8 @@ def overlaid_curves(name: str, label: str, curves: Mapping[str, Curve], *, zero:
         for place, key in enumerate(curves):
             if key in drawn:
                 _draw_curve(axes, place, key, label, drawn[key])
-        _style(axes, label, drawn)
+        rounds = [number for curve in drawn.values() for number, _ in curve]
+        style_curve(axes, rounds, label)
         if zero:
             axes.set_ylim(0, 1.1 * max(0.05, axes.dataLim.y1))
         else:
@@ -51,19 +52,6 @@ def _draw_curve(axes: Axes, place: int, key: str, label: str, curve: Curve) -> N
     for number, value in curve if len(curve) <= 40 else ():
         text = tip(f"{key}, round {number}, {label}: {value:.4f}")
         axes.plot(number, value, "o", color=color, markersize=4, gid=text)
-
-
-def _style(axes: Axes, label: str, curves: Mapping[str, Curve]) -> None:
-    numbers = [number for curve in curves.values() for number, _ in curve]
-    axes.set_xlabel("round")
-    axes.set_ylabel(label)
-    axes.set_xlim(min(numbers) - 0.4, max(numbers) + 0.4)
-    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
-    axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.grid(axis="y", linewidth=1)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0, pad=5)
-    axes.spines[["top", "left", "right"]].set_visible(False)
 
 
 def _name_ends(axes: Axes, curves: Mapping[str, Curve]) -> None:

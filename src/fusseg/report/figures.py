@@ -23,7 +23,7 @@ def mean_iou_curve(rounds: Sequence[Mapping[str, Any]]) -> str:
 
     def draw(figure: Figure) -> None:
         axes = figure.add_axes(_CURVE_AREA)
-        _style_curve(axes, [number for number, _ in points], "mIoU")
+        style_curve(axes, [number for number, _ in points], "mIoU")
         axes.plot(*zip(*points, strict=True), color=COLORS["chart-accent"], linewidth=2.4)
         _draw_points(axes, points, "mIoU", COLORS["chart-accent"])
         axes.set_ylim(0, 1.18 * max([0.05, *(value for _, value in points)]))
@@ -47,7 +47,7 @@ def loss_curves(rounds: Sequence[Mapping[str, Any]]) -> str:
 
     def draw(figure: Figure) -> None:
         axes = figure.add_axes(_CURVE_AREA)
-        _style_curve(axes, [number for number, _ in mean], "loss")
+        style_curve(axes, [number for number, _ in mean], "loss")
         for place, (client_id, role) in enumerate(clients.items()):
             line = [
                 (entry["round"], client["loss"])
@@ -104,7 +104,7 @@ def traffic_bars(rounds: Sequence[Mapping[str, Any]]) -> str:
         axes = figure.add_axes(_CURVE_AREA)
         largest = max(1, *(entry[name] for entry in rounds for name, _, _ in kinds))
         unit, divisor = formatting.byte_unit(largest)
-        _style_curve(axes, numbers, unit)
+        style_curve(axes, numbers, unit)
         for name, shift, word in kinds:
             face = COLORS["chart-accent"] if name == "bytes_up" else "none"
             for entry in rounds:
@@ -130,7 +130,14 @@ def _scored(entry: Mapping[str, Any]) -> bool:
     return entry["mean_iou"] is not None
 
 
-def _style_curve(axes: Axes, numbers: Sequence[int], label: str) -> None:
+def style_curve(axes: Axes, numbers: Sequence[int], label: str) -> None:
+    """Set the axes of a curve over rounds as all pages have them.
+
+    Args:
+        axes: With the curve drawn or not.
+        numbers: Rounds that occur.
+        label: What is drawn over them.
+    """
     axes.set_xlabel("round")
     axes.set_ylabel(label)
     axes.set_xlim(min(numbers) - 0.4, max(numbers) + 0.4)
