@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fusseg.config import Config, DataConfig
+from fusseg.config import Config
+from fusseg.data.survey import find_layout
 from fusseg.errors import DataError
 from fusseg.evaluation.held_out import Evaluation, HeldOut, evaluate
 from fusseg.evaluation.scores import Scores, score
@@ -126,15 +127,13 @@ def adapted_config(parent: Config, run_dir: Path, folder: Path) -> Config:
     Run again, they train a federation on the new images from the old model.
 
     Raises:
-        DataError: If the folder is not there.
+        DataError: If the folder is not there, or cannot be read.
     """
     if not folder.is_dir():
         raise DataError(f"no such folder of images: {folder}")
-    sites = any((entry / "images").is_dir() for entry in folder.iterdir())
     seen = parent.data
-    data = DataConfig(
-        layout="sites" if sites else "images",
-        root=str(folder),
+    data = replace(
+        find_layout(folder),
         image_size=seen.image_size,
         fit=seen.fit,
         interpolation=seen.interpolation,
