@@ -50,6 +50,10 @@ def choose_coloring(
     else:
         legend = dict(regions.legend)
         clusters = cluster_colors_of(regions)
+        if classes is not None and classes.colors is None:
+            # A palette of classes begins like that of clusters: it would pair what is not the same.
+            spread = spread_colors(clusters, num_clusters + len(classes.names))
+            of_classes = spread[num_clusters:].copy()
         for index, name in enumerate(() if classes is None else classes.names):
             of_classes[index] = legend.get(name, of_classes[index])
     if matching is not None and classes is not None:

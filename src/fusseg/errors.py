@@ -26,6 +26,11 @@ class FederationError(FussegError):
     """The clients' updates cannot be combined into one state."""
 
 
+def first_line(error: BaseException) -> str:
+    """Take the first line of an error's text, or its kind where it has none, for a message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
 def nearest_name(name: str, known: Iterable[str]) -> str:
     """Name the known word closest to a misspelled one, as the end of an error message."""
     known = list(known)

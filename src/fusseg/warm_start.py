@@ -143,17 +143,16 @@ def describe_origin(run_dir: Path, saved: SavedState) -> Origin:
     return Origin(str(run_dir), name, saved.state.round_number, digest.hexdigest())
 
 
-def carry_names(source: Path, run_dir: Path) -> bool:
-    """Copy the names of a run's regions to another run of the same regions; False without names.
+def carry_names(source: Path, run_dir: Path) -> None:
+    """Copy the names of a run's regions, where it has any, to another run of the same regions.
 
     Raises:
         DataError: If they cannot be copied.
     """
     names = regions_file(source)
     if not names.exists():
-        return False
+        return
     try:
         write_atomically(regions_file(run_dir), names.read_bytes())
     except OSError as error:
         raise DataError(f"cannot copy {names} to {run_dir}: {error.strerror}") from error
-    return True

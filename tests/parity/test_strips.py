@@ -70,6 +70,12 @@ def test_windows_cut_bands_anew():
     assert cut == [[0, 1], [1, 2, 3, 4], [4, 5, 6]]
 
 
+def test_rows_between_two_windows_are_passed_over():
+    bands = torch.arange(8).float()[:, None, None].split([2, 2, 2, 2])
+    cut = [window.flatten().tolist() for window in windows(iter(bands), [range(2), range(5, 7)])]
+    assert cut == [[0, 1], [5, 6]]
+
+
 def test_pixels_between_two_rows_of_the_map_need_both():
     assert needed_rows(range(40), 5, 40) == range(5)
     # Pixel row 3 lies above the center of the first map row, row 4 below it.

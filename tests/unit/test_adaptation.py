@@ -74,6 +74,7 @@ def test_settings_out_of_range_are_refused(values, name):
 def test_the_layout_follows_from_the_folder(tmp_path):
     plain, sites = tmp_path / "plain", tmp_path / "sites"
     plain.mkdir()
+    (plain / "a.jpg").touch()
     (sites / "north" / "images").mkdir(parents=True)
     assert adapted_config(Config(), tmp_path, plain).data.layout == "images"
     found = adapted_config(Config(), tmp_path, sites)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fusseg.coloring import choose_coloring, name_regions
+from fusseg.coloring import choose_coloring, name_regions, numbered_regions
 from fusseg.data.items import Classes
 from fusseg.regions import NamedCluster, join_clusters, write_named
 from fusseg.report.colors import palette
@@ -41,6 +41,14 @@ def test_given_names_bring_their_colors_and_classes_of_these_names_follow():
 def test_without_scores_the_legend_has_the_given_names_alone():
     found = choose_coloring(None, None, 3, join_clusters(NAMED))
     assert found.legend == {"road": BLUE, "tree": GRAY}
+
+
+def test_classes_without_colors_do_not_look_like_regions_of_other_names():
+    numbered = numbered_regions(3)
+    found = choose_coloring(Classes(("sky", "road")), [1, -1, 0], 3, numbered)
+    assert np.array_equal(found.clusters, palette(3))
+    taken = {tuple(color) for color in found.clusters.tolist()}
+    assert not taken & {tuple(color) for color in found.classes.tolist()}
 
 
 def test_colors_of_the_data_set_are_not_changed_for_others():

@@ -217,6 +217,7 @@ def test_without_a_license_the_card_names_none(artifact, tmp_path):
     ("asked", "message"),
     [
         ({"repo_id": "pipes"}, "a repository is named OWNER/NAME, got 'pipes'"),
+        ({"repo_id": "me/pipes--v2"}, "the hub has no repository named 'me/pipes--v2': "),
         ({"license_id": "my: license"}, "a license is named as the hub lists it, such as apache"),
         ({"preview": "missing.png"}, "the preview must be a picture (.jpg, .jpeg, .png, .webp)"),
     ],

@@ -97,6 +97,11 @@ def _check_format(options: AnnotateOptions) -> None:
     if options.format == "labelme":
         if options.out.exists() and not options.out.is_dir():
             raise ConfigError(f"--out must be a folder for labelme, got the file {options.out}")
+        if options.out.resolve() == options.predictions.resolve():
+            raise ConfigError(
+                "--out must not be the folder of predictions, whose JSON would be overwritten, "
+                f"got {options.out}; choose another"
+            )
         return
     suffix = ".xml" if options.format == "cvat" else ".json"
     if options.out.suffix != suffix or options.out.is_dir():

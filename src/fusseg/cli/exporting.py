@@ -44,6 +44,8 @@ def run_push(packed: Packed, publication: Publication, dry_run: Path | None) -> 
         ConfigError: If the hub refuses or cannot be reached, or as `pack_run`.
         DataError: As `pack_run`, or if the files cannot be written.
     """
+    if dry_run is not None and dry_run.exists() and not _is_empty_folder(dry_run):
+        raise ConfigError(f"--dry-run must be a new or empty folder, got {dry_run}; name another")
     artifact = pack_run(packed.run_dir, packed.site, with_sites=packed.with_sites)
     if dry_run is not None:
         for file in write_repository(dry_run, artifact, publication):
@@ -51,3 +53,7 @@ def run_push(packed: Packed, publication: Publication, dry_run: Path | None) -> 
         print("nothing was sent")
         return
     print(f"sent: {push(artifact, publication)}")
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())

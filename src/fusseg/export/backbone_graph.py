@@ -12,7 +12,7 @@ import torch
 from onnx import ModelProto, version_converter
 from torch import Tensor
 
-from fusseg.errors import ConfigError
+from fusseg.errors import ConfigError, first_line
 from fusseg.export.graph_text import chain, parse_graph
 from fusseg.features.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from fusseg.features.filterbank import filterbank_function
@@ -95,7 +95,7 @@ def _traced(backbone: Backbone, extract: Callable[[Tensor], Tensor]) -> ModelPro
     except Exception as error:  # the exporter's errors share no base class
         raise ConfigError(
             f"torch {torch.__version__} cannot export backbone {backbone.name!r} to ONNX: "
-            f"{str(error.__cause__ or error).strip().splitlines()[0]}"
+            f"{first_line(error.__cause__ or error)}"
         ) from error
     assert program is not None
     # Through bytes: its tensors are torch's until they are written.
@@ -108,7 +108,9 @@ def _of_file(path: Path) -> tuple[ModelProto, str, str]:
         if opset_of(model) < OLDEST_OPSET:
             model = version_converter.convert_version(model, OPSET)
     except Exception as error:  # onnx's errors share no base class
-        raise ConfigError(f"ONNX file {str(path)!r} cannot be exported again: {error}") from error
+        raise ConfigError(
+            f"ONNX file {str(path)!r} cannot be exported again: {first_line(error)}"
+        ) from error
     constants = {
         "white": np.float32(255),
         "mean": np.array(IMAGENET_MEAN, np.float32).reshape(1, 3, 1, 1),

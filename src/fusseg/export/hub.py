@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from fusseg.errors import ConfigError, DataError
+from fusseg.errors import ConfigError, DataError, first_line
 from fusseg.export.artifact import Artifact, save_artifact
 from fusseg.export.model_card import CARD, MODEL_FILE, PREVIEW, model_card
 
+_REPOSITORY = r"\w[\w.-]*/\w[\w.-]*"
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 
 
@@ -31,8 +32,9 @@ class Publication:
         Raises:
             ConfigError: If the name or license has another form, or the preview is no picture.
         """
-        if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", self.repo_id):
+        if not re.fullmatch(_REPOSITORY, self.repo_id):
             raise ConfigError(f"a repository is named OWNER/NAME, got {self.repo_id!r}")
+        _check_repository(self.repo_id)
         if self.license_id and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", self.license_id):
             raise ConfigError(
                 f"a license is named as the hub lists it, such as apache-2.0, got "
@@ -44,6 +46,18 @@ class Publication:
             raise ConfigError(
                 f"the preview must be a picture ({', '.join(_PICTURES)}), got {self.preview}"
             )
+
+
+def _check_repository(repo_id: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ConfigError(
+            f"the hub has no repository named {repo_id!r}: {first_line(error)}; choose another name"
+        ) from error
 
 
 def write_repository(folder: Path, artifact: Artifact, publication: Publication) -> list[Path]:
@@ -95,14 +109,14 @@ def push(artifact: Artifact, publication: Publication) -> str:
             )
         except HfHubHTTPError as error:
             raise ConfigError(
-                f"the Hugging Face hub refuses {repo}: {_first_line(error)}; run `hf auth login` "
+                f"the Hugging Face hub refuses {repo}: {first_line(error)}; run `hf auth login` "
                 "with a token that may write there"
             ) from error
         except Exception as error:  # the errors of its connections share no base class
             if not _is_connection(error):
                 raise
             raise ConfigError(
-                f"the Hugging Face hub cannot be reached: {_first_line(error)}; write the files "
+                f"the Hugging Face hub cannot be reached: {first_line(error)}; write the files "
                 "with --dry-run FOLDER and upload them from a machine with a network"
             ) from error
     return str(done.commit_url)
@@ -126,9 +140,7 @@ def find_model(source: str | Path) -> Path:
         return path / MODEL_FILE
     if path.exists():
         return path
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(source)) or str(source).endswith(
-        ".safetensors"
-    ):
+    if not re.fullmatch(_REPOSITORY, str(source)) or str(source).endswith(".safetensors"):
         raise ConfigError(
             f"there is no file or folder {source}, and it is no OWNER/NAME on the Hugging Face hub"
         )
@@ -162,7 +174,7 @@ def _download(repo_id: str) -> Path:
         raise ConfigError(f"model {repo_id} {reason}") from error
     except OSError as error:
         raise ConfigError(
-            f"model {repo_id} {reasons[LocalEntryNotFoundError]} ({_first_line(error)})"
+            f"model {repo_id} {reasons[LocalEntryNotFoundError]} ({first_line(error)})"
         ) from error
 
 
@@ -170,7 +182,3 @@ def _is_connection(error: Exception) -> bool:
     # httpx2 in newer versions, httpx or requests in older ones.
     library = type(error).__module__.split(".")[0]
     return isinstance(error, OSError) or library.startswith(("httpx", "httpcore", "requests"))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -28,8 +28,8 @@ def model_card(
         _header(license_id),
         f"# {name}\n",
         f"A model for unsupervised semantic segmentation: it splits images into "
-        f"{artifact.segmenter.num_clusters} regions. {_origin(artifact.training)} No label was "
-        "used.\n",
+        f"{artifact.segmenter.num_clusters} regions. {_origin(artifact.training)} Training "
+        "used no label.\n",
         *([f"![Regions of an image]({preview})\n"] if preview else []),
         _use(artifact, repo_id),
         _regions(artifact),

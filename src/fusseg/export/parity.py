@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float32, UInt8
 
 from fusseg.data.images import fit_image
-from fusseg.errors import DataError
+from fusseg.errors import DataError, first_line
 from fusseg.segmentation.segmenter import Segmenter, encode, similarities
 from fusseg.trained_run import TrainedRun
 
@@ -66,8 +66,7 @@ class Graph:
             regions, scores = self._session.run(None, {"image": images})
         except Exception as error:  # onnxruntime's errors share no base class
             raise DataError(
-                f"the exported graph fails on a batch of {images.shape}: "
-                f"{str(error).strip().splitlines()[0]}"
+                f"the exported graph fails on a batch of {images.shape}: {first_line(error)}"
             ) from error
         return regions, scores
 

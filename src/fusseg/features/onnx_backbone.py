@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
-from fusseg.errors import ConfigError
+from fusseg.errors import ConfigError, first_line
 from fusseg.features.backbone import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -100,7 +100,7 @@ def _open_session(path: Path) -> Session:
         )
     except Exception as error:  # onnxruntime's errors share no base class
         raise ConfigError(
-            f"ONNX file {str(path)!r} cannot be loaded: {_first_line(error)}; export it again"
+            f"ONNX file {str(path)!r} cannot be loaded: {first_line(error)}; export it again"
         ) from error
     return session
 
@@ -147,7 +147,7 @@ def _forward(session: Session, path: Path, *, one_by_one: bool) -> Forward:
         except Exception as error:  # onnxruntime's errors share no base class
             raise ConfigError(
                 f"ONNX file {str(path)!r} fails on images of {pixels.shape[2:]}: "
-                f"{_first_line(error)}"
+                f"{first_line(error)}"
             ) from error
         return np.asarray(features)
 
@@ -201,7 +201,3 @@ def _fingerprint(path: Path) -> str:
             while chunk := file.read(1 << 24):
                 digest.update(chunk)
     return digest.hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".")

@@ -70,6 +70,7 @@ def _images_below(folder: Path, pattern: str, out: Path) -> list[Path]:
         for path in sorted(found)
         if path.suffix.lower() in SUFFIXES
         and not path.name.startswith(".")
+        and not path.name.endswith(OVERLAY)
         and not (inside and path.resolve().is_relative_to(results))
         and path.is_file()
     ]

@@ -106,10 +106,18 @@ def windows(
     """
     held, first = next(bands), 0
     for span in spans:
-        held, first = held[span.start - first :], span.start
+        held, first = _from_row(held, first, span.start)
         while first + len(held) < span.stop:
-            held = torch.cat([held, next(bands)])
+            held, first = _from_row(torch.cat([held, next(bands)]), first, span.start)
         yield held[: len(span)]
+
+
+def _from_row(
+    held: Float[Tensor, "rows width code"], first: int, start: int
+) -> tuple[Float[Tensor, "rest width code"], int]:
+    """Let go of rows before a start, which may lie below all that are held."""
+    passed = min(len(held), start - first)
+    return held[passed:], first + passed
 
 
 def needed_rows(rows: range, map_height: int, height: int) -> range:
