@@ -65,3 +65,14 @@ def test_an_error_is_one_line(cli, predicted, tmp_path):
         "",
         "error: unknown --format 'tfrecord'; choose one of coco, label-studio, cvat, labelme\n",
     )
+
+
+def test_predictions_are_not_overwritten(cli, predicted):
+    folder, images = predicted
+    before = {file.name: file.read_bytes() for file in folder.glob("*.json")}
+    code, _, err = cli(
+        "annotate", folder, "--images", images, "--out", folder, "--format", "labelme"
+    )
+    assert code == 2
+    assert "--out must not be the folder of predictions" in err
+    assert {file.name: file.read_bytes() for file in folder.glob("*.json")} == before

@@ -125,6 +125,10 @@ def test_what_would_be_sent_is_written_with_dry_run(cli, run_dir, tmp_path):
     assert sorted(file.name for file in folder.iterdir()) == ["README.md", "model.safetensors"]
     card = (folder / "README.md").read_text()
     assert re.search(r"\| mIoU on held-out images \| \d+\.\d % of 6 images \|", card)
+    code, _, err = cli("push", run_dir, "me/pipes", "--dry-run", folder)
+    assert code == 2
+    assert "--dry-run must be a new or empty folder" in err
+    assert (folder / "README.md").read_text() == card
 
 
 def tiny_vit(folder):
