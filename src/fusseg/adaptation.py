@@ -19,9 +19,17 @@ from fusseg.features.extraction import Progress
 from fusseg.federation.client import Client
 from fusseg.federation.guarded_lloyd import Adaptation, move_to_codes
 from fusseg.federation.points import sample_positions, unit_codes
-from fusseg.preparation import Prepared, prepare
+from fusseg.preparation import Prepared, load_fingerprint, prepare
 from fusseg.record import GLOBAL, describe_evaluations, describe_skipped, new_record
-from fusseg.runs import Record, SavedState, create_run, read_run_config, save_record, save_state
+from fusseg.runs import (
+    Record,
+    SavedState,
+    check_new_run,
+    create_run,
+    read_run_config,
+    save_record,
+    save_state,
+)
 from fusseg.segmentation.head import HeadWeights
 from fusseg.segmentation.segmenter import Segmenter, build_segmenter
 from fusseg.segmentation.training import Model, TrainingPlan
@@ -38,7 +46,7 @@ class MovedRegion:
     """Share of the positions in the region."""
     share_after: float
     state: str
-    """`moved`, `held` at the bound, or `kept` for want of positions."""
+    """`moved`, `unmoved`, `held` at the bound, or `kept` for want of positions."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +81,10 @@ def adapt_run(
     """
     saved, parent = load_shared_model(run_dir), read_run_config(run_dir)
     config = adapted_config(parent, run_dir, folder)
+    # Before the features, which may take hours.
+    check_new_run(out)
+    check_suits(saved, config, load_fingerprint(config), run_dir)
     prepared = yield from prepare(config, cache)
-    check_suits(saved, config, prepared.backbone.fingerprint, run_dir)
     create_run(out, config)
     old = saved.state
     plan = recenter(old.plan, prepared.clients)

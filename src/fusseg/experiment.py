@@ -11,7 +11,7 @@ from fusseg.compute import choose_compute
 from fusseg.config import Config, FederationConfig
 from fusseg.errors import ConfigError
 from fusseg.evaluation.held_out import HeldOut, evaluate
-from fusseg.features.backbones import Backbone, load_backbone
+from fusseg.features.backbones import Backbone
 from fusseg.features.extraction import Progress
 from fusseg.features.feature_set import pool_features
 from fusseg.federation.client import Client, current_model
@@ -22,7 +22,7 @@ from fusseg.federation.schedule import num_exchanges, num_rounds
 from fusseg.federation.simulation import simulate
 from fusseg.federation.state import ClientUpdate
 from fusseg.federation.strategies import CENTRALIZED, keeps_own_models, resolve_federation
-from fusseg.preparation import Prepared, prepare
+from fusseg.preparation import Prepared, load_fingerprint, prepare
 from fusseg.record import (
     GLOBAL,
     describe_evaluations,
@@ -107,7 +107,7 @@ def run_experiment(
     first = next(stages)
     if not resume:
         if config.model.start:
-            check_start(config, _fingerprint(config))
+            check_start(config, load_fingerprint(config))
         create_run(run_dir, config)
         if config.model.start:
             carry_names(Path(config.model.start), run_dir)
@@ -136,11 +136,6 @@ def run_experiment(
         yield RoundDone(entry)
         started = time.perf_counter()
     yield Finished(config, prepared, saved, record)
-
-
-def _fingerprint(config: Config) -> str:
-    """Load the backbone for its fingerprint alone: features of a wrong one would be in vain."""
-    return load_backbone(config.backbone.name, choose_compute(config.compute)).fingerprint
 
 
 def final_models(saved: SavedState, federation: FederationConfig) -> dict[str, Model]:

@@ -83,6 +83,15 @@ def prepare(
     )
 
 
+def load_fingerprint(config: Config) -> str:
+    """Load the backbone for its fingerprint alone: features of a wrong one would be in vain.
+
+    Raises:
+        ConfigError: If there is no such backbone, or it cannot be loaded.
+    """
+    return load_backbone(config.backbone.name, choose_compute(config.compute)).fingerprint
+
+
 def check_scored(config: Config) -> None:
     """Refuse to score at the sites and on held-out ones at once, or at sites that share no model.
 

@@ -45,18 +45,31 @@ class SavedState:
     """Which images each client trained on, by client: a digest of their bytes."""
 
 
+def check_new_run(path: Path) -> None:
+    """Refuse a run directory that would replace something.
+
+    Raises:
+        ConfigError: If there is something at the path already.
+    """
+    try:
+        free = not path.exists() or (path.is_dir() and _is_empty(path))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    if not free:
+        raise ConfigError(
+            f"{path} exists and is not overwritten; choose another --out, or continue the run "
+            "with fusseg run --resume"
+        )
+
+
 def create_run(path: Path, config: Config) -> None:
     """Start a run directory with its configuration.
 
     Raises:
         ConfigError: If there is something at the path already.
     """
+    check_new_run(path)
     try:
-        if path.exists() and not (path.is_dir() and _is_empty(path)):
-            raise ConfigError(
-                f"{path} exists and is not overwritten; choose another --out, or continue the run "
-                "with --resume"
-            )
         path.mkdir(parents=True, exist_ok=True)
         write_atomically(path / CONFIG, dump_config(config).encode())
     except OSError as error:

@@ -70,7 +70,7 @@ def test_an_existing_run_is_never_overwritten(cli, trained, make_sites, tmp_path
     fails(
         cli("run", trained / "config.toml", "--out", trained),
         f"{trained} exists and is not overwritten; choose another --out, or continue the run with "
-        "--resume",
+        "fusseg run --resume",
     )
     after = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
     assert after == before

@@ -2,13 +2,14 @@
 
 import json
 import tomllib
+from dataclasses import replace
 from hashlib import sha256
 
 import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
-from fusseg.runs import load_state
+from fusseg.runs import load_state, save_state
 
 NAMES = """
 [[regions]]
@@ -179,6 +180,23 @@ def test_labels_score_before_and_after(cli, saved_run, make_sites, tmp_path):
     adapted, final = record_of(out)["adapted"], record_of(out)["final"]
     assert f"mIoU before {adapted['before']['mean_iou']:.4f}, after {final['mean_iou']:.4f}" in text
     assert adapted["names_kept_mean_iou"] <= final["mean_iou"] + 1e-9
-    code, _, err = cli("adapt", saved_run, other, "--out", out)
+
+
+@pytest.mark.parametrize("wrong", ["out", "backbone"])
+def test_what_cannot_be_adapted_is_refused_before_features_are_extracted(
+    cli, saved_run, tmp_path, wrong
+):
+    out, cache = tmp_path / "adapted", tmp_path / "new-cache"
+    if wrong == "out":
+        out.mkdir()
+        (out / "notes.txt").write_text("mine")
+        reason = f"{out} exists and is not overwritten"
+    else:
+        saved = load_state(saved_run)
+        save_state(saved_run, replace(saved, fingerprint="0" * 64))
+        reason = f"{saved_run} was trained on a backbone with fingerprint 0000000000000000"
+    images = tmp_path / "sites" / "west" / "images"
+    code, _, err = cli("adapt", saved_run, images, "--out", out, "--cache", cache)
     assert code == 2
-    assert "exists and is not overwritten" in err
+    assert reason in err
+    assert not cache.exists()

@@ -36,7 +36,7 @@ def test_without_a_bound_steps_are_those_of_federated_lloyd():
 def test_without_a_step_centroids_stay():
     found, moves = move_to_codes(2 * AXES[:2], [[scatter(AXES[2], 200, 0)]], Adaptation(steps=0))
     assert torch.equal(found, AXES[:2])
-    assert (moves.steps, moves.states) == (0, ("moved", "moved"))
+    assert (moves.steps, moves.states) == (0, ("unmoved", "unmoved"))
 
 
 def test_it_ends_where_nothing_moves_any_more():

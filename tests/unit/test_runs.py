@@ -52,7 +52,7 @@ def test_what_is_there_is_not_overwritten(kind, tmp_path):
         path.touch()
     message = (
         f"{path} exists and is not overwritten; choose another --out, or continue the run with "
-        "--resume"
+        "fusseg run --resume"
     )
     expect_refusal(message, ConfigError, create_run, path, Config(seed=1))
 

@@ -61,7 +61,7 @@ def move_to_codes(
         Rows of unit length, and what was done.
     """
     old = normalize(centroids, dim=1)
-    current, states, steps = old, tuple("moved" for _ in old), 0
+    current, states, steps = old, tuple("unmoved" for _ in old), 0
     while steps < adaptation.steps:
         steps += 1
         found = [sum_codes(codes, current) for codes in clients]
@@ -72,9 +72,12 @@ def move_to_codes(
         few = total.counts < MIN_POSITIONS
         wanted = torch.where(few[:, None], current, move_centroids(current, total))
         moved, far = limit_turn(old, wanted, adaptation.min_cosine)
+        same = (moved == old).all(dim=1)
         states = tuple(
-            "kept" if is_few else "held" if is_far else "moved"
-            for is_few, is_far in zip(few.tolist(), far.tolist(), strict=True)
+            "kept" if is_few else "held" if is_far else "unmoved" if is_same else "moved"
+            for is_few, is_far, is_same in zip(
+                few.tolist(), far.tolist(), same.tolist(), strict=True
+            )
         )
         if torch.equal(moved, current):
             break
