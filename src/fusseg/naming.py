@@ -18,6 +18,7 @@ from fusseg.data.masks import infer_classes, load_mask
 from fusseg.data.sites import open_sites
 from fusseg.errors import DataError
 from fusseg.evaluation.confusion import count_pixels
+from fusseg.features.pipeline import Skipped
 from fusseg.prediction.segmenter import Segmenter, encode_seen, segment_images
 from fusseg.prediction.tiling import Pixels
 from fusseg.prediction.viewing import PredictOptions, view_image
@@ -55,6 +56,8 @@ class Typical:
     """By cluster, the most typical first; empty where a cluster does not occur."""
     shares: Float[np.ndarray, " clusters"]
     """Of the positions of all images looked at."""
+    skipped: tuple[Skipped, ...]
+    """Images that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def typical_crops(segmenter: Segmenter, items: Sequence[Item]) -> Generator[int,
         How many images were looked at.
 
     Returns:
-        The most typical crops; images that cannot be read are left out.
+        The most typical crops, and which images could not be read.
 
     Raises:
         DataError: If no image can be read.
@@ -104,19 +107,24 @@ def typical_crops(segmenter: Segmenter, items: Sequence[Item]) -> Generator[int,
     clusters = segmenter.model.num_clusters
     crops: list[list[Crop]] = [[] for _ in range(clusters)]
     counts = np.zeros(clusters, np.int64)
+    skipped = []
     for done, item in enumerate(items, 1):
         try:
             found, occurring = _crops_of(segmenter, load_image(item))
-        except DataError:
-            found, occurring = {}, np.zeros(clusters, np.int64)
-        counts += occurring
-        for cluster, crop in found.items():
-            best = sorted([*crops[cluster], crop], key=lambda one: -one.score)
-            crops[cluster] = best[:CROPS]
+        except DataError as error:
+            skipped.append(Skipped(item, str(error)))
+        else:
+            counts += occurring
+            for cluster, crop in found.items():
+                best = sorted([*crops[cluster], crop], key=lambda one: -one.score)
+                crops[cluster] = best[:CROPS]
         yield done
-    if not counts.any():
-        raise DataError(f"none of {len(items)} images can be read; give others with --images")
-    return Typical(tuple(map(tuple, crops)), counts / counts.sum())
+    if len(skipped) == len(items):
+        raise DataError(
+            f"none of {len(items)} images can be read; give others with --images (the first: "
+            f"{skipped[0].reason})"
+        )
+    return Typical(tuple(map(tuple, crops)), counts / counts.sum(), tuple(skipped))
 
 
 def open_labeled(folder: Path) -> tuple[tuple[Item, ...], Classes]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -194,6 +195,23 @@ def test_naming_by_hand_merges_names_and_keeps_what_was_filled_in(cli, trained, 
     code, _, err = cli("predict", trained, image, "--out", tmp_path / "out")
     assert (code, err) == (2, f"error: unknown cluster 2; the model has 0 to 1: {file}\n")
     assert cli("name", trained, "--again")[0] == 2  # what is wrong in it is said first
+
+
+def test_naming_tells_which_images_cannot_be_read(cli, trained, image, tmp_path):
+    folder = tmp_path / "some"
+    folder.mkdir()
+    (folder / "broken.png").write_bytes(image.read_bytes()[:200])
+    code, _, err = cli("name", trained, "--images", folder)
+    assert code == 2
+    assert "none of 1 images can be read; give others with --images (the first: " in err
+    assert not (trained / "regions.toml").exists()
+    shutil.copy(image, folder / "whole.png")
+    # Images of one name do not stand in each other's way: nothing is written beside them.
+    Image.open(image).save(folder / "whole.jpg")
+    code, out, err = cli("name", trained, "--images", folder)
+    assert (code, err) == (0, "")
+    assert f"skipped {folder / 'broken.png'}: " in out
+    assert out.count("skipped") == 1
 
 
 def test_naming_by_labels_says_how_sure_it_is(cli, trained, make_sites, tmp_path):

@@ -61,6 +61,8 @@ def run_name(options: NameOptions) -> None:
         else:
             named = unnamed(segmenter.model.num_clusters)
         typical = _find_typical(segmenter, _items(segmenter, options.images), display)
+        for skipped in typical.skipped:
+            display.line(f"skipped {skipped.item.image}: {skipped.reason}")
         if not kept:
             write_named(file, named, sheet.name)
         title = f"{segmenter.name}: what the backbone and the model tell apart"
@@ -75,7 +77,7 @@ def run_name(options: NameOptions) -> None:
 def _items(segmenter: Segmenter, folder: Path | None) -> tuple[Item, ...]:
     if folder is None:
         return run_items(segmenter.data)
-    found = find_images([folder], folder / "none")
+    found = find_images([folder])
     return tuple(Item("", path.stem, "", path) for path, _ in spread_evenly(found, IMAGES))
 
 

@@ -63,7 +63,7 @@ def run_export(
     if out.suffix != ".onnx":
         raise ConfigError(f"an ONNX file is named *.onnx, got --out {out}")
     # First, because the export takes a while.
-    items = _compared(run_dir, images, out)
+    items = _compared(run_dir, images)
     run = load_run(run_dir)
     # The graph computes in float32, whatever the run did.
     run = replace(run, backbone=load_backbone(run.config.backbone.name, EXACT))
@@ -83,9 +83,9 @@ def run_export(
     return True
 
 
-def _compared(run_dir: Path, images: Sequence[Path], out: Path) -> list[Item]:
+def _compared(run_dir: Path, images: Sequence[Path]) -> list[Item]:
     if images:
-        paths = [path for path, _ in find_images(images, out)]
+        paths = [path for path, _ in find_images(images)]
         items = [Item(site="", stem=path.stem, split="", image=path) for path in paths]
         return spread_evenly(items, MOST_IMAGES)
     data = read_run_config(run_dir).data

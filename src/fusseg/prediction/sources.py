@@ -6,20 +6,19 @@ from pathlib import Path
 from fusseg.data.images import SUFFIXES
 from fusseg.errors import DataError
 
-OVERLAY = ".overlay.jpg"
-"""Ends the names of overlays, which are no images to predict."""
+_OVERLAY = ".overlay.jpg"
 
 
-def find_images(inputs: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
+def find_images(inputs: Sequence[Path], out: Path | None = None) -> list[tuple[Path, Path]]:
     """List the images of files, folders and patterns, with the relative place of each result.
 
     Files keep their stem; images of a folder, however deep, keep their path below it, and those of
     a pattern their path below its last folder without a wildcard. What lies in the folder of the
-    results is no input.
+    results is no input, and neither are results of other predictions unless they are named.
 
     Args:
         inputs: Image files, folders of them, and patterns such as `flight/**/*.tif`.
-        out: Folder of the results.
+        out: Folder of the results; None: there will be none, and places may be alike.
 
     Raises:
         DataError: If an input is not there or holds no image, two results would share a name, or a
@@ -38,20 +37,21 @@ def find_images(inputs: Sequence[Path], out: Path) -> list[tuple[Path, Path]]:
             found += _matches(entry, out)
         else:
             raise DataError(f"no such file or folder: {entry}")
-    _check_places(found, out)
+    if out is not None:
+        _check_places(found, out)
     return found
 
 
 def result_files(out: Path, place: Path) -> tuple[Path, Path, Path]:
     """Name the index PNG, the overlay and the description of an image's regions."""
-    return out / f"{place}.png", out / f"{place}{OVERLAY}", out / f"{place}.json"
+    return out / f"{place}.png", out / f"{place}{_OVERLAY}", out / f"{place}.json"
 
 
 def _is_pattern(entry: Path) -> bool:
     return any(sign in str(entry) for sign in "*?[")
 
 
-def _matches(pattern: Path, out: Path) -> list[tuple[Path, Path]]:
+def _matches(pattern: Path, out: Path | None) -> list[tuple[Path, Path]]:
     parts = pattern.parts
     fixed = next(number for number, part in enumerate(parts) if _is_pattern(Path(part)))
     root = Path(*parts[:fixed])
@@ -61,19 +61,26 @@ def _matches(pattern: Path, out: Path) -> list[tuple[Path, Path]]:
     return [(path, path.relative_to(root).with_suffix("")) for path in images]
 
 
-def _images_below(folder: Path, pattern: str, out: Path) -> list[Path]:
-    results = out.resolve()
-    inside = results != folder.resolve()
+def _images_below(folder: Path, pattern: str, out: Path | None) -> list[Path]:
+    results = None if out is None or out.resolve() == folder.resolve() else out.resolve()
     found = folder.rglob(pattern) if pattern == "*" else folder.glob(pattern)
     return [
         path
         for path in sorted(found)
         if path.suffix.lower() in SUFFIXES
         and not path.name.startswith(".")
-        and not path.name.endswith(OVERLAY)
-        and not (inside and path.resolve().is_relative_to(results))
+        and not (results is not None and path.resolve().is_relative_to(results))
         and path.is_file()
+        and not _is_result(path)
     ]
+
+
+def _is_result(path: Path) -> bool:
+    """Tell overlays, and index PNGs by the two files that stand beside them."""
+    if path.name.endswith(_OVERLAY):
+        return True
+    regions, *others = result_files(path.parent, Path(path.stem))
+    return path == regions and all(map(Path.exists, others))
 
 
 def _check_places(found: Sequence[tuple[Path, Path]], out: Path) -> None:
