@@ -122,9 +122,9 @@ class Federation:
         arguments += ["--key", f"keys/{site}.key", "--ca", "keys/ca.crt"]
         return [*arguments, "--state", f"sites/{site}", "--cache", f"cache-{site}"]
 
-    def join(self, site, port=None):
+    def join(self, site, *more, port=None):
         command = [sys.executable, "-m", "fusseg", "join", *self.join_arguments(site, port)]
-        return self.start(site, command)
+        return self.start(site, [*command, *more])
 
     def join_all(self):
         for site in SITES:

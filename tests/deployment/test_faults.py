@@ -102,3 +102,19 @@ def test_removing_a_line_revokes_a_site_at_the_next_round(make_federation):
     last = federation.record()["rounds"][-1]
     assert [client["client_id"] for client in last["clients"]] == ["east", "south"]
     federation.wait_for(lambda: federation.log("north").count("the connection ended") > 0)
+
+
+def test_a_site_that_agreed_to_other_settings_says_so_and_ends_with_once(make_federation):
+    federation = make_federation("federation.rounds=2")
+    federation.serve()
+    # The file says three rounds.
+    site = federation.join("north", "--config", "config.toml", "--once")
+    federation.wait_for(lambda: site.poll() is not None)
+    reason = "this site agreed to another configuration (differs in federation.rounds)"
+    said = federation.log("north")
+    assert site.returncode == 2, said
+    assert f"error: this site takes no part: {reason}; without --once" in said
+    assert "Traceback" not in said
+    # The server knows, and goes on waiting for its sites.
+    federation.wait_for(lambda: reason in federation.log("serve"))
+    assert federation.processes["serve"].poll() is None

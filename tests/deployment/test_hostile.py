@@ -263,7 +263,7 @@ def test_code_that_a_server_sends_is_not_run_at_a_site(make_federation, tmp_path
     try:
         federation.wait_for(lambda: healthy(server))
         flower.register_site(server, "east", (keys / "east.pub").read_text())
-        federation.join("east", server.port)
+        federation.join("east", port=server.port)
         code = "from flwr.cli.app import app; app()"
         subprocess.run(
             [sys.executable, "-c", code, "run", str(app), flower.CONNECTION],

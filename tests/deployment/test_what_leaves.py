@@ -71,7 +71,7 @@ def test_only_declared_tensors_and_numbers_leave_a_site(make_federation, tmp_pat
     command = [sys.executable, program, str(port), str(federation.port)]
     federation.start("proxy", [*command, str(federation.keys), str(recorded)])
     for site in federation.sites:
-        federation.join(site, port)
+        federation.join(site, port=port)
     federation.serve()
     assert federation.finish() == 0, federation.log("serve")
     federation.stop()

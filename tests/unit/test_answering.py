@@ -16,6 +16,7 @@ from fusseg.config import (
     ModelConfig,
 )
 from fusseg.deployment.answering import answer_packet
+from fusseg.deployment.join import describe_line
 from fusseg.deployment.ledger import describe_message, read_ledger
 from fusseg.deployment.offer import make_offer, pack_offer
 from fusseg.deployment.packet import Packet
@@ -250,10 +251,12 @@ def test_another_offer_starts_over(join):
 def test_a_hello_of_another_version_is_refused(join):
     folder, _ = join(ready=False)
     packet = pack_offer(offer_of(CONFIG))
-    foreign = Packet({**packet.fields, "version": "0.0.0"})
-    with pytest.raises(FederationError, match=f"runs fusseg 0.0.0, this site {VERSION}"):
-        answer_packet(foreign, folder)
-    assert not (folder / "offer.json").exists()
+    answered = answer_packet(Packet({**packet.fields, "version": "0.0.0"}), folder)
+    reason = f"the server runs fusseg 0.0.0, this site {VERSION}; install the same version"
+    assert answered == Packet({"task": "hello", "round": 0, "state": "refused", "reason": reason})
+    (_, line), _ = read_ledger(folder)
+    assert describe_line(line).endswith(f" (refused: {reason})")
+    assert load_offer(folder) is None
 
 
 @pytest.mark.parametrize("name", FEDERATIONS)

@@ -78,7 +78,11 @@ def note_sent(folder: Path, packet: Packet) -> None:
 
 
 def _answer_hello(packet: Packet, folder: Path, site: SiteSettings) -> Packet:
-    offer = unpack_offer(packet)
+    try:
+        offer = unpack_offer(packet)
+    except FederationError as error:
+        # Answered as a hello: `fusseg join --once` ends with it, and not with a refused round.
+        return Packet({"task": HELLO, "round": 0, "state": "refused", "reason": str(error)})
     known = load_offer(folder)
     if known is None or known.digest != offer.digest:
         save_offer(folder, offer)

@@ -14,7 +14,8 @@ from fusseg.deployment import flower
 from fusseg.deployment.client_app import SITE_DIR
 from fusseg.deployment.keys import check_private, read_certificate_expiry
 from fusseg.deployment.ledger import LEDGER, LedgerLine, read_ledger
-from fusseg.deployment.offer import Offer
+from fusseg.deployment.offer import HELLO, Offer
+from fusseg.deployment.payloads import FINISH
 from fusseg.deployment.processes import free_port, last_lines, start_process, stop_process
 from fusseg.deployment.site import (
     Preparation,
@@ -118,15 +119,35 @@ def _take_part(
         yield from node.keep_running()
         for line in ledger.read():
             yield SiteEvent(describe_line(line))
-            if options.once and line.task == "finish" and line.direction == "to server":
+            if options.once and _is_last(line):
                 # The answer needs a moment to get out.
                 time.sleep(5)
+                _check_took_part(line)
                 return
         offer = load_offer(options.folder)
         if offer is not None and offer.digest != prepared_for:
             prepared_for = offer.digest
             yield from _prepare(settings, offer, options.folder)
         time.sleep(_LOOK_SECONDS)
+
+
+def _is_last(line: LedgerLine) -> bool:
+    """Tell whether the site is through with this federation: it is finished, or was refused."""
+    if line.direction != "to server":
+        return False
+    return line.task == FINISH or _is_refusal(line)
+
+
+def _is_refusal(line: LedgerLine) -> bool:
+    return line.task == HELLO and line.fields.get("state") == "refused"
+
+
+def _check_took_part(line: LedgerLine) -> None:
+    if _is_refusal(line):
+        raise FederationError(
+            f"this site takes no part: {line.fields.get('reason')}; without --once it waits for "
+            "another offer"
+        )
 
 
 def _prepare(settings: SiteSettings, offer: Offer, folder: Path) -> Iterator[SiteEvent | Progress]:
@@ -168,7 +189,10 @@ def describe_line(line: LedgerLine) -> str:
     verb = "received" if line.direction == "to site" else "sent"
     state = str(line.fields.get("state", ""))
     text = f"round {line.round}: {verb} {line.task or 'a message'}, {line.bytes:,} bytes"
-    return text if state in ("", "done") else f"{text} ({state})"
+    reason = line.fields.get("reason")
+    if state in ("", "done"):
+        return text
+    return f"{text} ({state}: {reason})" if reason else f"{text} ({state})"
 
 
 class _Node:
