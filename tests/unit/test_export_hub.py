@@ -5,6 +5,8 @@ import hashlib
 import json
 import re
 import threading
+import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -159,6 +161,14 @@ def test_a_token_that_may_not_write_is_refused_with_what_to_do(hub, artifact, mo
     assert hub.repositories == {}
 
 
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_hub_that_is_out_of_order_is_no_matter_of_tokens(hub, artifact, monkeypatch, status):
+    monkeypatch.setattr(Answers, "do_POST", lambda answers: answers.answer(status, b""))
+    monkeypatch.setattr(time, "sleep", lambda _: None)  # between the hub's own retries
+    with pytest.raises(ConfigError, match=rf"hub refuses someone/pipes: .*{status}.*; try again"):
+        push(artifact, Publication("someone/pipes"))
+
+
 def test_a_hub_that_cannot_be_reached_is_named(hub, artifact, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(ConfigError, match=r"^the Hugging Face hub cannot be reached: .*--dry-run"):
@@ -203,9 +213,26 @@ def test_the_card_says_what_is_in_the_file_and_no_more(artifact, tmp_path):
     assert card.startswith("---\nlicense: mit\nlibrary_name: fusseg\n")
     assert 'segmenter = from_pretrained("someone/pipes")' in card
     assert "| 1 | &lt;metal>\\| | `#0000ff` |" in card
-    assert "at 4 clients: their images stayed with them" in card
+    assert "simulated on one machine with 4 clients. Training used no label." in card
+    assert "stayed with them" not in card
+    assert "| rounds | 3 |" in card
     assert "It was not scored: there were no labels to compare with." in card
     assert "preview" not in card
+
+
+def test_the_card_says_how_the_model_came_about(artifact, tmp_path):
+    training = {
+        **artifact.training,
+        "engine": "flower",
+        "rounds_planned": 20,
+        "own_model_of_one_client": True,
+        "adapted": True,
+    }
+    write_repository(tmp_path, replace(artifact, training=training), Publication("someone/pipes"))
+    card = (tmp_path / "README.md").read_text()
+    assert "at 4 clients: their images stayed with them. Each client kept a model of its" in card
+    assert "Afterwards its centroids were moved to other images" in card
+    assert "| rounds | 3 of 20 planned |" in card
 
 
 def test_without_a_license_the_card_names_none(artifact, tmp_path):

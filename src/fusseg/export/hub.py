@@ -5,10 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from fusseg.errors import ConfigError, DataError, first_line
 from fusseg.export.artifact import Artifact, save_artifact
 from fusseg.export.model_card import CARD, MODEL_FILE, PREVIEW, model_card
+
+if TYPE_CHECKING:
+    from huggingface_hub.errors import HfHubHTTPError
 
 _REPOSITORY = r"\w[\w.-]*/\w[\w.-]*"
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp")
@@ -109,8 +113,7 @@ def push(artifact: Artifact, publication: Publication) -> str:
             )
         except HfHubHTTPError as error:
             raise ConfigError(
-                f"the Hugging Face hub refuses {repo}: {first_line(error)}; run `hf auth login` "
-                "with a token that may write there"
+                f"the Hugging Face hub refuses {repo}: {first_line(error)}; {_mend(error)}"
             ) from error
         except Exception as error:  # the errors of its connections share no base class
             if not _is_connection(error):
@@ -120,6 +123,12 @@ def push(artifact: Artifact, publication: Publication) -> str:
                 "with --dry-run FOLDER and upload them from a machine with a network"
             ) from error
     return str(done.commit_url)
+
+
+def _mend(error: "HfHubHTTPError") -> str:
+    if error.response.status_code >= 500 or error.response.status_code == 429:
+        return "try again later, or write the files with --dry-run FOLDER"
+    return "run `hf auth login` with a token that may write there"
 
 
 def find_model(source: str | Path) -> Path:

@@ -6,10 +6,12 @@ from typing import Any
 from fusseg.export.artifact import Artifact
 from fusseg.export.opening import describe_need, regions_of
 from fusseg.federation.strategies import BASELINES
+from fusseg.record import DEPLOYMENT
 from fusseg.regions import hex_color
 
 MODEL_FILE, CARD, PREVIEW = "model.safetensors", "README.md", "preview"
 """What a repository holds; the preview keeps its suffix."""
+_METHOD = "[federated learning](https://arxiv.org/abs/2505.23292)"
 
 
 def model_card(
@@ -49,12 +51,22 @@ def _header(license_id: str | None) -> str:
 
 
 def _origin(training: Mapping[str, Any]) -> str:
+    clients = training.get("num_clients")
     if training.get("strategy") in BASELINES:
-        return "It was trained with fusseg, as a baseline without a federation."
-    return (
-        "It was trained with fusseg by [federated learning](https://arxiv.org/abs/2505.23292) at "
-        f"{training.get('num_clients')} clients: their images stayed with them."
-    )
+        how = "as a baseline without a federation"
+    elif training.get("engine") == DEPLOYMENT:
+        how = f"by {_METHOD} at {clients} clients: their images stayed with them"
+    else:
+        how = f"by {_METHOD}, simulated on one machine with {clients} clients"
+    parts = [f"It was trained with fusseg {how}."]
+    if training.get("own_model_of_one_client"):
+        parts.append("Each client kept a model of its own; this is one of them.")
+    if training.get("adapted"):
+        parts.append(
+            "Afterwards its centroids were moved to other images; clients and images below are "
+            "those."
+        )
+    return " ".join(parts)
 
 
 def _use(artifact: Artifact, repo_id: str) -> str:
@@ -95,7 +107,7 @@ def _training_rows(artifact: Artifact) -> list[tuple[str, object]]:
         ("regions, channels of a code", f"{artifact.segmenter.num_clusters}, "
          f"{artifact.segmenter.head.code_dim}"),
         ("strategy", training.get("strategy")),
-        ("rounds", training.get("rounds")),
+        ("rounds", _rounds(training)),
         ("steps per round and client", training.get("local_steps")),
         ("clients", training.get("num_clients")),
         ("images", training.get("num_images")),
@@ -113,6 +125,13 @@ def _training_rows(artifact: Artifact) -> list[tuple[str, object]]:
             ("pixel accuracy on them", f"{100 * training['pixel_accuracy']:.1f} %"),
         ]
     return [(name, value) for name, value in rows if value is not None]
+
+
+def _rounds(training: Mapping[str, Any]) -> str | None:
+    done, planned = training.get("rounds"), training.get("rounds_planned")
+    if done is None:
+        return None
+    return str(done) if planned in (None, done) else f"{done} of {planned} planned"
 
 
 def _limits(training: Mapping[str, Any]) -> str:

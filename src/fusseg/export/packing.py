@@ -7,6 +7,7 @@ from typing import Any
 from fusseg.errors import DataError
 from fusseg.export.artifact import Artifact, BackboneKind, BackboneNeed
 from fusseg.features.backbones import Backbone
+from fusseg.federation.schedule import num_rounds
 from fusseg.federation.strategies import resolve_federation
 from fusseg.record import GLOBAL
 from fusseg.regions import NamedCluster, load_regions
@@ -96,13 +97,13 @@ def _training(
         "strategy": record["strategy"],
         "seed": record["seed"],
         "rounds": run.rounds_done,
-        "rounds_planned": config.federation.rounds
-        + resolve_federation(config.federation).lloyd_rounds,
+        "rounds_planned": num_rounds(resolve_federation(config.federation)),
         "local_steps": (record["hello"] or {}).get("local_steps"),
         "num_clients": len(clients),
         "num_images": sum(client["num_images"] for client in clients),
         "own_model_of_one_client": site is not None,
         "engine": record["engine"],
+        "adapted": record.get("adapted") is not None,
         "versions": {name: record["versions"].get(name) for name in ("fusseg", "torch")},
         "protocol": record["protocol"],
         **_scores(record, site),
