@@ -44,6 +44,15 @@ def test_without_names_regions_are_called_by_number(folders):
     assert (image.regions == VALUES).all()
 
 
+def test_a_palette_that_is_full_names_no_more_than_there_can_be(folders):
+    image = Image.fromarray(VALUES)
+    image.putpalette(list(range(256)) * 3)
+    image.save(folders[0] / "a/x.png")
+    assert len(find_predictions(*folders, None).names.labels) == 255
+    Image.fromarray(VALUES + np.uint8(253)).save(folders[0] / "a/x.png")
+    refused(folders, r"at most 254, got 255; predict again, or correct it: .*x\.png")
+
+
 def test_names_are_those_beside_the_predictions(folders):
     describe(folders[0] / "a/x.json", (0, "road"), (2, "sky"))
     found = find_predictions(*folders, None)

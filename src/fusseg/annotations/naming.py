@@ -12,7 +12,8 @@ from fusseg.annotations.images import Label
 from fusseg.errors import ConfigError, DataError
 from fusseg.regions import join_clusters, read_named
 
-_VALUES = 256
+MOST_LABELS = 255
+"""One of the 256 pixel values has to be left for what has no label."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,10 @@ def names_from_list(labels: Mapping[int, Label]) -> Names:
     Raises:
         DataError: If two values have one name, or there are more than can be told apart.
     """
-    unknown = _VALUES - 1
-    if len(labels) > unknown:
-        raise DataError(f"labels must be at most {unknown}, got {len(labels)}")
-    places = np.full(_VALUES, unknown, np.uint8)
+    unknown = MOST_LABELS
+    if len(labels) > MOST_LABELS:
+        raise DataError(f"labels must be at most {MOST_LABELS}, got {len(labels)}")
+    places = np.full(MOST_LABELS + 1, unknown, np.uint8)
     taken: dict[str, int] = {}
     for place, (index, label) in enumerate(sorted(labels.items())):
         if label.name in taken:

@@ -11,7 +11,13 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from fusseg.annotations.images import Label, LabeledImage
-from fusseg.annotations.naming import Names, names_from_file, names_from_list, numbered_names
+from fusseg.annotations.naming import (
+    MOST_LABELS,
+    Names,
+    names_from_file,
+    names_from_list,
+    numbered_names,
+)
 from fusseg.data.decoding import decode, decoded_shape, read_file
 from fusseg.data.images import SUFFIXES
 from fusseg.errors import DataError
@@ -179,8 +185,15 @@ def _label(entry: dict[str, Any]) -> Label:
 def _num_colors(path: Path) -> int:
     """Number of regions that an index PNG may hold: its colors, or the values that occur."""
     image = _decode_index(read_file(path, "prediction"), path)
-    colors = image.getpalette() if image.mode == "P" else None
-    return max(len(colors or ()) // 3, int(np.asarray(image).max()) + 1)
+    highest = int(np.asarray(image).max())
+    if highest >= MOST_LABELS:
+        raise DataError(
+            f"without names, values are numbers of regions and at most {MOST_LABELS - 1}, got "
+            f"{highest}; predict again, or correct it: {path}"
+        )
+    colors = (image.getpalette() if image.mode == "P" else None) or ()
+    # Other programs fill a palette up to 256.
+    return max(min(len(colors) // 3, MOST_LABELS), highest + 1)
 
 
 def _read_values(prediction: Prediction) -> UInt8[np.ndarray, "height width"]:
