@@ -17,7 +17,7 @@ from fusseg.annotations.contours import trace_outlines
 from fusseg.annotations.images import AnnotationOptions, Label, LabeledImage, annotate_image
 from fusseg.annotations.parts import column_runs, list_parts, row_runs, whole_image
 from fusseg.annotations.polygons import outline_part, polygon_area
-from fusseg.annotations.rle import compress_counts, decompress_counts, fill_runs
+from fusseg.annotations.rle import compress_counts, fill_runs
 from fusseg.annotations.simplification import simplify
 
 noise = arrays(
@@ -55,7 +55,6 @@ def test_codes_are_those_of_pycocotools(values):
         counts = column_runs(outlines, chosen, whole_image(outlines))
         code = compress_counts(counts)
         assert code.encode() == coco_mask.encode(np.asfortranarray(mask, np.uint8))["counts"]
-        assert (decompress_counts(code) == counts).all()
         drawn = fill_runs(row_runs(outlines, chosen, whole_image(outlines)))
         assert (drawn.reshape(mask.shape) == mask).all()
 
@@ -105,7 +104,8 @@ def test_neighbors_share_every_line_of_their_simplified_border(values, tolerance
         (x, y), (next_x, next_y) = begin, end
         on_frame = (x == next_x and x in (0, width)) or (y == next_y and y in (0, height))
         # A ring of which nothing would remain stays as it was, over the border of its neighbors.
-        assert (end, begin) in lines or on_frame or lines[begin, end]
+        kept = tolerance > 0 and lines[begin, end]
+        assert (end, begin) in lines or on_frame or kept
 
 
 @given(maps, st.integers(1, 12))

@@ -3,8 +3,6 @@
 import numpy as np
 from jaxtyping import Bool, Int
 
-from fusseg.errors import DataError
-
 _CHUNK, _MORE, _SIGN, _FIRST = 31, 32, 16, 48
 _MAX_CHUNKS = 7
 """Characters of one count: 5 bits each, enough for 32-bit counts."""
@@ -50,27 +48,3 @@ def compress_counts(counts: Counts) -> str:
         used[:, place] = going
         going &= more
     return code[used].tobytes().decode("ascii")
-
-
-def decompress_counts(code: str) -> Counts:
-    """Read COCO's compressed code.
-
-    Raises:
-        DataError: If it ends within a count or holds another character than those of the code.
-    """
-    counts: list[int] = []
-    value = shift = 0
-    for character in code:
-        chunk = ord(character) - _FIRST
-        if not 0 <= chunk < 2 * _MORE:
-            raise DataError(f"run-length code holds {character!r}, none of its characters")
-        value |= (chunk & _CHUNK) << shift
-        shift += 5
-        if not chunk & _MORE:
-            if chunk & _SIGN:
-                value -= 1 << shift
-            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
-            value = shift = 0
-    if shift:
-        raise DataError("run-length code ends within a count")
-    return np.array(counts, np.int64)
