@@ -105,6 +105,15 @@ def test_a_ring_of_which_nothing_would_remain_stays():
     ]
 
 
+def test_where_a_corner_is_gone_its_point_stands_once():
+    values = np.zeros((10, 10), np.uint8)
+    values[2:7, 2:7] = values[7, 7] = 1
+    hole = max(rings(trace_outlines(values)), key=lambda ring: ring[1].count([7, 7]))
+    assert (hole[0], hole[1].count([7, 7])) == (0, 2)
+    low = [points for label, points in rings(simplify(trace_outlines(values), 2.0)) if label == 0]
+    assert sorted(low[1]) == [[2, 2], [2, 7], [7, 2], [7, 7]]
+
+
 def test_holes_are_joined_by_slits_and_the_area_is_without_them():
     outlines = trace_outlines(regions("00000", "01020", "00000"))
     (part,) = (part for part in list_parts(outlines, 1) if part.region == 0)

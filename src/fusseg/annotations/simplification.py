@@ -42,6 +42,7 @@ def simplify(outlines: Outlines, tolerance: float) -> Outlines:
         doubled_areas(outlines.points, stays, outlines.starts) * outlines.areas <= 0
     )
     stays |= np.repeat(vanished, sizes)
+    _drop_repeated_points(outlines.points, stays, starts)
     counts = np.add.reduceat(stays.astype(np.int64), starts)
     return replace(
         outlines,
@@ -106,6 +107,21 @@ def _keep_far_points(
         chosen, begin, end = chosen[split], begin[split], end[split]
         kept[chosen] = True
         begin, end = np.concatenate([begin, chosen]), np.concatenate([chosen, end])
+
+
+def _drop_repeated_points(
+    points: Int[np.ndarray, "points 2"],
+    stays: Bool[np.ndarray, " points"],
+    starts: Int[np.ndarray, " rings"],
+) -> None:
+    """Unmark in `stays` the second of two equal points in a row: what lay between them is gone."""
+    counts = np.add.reduceat(stays.astype(np.int64), starts)
+    ends = np.cumsum(counts)
+    places = np.flatnonzero(stays)
+    before = np.arange(len(places)) - 1
+    before[ends - counts] = ends - 1
+    repeated = (points[places] == points[places[before]]).all(axis=1)
+    stays[places[repeated]] = False
 
 
 def _squared_distances(
