@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo deploy-demo docs test test-deploy test-browser test-docs test-formats test-package format check tests coverage clean
+.PHONY: install demo deploy-demo docs test test-deploy test-browser test-docs test-formats test-package test-properties format check tests coverage clean
 
 install: $(STAMP)
 
@@ -61,6 +61,10 @@ docs: $(STAMP)
 # The documentation's commands and Python, as they stand on the pages.
 test-docs: $(STAMP)
 	$(BIN)/python -m pytest -n 2 -m docs tests/docs
+
+# The property tests on a thousand new examples each instead of the same few, by hand; about MINUTES minutes.
+test-properties: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --hypothesis-profile thorough tests/property
 
 # Every check: format, lint, types, layers, tests.
 test: check tests

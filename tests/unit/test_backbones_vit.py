@@ -58,7 +58,7 @@ def test_weights_that_cannot_be_fetched_are_named_with_the_commands(offline):
         "    hf download facebook/dino-vitb8 --local-dir dino-vitb8\n"
         "then copy the folder dino-vitb8 here and set backbone.name to its path",
     )
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 60
 
 
 def test_a_model_in_the_cache_of_the_hub_needs_no_network(offline, tiny):

@@ -33,7 +33,10 @@ from fusseg.segmentation.training import Model, TrainingPlan
 from fusseg.warm_start import Origin
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((ROOT / "docs").glob("**/*.md")),
+]
 CONFIGURATIONS = sorted([*ROOT.glob("examples/*.toml"), *ROOT.glob("benchmarks/*.toml")])
 
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)

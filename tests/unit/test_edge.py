@@ -395,7 +395,7 @@ def test_a_body_must_come_in_time(keys, edge_port, upstream):
         answer = read_all(connection)
     assert status(answer) == 408
     assert answer.endswith(b"a body that took more than 1.0 s")
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 30
     assert upstream.seen == []
 
 
@@ -412,7 +412,7 @@ def test_a_header_must_come_in_time_however_it_trickles(keys, server):
             time.sleep(0.2)
         assert slow.recv(100) == b""
         assert idle.recv(100) == b""
-        assert 0.9 < time.monotonic() - begin < 5
+        assert 0.9 < time.monotonic() - begin < 30
         with connected(keys, port) as kept:
             for _ in range(4):
                 kept.sendall(ALLOWED + b"content-length: 0\r\n\r\n")
