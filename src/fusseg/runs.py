@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -166,6 +167,18 @@ def save_state(path: Path, saved: SavedState) -> None:
         {"fusseg": json.dumps(metadata, sort_keys=True)},
     )
     _write(path / STATE, content)
+
+
+def digest_state(path: Path) -> str:
+    """SHA-256 of a run's state file, hex: which models these are.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    try:
+        return sha256((path / STATE).read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(f"cannot read {path / STATE}: {error.strerror}") from error
 
 
 def save_history(

@@ -2,11 +2,10 @@
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from fusseg.compute import choose_compute
+from fusseg.compute import Compute, choose_compute
 from fusseg.config import Config, DataConfig
 from fusseg.data.datasets import open_dataset, select_held_out, select_training
 from fusseg.data.items import Dataset, Item, select
@@ -18,7 +17,7 @@ from fusseg.features.extraction import Progress, extract_features
 from fusseg.features.views import held_out_views, with_mirrored
 from fusseg.federation.strategies import resolve_federation
 from fusseg.record import GLOBAL, describe_protocol, describe_skipped
-from fusseg.runs import STATE, load_state, read_run_config
+from fusseg.runs import digest_state, load_state, read_run_config
 from fusseg.segmentation.segmenter import Segmenter, build_segmenter
 
 
@@ -38,8 +37,12 @@ class TrainedRun:
     """SHA-256 of the state file, hex: which models these are."""
 
 
-def load_run(run_dir: Path) -> TrainedRun:
+def load_run(run_dir: Path, compute: Compute | None = None) -> TrainedRun:
     """Load what a run has learned up to its last finished round.
+
+    Args:
+        run_dir: Run directory.
+        compute: What its backbone computes on; None: as the run did.
 
     Raises:
         ConfigError: If the folder is no run, or the backbone is not the one it was trained on.
@@ -47,7 +50,7 @@ def load_run(run_dir: Path) -> TrainedRun:
     """
     config = read_run_config(run_dir)
     saved = load_state(run_dir)
-    backbone = load_backbone(config.backbone.name, choose_compute(config.compute))
+    backbone = load_backbone(config.backbone.name, compute or choose_compute(config.compute))
     check_fingerprint(saved, backbone, run_dir)
     models = final_models(saved, resolve_federation(config.federation))
     mean_feature = saved.state.plan.mean_feature
@@ -58,7 +61,7 @@ def load_run(run_dir: Path) -> TrainedRun:
         segmenters,
         saved.state.round_number,
         name=run_dir.resolve().name,
-        digest=sha256((run_dir / STATE).read_bytes()).hexdigest(),
+        digest=digest_state(run_dir),
     )
 
 

@@ -1,7 +1,6 @@
 """Start a federation from the model of a saved run: same regions, same names, other sites."""
 
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 
 from fusseg.atomic import write_atomically
@@ -12,7 +11,7 @@ from fusseg.federation.schedule import PCA
 from fusseg.federation.state import GlobalState
 from fusseg.federation.strategies import keeps_own_models, resolve_federation
 from fusseg.regions import load_regions, regions_file
-from fusseg.runs import STATE, SavedState, load_record, load_state, read_run_config
+from fusseg.runs import SavedState, digest_state, load_record, load_state, read_run_config
 from fusseg.segmentation.training import TrainingPlan
 
 
@@ -136,11 +135,8 @@ def load_shared_model(run_dir: Path) -> SavedState:
 
 def describe_origin(run_dir: Path, saved: SavedState) -> Origin:
     """Say which model it was: the run, its round, and a digest of its state."""
-    try:
-        name, digest = load_record(run_dir)["name"], sha256((run_dir / STATE).read_bytes())
-    except OSError as error:
-        raise DataError(f"cannot read {run_dir / STATE}: {error.strerror}") from error
-    return Origin(str(run_dir), name, saved.state.round_number, digest.hexdigest())
+    name, round_number = load_record(run_dir)["name"], saved.state.round_number
+    return Origin(str(run_dir), name, round_number, digest_state(run_dir))
 
 
 def carry_names(source: Path, run_dir: Path) -> None:

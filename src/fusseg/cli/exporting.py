@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fusseg.errors import ConfigError
-from fusseg.export.artifact import save_artifact
+from fusseg.export.artifact import Artifact, save_artifact
 from fusseg.export.hub import Publication, push, write_repository
 from fusseg.export.opening import describe_need
 from fusseg.export.packing import pack_run
+from fusseg.trained_run import load_run
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,12 @@ def run_pack(packed: Packed, out: Path) -> None:
     """Write a run's model as one file and say what is in it.
 
     Raises:
-        ConfigError: If the file is named otherwise, or as `pack_run`.
-        DataError: If it cannot be written, or as `pack_run`.
+        ConfigError: If the file is named otherwise, or as `load_run` and `pack_run`.
+        DataError: If it cannot be written, or as `load_run` and `pack_run`.
     """
     if out.suffix != ".safetensors":
         raise ConfigError(f"a model file is named *.safetensors, got --out {out}")
-    artifact = pack_run(packed.run_dir, packed.site, with_sites=packed.with_sites)
+    artifact = _pack(packed)
     save_artifact(out, artifact)
     segmenter = artifact.segmenter
     print(f"{out}: {segmenter.num_clusters} regions, {out.stat().st_size:,} bytes")
@@ -41,18 +42,23 @@ def run_push(packed: Packed, publication: Publication, dry_run: Path | None) -> 
     """Send a run's model to the Hugging Face hub, or write what would be sent.
 
     Raises:
-        ConfigError: If the hub refuses or cannot be reached, or as `pack_run`.
-        DataError: As `pack_run`, or if the files cannot be written.
+        ConfigError: If the hub refuses or cannot be reached, or as `load_run` and `pack_run`.
+        DataError: As `load_run` and `pack_run`, or if the files cannot be written.
     """
     if dry_run is not None and dry_run.exists() and not _is_empty_folder(dry_run):
         raise ConfigError(f"--dry-run must be a new or empty folder, got {dry_run}; name another")
-    artifact = pack_run(packed.run_dir, packed.site, with_sites=packed.with_sites)
+    artifact = _pack(packed)
     if dry_run is not None:
         for file in write_repository(dry_run, artifact, publication):
             print(f"{file}: {file.stat().st_size:,} bytes")
         print("nothing was sent")
         return
     print(f"sent: {push(artifact, publication)}")
+
+
+def _pack(packed: Packed) -> Artifact:
+    run = load_run(packed.run_dir)
+    return pack_run(run, packed.run_dir, packed.site, with_sites=packed.with_sites)
 
 
 def _is_empty_folder(path: Path) -> bool:

@@ -1,7 +1,7 @@
 """The command `fusseg export`: an ONNX graph, compared with the model before it is kept."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,7 +15,6 @@ from fusseg.errors import ConfigError
 from fusseg.export.artifact import Artifact
 from fusseg.export.packing import pack_run
 from fusseg.export.parity import Graph, Parity, Pixels, measure_parity
-from fusseg.features.backbones import load_backbone
 from fusseg.prediction.segmenter import segment_image
 from fusseg.prediction.sources import find_images
 from fusseg.prediction.viewing import MAX_AREA
@@ -64,12 +63,11 @@ def run_export(
         raise ConfigError(f"an ONNX file is named *.onnx, got --out {out}")
     # First, because the export takes a while.
     items = _compared(run_dir, images)
-    run = load_run(run_dir)
     # The graph computes in float32, whatever the run did.
-    run = replace(run, backbone=load_backbone(run.config.backbone.name, EXACT))
+    run = load_run(run_dir, EXACT)
     segmenter = pick_segmenter(run, site)
     print("exporting (up to a minute)")
-    model = build_onnx(run, segmenter, MAX_AREA, _metadata(pack_run(run_dir, site)))
+    model = build_onnx(run, segmenter, MAX_AREA, _metadata(pack_run(run, run_dir, site)))
     pictures = [load_image(item) for item in items]
     pictures.append(_another_shape(pictures[0]))
     pairs = [(picture, segment_image(picture, run, segmenter)) for picture in pictures]

@@ -12,22 +12,24 @@ from fusseg.federation.strategies import resolve_federation
 from fusseg.record import GLOBAL
 from fusseg.regions import NamedCluster, load_regions
 from fusseg.runs import Record, load_record
-from fusseg.trained_run import TrainedRun, load_run, pick_segmenter
+from fusseg.trained_run import TrainedRun, pick_segmenter
 
 
-def pack_run(run_dir: Path, site: str | None = None, *, with_sites: bool = False) -> Artifact:
+def pack_run(
+    run: TrainedRun, run_dir: Path, site: str | None = None, *, with_sites: bool = False
+) -> Artifact:
     """Take from a run what a model file holds: no image, no path, no command.
 
     Args:
-        run_dir: Run directory.
+        run: As loaded.
+        run_dir: Its directory.
         site: Whose model, where each site has its own.
         with_sites: Whether the names of the training sites go along, with their counts of images.
 
     Raises:
-        ConfigError: As `load_run` and `pick_segmenter`.
-        DataError: If the record cannot be read, or no round is finished.
+        ConfigError: As `pick_segmenter`.
+        DataError: If the record cannot be read.
     """
-    run = load_run(run_dir)
     segmenter = pick_segmenter(run, site)
     data = run.config.data
     return Artifact(
