@@ -43,7 +43,7 @@ def choose_coloring(
     if regions is None:
         clusters = cluster_colors(of_classes, matching, num_clusters)
         legend = {
-            f"region {cluster}": _color(color)
+            f"region {cluster}": to_color(color)
             for cluster, color in enumerate(clusters.tolist())
             if matching is None or matching[cluster] == UNMATCHED
         }
@@ -58,7 +58,7 @@ def choose_coloring(
             of_classes[index] = legend.get(name, of_classes[index])
     if matching is not None and classes is not None:
         named = zip(classes.names, of_classes.tolist(), strict=True)
-        legend = {name: _color(color) for name, color in named} | legend
+        legend = {name: to_color(color) for name, color in named} | legend
     return Coloring(clusters, of_classes, legend)
 
 
@@ -79,10 +79,13 @@ def name_regions(run_dir: Path, num_clusters: int, site: str | None = None) -> R
 
 def numbered_regions(num_clusters: int) -> Regions:
     """Give every cluster a region and a color of its own, and its number for a name."""
+    return join_clusters(unnamed_clusters(num_clusters))
+
+
+def unnamed_clusters(num_clusters: int) -> list[NamedCluster]:
+    """Give every cluster a color, and no name."""
     colors = palette(num_clusters).tolist()
-    return join_clusters(
-        [NamedCluster(cluster, "", tuple(color)) for cluster, color in enumerate(colors)]
-    )
+    return [NamedCluster(cluster, "", to_color(color)) for cluster, color in enumerate(colors)]
 
 
 def cluster_colors_of(regions: Regions) -> Colors:
@@ -110,5 +113,7 @@ def cluster_colors(of_classes: Colors, matching: Sequence[int] | None, num_clust
     return chosen
 
 
-def _color(color: Sequence[int]) -> Color:
-    return color[0], color[1], color[2]
+def to_color(values: Sequence[int] | UInt8[np.ndarray, "3"]) -> Color:
+    """Take a color from a row of an array or list."""
+    red, green, blue = (int(value) for value in values)
+    return red, green, blue

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from fusseg.coloring import to_color
 from fusseg.config import DataConfig
 from fusseg.data.datasets import open_dataset
 from fusseg.data.images import fit_image, load_image
@@ -22,7 +23,7 @@ from fusseg.features.pipeline import Skipped
 from fusseg.prediction.segmenter import Segmenter, encode_seen, segment_images
 from fusseg.prediction.tiling import Pixels
 from fusseg.prediction.viewing import PredictOptions, view_image
-from fusseg.regions import Color, NamedCluster
+from fusseg.regions import NamedCluster
 from fusseg.report.colors import palette, spread_colors
 from fusseg.runs import spread_evenly
 from fusseg.segmentation.segmenter import assign, cosines, similarities
@@ -183,18 +184,10 @@ def name_by_matches(matches: Sequence[Match], classes: Classes) -> list[NamedClu
     else:
         own = palette(len(classes.names))
     others = spread_colors(own, len(own) + len(matches))[len(own) :]
-    colors = {name: _color(own[index]) for index, name in enumerate(classes.names)}
+    colors = {name: to_color(own[index]) for index, name in enumerate(classes.names)}
     return [
-        NamedCluster(match.cluster, match.name, colors.get(match.name, _color(others[number])))
+        NamedCluster(match.cluster, match.name, colors.get(match.name, to_color(others[number])))
         for number, match in enumerate(matches)
-    ]
-
-
-def unnamed(num_clusters: int) -> list[NamedCluster]:
-    """Give every cluster a color, and no name yet."""
-    return [
-        NamedCluster(cluster, "", _color(color))
-        for cluster, color in enumerate(palette(num_clusters))
     ]
 
 
@@ -226,8 +219,3 @@ def _crops_of(
         score = float(filled[top, left])
         crops[number] = Crop(seen[area].copy(), pixels[area] == number, score)
     return crops, np.bincount(cluster.numpy(), minlength=segmenter.model.num_clusters)
-
-
-def _color(color: UInt8[np.ndarray, "3"]) -> Color:
-    red, green, blue = (int(value) for value in color)
-    return red, green, blue

@@ -7,6 +7,7 @@ import torch
 
 from fusseg.atomic import write_atomically
 from fusseg.cli.progress import Display
+from fusseg.coloring import unnamed_clusters
 from fusseg.contact_sheet import draw_sheet
 from fusseg.data.items import Item
 from fusseg.errors import ConfigError, DataError
@@ -20,7 +21,6 @@ from fusseg.naming import (
     open_labeled,
     run_items,
     typical_crops,
-    unnamed,
 )
 from fusseg.prediction.segmenter import Segmenter
 from fusseg.prediction.sources import find_images
@@ -59,7 +59,7 @@ def run_name(options: NameOptions) -> None:
         elif options.labels is not None:
             named = _name_by_labels(segmenter, options.labels, display)
         else:
-            named = unnamed(segmenter.model.num_clusters)
+            named = unnamed_clusters(segmenter.model.num_clusters)
         typical = _find_typical(segmenter, _items(segmenter, options.images), display)
         for skipped in typical.skipped:
             display.line(f"skipped {skipped.item.image}: {skipped.reason}")
