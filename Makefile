@@ -62,7 +62,7 @@ docs: $(STAMP)
 test-docs: $(STAMP)
 	$(BIN)/python -m pytest -n 2 -m docs tests/docs
 
-# The property tests on a thousand new examples each instead of the same few, by hand; about MINUTES minutes.
+# The property tests on a thousand new examples each instead of the same few, by hand; under 10 minutes.
 test-properties: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --hypothesis-profile thorough tests/property
 

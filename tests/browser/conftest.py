@@ -44,14 +44,28 @@ def fusseg(*arguments):
 
 @pytest.fixture(scope="session")
 def pages(tmp_path_factory):
-    """Three runs made by the command line, two of them alike but for the seed, and their page."""
+    """Every page of three runs made by the command line; two are alike but for the seed."""
     folder = tmp_path_factory.mktemp("runs")
     runs = {"a": (), "b": ("seed=1",), "c": ("federation.strategy=fedavg", "model.num_clusters=3")}
     for name, more in runs.items():
         overrides = [part for key in (*SETTINGS, *more) for part in ("--set", key)]
         fusseg("run", EXAMPLE, "--out", folder / name, "--cache", folder / "cache", *overrides)
+    run, cache = folder / "a", ("--cache", folder / "cache")
     fusseg("report", *(folder / name for name in runs), "--out", folder / "compare.html")
-    return {"run": folder / "a" / "report.html", "comparison": folder / "compare.html"}
+    fusseg("quality", run, folder / "b", *cache)
+    overrides = [part for key in SETTINGS for part in ("--set", key)]
+    suggested = ("--out", folder / "suggest-k.html", "--k", "2,3,4,6")
+    fusseg("suggest-k", EXAMPLE, *suggested, *cache, *overrides)
+    scenes = folder / "scenes"
+    fusseg("scenes", "pipes", "--out", scenes, "--images", 4)
+    fusseg("adapt", run, scenes, "--out", folder / "adapted", *cache)
+    return {
+        "run": run / "report.html",
+        "comparison": folder / "compare.html",
+        "quality": run / "quality.html",
+        "suggestion": folder / "suggest-k.html",
+        "adaptation": folder / "adapted" / "adaptation.html",
+    }
 
 
 class Browser:

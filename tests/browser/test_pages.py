@@ -1,4 +1,4 @@
-"""Both pages in a real browser: nothing is fetched, nothing complains, everyone can read them."""
+"""Every page in a real browser: nothing is fetched, nothing complains, everyone can read them."""
 
 from pathlib import Path
 
@@ -10,11 +10,9 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 pytestmark = pytest.mark.browser
 
 CONTRAST = (Path(__file__).parent / "page_checks.js").read_text()
+PAGES = ("run", "comparison", "quality", "suggestion", "adaptation")
 LOOKS = [
-    (page, scheme, width)
-    for page in ("run", "comparison")
-    for scheme in ("light", "dark")
-    for width in (1400, 360)
+    (page, scheme, width) for page in PAGES for scheme in ("light", "dark") for width in (1400, 360)
 ]
 
 
@@ -52,27 +50,27 @@ def test_a_table_wider_than_the_screen_scrolls_by_itself(browser, pages):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("page", ["run", "comparison"])
+@pytest.mark.parametrize("page", PAGES)
 def test_every_text_stands_out_from_what_is_behind_it(browser, pages, page, scheme):
     browser.open(pages[page], scheme=scheme)
     browser.run("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
     checked, failures = browser.run(CONTRAST)
-    assert checked > 100
+    assert checked > 50
     assert failures == []
 
 
-@pytest.mark.parametrize("page", ["run", "comparison"])
+@pytest.mark.parametrize("page", PAGES)
 def test_every_control_and_every_picture_has_a_name(browser, pages, page):
     browser.open(pages[page])
     controls = "a[href], button, select, input, summary, [tabindex='0'], img, [role=img], table"
     elements = browser.driver.find_elements(By.CSS_SELECTOR, controls)
     named = [one for one in elements if one.is_displayed()]
-    assert len(named) > 15
+    assert len(named) > 10
     nameless = [one.get_attribute("outerHTML")[:120] for one in named if not one.accessible_name]
     assert nameless == []
 
 
-@pytest.mark.parametrize("page", ["run", "comparison"])
+@pytest.mark.parametrize("page", PAGES)
 def test_the_tab_key_reaches_every_control_and_shows_where_it_is(browser, pages, page):
     browser.open(pages[page])
     controls = browser.run(
@@ -94,7 +92,7 @@ def test_the_tab_key_reaches_every_control_and_shows_where_it_is(browser, pages,
     assert len(seen) >= controls
 
 
-@pytest.mark.parametrize("page", ["run", "comparison"])
+@pytest.mark.parametrize("page", PAGES)
 def test_the_choice_of_colors_overrules_the_system(browser, pages, page):
     browser.open(pages[page], scheme="light")
     theme = Select(browser.driver.find_element(By.ID, "theme"))
