@@ -66,7 +66,9 @@ class Graph:
             regions, scores = self._session.run(None, {"image": images})
         except Exception as error:  # onnxruntime's errors share no base class
             raise DataError(
-                f"the exported graph fails on a batch of {images.shape}: {first_line(error)}"
+                f"the exported graph fails on images of shape {images.shape}, so it is not written:"
+                f" this backbone is beyond torch's export; take the model to other machines with "
+                f"fusseg pack (onnxruntime: {first_line(error)})"
             ) from error
         return regions, scores
 
