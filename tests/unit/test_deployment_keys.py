@@ -25,13 +25,8 @@ from cryptography.hazmat.primitives.serialization import (
 from typer.testing import CliRunner
 
 from fusseg.cli.keying import keys_app, run_authority
-from fusseg.deployment.keys import (
-    check_private,
-    create_authority,
-    create_server_certificate,
-    create_site_key,
-    read_certificate_expiry,
-)
+from fusseg.deployment.credentials import check_private, read_certificate_expiry
+from fusseg.deployment.keys import create_authority, create_server_certificate, create_site_key
 from fusseg.deployment.sites_file import read_sites
 
 

@@ -27,7 +27,8 @@ from flwr.proto.node_pb2 import Node
 from starlette.requests import Request
 from starlette.responses import Response
 
-from fusseg.deployment.edge import FLEET_NAMES, EdgeLimits, edge_app, edge_server, main
+from fusseg.deployment.edge import FLEET_NAMES, EdgeLimits, edge_app
+from fusseg.deployment.edge_process import edge_server, main
 from fusseg.deployment.keys import create_authority, create_server_certificate
 from fusseg.deployment.pushes import find_forgery
 
@@ -634,7 +635,7 @@ def arguments(keys, port, upstream):
 def test_the_edge_is_a_process_that_ends_when_told_to(keys, upstream):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "fusseg.deployment.edge"]
+    command = [sys.executable, "-m", "fusseg.deployment.edge_process"]
     command += arguments(keys, port, f"https://127.0.0.1:{upstream.port}")
     context = ssl.create_default_context(cafile=keys / "ca.crt")
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:

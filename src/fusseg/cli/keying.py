@@ -66,7 +66,8 @@ def run_authority(out: Path, days: int) -> None:
 def run_server(hosts: list[str], authority: Path, out: Path, days: int) -> None:
     """Make a server certificate and say what to do with its files."""
     _check_installed()
-    from fusseg.deployment.keys import create_server_certificate, read_certificate_expiry
+    from fusseg.deployment.credentials import read_certificate_expiry
+    from fusseg.deployment.keys import create_server_certificate
 
     key, certificate = create_server_certificate(authority, hosts, out, days)
     print(f"wrote {key}\nwrote {certificate}")

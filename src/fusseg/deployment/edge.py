@@ -3,29 +3,22 @@
 On the same port Flower has an API by which anyone may register keys and run code, without a login.
 """
 
-import argparse
 import asyncio
 import logging
 import ssl
-import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import h11
 import httpx
-import uvicorn
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from fusseg.deployment.keys import check_private, read_certificate_expiry
 from fusseg.deployment.pushes import find_forgery
-from fusseg.errors import ConfigError, FussegError
+from fusseg.errors import ConfigError
 
 FLEET_NAMES = (
     "activate-node",
@@ -63,9 +56,8 @@ _SHOWN_PATH = 80
 # Below the 5 s after which Flower's server closes an idle connection.
 _UPSTREAM_IDLE_SECONDS = 3.0
 _CONNECT_SECONDS = 5.0
-# Nodes ask every 3 s; also how long a connection may take to send a header.
-_IDLE_SECONDS = 15
-_HEADER_BYTES = 16 * 2**10
+HEADER_BYTES = 16 * 2**10
+"""Of a request, at most."""
 
 logger = logging.getLogger(__name__)
 
@@ -141,129 +133,6 @@ def edge_app(upstream_url: str, ca_file: Path, limits: EdgeLimits | None = None)
     return app
 
 
-def edge_server(
-    app: ASGIApp,
-    host: str,
-    port: int,
-    *,
-    certificate: Path,
-    key: Path,
-    limits: EdgeLimits | None = None,
-) -> uvicorn.Server:
-    """Prepare a server for the edge; its `run()` returns when it is told to stop.
-
-    Args:
-        app: Of `edge_app`.
-        host: Address to listen on.
-        port: Port to listen on; 0 takes a free one.
-        certificate: Server certificate in PEM form.
-        key: Its private key.
-        limits: Of connections.
-
-    Raises:
-        ConfigError: If the key is open to others, or certificate and key cannot be used or have
-            expired.
-    """
-    check_private(key)
-    expiry = read_certificate_expiry(certificate)
-    if expiry <= datetime.now(UTC):
-        raise ConfigError(
-            f"the server's certificate expired on {expiry:%Y-%m-%d}; make a new one with "
-            f"`fusseg keys server`: {certificate}"
-        )
-    config = uvicorn.Config(
-        app,
-        host=host,
-        port=port,
-        loop="asyncio",
-        http=_PunctualProtocol,
-        ws="none",
-        interface="asgi3",
-        lifespan="on",
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=(limits or EdgeLimits()).connections,
-        timeout_keep_alive=_IDLE_SECONDS,
-        timeout_graceful_shutdown=5,
-        h11_max_incomplete_event_size=_HEADER_BYTES,
-        ssl_certfile=certificate,
-        ssl_keyfile=key,
-        ssl_ciphers="ECDHE+AESGCM:ECDHE+CHACHA20",
-    )
-    try:
-        config.load()
-    except OSError as error:  # also ssl.SSLError
-        raise ConfigError(f"{certificate} and {key} must belong together, got {error}") from error
-    assert config.ssl is not None
-    config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
-    config.ssl.options |= ssl.OP_NO_RENEGOTIATION
-    return uvicorn.Server(config)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the edge until it is told to stop; errors from input exit with 2.
-
-    Args:
-        arguments: Of the command line; default: the process's own.
-    """
-    parser = argparse.ArgumentParser(prog="fusseg.deployment.edge", description=__doc__)
-    parser.add_argument("--host", required=True)
-    parser.add_argument("--port", required=True, type=int)
-    parser.add_argument("--certificate", required=True, type=Path)
-    parser.add_argument("--key", required=True, type=Path)
-    parser.add_argument("--upstream", required=True, help="Flower's server, https://HOST:PORT")
-    parser.add_argument("--ca", required=True, type=Path, help="certificate of the authority")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    try:
-        server = edge_server(
-            edge_app(options.upstream, options.ca),
-            options.host,
-            options.port,
-            certificate=options.certificate,
-            key=options.key,
-        )
-    except FussegError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    server.run()
-
-
-class _PunctualProtocol(H11Protocol):
-    """HTTP/1.1 that closes a connection whose header is late, which uvicorn would wait for."""
-
-    _deadline: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._expect_header()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._expect_header()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._forget_deadline()
-        super().connection_lost(exc)
-
-    def _expect_header(self) -> None:
-        if self.conn.their_state is not h11.IDLE:
-            self._forget_deadline()
-        elif self._deadline is None:
-            # Not put off by further bytes, however many trickle in.
-            self._deadline = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
-
-    def _forget_deadline(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-
 async def _live(transport: httpx.AsyncHTTPTransport, receive: Receive, send: Send) -> None:
     await receive()
     await send({"type": "lifespan.startup.complete"})
@@ -308,8 +177,8 @@ def _check_request(request: Request, limits: EdgeLimits) -> bytes:
         raise _Refused(_WRONG_METHOD, f"send {_METHODS[path]}")
     headers = request.headers.raw
     # h11 bounds what is not yet whole; a header that comes in one go may be larger.
-    if sum(len(name) + len(value) for name, value in headers) > _HEADER_BYTES:
-        raise _Refused(_HEADER_TOO_LARGE, f"a header of more than {_HEADER_BYTES} bytes")
+    if sum(len(name) + len(value) for name, value in headers) > HEADER_BYTES:
+        raise _Refused(_HEADER_TOO_LARGE, f"a header of more than {HEADER_BYTES} bytes")
     names = [name for name, _ in headers]
     if any(names.count(name) > 1 for name in _FORWARDED_HEADERS):
         raise _Refused(_BAD, "a header came twice")
@@ -397,7 +266,3 @@ def _trust(ca_file: Path) -> ssl.SSLContext:
         raise ConfigError(
             f"cannot read the authority's certificate {ca_file}: {error.strerror}"
         ) from error
-
-
-if __name__ == "__main__":
-    main()

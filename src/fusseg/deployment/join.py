@@ -12,7 +12,7 @@ from fusseg.data.partition import MIN_IMAGES
 from fusseg.data.site_folder import open_site
 from fusseg.deployment import flower
 from fusseg.deployment.client_app import SITE_DIR
-from fusseg.deployment.keys import check_private, read_certificate_expiry
+from fusseg.deployment.credentials import check_private, read_certificate_expiry
 from fusseg.deployment.ledger import LEDGER, LedgerLine, read_ledger
 from fusseg.deployment.offer import HELLO, Offer
 from fusseg.deployment.payloads import FINISH

@@ -1,20 +1,14 @@
 """Certificates of the server and keys of the sites: made once, kept in files of their own."""
 
 import ipaddress
-import os
 import re
-import secrets
-import shlex
-import stat
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import tomli_w
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
@@ -22,11 +16,11 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
     PublicFormat,
-    load_pem_private_key,
-    load_ssh_private_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from fusseg.deployment.credentials import load_certificate, load_private
+from fusseg.deployment.new_files import PRIVATE, PUBLIC, write_new
 from fusseg.deployment.sites_file import check_site_name
 from fusseg.errors import ConfigError
 
@@ -34,7 +28,6 @@ AUTHORITY_KEY, AUTHORITY_CERTIFICATE = "ca.key", "ca.crt"
 SERVER_KEY, SERVER_CERTIFICATE = "server.key", "server.crt"
 MAX_DAYS = 36500
 
-_PRIVATE, _PUBLIC = 0o600, 0o644
 # Flower's own server listens on loopback, behind the edge, with the same certificate.
 _LOCAL_HOSTS = ("localhost", "127.0.0.1")
 _CLOCKS_APART = timedelta(hours=1)
@@ -78,7 +71,7 @@ def create_authority(folder: Path, days: int) -> tuple[Path, Path]:
         .sign(key, hashes.SHA384())
     )
     files = folder / AUTHORITY_KEY, folder / AUTHORITY_CERTIFICATE
-    _write_new({files[0]: (_key_bytes(key), _PRIVATE), files[1]: (_pem(certificate), _PUBLIC)})
+    write_new({files[0]: (_key_bytes(key), PRIVATE), files[1]: (_pem(certificate), PUBLIC)})
     return files
 
 
@@ -119,12 +112,12 @@ def create_server_certificate(
         .sign(issuer_key, hashes.SHA384())
     )
     files = out / SERVER_KEY, out / SERVER_CERTIFICATE
-    new = {files[0]: (_key_bytes(key), _PRIVATE), files[1]: (_pem(certificate), _PUBLIC)}
+    new = {files[0]: (_key_bytes(key), PRIVATE), files[1]: (_pem(certificate), PUBLIC)}
     beside = out / AUTHORITY_CERTIFICATE
     if not beside.exists():
         # The server needs the authority's certificate too: its key stays where it is.
-        new[beside] = (_pem(issuer), _PUBLIC)
-    _write_new(new)
+        new[beside] = (_pem(issuer), PUBLIC)
+    write_new(new)
     return files
 
 
@@ -145,35 +138,17 @@ def create_site_key(name: str, out: Path, days: int) -> SiteKey:
     private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
     line = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
     files = out / f"{name}.key", out / f"{name}.pub"
-    _write_new(
-        {files[0]: (private, _PRIVATE), files[1]: (f"{line} {name}\n".encode(), _PUBLIC)},
+    write_new(
+        {files[0]: (private, PRIVATE), files[1]: (f"{line} {name}\n".encode(), PUBLIC)},
     )
     entry = tomli_w.dumps({"sites": {name: {"public_key": line, "expires": expires}}})
     return SiteKey(files[0], files[1], entry)
 
 
-def check_private(path: Path) -> None:
-    """Refuse a key file that others could read, or that holds no elliptic-curve key.
-
-    Raises:
-        ConfigError: If it is missing, open to group or others, or not an EC private key.
-    """
-    _load_private(path)
-
-
-def read_certificate_expiry(path: Path) -> datetime:
-    """Read until when a certificate is valid, in UTC.
-
-    Raises:
-        ConfigError: If the file cannot be read or holds no certificate.
-    """
-    return _load_certificate(path).not_valid_after_utc
-
-
 def _load_authority(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
-    key = _load_private(folder / AUTHORITY_KEY)
+    key = load_private(folder / AUTHORITY_KEY)
     path = folder / AUTHORITY_CERTIFICATE
-    certificate = _load_certificate(path)
+    certificate = load_certificate(path)
     if certificate.public_key() != key.public_key():
         raise ConfigError(
             f"{AUTHORITY_KEY} and {AUTHORITY_CERTIFICATE} must belong together, got those of two "
@@ -185,41 +160,6 @@ def _load_authority(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, x509.Cert
             f"make a new one with `fusseg keys ca`: {path}"
         )
     return key, certificate
-
-
-def _load_private(path: Path) -> ec.EllipticCurvePrivateKey:
-    try:
-        with path.open("rb") as file:
-            # Of the open file: what is looked at is what is read.
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            content = file.read()
-    except OSError as error:
-        raise ConfigError(f"cannot read the private key {path}: {error.strerror}") from error
-    if mode & 0o077:
-        raise ConfigError(
-            f"a private key must be closed to group and others, got mode {mode:04o}; "
-            f"chmod 600 {shlex.quote(str(path))}"
-        )
-    key: object = None
-    load = load_ssh_private_key if b"OPENSSH PRIVATE KEY" in content else load_pem_private_key
-    # TypeError: it is encrypted.
-    with suppress(ValueError, TypeError, UnsupportedAlgorithm):
-        key = load(content, password=None)
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ConfigError(
-            "a private key must be an elliptic-curve key without a passphrase, as `fusseg keys` "
-            f"makes them, got another: {path}"
-        )
-    return key
-
-
-def _load_certificate(path: Path) -> x509.Certificate:
-    try:
-        return x509.load_pem_x509_certificate(path.read_bytes())
-    except OSError as error:
-        raise ConfigError(f"cannot read the certificate {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigError(f"{path} holds no certificate in PEM form") from error
 
 
 def _begin_certificate(
@@ -291,57 +231,3 @@ def _key_bytes(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 def _pem(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(Encoding.PEM)
-
-
-def _write_new(files: Mapping[Path, tuple[bytes, int]]) -> None:
-    """Write files with their modes, all or none of them, and none over an existing one."""
-    for path in files:
-        if os.path.lexists(path):
-            raise _exists(path)
-    written: list[Path] = []
-    for path, (content, mode) in files.items():
-        try:
-            _make_folder(path.parent)
-            _write_one(path, content, mode)
-        except BaseException as error:
-            for done in written:
-                done.unlink(missing_ok=True)
-            if isinstance(error, FileExistsError):
-                raise _exists(path) from error
-            if isinstance(error, OSError):
-                raise ConfigError(f"cannot write {path}: {error.strerror}") from error
-            raise
-        written.append(path)
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise ConfigError(f"{folder} must be a folder, got a file; choose another") from error
-
-
-def _write_one(path: Path, content: bytes, mode: int) -> None:
-    # Unlike `fusseg.atomic`: with the mode from the start, and a link, which unlike a rename
-    # never replaces a file that someone else has just written.
-    temporary = path.parent / f".{secrets.token_hex(8)}"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(temporary, path)
-    finally:
-        temporary.unlink()
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _exists(path: Path) -> ConfigError:
-    return ConfigError(
-        f"{path} exists, and a key is never overwritten; move it away or choose another folder"
-    )

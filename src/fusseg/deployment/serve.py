@@ -18,15 +18,10 @@ from fusseg.atomic import write_atomically
 from fusseg.config import Config
 from fusseg.deployment import flower
 from fusseg.deployment.admission import admit_sites, approved_sites, forget_strangers
+from fusseg.deployment.credentials import check_private, read_certificate_expiry
 from fusseg.deployment.events import DeploymentEvent, EventReader
 from fusseg.deployment.flower import LoopbackServer
-from fusseg.deployment.keys import (
-    AUTHORITY_CERTIFICATE,
-    SERVER_CERTIFICATE,
-    SERVER_KEY,
-    check_private,
-    read_certificate_expiry,
-)
+from fusseg.deployment.keys import AUTHORITY_CERTIFICATE, SERVER_CERTIFICATE, SERVER_KEY
 from fusseg.deployment.post import NODES
 from fusseg.deployment.processes import free_port, last_lines, start_process, stop_process
 from fusseg.deployment.server_app import CACHE, RUN_DIR
@@ -272,7 +267,7 @@ def _status(server: LoopbackServer, run_id: int) -> tuple[str, str]:
 
 def _edge_command(server: LoopbackServer, options: ServeOptions) -> list[str]:
     return [
-        *(sys.executable, "-P", "-m", "fusseg.deployment.edge"),
+        *(sys.executable, "-P", "-m", "fusseg.deployment.edge_process"),
         *("--host", options.host, "--port", str(options.port)),
         *("--certificate", str(_key(options, SERVER_CERTIFICATE))),
         *("--key", str(_key(options, SERVER_KEY))),
