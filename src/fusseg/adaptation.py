@@ -140,7 +140,8 @@ def adapted_config(parent: Config, run_dir: Path, folder: Path) -> Config:
         DataError: If the folder is not there, or cannot be read.
     """
     if not folder.is_dir():
-        raise DataError(f"no such folder of images: {folder}")
+        what = "it is a file; give the folder that holds it" if folder.is_file() else "correct it"
+        raise DataError(f"no such folder of images: {folder}; {what}")
     seen = parent.data
     data = replace(
         find_layout(folder),

@@ -1,7 +1,7 @@
 """The recipe, read top to bottom: data, features, clients, rounds, record."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from fusseg.bookkeeping import enter_scores, is_scored, keep_round, rewind_record
 from fusseg.compute import choose_compute
 from fusseg.config import Config, FederationConfig
-from fusseg.errors import ConfigError
+from fusseg.errors import ConfigError, FussegError
 from fusseg.evaluation.held_out import HeldOut, evaluate
 from fusseg.features.backbones import Backbone
 from fusseg.features.extraction import Progress
@@ -27,15 +27,18 @@ from fusseg.record import (
     GLOBAL,
     describe_evaluations,
     describe_hello,
+    describe_protocol,
     describe_round,
     describe_skipped,
     new_record,
 )
 from fusseg.runs import (
-    STATE,
+    CONFIG,
     Record,
     SavedState,
     create_run,
+    discard_run,
+    has_state,
     load_record,
     load_state,
     resume_run,
@@ -102,18 +105,7 @@ def run_experiment(
     if config is None:
         raise ConfigError("a run needs a configuration unless it is resumed, got None")
     federation = resolve_federation(config.federation, config.local)
-    stages = prepare(config, cache)
-    # All that the settings name is looked up before anything is written.
-    first = next(stages)
-    if not resume:
-        if config.model.start:
-            check_start(config, load_fingerprint(config))
-        create_run(run_dir, config)
-        if config.model.start:
-            carry_names(Path(config.model.start), run_dir)
-    yield first
-    prepared = yield from stages
-    saved, record = _begin(config, prepared, run_dir)
+    prepared, saved, record = yield from _open_run(config, run_dir, cache, resume=resume)
     clients = _participants(config, prepared)
     at_once = config.compute.clients_at_once
     exchange = simulate(clients, saved.own_models, config.local, federation, config.seed, at_once)
@@ -159,13 +151,38 @@ def score_models(segmenters: Mapping[str, Segmenter], shown: HeldOut) -> dict[st
     return describe_evaluations(evaluations, shown.classes)
 
 
+def _open_run(
+    config: Config, run_dir: Path, cache: Path, *, resume: bool
+) -> Generator[Progress, None, tuple[Prepared, SavedState, Record]]:
+    """Make the run directory unless it is there, extract features, and say where rounds start."""
+    stages = prepare(config, cache)
+    # All that the settings name is looked up before anything is written.
+    first = next(stages)
+    if not resume:
+        if config.model.start:
+            check_start(config, load_fingerprint(config))
+        create_run(run_dir, config)
+        if config.model.start:
+            carry_names(Path(config.model.start), run_dir)
+    yield first
+    try:
+        prepared = yield from stages
+        return prepared, *_begin(config, prepared, run_dir)
+    except FussegError:
+        if not resume:
+            # The same command must go once what was wrong is mended.
+            discard_run(run_dir)
+        raise
+
+
 def _begin(config: Config, prepared: Prepared, run_dir: Path) -> tuple[SavedState, Record]:
     """Restore the last finished round, or say hello and draw the state before round 1."""
     fingerprint = prepared.backbone.fingerprint
-    if (run_dir / STATE).exists():
+    if has_state(run_dir):
         saved, record = load_state(run_dir), load_record(run_dir)
         _check_resumed(saved, config, prepared, run_dir)
         check_precision(record, config, run_dir)
+        _check_same_settings(record, config, run_dir)
         rewind_record(record, saved.state.round_number, resolve_federation(config.federation))
     else:
         record = new_record(
@@ -225,6 +242,22 @@ def check_precision(record: Record, config: Config, run_dir: Path) -> None:
             f"{run_dir} was begun in {begun}, but compute.precision {config.compute.precision!r} "
             f"is {found} on this machine; go on where it was begun, or start a new run"
         )
+
+
+def _check_same_settings(record: Record, config: Config, run_dir: Path) -> None:
+    """Refuse a configuration that was edited after the record was begun."""
+    here = describe_protocol(config) | {
+        "seed": config.seed,
+        "strategy": config.federation.strategy,
+        "num_clusters": config.model.num_clusters,
+    }
+    there = record | record["protocol"]
+    for name, value in here.items():
+        if there.get(name) != value:
+            raise ConfigError(
+                f"{run_dir / CONFIG} was edited: {name} is {value!r}, but the run was begun with "
+                f"{there.get(name)!r}; set it back, or start a new run"
+            )
 
 
 def count_images(clients: Sequence[Client]) -> dict[str, int]:

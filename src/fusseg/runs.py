@@ -1,7 +1,9 @@
 """A run directory: config.toml, record.json, state.safetensors, report.html."""
 
 import json
+import shlex
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +18,7 @@ from fusseg.config import Config
 from fusseg.config_file import differing_keys, dump_config, load_config
 from fusseg.errors import ConfigError, DataError
 from fusseg.federation.state import GlobalState
+from fusseg.regions import regions_file
 from fusseg.segmentation.head import HeadWeights, SegmentationHead
 from fusseg.segmentation.training import Model, TrainingPlan
 from fusseg.version import VERSION
@@ -29,6 +32,26 @@ GLOBAL_CENTROIDS, CLIENT_CENTROIDS = "global", "client/"
 
 Record = dict[str, Any]
 """What `record.json` holds; see docs/record.md."""
+
+RECORD_KEYS = (
+    "name",
+    "seed",
+    "command",
+    "versions",
+    "backbone",
+    "engine",
+    "strategy",
+    "num_clusters",
+    "protocol",
+    "clients",
+    "hello",
+    "rounds",
+    "trained",
+    "final",
+    "seconds",
+    "skipped_images",
+)
+"""Without these a record is damaged."""
 
 Entry = TypeVar("Entry")
 
@@ -57,10 +80,9 @@ def check_new_run(path: Path) -> None:
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     if not free:
-        raise ConfigError(
-            f"{path} exists and is not overwritten; choose another --out, or continue the run "
-            "with fusseg run --resume"
-        )
+        unfinished = (path / CONFIG).exists() and not (path / REPORT).exists()
+        resumed = ", or continue the run with --resume" if unfinished else ""
+        raise ConfigError(f"{path} exists and is not overwritten; choose another --out{resumed}")
 
 
 def create_run(path: Path, config: Config) -> None:
@@ -75,6 +97,17 @@ def create_run(path: Path, config: Config) -> None:
         write_atomically(path / CONFIG, dump_config(config).encode())
     except OSError as error:
         raise ConfigError(f"cannot write the run directory {path}: {error.strerror}") from error
+
+
+def discard_run(path: Path) -> None:
+    """Take back what `create_run` wrote, where nothing else has been written since."""
+    if (path / STATE).exists() or (path / RECORD).exists():
+        return
+    with suppress(OSError):
+        (path / CONFIG).unlink()
+        # Not what others put there; names that were carried over are written anew.
+        regions_file(path).unlink(missing_ok=True)
+        path.rmdir()
 
 
 def resume_run(path: Path, config: Config | None) -> Config:
@@ -105,6 +138,10 @@ def read_run_config(path: Path) -> Config:
     Raises:
         ConfigError: If the folder is no run directory.
     """
+    if not path.exists():
+        raise ConfigError(f"there is no run directory {path}; correct the path")
+    if path.is_file():
+        raise ConfigError(f"{path} is a file; give the run directory that it is from")
     if not (path / CONFIG).exists():
         raise ConfigError(f"{path} is no run directory: it has no {CONFIG}")
     return load_config(path / CONFIG)
@@ -129,6 +166,8 @@ def load_record(path: Path) -> Record:
     try:
         record: Record = json.loads((path / RECORD).read_text())
         _check_version(record["format_version"], path / RECORD)
+        for key in RECORD_KEYS:
+            record[key]
     except FileNotFoundError:
         raise DataError(f"{path} has no {RECORD}") from None
     except OSError as error:
@@ -253,15 +292,29 @@ def _read_history(file: Path, names: Collection[str]) -> dict[str, Tensor]:
         raise DataError(f"damaged history: {file} ({error})") from error
 
 
+def has_state(path: Path) -> bool:
+    """Say whether a round is finished.
+
+    Raises:
+        DataError: If one was, and its state is gone.
+    """
+    if (path / STATE).exists():
+        return True
+    # A kill between record and state of the first round leaves one entry and nothing lost.
+    if (path / RECORD).exists() and len(load_record(path)["rounds"]) > 1:
+        raise DataError(f"{path / STATE} is gone, though rounds are finished; {_again(path)}")
+    return False
+
+
 def load_state(path: Path) -> SavedState:
     """Read the state after the last finished round.
 
     Raises:
         DataError: If there is none, or it is damaged or of a newer version.
     """
-    file = path / STATE
-    if not file.exists():
+    if not has_state(path):
         raise DataError(f"{path} has no {STATE}: no round is finished yet")
+    file = path / STATE
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = json.loads(opened.metadata()["fusseg"])
@@ -269,7 +322,14 @@ def load_state(path: Path) -> SavedState:
         _check_version(metadata["format_version"], file)
         return _unpack_state(metadata, tensors)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"damaged state: {file} ({error})") from error
+        raise DataError(f"damaged state: {file} ({error}); {_again(path)}") from error
+
+
+def _again(path: Path) -> str:
+    return (
+        f"restore it from a copy, or train again: fusseg run {shlex.quote(str(path / CONFIG))} "
+        "--out ANOTHER"
+    )
 
 
 def _is_empty(folder: Path) -> bool:

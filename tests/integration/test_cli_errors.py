@@ -69,8 +69,7 @@ def test_an_existing_run_is_never_overwritten(cli, trained, make_sites, tmp_path
     before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
     fails(
         cli("run", trained / "config.toml", "--out", trained),
-        f"{trained} exists and is not overwritten; choose another --out, or continue the run with "
-        "fusseg run --resume",
+        f"{trained} exists and is not overwritten; choose another --out",
     )
     after = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
     assert after == before
@@ -106,6 +105,33 @@ def test_a_damaged_state_is_refused_by_name(cli, trained, tmp_path):
         code, _, err = cli(*command)
         assert code == 2
         assert err.startswith(f"error: damaged state: {state} (")
+
+
+def test_a_configuration_that_was_edited_is_refused(cli, trained):
+    file = trained / "config.toml"
+    file.write_text(file.read_text().replace('fit = "crop"', 'fit = "stretch"'))
+    fails(
+        cli("run", "--resume", "--out", trained),
+        f"{file} was edited: fit is 'stretch', but the run was begun with 'crop'; set it back, or "
+        "start a new run",
+    )
+
+
+def test_a_start_that_fails_leaves_the_place_free(cli, make_sites, make_config, tmp_path):
+    config = make_config(make_sites())
+    (tmp_path / "file").touch()
+    code, _, err = cli("run", config, "--out", tmp_path / "run", "--cache", tmp_path / "file")
+    assert code == 2
+    assert "cannot write the feature cache" in err
+    assert not (tmp_path / "run").exists()
+    assert cli("run", config, "--out", tmp_path / "run")[0] == 0
+
+
+def test_a_path_that_is_no_folder_is_told_from_one_that_is_no_run(cli, tmp_path):
+    missing, file = tmp_path / "missing", tmp_path / "model.safetensors"
+    file.touch()
+    fails(cli("evaluate", missing), f"there is no run directory {missing}; correct the path")
+    fails(cli("evaluate", file), f"{file} is a file; give the run directory that it is from")
 
 
 def test_a_folder_without_a_run_is_refused_by_name(cli, tmp_path):

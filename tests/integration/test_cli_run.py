@@ -194,7 +194,7 @@ def test_a_site_without_enough_usable_images_stops_the_run_by_name(
     assert code == 2
     assert err == (
         "error: client 'north' has 1 usable training images of 2, needs at least 2; see what was "
-        "skipped with fusseg check, or change data.train_sites or data.partition\n"
+        "skipped with fusseg check and replace it, or change data.train_sites or data.partition\n"
     )
 
 
@@ -273,8 +273,13 @@ def test_report_is_written_anew_and_does_without_pictures_where_the_data_are_gon
     assert cli("report", tmp_path / "run")[0] == 0
     assert (tmp_path / "run" / "report.html").read_bytes() == page
     shutil.rmtree(root)
+    code, _, err = cli("report", tmp_path / "run")
+    assert code == 2
+    assert "report.html is kept as it was; delete it for one without pictures" in err
+    assert (tmp_path / "run" / "report.html").read_bytes() == page
+    (tmp_path / "run" / "report.html").unlink()
     code, out, _ = cli("report", tmp_path / "run")
-    assert code == 0
+    assert code == 1
     assert "the report has no pictures: " in out
     assert (tmp_path / "run" / "report.html").exists()
 
@@ -291,6 +296,8 @@ def test_extract_fills_the_cache_and_cache_lists_and_prunes_it(
     code, _, err = cli("cache", "--prune")
     assert code == 2
     assert "say what: --older-than DAYS, --backbone, --site, or --all" in err
+    code, _, err = cli("cache", "--prune", "--older-than", "-5")
+    assert (code, err) == (2, "error: --older-than must be at least 0, got -5\n")
     _, out, _ = cli("cache", "--prune", "--older-than", "1")
     assert out == "freed 0.0 MB\n"
     _, out, _ = cli("cache", "--prune", "--site", "north")

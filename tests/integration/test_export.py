@@ -186,6 +186,13 @@ def test_images_to_compare_on_can_be_given(cli, onnx_run, tmp_path):
     )
     assert code == 0
     assert "compared with the model on 3 images" in out
+    (tmp_path / "own" / "0.png").write_bytes(b"")
+    code, out, _ = cli(
+        "export", onnx_run, "--out", tmp_path / "model.onnx", "--images", tmp_path / "own"
+    )
+    assert code == 0
+    assert f"skipped {tmp_path / 'own' / '0.png'}: image is empty" in out
+    assert "compared with the model on 2 images" in out
 
 
 @pytest.mark.parametrize(("command", "ending"), [("pack", ".safetensors"), ("export", ".onnx")])

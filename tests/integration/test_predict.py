@@ -173,6 +173,19 @@ def test_what_is_no_image_is_refused(trained):
             segmenter.predict(wrong)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (1, 300)])
+def test_an_image_smaller_than_the_map_is_segmented(trained, size):
+    found = Segmenter.load(trained).predict(np.full((*size, 3), 90, np.uint8))
+    assert found.regions.shape == size
+    assert sum(area.pixels for area in found.areas) == size[0] * size[1]
+
+
+def test_a_tile_that_suits_no_image_is_refused_once(cli, trained, image, tmp_path):
+    code, out, err = cli("predict", trained, image, "--out", tmp_path / "out", "--tile", "5")
+    assert (code, out) == (2, "")
+    assert "the tile must be at least the backbone's stride of 8, got 5" in err
+
+
 def test_naming_by_hand_merges_names_and_keeps_what_was_filled_in(cli, trained, image, tmp_path):
     code, out, err = cli("name", trained)
     assert (code, err) == (0, "")

@@ -29,6 +29,7 @@ from fusseg.record import (
     describe_skipped,
     new_record,
 )
+from fusseg.runs import RECORD_KEYS
 from fusseg.segmentation.training import Model, TrainingPlan
 from fusseg.warm_start import Origin
 
@@ -205,6 +206,8 @@ def example_record():
     skipped = Skipped(Item("a", "1", "", Path("1.png")), "image is empty")
     incident = Incident("a", "train", "no answer")
     record = new_record(Path("run"), Config(), load_filterbank(), {"a": 2}, center=True)
+    # What is looked for when a record is read is what is written.
+    assert set(RECORD_KEYS) <= set(record)
     return record | {
         "start": dataclasses.asdict(Origin("runs/a", "a", 1, "d")),
         "adapted": {

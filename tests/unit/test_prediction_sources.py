@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,14 @@ def test_one_place_for_two_images_is_refused_where_there_are_results(photos, tmp
     with pytest.raises(DataError, match=r"would both be written to a\.png"):
         find_images([photos], tmp_path / "out")
     assert len(find_images([photos])) == 3
+
+
+def test_an_image_that_is_given_twice_is_one(photos, tmp_path):
+    found = find_images([photos / "a.jpg", photos / "*.jpg"], tmp_path / "out")
+    assert found == [(photos / "a.jpg", Path("a"))]
+
+
+def test_a_name_that_cannot_be_written_is_refused_before_anything_is(photos, tmp_path):
+    (photos / os.fsdecode(b"K\xfche.jpg")).touch()
+    with pytest.raises(DataError, match=r"a name is not valid UTF-8, rename it: .*K\\udcfche"):
+        find_images([photos], tmp_path / "out")

@@ -10,8 +10,11 @@ from fusseg.config import Config, LocalConfig
 from fusseg.errors import ConfigError, DataError
 from fusseg.federation.state import GlobalState
 from fusseg.runs import (
+    RECORD_KEYS,
     SavedState,
     create_run,
+    discard_run,
+    has_state,
     load_record,
     load_state,
     read_run_config,
@@ -50,11 +53,25 @@ def test_what_is_there_is_not_overwritten(kind, tmp_path):
         (path / "notes.txt").touch()
     else:
         path.touch()
-    message = (
-        f"{path} exists and is not overwritten; choose another --out, or continue the run with "
-        "fusseg run --resume"
-    )
+    resumed = ", or continue the run with --resume" if kind == "run" else ""
+    message = f"{path} exists and is not overwritten; choose another --out{resumed}"
     expect_refusal(message, ConfigError, create_run, path, Config(seed=1))
+
+
+def test_a_run_that_did_not_begin_is_taken_back_and_no_other(tmp_path):
+    path = tmp_path / "out"
+    create_run(path, Config())
+    discard_run(path)
+    assert not path.exists()
+    create_run(path, Config())
+    (path / "notes.txt").touch()
+    discard_run(path)
+    assert [file.name for file in path.iterdir()] == ["notes.txt"]
+    (path / "notes.txt").unlink()
+    create_run(path, Config())
+    (path / "record.json").write_text("{}")
+    discard_run(path)
+    assert (path / "config.toml").exists()
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
@@ -92,7 +109,8 @@ def test_a_folder_without_configuration_is_no_run(tmp_path):
 
 
 def test_a_record_is_read_back(tmp_path):
-    record = {"format_version": 1, "final": {"mean_iou": 0.1 + 0.2, "per_class_iou": [None, 1.0]}}
+    record = dict.fromkeys(RECORD_KEYS) | {"format_version": 1}
+    record["final"] = {"mean_iou": 0.1 + 0.2, "per_class_iou": [None, 1.0]}
     save_record(tmp_path, record)
     assert load_record(tmp_path) == record
 
@@ -113,6 +131,7 @@ def test_a_run_without_a_record_is_named(tmp_path):
     [
         ("{", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
         ("{}", "'format_version'"),
+        ('{"format_version": 1}', "'name'"),
         ("[]", "list indices must be integers or slices, not str"),
     ],
 )
@@ -191,29 +210,52 @@ def test_a_run_without_a_state_has_finished_no_round(tmp_path):
     expect_refusal(message, DataError, load_state, tmp_path)
 
 
+def again(path):
+    command = f"fusseg run {path / 'config.toml'} --out ANOTHER"
+    return f"; restore it from a copy, or train again: {command}"
+
+
+@pytest.mark.parametrize(("rounds", "lost"), [(0, False), (1, False), (2, True)])
+def test_a_state_that_is_gone_is_told_from_one_that_never_was(rounds, lost, tmp_path):
+    record = dict.fromkeys(RECORD_KEYS) | {"format_version": 1, "rounds": [{}] * rounds}
+    save_record(tmp_path, record)
+    if lost:
+        file = tmp_path / "state.safetensors"
+        message = f"{file} is gone, though rounds are finished{again(tmp_path)}"
+        expect_refusal(message, DataError, has_state, tmp_path)
+    else:
+        assert not has_state(tmp_path)
+
+
 @pytest.mark.parametrize("kept", [0, 4, 100, -1])
 def test_a_truncated_state_is_named(kept, saved, tmp_path):
     save_state(tmp_path, saved)
     file = tmp_path / "state.safetensors"
     file.write_bytes(file.read_bytes()[:kept])
-    with pytest.raises(DataError, match=f"^damaged state: {re.escape(str(file))} \\(.+\\)$"):
+    with pytest.raises(
+        DataError, match=f"^damaged state: {re.escape(str(file))} \\(.+\\); restore it"
+    ):
         load_state(tmp_path)
 
 
 def test_tensors_of_another_program_are_no_state(tmp_path):
     file = tmp_path / "state.safetensors"
     save_file({"x": torch.zeros(1)}, file)
-    message = f"damaged state: {file} ('NoneType' object is not subscriptable)"
+    message = f"damaged state: {file} ('NoneType' object is not subscriptable){again(tmp_path)}"
     expect_refusal(message, DataError, load_state, tmp_path)
     save_file({"x": torch.zeros(1)}, file, {"other": "{}"})
-    expect_refusal(f"damaged state: {file} ('fusseg')", DataError, load_state, tmp_path)
+    expect_refusal(
+        f"damaged state: {file} ('fusseg'){again(tmp_path)}", DataError, load_state, tmp_path
+    )
 
 
 def test_a_state_that_lacks_a_tensor_is_named(tmp_path):
     file = tmp_path / "state.safetensors"
     metadata = {"format_version": 1, "shift": [0, 0, 0], "num_steps": 1, "round_number": 1}
     save_file({"centroids": torch.zeros(1, 1)}, file, {"fusseg": json.dumps(metadata)})
-    expect_refusal(f"damaged state: {file} ('mean_feature')", DataError, load_state, tmp_path)
+    expect_refusal(
+        f"damaged state: {file} ('mean_feature'){again(tmp_path)}", DataError, load_state, tmp_path
+    )
 
 
 def test_a_state_of_a_newer_version_is_refused(tmp_path):

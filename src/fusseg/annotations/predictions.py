@@ -61,7 +61,8 @@ def find_predictions(folder: Path, images: Path, names_file: Path | None) -> Fou
     """
     for path, what in ((folder, "predictions"), (images, "images")):
         if not path.is_dir():
-            raise DataError(f"no such folder of {what}: {path}")
+            mend = "it is a file; give the folder that holds it" if path.is_file() else "correct it"
+            raise DataError(f"no such folder of {what}: {path}; {mend}")
     files = [path for path in _files_below(folder) if path.suffix == ".png"]
     if not files:
         raise DataError(f"no index PNG in {folder}; make some with fusseg predict")

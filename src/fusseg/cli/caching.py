@@ -27,8 +27,10 @@ def choose_stores(
         site: Name of a site.
 
     Raises:
-        ConfigError: If the cache is a file.
+        ConfigError: If the cache is a file, or the days are below 0.
     """
+    if older_than is not None and not older_than >= 0:
+        raise ConfigError(f"--older-than must be at least 0, got {older_than:g}")
     if cache.exists() and not cache.is_dir():
         raise ConfigError(f"the cache {cache} is no folder")
     return [

@@ -11,7 +11,7 @@ from fusseg.compute import EXACT
 from fusseg.data.datasets import open_dataset, select_held_out
 from fusseg.data.images import load_image
 from fusseg.data.items import Item
-from fusseg.errors import ConfigError
+from fusseg.errors import ConfigError, DataError
 from fusseg.export.artifact import Artifact
 from fusseg.export.packing import pack_run
 from fusseg.export.parity import Graph, Parity, Pixels, measure_parity
@@ -62,14 +62,13 @@ def run_export(
     if out.suffix != ".onnx":
         raise ConfigError(f"an ONNX file is named *.onnx, got --out {out}")
     # First, because the export takes a while.
-    items = _compared(run_dir, images)
+    pictures = _load_pictures(_compared(run_dir, images))
+    pictures.append(_another_shape(pictures[0]))
     # The graph computes in float32, whatever the run did.
     run = load_run(run_dir, EXACT)
     segmenter = pick_segmenter(run, site)
     print("exporting (up to a minute)")
     model = build_onnx(run, segmenter, MAX_AREA, _metadata(pack_run(run, run_dir, site)))
-    pictures = [load_image(item) for item in items]
-    pictures.append(_another_shape(pictures[0]))
     pairs = [(picture, segment_image(picture, run, segmenter)) for picture in pictures]
     parity = measure_parity(Graph(model.SerializeToString()), run, segmenter, pairs)
     print(_describe(parity))
@@ -91,6 +90,19 @@ def _compared(run_dir: Path, images: Sequence[Path]) -> list[Item]:
     if not held_out:
         raise ConfigError("the run has no held-out images to compare on; give some with --images")
     return spread_evenly(held_out, MOST_IMAGES)
+
+
+def _load_pictures(items: Sequence[Item]) -> list[Pixels]:
+    """Load the images to compare on; one that cannot be read is named and left out."""
+    pictures = []
+    for item in items:
+        try:
+            pictures.append(load_image(item))
+        except DataError as error:
+            print(f"skipped {item.image}: {error}")
+    if not pictures:
+        raise DataError("none of the images to compare on can be read; give others with --images")
+    return pictures
 
 
 def _another_shape(picture: Pixels) -> Pixels:

@@ -9,7 +9,7 @@ from fusseg.prediction.batches import AlreadyThere, NotPredicted, predict_images
 from fusseg.prediction.segmenter import Segmenter
 from fusseg.prediction.sources import find_images
 from fusseg.prediction.tiling import Bands
-from fusseg.prediction.viewing import PredictOptions
+from fusseg.prediction.viewing import PredictOptions, view_image
 from fusseg.runs import read_run_config
 
 LARGE = 5
@@ -39,6 +39,8 @@ def run_predict(
     """
     options = PredictOptions(**chosen)
     segmenter = Segmenter.load(run_dir, site, backbone=backbone)
+    # A tile or scale that suits no image is refused once, and not for every image.
+    view_image(segmenter.data.image_size, segmenter.data, segmenter.backbone, options)
     sources = find_images(images, out)
     there = skipped = 0
     with Display() as display:

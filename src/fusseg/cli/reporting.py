@@ -15,20 +15,31 @@ from fusseg.preparation import prepare
 from fusseg.runs import REPORT, load_record, load_state, read_run_config
 
 
-def run_report(run_dir: Path, cache: Path) -> None:
-    """Write the report anew and say where it is."""
+def run_report(run_dir: Path, cache: Path) -> bool:
+    """Write the report anew and say where it is; False if it had to do without pictures.
+
+    Raises:
+        FussegError: If it is no run directory, or its data cannot be used and a report is there
+            already.
+    """
     config, record = read_run_config(run_dir), load_record(run_dir)
     saved, shown = None, None
     with Display() as display:
         try:
             saved, shown = load_state(run_dir), follow(prepare(config, cache), display).shown
         except FussegError as error:
+            if (run_dir / REPORT).exists():
+                raise type(error)(
+                    f"{error}; {run_dir / REPORT} is kept as it was; delete it for one without "
+                    "pictures"
+                ) from error
             display.line(f"the report has no pictures: {error}")
         # Here and not above: drawing takes long to import, and other commands here do not draw.
         from fusseg.gallery import write_report
 
         write_report(run_dir, config, record, saved, shown)
         display.line(f"report: {run_dir / REPORT}")
+    return shown is not None
 
 
 def run_comparison(run_dirs: Sequence[Path], out: Path) -> None:

@@ -97,7 +97,8 @@ def report(
         run_comparison(run_dirs, out or Path("compare.html"))
         return
     refuse_given("that of two or more runs", {"--out": out})
-    run_report(run_dirs[0], cache_folder(cache))
+    if not run_report(run_dirs[0], cache_folder(cache)):
+        raise typer.Exit(1)
 
 
 @run_app.command()

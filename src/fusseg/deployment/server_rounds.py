@@ -19,8 +19,8 @@ from fusseg.config import Config
 from fusseg.data.items import Classes
 from fusseg.deployment.admission import admitted_nodes
 from fusseg.deployment.events import DeploymentEvent, write_event
-from fusseg.deployment.exchange import GridExchange, RoundLog, accept, enter_traffic
-from fusseg.deployment.greeting import Guests, wait_for_sites
+from fusseg.deployment.exchange import GridExchange, RoundLog, enter_traffic
+from fusseg.deployment.greeting import Guests, quorum, wait_for_sites
 from fusseg.deployment.offer import make_offer
 from fusseg.deployment.packet import take_int, take_word
 from fusseg.deployment.payloads import EVALUATE, FINISH, RoundTask, pack_state
@@ -45,9 +45,9 @@ from fusseg.record import (
     new_record,
 )
 from fusseg.runs import (
-    STATE,
     Record,
     SavedState,
+    has_state,
     load_record,
     load_state,
     read_run_config,
@@ -154,12 +154,13 @@ def _begin(server: Server) -> tuple[SavedState, Record]:
     """Restore the last finished round, or greet the sites and draw the state before round 1."""
     run_dir, config, prepared = server.run_dir, server.config, server.prepared
     exchange = server.exchange
-    if (run_dir / STATE).exists():
+    if has_state(run_dir):
         saved, record = load_state(run_dir), load_record(run_dir)
         check_fingerprint(saved, prepared.backbone, run_dir)
         rewind_record(record, saved.state.round_number, exchange.federation)
         return saved, record
-    wanted = len(admitted_nodes(exchange.post.nodes))
+    admitted = len(admitted_nodes(exchange.post.nodes))
+    wanted = max(admitted, quorum(config, exchange.post))
     wait_for_sites(exchange.post, exchange.offer, exchange.guests, exchange.shape, wanted)
     hellos = [hello for _, hello in sorted(exchange.guests.hellos.items())]
     fingerprint = prepared.backbone.fingerprint
@@ -247,7 +248,7 @@ def _read_counts(
     reply: Reply, server: Server, state: GlobalState, known: tuple[str, ...] | None
 ) -> tuple[tuple[str, ...], Tensor, int] | None:
     request = server.exchange.request(EVALUATE, state.round_number, 0)
-    packet = accept(reply, request)
+    packet = server.exchange.accept(reply, request)
     most = server.exchange.guests.hellos[reply.site].num_images
     images = take_int(packet, "num_images", 0, most)
     if images == 0:
@@ -278,11 +279,12 @@ def _class_names(text: str) -> tuple[str, ...]:
 
 def _finish(server: Server, state: GlobalState) -> None:
     """Give the sites the trained model; one that misses it has all but that."""
+    exchange = server.exchange
     for reply in _ask_all(server, state, FINISH, _FINISH_SECONDS):
         try:
-            accept(reply, server.exchange.request(FINISH, state.round_number, 0))
+            exchange.accept(reply, exchange.request(FINISH, state.round_number, 0))
         except FederationError as error:
-            server.exchange.note(reply.site, FINISH, str(error))
+            exchange.note(reply.site, FINISH, str(error))
 
 
 def _ask_all(
@@ -291,7 +293,7 @@ def _ask_all(
     exchange = server.exchange
     request = exchange.request(task, state.round_number, 0)
     packet = pack_state(state, request, exchange.federation)
-    there = [site for site in online_sites(exchange.post) if site in exchange.guests.hellos]
+    there = exchange.guests.are_ready(online_sites(exchange.post))
     replies = list(ask(exchange.post, dict.fromkeys(there, packet), timeout))
     for reply in replies:
         exchange.count(reply)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fusseg.data.images import SUFFIXES
+from fusseg.data.roots import named
 from fusseg.errors import DataError
 
 _OVERLAY = ".overlay.jpg"
@@ -21,8 +22,8 @@ def find_images(inputs: Sequence[Path], out: Path | None = None) -> list[tuple[P
         out: Folder of the results; None: there will be none, and places may be alike.
 
     Raises:
-        DataError: If an input is not there or holds no image, two results would share a name, or a
-            result would overwrite an image.
+        DataError: If an input is not there or holds no image, a name is not valid UTF-8, two
+            results would share a name, or a result would overwrite an image.
     """
     found: list[tuple[Path, Path]] = []
     for entry in inputs:
@@ -37,6 +38,10 @@ def find_images(inputs: Sequence[Path], out: Path | None = None) -> list[tuple[P
             found += _matches(entry, out)
         else:
             raise DataError(f"no such file or folder: {entry}")
+    # What a pattern and a name both hold is one image.
+    found = list(dict.fromkeys(found))
+    for path, _ in found:
+        named(path)
     if out is not None:
         _check_places(found, out)
     return found

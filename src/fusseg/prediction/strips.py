@@ -92,7 +92,11 @@ def count(
 
 def own_positions(pixels: range, length: int, positions: int) -> Int[np.ndarray, " pixels"]:
     """Say in which position each of some pixels along one side lies."""
-    return (np.arange(pixels.start, pixels.stop) * positions) // length
+    places = np.arange(pixels.start, pixels.stop)
+    if length < positions:
+        # Of the several that a pixel covers, the one that its center lies in.
+        return ((2 * places + 1) * positions) // (2 * length)
+    return (places * positions) // length
 
 
 def windows(
