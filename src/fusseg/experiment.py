@@ -84,7 +84,7 @@ Event = Progress | TrainingBegun | ClientUpdate | RoundDone | Finished
 
 
 def run_experiment(
-    config: Config | None, run_dir: Path, cache: Path, *, resume: bool = False
+    config: Config | None, run_dir: Path | str, cache: Path | str, *, resume: bool = False
 ) -> Iterator[Event]:
     """Train a federation on the sites of a configuration and score it.
 
@@ -100,6 +100,7 @@ def run_experiment(
     Raises:
         FussegError: If the configuration, the data or the run directory cannot be used.
     """
+    run_dir, cache = Path(run_dir), Path(cache)
     if resume:
         config = resume_run(run_dir, config)
     if config is None:

@@ -37,7 +37,7 @@ class TrainedRun:
     """SHA-256 of the state file, hex: which models these are."""
 
 
-def load_run(run_dir: Path, compute: Compute | None = None) -> TrainedRun:
+def load_run(run_dir: Path | str, compute: Compute | None = None) -> TrainedRun:
     """Load what a run has learned up to its last finished round.
 
     Args:
@@ -48,6 +48,7 @@ def load_run(run_dir: Path, compute: Compute | None = None) -> TrainedRun:
         ConfigError: If the folder is no run, or the backbone is not the one it was trained on.
         DataError: If no round is finished, or the state is damaged.
     """
+    run_dir = Path(run_dir)
     config = read_run_config(run_dir)
     saved = load_state(run_dir)
     backbone = load_backbone(config.backbone.name, compute or choose_compute(config.compute))

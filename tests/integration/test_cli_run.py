@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import fusseg
 from fusseg.runs import load_state
 
 
@@ -381,3 +382,11 @@ def test_pca_trains_nothing_and_segments_all_the_same(cli, make_sites, make_conf
     assert record["trained"] is None
     assert record["final"]["mean_iou"] > 0.5
     assert "loss-curves" not in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_paths_in_python_may_be_text(make_sites, make_config, tmp_path):
+    config = fusseg.load_config(str(make_config(make_sites())), ["federation.rounds=1"])
+    out = str(tmp_path / "run")
+    *_, last = fusseg.run_experiment(config, out, str(tmp_path / "cache"))
+    assert last.record["name"] == "run"
+    assert fusseg.load_run(out).rounds_done == 1
