@@ -1,6 +1,7 @@
 """Configurations as TOML: read, overridden from the command line, and written back whole."""
 
 import dataclasses
+import re
 import sys
 import tomllib
 import types
@@ -12,11 +13,12 @@ import tomli_w
 
 from fusseg.config import Config
 from fusseg.errors import ConfigError, nearest_name
+from fusseg.toml_file import load_toml
 
 Stage = TypeVar("Stage")
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     """Read a configuration file, with `section.key=value` overrides on top.
 
     Args:
@@ -26,7 +28,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: If the file cannot be read, a key is unknown or a value out of range.
     """
-    return parse_config(_override(read_toml(path), overrides))
+    return parse_config(_override(read_toml(Path(path)), overrides))
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -36,7 +38,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         ConfigError: If it cannot be read, or is no TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return load_toml(path)
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # also UTF-8, huge numbers, deep nesting
@@ -68,9 +70,18 @@ def parse_config(table: Mapping[str, Any]) -> Config:
     """Build a configuration from nested tables; what is missing takes its default.
 
     Raises:
-        ConfigError: If a key is unknown or a value has the wrong type or range.
+        ConfigError: If a key is unknown, a value has the wrong type or range, or a path begins with
+            a tilde.
     """
-    return _build(Config, table, "")
+    config = _build(Config, table, "")
+    for key, value in flatten(dataclasses.asdict(config)).items():
+        # The folder is behind a colon in onnx:PATH and file:PATH.
+        if isinstance(value, str) and re.match(r"(\w+:)?~(/|$)", value):
+            raise ConfigError(
+                f"{key} begins with ~, which only a shell expands; write the path out, got "
+                f"{value!r}"
+            )
+    return config
 
 
 def dump_config(config: Config) -> str:

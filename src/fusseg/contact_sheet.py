@@ -2,13 +2,17 @@
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from fusseg.naming import CROPS, Crop, Typical
 from fusseg.regions import NamedCluster
+
+Font = ImageFont.FreeTypeFont
 
 _SIDE, _GAP, _MARGIN, _LEGEND = 128, 8, 16, 220
 _FADE = 0.3
@@ -31,7 +35,7 @@ def draw_sheet(typical: Typical, named: Sequence[NamedCluster], title: str) -> b
     width = 2 * _MARGIN + _LEGEND + CROPS * row
     sheet = Image.new("RGB", (width, 3 * _MARGIN + 16 + len(named) * row), _PAPER)
     pen = ImageDraw.Draw(sheet)
-    pen.text((_MARGIN, _MARGIN), title, fill=_INK, font=ImageFont.load_default(16))
+    pen.text((_MARGIN, _MARGIN), title, fill=_INK, font=_load_font(16))
     for number, (entry, crops) in enumerate(zip(named, typical.crops, strict=True)):
         top = 2 * _MARGIN + 16 + number * row
         _draw_legend(pen, entry, float(typical.shares[number]), top)
@@ -51,11 +55,21 @@ def draw_crop(crop: Crop) -> UInt8[np.ndarray, "height width 3"]:
 
 def _draw_legend(pen: ImageDraw.ImageDraw, entry: NamedCluster, share: float, top: int) -> None:
     pen.rectangle((_MARGIN, top, _MARGIN + 40, top + _SIDE), fill=entry.color)
-    lines = (f"cluster {entry.cluster}", _shorten(entry.name), f"{share:.1%} of the positions")
+    lines = (f"cluster {entry.cluster}", entry.name, f"{share:.1%} of the positions")
     for number, line in enumerate(lines):
-        font = ImageFont.load_default(20 if number < 2 else 12)
-        pen.text((_MARGIN + 50, top + 8 + 30 * number), line, fill=_INK, font=font)
+        font = _load_font(18 if number < 2 else 11)
+        text = _shorten(line, font, _LEGEND - 50 - _GAP)
+        pen.text((_MARGIN + 50, top + 8 + 30 * number), text, fill=_INK, font=font)
 
 
-def _shorten(name: str, most: int = 15) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"
+def _load_font(size: int) -> Font:
+    """Load the font that matplotlib brings along: that of Pillow has no letters beyond ASCII."""
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
+
+
+def _shorten(text: str, font: Font, width: int) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"

@@ -53,7 +53,9 @@ def write_report(
     num_clusters = config.model.num_clusters
     regions = load_regions(run_dir, num_clusters, None if name == GLOBAL else name)
     content = PageContent(
-        cluster_names=None if regions is None else regions.names, centroids=map_centroids(run_dir)
+        cluster_names=None if regions is None else regions.names,
+        centroids=map_centroids(run_dir),
+        held_out=bool(config.data.held_out_sites),
     )
     if saved is not None and model is not None and shown is not None:
         segmenter = build_segmenter(model, saved.state.plan.mean_feature)

@@ -121,8 +121,8 @@ def _clients(
         if len(usable) < 2:
             raise DataError(
                 f"client {client!r} has {len(usable)} usable training images of {len(views)}, "
-                "needs at least 2; see what was skipped with fusseg check, or change "
-                "data.train_sites or data.partition"
+                "needs at least 2; see what was skipped with fusseg check and replace it, or "
+                "change data.train_sites or data.partition"
             )
         clients.append(Client(client, features.of_views(usable), cache, compute))
     return tuple(clients)

@@ -1,7 +1,6 @@
 """The file `regions.toml`: what the clusters of a run are called, and which are one region."""
 
 import re
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ import tomli_w
 
 from fusseg.atomic import write_atomically
 from fusseg.errors import ConfigError, nearest_name
+from fusseg.toml_file import load_toml
 
 Color = tuple[int, int, int]
 """RGB in [0, 255]."""
@@ -151,7 +151,7 @@ def read_named(path: Path, num_clusters: int) -> tuple[NamedCluster, ...]:
         ConfigError: If the file cannot be read, or a key, cluster, name or color is wrong.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        table = load_toml(path)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

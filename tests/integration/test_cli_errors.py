@@ -1,6 +1,9 @@
 """Errors from input: exit code 2, one clear line, no traceback, nothing half-written."""
 
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -364,3 +367,74 @@ def test_a_state_of_another_shape_is_damaged(cli, trained, tmp_path):
     code, _, err = cli("evaluate", trained)
     assert code == 2
     assert err.startswith(f"error: damaged state: {state} (head of shapes ")
+
+
+def test_data_that_moved_are_found_where_config_toml_says(cli, trained, tmp_path):
+    old, new = tmp_path / "sites", tmp_path / "elsewhere"
+    old.rename(new)
+    for command in (("evaluate", trained), ("run", "--resume", "--out", trained)):
+        code, _, err = cli(*command)
+        assert code == 2
+        assert "correct data.root, that of a run in its config.toml" in err
+    config = trained / "config.toml"
+    config.write_text(config.read_text().replace(str(old), str(new)))
+    assert cli("evaluate", trained)[0] == 0
+    assert cli("run", "--resume", "--out", trained)[0] == 0
+
+
+def test_evaluate_blames_the_option_that_was_typed(cli, trained):
+    fails(
+        cli("evaluate", trained, "--sites", "wst"),
+        "unknown site 'wst' in --sites; did you mean 'west'?",
+    )
+
+
+@pytest.mark.parametrize("argument", ["~", "~/x", "--out=~/x"])
+def test_a_tilde_that_no_shell_expanded_is_refused(cli, argument):
+    fails(
+        cli("check", argument),
+        f"{argument!r} has a ~ that the shell did not expand; write the path out, or leave out the "
+        "quotes and the = before it",
+    )
+
+
+def test_a_misspelled_command_is_answered_once(cli):
+    _, _, err = cli("rum")
+    assert err.endswith("Error: No such command 'rum'; did you mean 'run'?\n")
+    _, _, err = cli("keys", "srver")
+    assert err.endswith("Error: No such command 'srver'; did you mean 'server'?\n")
+
+
+def test_an_ascii_terminal_gets_a_question_mark_for_what_it_cannot_show(make_sites):
+    root = make_sites(name="Prüfdaten")
+    done = subprocess.run(
+        [sys.executable, "-m", "fusseg", "check", str(root), "--image-size", "64x96"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=True,
+    )
+    assert b"Pr?fdaten" in done.stdout
+    assert done.stderr == b""
+
+
+_PREDICT = """
+import sys
+from PIL import Image
+from fusseg import FussegError, Segmenter
+segmenter = Segmenter.load(sys.argv[1])
+for image in (Image.new("RGB", (40, 40)), [[0]]):
+    try:
+        segmenter.predict(image)
+    except FussegError as error:
+        print(error)
+"""
+
+
+def test_an_image_that_is_no_array_is_refused_with_its_mend(trained):
+    # In a process of its own: here, the checks of types come before.
+    done = subprocess.run(
+        [sys.executable, "-c", _PREDICT, str(trained)], capture_output=True, text=True, check=True
+    )
+    first, second = done.stdout.splitlines()
+    assert 'got Image; give np.asarray(image.convert("RGB")) for a PIL image' in first
+    assert "got list;" in second

@@ -1,6 +1,7 @@
 """From an empty folder to a scored run without writing a line: scenes, init, check, run."""
 
 import json
+import os
 import re
 import tomllib
 
@@ -97,7 +98,7 @@ def test_a_file_that_is_there_is_left_alone(cli, make_sites, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("nowhere",), "data.root does not exist: 'nowhere'; expected ROOT/SITE/images"),
+        (("nowhere",), "data.root does not exist: 'nowhere', looked for at /"),
         (("sites", "--k", "1"), "model.num_clusters must be at least 2, got 1"),
         (("sites", "--backbone", "onnx:no.onnx"), "ONNX file 'no.onnx' does not exist"),
         (("sites", "--out", "no/such/mine.toml"), "cannot write no/such/mine.toml"),
@@ -111,3 +112,52 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(
     assert code == 2
     assert message in err
     assert list(tmp_path.glob("**/*.toml")) == [tmp_path / "sites" / "classes.toml"]
+
+
+def test_a_site_of_one_image_is_left_out_and_the_rest_runs(cli, make_sites, tmp_path):
+    root = make_sites(labeled=False, sites=("east", "north", "south"), num_images=3)
+    for stem in ("000", "001"):
+        (root / "north" / "images" / f"{stem}.png").unlink()
+    code, out, _ = cli("init", "sites", "--out", "mine.toml")
+    assert code == 0
+    assert (
+        "warning: fewer than the 2 training images that a site needs: north; "
+        "left out of data.train_sites\n6 images train, 0 held out\n"
+    ) in out
+    assert load_config(tmp_path / "mine.toml").data.train_sites == ("east", "south")
+    assert '# held_out_sites = ["north"]' in (tmp_path / "mine.toml").read_text()
+    code, out, _ = cli("check", "sites")
+    assert code == 0
+    assert "warning: north: 1 training image, but a site needs 2 to train" in out
+    assert cli("run", "mine.toml", "--out", "run", *FAST)[0] == 0
+
+
+def test_sites_that_are_all_too_small_are_said_to_be(cli, make_sites):
+    make_sites(labeled=False, num_images=1)
+    code, out, _ = cli("init", "sites", "--out", "mine.toml")
+    assert code == 0
+    assert "warning: each site has fewer than the 2 training images that a site needs;" in out
+    code, out, _ = cli("check", "mine.toml")
+    assert code == 1
+    assert "1 training image, at least 2 are needed; add images\n" in out
+
+
+def test_init_and_check_name_folders_that_are_no_sites(cli, make_sites):
+    root = make_sites(labeled=False)
+    (root / "north" / "images").rename(root / "north" / "Images")
+    message = "warning: north/Images: 6 images, but no folder 'images'; it is no site; move them to"
+    for arguments in (("init", "sites", "--out", "mine.toml"), ("check", "sites")):
+        code, out, _ = cli(*arguments)
+        assert code == 0
+        assert message in out
+
+
+def test_check_of_plain_images_names_what_is_wrong_as_init_does(cli, tmp_path):
+    folder = tmp_path / "plain"
+    folder.mkdir()
+    (folder / os.fsdecode(b"K\xfche.jpg")).touch()
+    message = "a name is not valid UTF-8, rename it: 'plain/K\\udcfche.jpg'\n"
+    assert cli("init", "plain") == (2, "", f"error: {message}")
+    code, out, _ = cli("check", "plain")
+    assert code == 1
+    assert f"error: plain: {message}" in out

@@ -115,6 +115,17 @@ def test_a_partition_that_cannot_be_written_is_an_error(cli, uneven, tmp_path):
     assert (code, err) == (2, f"error: cannot write {out}: No such file or directory\n")
 
 
+def test_a_partition_is_never_overwritten(cli, uneven, tmp_path):
+    out = tmp_path / "clients.csv"
+    out.write_text("edited")
+    code, _, err = cli("partition", uneven, "--out", out)
+    assert (code, err) == (
+        2,
+        f"error: {out} exists and is not overwritten; choose another --out or delete it\n",
+    )
+    assert out.read_text() == "edited"
+
+
 def test_masks_decide_a_dirichlet_partition_and_nothing_else(cli, uneven, make_sites, tmp_path):
     """With the partition in a file, training gives the same bits without any training mask."""
     out = tmp_path / "clients.csv"

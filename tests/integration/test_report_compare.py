@@ -9,6 +9,7 @@ from fusseg.config import Config
 from fusseg.report.compare_page import render_comparison
 from fusseg.report.comparison import ComparedRun, changed_keys, find_caveats, group_runs
 
+HELD_OUT = replace(Config(), data=replace(Config().data, held_out_sites=("west",)))
 SCORES = {"mean_iou": 0.5, "pixel_accuracy": 0.75}
 
 
@@ -117,15 +118,63 @@ def test_runs_of_the_same_data_and_settings_need_no_warning():
     ],
 )
 def test_what_makes_scores_less_comparable_is_said(record, warning):
-    assert warning in find_caveats([make_run("A"), make_run("B", with_strategy("lloyd"), record)])
+    other = replace(HELD_OUT, federation=with_strategy("lloyd").federation)
+    assert warning in find_caveats([make_run("A", HELD_OUT), make_run("B", other, record)])
 
 
-def test_the_same_run_made_twice_is_no_spread_over_seeds():
-    (warning,) = find_caveats([make_run("A"), make_run("B")])
+def test_a_run_that_repeats_another_does_not_count_as_a_seed():
+    other = replace(Config(), seed=1)
+    runs = [make_run("A"), make_run("B"), make_run("C", other, with_final(mean_iou=0.7))]
+    (group,) = group_runs(runs)
+    assert [run.key for run in group.runs] == ["A", "B", "C"]
+    assert (group.mean_iou.num, group.pixel_accuracy.num) == (2, 2)
+    assert group.mean_iou.mean == pytest.approx(0.6)
+    assert group.mean_iou.std == pytest.approx(0.2 / 2**0.5)
+    (warning,) = find_caveats(runs)
     assert warning == (
-        "Of A and B, some have the same settings and the same seed: their spread is no spread "
-        "over seeds."
+        "B repeats A: the same settings and the same seed. It is left out of the mean and of the "
+        "number of seeds."
     )
+    page = render_comparison(runs, "c")
+    assert '<th scope="row">A, B, C</th><td class="number">2</td>' in page
+
+
+def test_of_repeated_runs_a_finished_one_counts():
+    runs = [make_run("A", record=make_record(final=None)), make_run("B", record=make_record())]
+    (group,) = group_runs(runs)
+    assert group.mean_iou.mean == 0.5
+    assert any(caveat.startswith("A repeats B: ") for caveat in find_caveats(runs))
+
+
+SCORED_NAMES = {
+    (HELD_OUT, HELD_OUT): ("held-out images", "held-out site"),
+    (Config(), Config()): ("training images", "site"),
+    (HELD_OUT, Config()): ("scored images", "site"),
+}
+
+
+@pytest.mark.parametrize("configs", SCORED_NAMES)
+def test_the_page_says_held_out_only_where_something_is(configs):
+    images, site = SCORED_NAMES[configs]
+    runs = [make_run(key, config) for key, config in zip("AB", configs, strict=True)]
+    page = render_comparison(runs, "c")
+    assert f"mIoU on the {images}, per round" in page
+    assert f"<h2>mIoU per {site}</h2>" in page
+    assert f"<caption>mIoU per {site}, the best of each in bold</caption>" in page
+    assert f"the mean of the {site}s&#39; mIoU" in page or f"the mean of the {site}s' mIoU" in page
+    if site == "site":
+        assert "held-out" not in page
+
+
+def test_a_run_without_labels_has_none_of_its_training_images_read():
+    runs = [make_run("A"), make_run("B", HELD_OUT, with_final(mean_iou=None))]
+    runs[0].record["final"]["mean_iou"] = None
+    caveats = find_caveats(runs)
+    assert (
+        "A has no scores: nothing is held out, and no label of a training image was read."
+        in caveats
+    )
+    assert "B has no scores: its held-out images carry no labels." in caveats
 
 
 def test_the_page_holds_scores_traffic_settings_links_and_the_command():

@@ -395,3 +395,19 @@ def test_centroids_are_drawn_from_numbers_in_the_page_and_agreement_is_a_table()
 
 def test_without_centroids_there_is_no_section_about_them(page):
     assert "#centroids" not in page.attributes("href")
+
+
+@pytest.mark.parametrize("labeled", [True, False])
+def test_where_nothing_is_held_out_the_page_names_training_images(labeled):
+    record = make_record() if labeled else without_scores(make_record())
+    content = PageContent(make_gallery(labeled), {"sky": (1, 2, 3)}, held_out=False)
+    page = render_report(record, CONFIG, content)
+    assert "held-out" not in page.lower()
+    assert "<dt>Training images</dt>" in page
+    assert "<p>3 training images" in page
+    assert ("mIoU on the training images, per round" in page) is labeled
+    assert ("no label of a training image was read, so there is no score" in page) is not labeled
+    held_out = render_report(record, CONFIG, PageContent(make_gallery(labeled)))
+    assert "<dt>Held-out images</dt>" in held_out
+    assert "<p>3 held-out images" in held_out
+    assert "training image" not in held_out

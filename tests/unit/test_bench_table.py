@@ -1,6 +1,9 @@
 import csv
 import io
+import json
 from pathlib import Path
+
+import pytest
 
 from fusseg.bench.cells import Cell
 from fusseg.bench.conditions import _SETTINGS, settings_section
@@ -11,6 +14,7 @@ from fusseg.bench.table import table_sections
 from fusseg.config import Config
 from fusseg.report.bench_page import PageFigure, PageTable, render_bench
 from fusseg.report.formatting import ABSENT
+from fusseg.runs import FORMAT_VERSION, RECORD, RECORD_KEYS
 
 
 def result(trained=None, finished=None, bytes_sent=0.0, seconds=1.0):
@@ -173,6 +177,28 @@ def test_settings_that_differ_between_columns_stand_side_by_side():
     assert rows["seeds"] == ["0, 1", "0, 1"]
     assert rows["CRF"] == ["no", "no"]
     assert set(rows) >= {name for name, _ in _SETTINGS}
+
+
+@pytest.mark.parametrize(
+    ("shift", "held_out", "shown"),
+    [
+        ([0.25, 0.5, -0.125], "", "0.250, 0.500, -0.125 (seed 1)"),
+        ([0.25, 0.5, -0.125], "north", "0.250, 0.500, -0.125 (seed 1, north held out)"),
+        (None, "", ABSENT),
+    ],
+)
+def test_the_shifts_of_one_run_are_not_passed_off_as_those_of_all(shift, held_out, shown, tmp_path):
+    record = dict.fromkeys(RECORD_KEYS) | {
+        "format_version": FORMAT_VERSION,
+        "clients": [{"client_id": "a", "num_images": 5}, {"client_id": "b", "num_images": 7}],
+        "hello": {"local_steps": 3, "shift": shift},
+    }
+    (tmp_path / RECORD).write_text(json.dumps(record))
+    cells = [make_cell(path=tmp_path, held_out=held_out), make_cell(seed=2)]
+    section = settings_section(make_grid(columns=(Column("3", {}),)), cells)
+    rows = {row[0]: row[1] for row in texts(section)}
+    assert rows["shifts used"] == shown
+    assert rows["clients: images"] == "2: 5, 7"
 
 
 def test_the_page_holds_tables_figures_and_failures_and_no_reference():

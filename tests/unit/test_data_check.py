@@ -46,7 +46,8 @@ def test_a_good_set_is_described(root):
 def test_a_set_that_cannot_be_opened_is_one_error(tmp_path):
     missing = str(tmp_path / "no")
     message = (
-        f"data.root does not exist: {missing!r}; "
+        f"data.root does not exist: {missing!r}; correct data.root, that of a run in its "
+        "config.toml (a relative path starts at the working directory); "
         "expected ROOT/SITE/images/*.jpg (or png, tif, bmp, webp)"
     )
     assert check(missing) == [Finding("error", missing, message)]
@@ -69,7 +70,7 @@ def test_a_site_left_with_one_image_is_an_error(root):
         (root / "a" / "images" / f"{stem}.png").write_bytes(b"junk")
     message = (
         "site 'a' has 1 training image, at least 2 are needed; "
-        "add images or leave the site out of data.train_sites"
+        'add images, move the site out of data.root, or set data.train_sites = ["b"]'
     )
     findings = grave(check(root))
     assert [finding.subject for finding in findings] == ["a/1.png", "a/2.png", "a"]
@@ -206,3 +207,15 @@ def test_generated_scenes_can_be_checked_and_tracked():
     findings = list(check_sites(config, track))
     assert seen == ["00000", "00001"] * 4
     assert grave(findings) == []
+
+
+def test_a_site_that_is_left_out_for_want_of_images_is_warned_about(root):
+    (root / "c" / "images").mkdir(parents=True)
+    Image.new("RGB", (50, 40)).save(root / "c" / "images" / "1.png")
+    message = (
+        "1 training image, but a site needs 2 to train; it does not train; add images or hold "
+        "it out"
+    )
+    assert grave(check(root, train_sites=("a", "b"))) == [Finding("warning", "c", message)]
+    assert grave(check(root, train_sites=("a",), held_out_sites=("c",))) == []
+    assert grave(check(root, num_clients=1)) == []

@@ -1,5 +1,6 @@
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -61,7 +62,15 @@ def test_a_root_must_be_a_folder(tmp_path):
     missing, file = tmp_path / "no", tmp_path / "file"
     file.touch()
     layout = "expected ROOT/SITE/images/*.jpg (or png, tif, bmp, webp)"
-    assert refused(root=str(missing)) == f"data.root does not exist: {str(missing)!r}; {layout}"
+    mend = (
+        "correct data.root, that of a run in its config.toml (a relative path starts at the "
+        "working directory)"
+    )
+    text = f"data.root does not exist: {str(missing)!r}; {mend}; {layout}"
+    assert refused(root=str(missing)) == text
+    relative = refused(root="no/such")
+    looked = f"data.root does not exist: 'no/such', looked for at {Path.cwd() / 'no/such'}; {mend};"
+    assert relative.startswith(looked)
     assert refused(root=str(file)) == f"data.root is not a folder: {str(file)!r}; {layout}"
     long = "x" * 300
     assert refused(root=long) == f"data.root cannot be read (File name too long): {long}"
@@ -87,6 +96,14 @@ def test_images_in_a_site_without_its_images_folder_are_recognized(tmp_path):
     assert refused(root=str(tmp_path)) == (
         f"no site found in {str(tmp_path)!r}; the image '1.jpg' lies in {str(tmp_path / 'a')!r}; "
         f"move it to {str(tmp_path / 'a' / 'images')!r}"
+    )
+
+
+def test_images_in_a_folder_with_another_name_are_recognized(tmp_path):
+    touch(tmp_path, "a/Images/1.jpg")
+    assert refused(root=str(tmp_path)) == (
+        f"no site found in {str(tmp_path)!r}; the image '1.jpg' lies in "
+        f"{str(tmp_path / 'a' / 'Images')!r}; move it to {str(tmp_path / 'a' / 'images')!r}"
     )
 
 

@@ -120,8 +120,14 @@ def test_small_clients_are_refused():
     one = dataset_of(a=1, b=3)
     assert refused(DataError, one) == (
         "site 'a' has 1 training image, at least 2 are needed; "
-        "add images or leave the site out of data.train_sites"
+        'add images, move the site out of data.root, or set data.train_sites = ["b"]'
     )
+    assert refused(DataError, one, train_sites=("a", "b")).endswith(
+        "; add images or leave the site out of data.train_sites"
+    )
+    assert refused(DataError, dataset_of(a=1)).endswith("at least 2 are needed; add images")
+    many = dataset_of(a=1, **dict.fromkeys("bcdefghij", 2))
+    assert refused(DataError, many).endswith("or name the other 9 sites in data.train_sites")
     assert refused(DataError, dataset_of(a=3, b=3), partition="blocks", num_clients=3) == (
         "client 'a-01' has 1 training image, at least 2 are needed; lower data.num_clients"
     )

@@ -1,6 +1,7 @@
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -210,3 +211,27 @@ def test_a_client_that_sends_another_dtype_is_named(make_state, make_update):
     message = "client 'a' sent centroids as torch.float64, expected torch.float32"
     with pytest.raises(FederationError, match=f"^{re.escape(message)}$"):
         aggregate(state, [update], FederationConfig(), torch.Generator())
+
+
+SHAPED = "return a torch.float32 tensor of 2 x 2 (model.num_clusters x model.code_dim), all values"
+
+
+@pytest.mark.parametrize(
+    ("returned", "found"),
+    [
+        (None, "a value of type NoneType"),
+        (np.zeros((2, 2), np.float32), "a value of type ndarray"),
+        (torch.zeros(1, 2), "a tensor of shape (1, 2)"),
+        (torch.zeros(5, 2), "a tensor of shape (5, 2)"),
+        (torch.zeros(2, 2, dtype=torch.float64), "a tensor of torch.float64"),
+        (torch.tensor([[0.0, 1.0], [float("nan"), 0.0]]), "values that are not finite"),
+        (torch.tensor([[0.0, 1.0], [float("inf"), 0.0]]), "values that are not finite"),
+    ],
+)
+def test_what_a_strategy_of_ones_own_returns_is_checked(
+    returned, found, state, updates, seeded, monkeypatch
+):
+    monkeypatch.setitem(STRATEGIES, "mine", lambda *_: returned)
+    message = f"federation.strategy 'mine' returned {found}; {SHAPED} finite"
+    with pytest.raises(FederationError, match=f"^{re.escape(message)}$"):
+        aggregate(state, updates, FederationConfig(strategy="mine"), seeded(0))

@@ -33,6 +33,7 @@ def split_item(site, split):
         (["images/1.png", "masks/1.png"], "images", "images"),
         (["leftImg8bit/train/a/1.png"], "cityscapes", ""),
         (["stuffthingmaps/train2017/1.png", "images/train2017/1.jpg"], "coco-stuff", ""),
+        (["1.png", "1.jpg"], "images", ""),  # what is wrong with the names is said later
         (["readme.txt"], "sites", ""),
     ],
 )

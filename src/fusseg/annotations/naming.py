@@ -1,6 +1,5 @@
 """What the pixel values of predictions are called, from wherever that is known."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from jaxtyping import UInt8
 from fusseg.annotations.images import Label
 from fusseg.errors import ConfigError, DataError
 from fusseg.regions import join_clusters, read_named
+from fusseg.toml_file import load_toml
 
 MOST_LABELS = 255
 """One of the 256 pixel values has to be left for what has no label."""
@@ -83,7 +83,7 @@ def numbered_names(colors: UInt8[np.ndarray, "colors 3"]) -> Names:
 def _count_clusters(path: Path) -> int:
     """Count the entries; what is wrong with them is found when they are read."""
     try:
-        entries = tomllib.loads(path.read_text(encoding="utf-8-sig")).get("regions")
+        entries = load_toml(path).get("regions")
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

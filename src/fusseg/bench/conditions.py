@@ -85,17 +85,22 @@ def _settings_text(settings: Mapping[str, Any], anchor: str | None) -> str:
 
 def _column_settings(cells: Sequence[Cell]) -> dict[str, str]:
     shown = {name: _shared(cells, key) for name, key in _SETTINGS}
-    record = _first_record(cells)
+    first = _first_federation(cells)
     shown["clients: images"] = formatting.ABSENT
     shown["steps per client and round"] = formatting.ABSENT
     shown["shifts used"] = formatting.ABSENT
-    if record is not None:
+    if first is not None:
+        cell, record = first
         clients = record["clients"]
         shown["clients: images"] = (
             f"{len(clients)}: {', '.join(str(client['num_images']) for client in clients)}"
         )
         shown["steps per client and round"] = str(record["hello"]["local_steps"])
-        shown["shifts used"] = ", ".join(f"{shift:.3f}" for shift in record["hello"]["shift"] or ())
+        if record["hello"]["shift"]:
+            shifts = ", ".join(f"{shift:.3f}" for shift in record["hello"]["shift"])
+            # Other runs measure others.
+            held_out = f", {cell.held_out} held out" if cell.held_out else ""
+            shown["shifts used"] = f"{shifts} (seed {cell.seed}{held_out})"
     return shown
 
 
@@ -108,14 +113,14 @@ def _shared(cells: Sequence[Cell], key: str) -> str:
     return " / ".join(values)
 
 
-def _first_record(cells: Sequence[Cell]) -> Record | None:
-    """Pick a record that tells what the clients of a federation do."""
+def _first_federation(cells: Sequence[Cell]) -> tuple[Cell, Record] | None:
+    """Pick a cell whose record tells what the clients of a federation do."""
     for cell in cells:
         central = cell.config.federation.strategy == CENTRALIZED
         if cell.anchor is None and not central and (cell.path / RECORD).exists():
             record = load_record(cell.path)
             if record["hello"] is not None:
-                return record
+                return cell, record
     return None
 
 

@@ -32,9 +32,12 @@ def run_partition(
         figure: SVG file of the classes of each client; None: not drawn.
 
     Raises:
-        ConfigError: If the partition cannot be made, or no mask says what to draw.
+        ConfigError: If the partition is there already or cannot be made, or no mask says what to
+            draw.
         DataError: If a mask is broken, or a file cannot be written.
     """
+    if out.exists():
+        raise ConfigError(f"{out} exists and is not overwritten; choose another --out or delete it")
     config = load_config(config_path, overrides)
     dataset = open_dataset(config.data)
     training = select_training(dataset, config.data)

@@ -17,7 +17,9 @@ from fusseg.config_file import parse_config
 from fusseg.data.datasets import open_dataset, select_held_out, select_training
 from fusseg.data.findings import counted
 from fusseg.data.scene_folder import write_scenes
+from fusseg.data.small_clients import MIN_IMAGES, MOST_NAMED, small_sites
 from fusseg.data.survey import choose_size, choose_splits, find_layout, sites_of_split
+from fusseg.data.unused import find_unused
 from fusseg.errors import ConfigError
 from fusseg.features.backbones import load_backbone
 
@@ -82,11 +84,26 @@ def run_init(options: StartOptions) -> None:
     except OSError as error:
         raise ConfigError(f"cannot write {options.out}: {error.strerror}") from error
     file = shlex.quote(str(options.out))
+    for finding in find_unused(config.data):
+        print(f"{finding.severity}: {finding.subject}: {finding.message}")
+    _print_small(list(small_sites(dataset, config.data)), config)
     print(f"{counted(num_training, 'image')} train, {num_held_out} held out")
     print(f"wrote {options.out}; look it through, then:")
     print(f"  fusseg check {file}")
     print(f"  fusseg suggest-k {file}")
     print(f"  fusseg run {file} --out {shlex.quote(str(Path('runs') / options.out.stem))}")
+
+
+def _print_small(small: Sequence[str], config: Config) -> None:
+    if not small:
+        return
+    rule = f"fewer than the {MIN_IMAGES} training images that a site needs"
+    if not config.data.train_sites:
+        print(f"warning: each site has {rule}; add images before you run it")
+        return
+    more = f" and {len(small) - MOST_NAMED} more" if len(small) > MOST_NAMED else ""
+    names = ", ".join(small[:MOST_NAMED]) + more
+    print(f"warning: {rule}: {names}; left out of data.train_sites")
 
 
 def run_scenes(kind: str, out: Path, images: int, seed: int, held_out: str | None) -> None:
@@ -124,6 +141,10 @@ def choose_config(root: Path, backbone_name: str, num_clusters: int | None = Non
         data = replace(
             data, train_split=splits[0], held_out_split=splits[1], held_out_sites=held_out
         )
+    small = small_sites(dataset, data)
+    if small:
+        enough = {item.client for item in select_training(dataset, data)} - small.keys()
+        data = replace(data, train_sites=tuple(sorted(enough)))
     labeled = any(item.mask is not None for item in dataset.items)
     known = NUM_CLUSTERS if dataset.classes is None else len(dataset.classes.names)
     largest = max(Counter(item.client for item in dataset.items).values())
@@ -151,6 +172,15 @@ def describe_config(config: Config, sites: Sequence[str], *, guessed: bool) -> s
         f"root = {_value(data.root)}",
         _row(f"image_size = [{height}, {width}]", "height, width that the backbone sees"),
     ]
+    left_out: list[str] = []
+    if data.train_sites:
+        left_out = [site for site in sites if site not in data.train_sites]
+        settings.append(
+            _row(
+                f"train_sites = {_values(data.train_sites)}",
+                f"those with at least {MIN_IMAGES} images to train on",
+            )
+        )
     if data.held_out_sites:
         settings += [
             f"train_split = {_value(data.train_split)}",
@@ -158,7 +188,7 @@ def describe_config(config: Config, sites: Sequence[str], *, guessed: bool) -> s
             f"held_out_split = {_value(data.held_out_split)}",
         ]
     elif len(sites) > 1:
-        last = f"# held_out_sites = {_values(sites[-1:])}"
+        last = f"# held_out_sites = {_values((left_out or sites)[-1:])}"
         settings.append(_row(last, "sites that do not train, to score or look at"))
     clusters = "how many regions to tell apart" + ("; fusseg suggest-k guesses" if guessed else "")
     steps = f"training steps of each site per round, of {config.local.batch_size} images"

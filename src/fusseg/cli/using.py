@@ -9,6 +9,7 @@ from fusseg.atomic import write_atomically
 from fusseg.cli.progress import Display
 from fusseg.cli.running import describe_final, follow
 from fusseg.config import DataConfig
+from fusseg.data.datasets import check_names, check_split, open_dataset
 from fusseg.errors import ConfigError, DataError
 from fusseg.evaluation.named import score_named
 from fusseg.probing import probe_run
@@ -32,6 +33,7 @@ def run_evaluate(
     """
     run = load_run(run_dir)
     data = held_out_data(run.config.data, chosen)
+    _check_chosen(data, chosen)
     segmenter = run.segmenters.get(GLOBAL)
     regions = None if segmenter is None else load_regions(run_dir, segmenter.num_clusters)
     with Display() as display:
@@ -48,6 +50,14 @@ def run_evaluate(
             write_atomically(json_file, json.dumps(scores, indent=1).encode())
         except OSError as error:
             raise DataError(f"cannot write {json_file}: {error.strerror}") from error
+
+
+def _check_chosen(data: DataConfig, chosen: Mapping[str, str]) -> None:
+    """Refuse names that are not there under the option that was typed, before its setting is."""
+    if "sites" in chosen or "split" in chosen:
+        dataset = open_dataset(data)
+        check_names(dataset, data.held_out_sites, "--sites")
+        check_split(dataset, data.held_out_split, "--split")
 
 
 def _describe(run: TrainedRun, scores: Record) -> Iterator[str]:

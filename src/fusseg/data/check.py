@@ -12,10 +12,12 @@ from fusseg.data.datasets import open_dataset, select_held_out, select_training
 from fusseg.data.findings import Finding, counted, item_name
 from fusseg.data.items import Classes, Dataset, Item
 from fusseg.data.masks import classes_of, load_mask, mask_values
-from fusseg.data.partition import MIN_IMAGES, check_counts, partition
+from fusseg.data.partition import partition
 from fusseg.data.roots import files_by_stem
 from fusseg.data.sites import site_folders
+from fusseg.data.small_clients import MIN_IMAGES, small_clients, small_sites
 from fusseg.data.splits import read_splits
+from fusseg.data.unused import find_unused
 from fusseg.errors import DataError, FussegError
 
 _ANY = Classes(tuple(str(value) for value in range(256)))
@@ -35,6 +37,7 @@ def check_sites(
         min_images: As in `training_images`.
     """
     subject = config.scenes if config.layout == "synthetic" else config.root
+    yield from find_unused(config)
     try:
         dataset = open_dataset(config)
     except FussegError as error:
@@ -99,13 +102,12 @@ def _overview(dataset: Dataset, subject: str) -> Iterator[Finding]:
 
 
 def _stray_files(dataset: Dataset, config: DataConfig) -> Iterator[Finding]:
-    """Find what belongs to no image: sites without images, masks, rows in the table of splits."""
+    """Find masks and rows in the table of splits that belong to no image."""
     root = Path(config.root)
     stems = {(item.site, item.stem) for item in dataset.items}
     filled = {item.site for item in dataset.items}
     for site in site_folders(root):
         if site.name not in filled:
-            yield Finding("warning", site.name, "no image in its folder images; it is no site")
             continue
         masks = files_by_stem(site / "masks", (".png",))
         lost = [path.name for stem, path in masks.items() if (site.name, stem) not in stems]
@@ -138,10 +140,17 @@ def _selection(
     try:
         held_out = frozenset(select_held_out(dataset, config))
         training = partition(select_training(dataset, config), dataset, config, min_images)
+        too_small = small_sites(dataset, config)
     except FussegError as error:
         return training, held_out, [Finding("error", "selection", str(error))]
     text = f"{counted(len(training), 'image')} train, {len(held_out)} held out"
     findings = [Finding("note", "selection", text)]
+    for site, count in too_small.items():
+        text = (
+            f"{counted(count, 'training image')}, but a site needs {MIN_IMAGES} to train; "
+            "it does not train; add images or hold it out"
+        )
+        findings.append(Finding("warning", site, text))
     if config.crops != "none":
         text = f"{len(cut_up(training, config.crops))} crops stand for the training images"
         findings.append(Finding("note", "crops", text))
@@ -190,8 +199,5 @@ def _too_few(training: Sequence[Item], usable: Set[Item], config: DataConfig) ->
     readable = {(item.site, item.stem) for item in usable}
     counts = Counter({item.client: 0 for item in training})
     counts.update(item.client for item in training if (item.site, item.stem) in readable)
-    for client, count in sorted(counts.items()):
-        try:
-            check_counts(Counter({client: count}), config)
-        except DataError as error:
-            yield Finding("error", client, str(error))
+    for client, message in small_clients(counts, config).items():
+        yield Finding("error", client, message)

@@ -1,11 +1,11 @@
 """The file `classes.toml`: what the pixel values of masks are called."""
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from fusseg.data.items import Classes
 from fusseg.errors import DataError, nearest_name
+from fusseg.toml_file import load_toml
 
 MAX_CLASSES = 255
 
@@ -19,7 +19,7 @@ def read_classes(path: Path) -> Classes:
         DataError: If the file cannot be read, a key is unknown, or a value is out of range.
     """
     try:
-        return _classes(tomllib.loads(path.read_text(encoding="utf-8-sig")), path)
+        return _classes(load_toml(path), path)
     except OSError as error:
         raise DataError(f"classes cannot be read ({error.strerror}): {path}") from error
     except (ValueError, RecursionError) as error:

@@ -69,8 +69,8 @@ def select_training(dataset: Dataset, config: DataConfig) -> tuple[Item, ...]:
             nothing is left to train on, or an image would both train and be held out.
         DataError: If the list of training images is wrong.
     """
-    check_names(dataset, config.train_sites, "train_sites")
-    check_split(dataset, config.train_split, "train_split")
+    check_names(dataset, config.train_sites, "data.train_sites")
+    check_split(dataset, config.train_split, "data.train_split")
     sites = config.train_sites or _other_sites(dataset, config)
     items = select(dataset, sites, config.train_split)
     _check_filled(items, config.train_sites, config.train_split, "train_sites")
@@ -105,8 +105,8 @@ def select_held_out(dataset: Dataset, config: DataConfig) -> tuple[Item, ...]:
                 f"data.{key} is {getattr(config, key)!r}, but data.held_out_sites is empty; "
                 "name the sites to evaluate"
             )
-    check_names(dataset, config.held_out_sites, "held_out_sites")
-    check_split(dataset, config.held_out_split, "held_out_split")
+    check_names(dataset, config.held_out_sites, "data.held_out_sites")
+    check_split(dataset, config.held_out_split, "data.held_out_split")
     items = select(dataset, config.held_out_sites, config.held_out_split)
     _check_filled(items, config.held_out_sites, config.held_out_split, "held_out_sites")
     return pick_listed(items, dataset, config.held_out_list, "held_out_list")
@@ -121,27 +121,37 @@ def _other_sites(dataset: Dataset, config: DataConfig) -> tuple[str, ...]:
 def check_names(dataset: Dataset, sites: tuple[str, ...], key: str) -> None:
     """Refuse names of sites that are not there.
 
+    Args:
+        dataset: All images at hand.
+        sites: The names.
+        key: Setting or option that they stand in.
+
     Raises:
         ConfigError: If a site is unknown.
     """
     for site in sites:
         if site not in dataset.sites:
             raise ConfigError(
-                f"unknown site {site!r} in data.{key}; {nearest_name(site, dataset.sites)}"
+                f"unknown site {site!r} in {key}; {nearest_name(site, dataset.sites)}"
             )
 
 
 def check_split(dataset: Dataset, split: str, key: str) -> None:
     """Refuse the name of a split that no image is in.
 
+    Args:
+        dataset: All images at hand.
+        split: The name; empty: none.
+        key: Setting or option that it stands in.
+
     Raises:
         ConfigError: If the split is unknown.
     """
     known = sorted({item.split for item in dataset.items if item.split})
     if split and not known:
-        raise ConfigError(f"data.{key} is {split!r}, but no image has a split; leave it empty")
+        raise ConfigError(f"{key} is {split!r}, but no image has a split; leave it empty")
     if split and split not in known:
-        raise ConfigError(f"unknown split {split!r} in data.{key}; {nearest_name(split, known)}")
+        raise ConfigError(f"unknown split {split!r} in {key}; {nearest_name(split, known)}")
 
 
 def _check_filled(items: tuple[Item, ...], sites: tuple[str, ...], split: str, key: str) -> None:

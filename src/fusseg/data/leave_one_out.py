@@ -25,8 +25,8 @@ def leave_one_out(config: DataConfig) -> dict[str, DataConfig]:
     """
     dataset = open_dataset(config)
     for key in ("train", "held_out"):
-        check_names(dataset, getattr(config, f"{key}_sites"), f"{key}_sites")
-        check_split(dataset, getattr(config, f"{key}_split"), f"{key}_split")
+        check_names(dataset, getattr(config, f"{key}_sites"), f"data.{key}_sites")
+        check_split(dataset, getattr(config, f"{key}_split"), f"data.{key}_split")
     known = dataset.sites
     training = [site for site in known if select(dataset, [site], config.train_split)]
     training = [site for site in training if site in (config.train_sites or known)]

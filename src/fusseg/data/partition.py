@@ -15,10 +15,8 @@ from fusseg.data.dominant import count_labels, dominant_classes, known_classes
 from fusseg.data.grouping import apportion, check_enough, join_runs, split_evenly
 from fusseg.data.items import Dataset, Item
 from fusseg.data.partition_file import read_partition
+from fusseg.data.small_clients import MIN_IMAGES, small_clients
 from fusseg.errors import ConfigError, DataError, nearest_name
-
-MIN_IMAGES = 2
-"""Images a client needs: every image is compared with its nearest neighbor."""
 
 Partition = Callable[[Sequence[Item], Dataset, DataConfig, int], list[str]]
 """From training images by site and stem, data set, settings and the least number of images of a
@@ -76,36 +74,11 @@ def partition(
         )
     ordered = sorted(items, key=lambda item: (item.site, item.stem))
     clients = PARTITIONS[kind](ordered, dataset, config, min_images)
-    check_counts(Counter(clients), config)
+    for message in small_clients(Counter(clients), config).values():
+        raise DataError(message)
     return tuple(
         replace(item, client=client) for item, client in zip(ordered, clients, strict=True)
     )
-
-
-def check_counts(images: Counter[str], config: DataConfig) -> None:
-    """Refuse clients with too few training images.
-
-    Args:
-        images: Number of training images by client.
-        config: What the clients follow from.
-
-    Raises:
-        DataError: If a client has fewer than two images.
-    """
-    named = config.partition.startswith("column:") or (
-        config.partition == "site" and not config.num_clients
-    )
-    who = "site" if named else "client"
-    mend = "add images or leave the site out of data.train_sites"
-    if not named:
-        by_file = config.partition.startswith("file:")
-        mend = "write another partition" if by_file else "lower data.num_clients"
-    for client, count in sorted(images.items()):
-        if count < MIN_IMAGES:
-            raise DataError(
-                f"{who} {client!r} has {count} training image{'' if count == 1 else 's'}, at least "
-                f"{MIN_IMAGES} are needed; {mend}"
-            )
 
 
 def by_site(

@@ -22,7 +22,11 @@ def data_root(config: DataConfig, layout: str) -> Path:
         raise ConfigError("data.root is not set; give the folder that holds the sites")
     root = Path(config.root)
     if not root.exists():
-        raise DataError(f"data.root does not exist: {config.root!r}; {layout}")
+        looked = "" if root.is_absolute() else f", looked for at {root.absolute()}"
+        raise DataError(
+            f"data.root does not exist: {config.root!r}{looked}; correct data.root, that of a run "
+            f"in its config.toml (a relative path starts at the working directory); {layout}"
+        )
     if not root.is_dir():
         raise DataError(f"data.root is not a folder: {config.root!r}; {layout}")
     return root

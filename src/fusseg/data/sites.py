@@ -77,10 +77,17 @@ def _mend(root: Path) -> str:
             return f'there is a folder {name!r}; set data.layout = "{layout}"'
     if (root / "images").is_dir():
         return "it looks like a single site; give the folder above it as data.root"
-    for folder in (root, *(path for path in visible(root) if path.is_dir())):
-        image = next((path for path in visible(folder) if path.suffix.lower() in SUFFIXES), None)
+    sites = [path for path in visible(root) if path.is_dir()]
+    for folder in (root, *sites, *(path for site in sites for path in visible(site))):
+        image = _first_image(folder)
         if image is not None and folder.name != "images":
-            site = "SITE" if folder == root else folder.name
+            site = "SITE" if folder == root else folder.relative_to(root).parts[0]
             target = root / site / "images"
             return f"the image {image.name!r} lies in {str(folder)!r}; move it to {str(target)!r}"
     return LAYOUT
+
+
+def _first_image(folder: Path) -> Path | None:
+    if not folder.is_dir():
+        return None
+    return next((path for path in visible(folder) if path.suffix.lower() in SUFFIXES), None)

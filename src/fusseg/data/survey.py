@@ -7,7 +7,7 @@ from statistics import median
 from fusseg.config import DataConfig
 from fusseg.data.images import SUFFIXES, source_shape
 from fusseg.data.items import Dataset, Item
-from fusseg.data.roots import files_by_stem
+from fusseg.data.roots import visible
 from fusseg.errors import DataError
 
 SHORTER_SIDE, LONGEST_RATIO = 320, 3
@@ -21,10 +21,10 @@ def find_layout(root: Path) -> DataConfig:
 
     Returns:
         Layout and root; a folder that fits none is taken for a folder of sites, whose reader says
-        what is missing.
+        what is missing. Names are left to the readers of the layouts.
 
     Raises:
-        DataError: If the folder cannot be read, or two files share a stem.
+        DataError: If the folder cannot be read.
     """
     for layout, name in (("cityscapes", "leftImg8bit"), ("coco-stuff", "stuffthingmaps")):
         if (root / name).is_dir():
@@ -33,7 +33,7 @@ def find_layout(root: Path) -> DataConfig:
         if any(root.glob("*/images")):
             return DataConfig(root=str(root))
         for folder in (root / "images", root):
-            if files_by_stem(folder, SUFFIXES):
+            if folder.is_dir() and any(path.suffix.lower() in SUFFIXES for path in visible(folder)):
                 return DataConfig(layout="images", root=str(folder))
     except OSError as error:
         raise DataError(f"cannot read {error.filename}: {error.strerror}") from error

@@ -11,8 +11,8 @@ from fusseg.config import Config
 from fusseg.config_file import load_config
 from fusseg.data.crops import cut_up
 from fusseg.data.items import Dataset, Item, select
-from fusseg.data.partition import MIN_IMAGES
 from fusseg.data.site_folder import open_site
+from fusseg.data.small_clients import MIN_IMAGES
 from fusseg.deployment.offer import Offer, differing_settings, shared_settings
 from fusseg.deployment.site import SiteSettings
 from fusseg.errors import DataError, FederationError

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from fusseg.config import FederationConfig
 from fusseg.errors import FederationError
-from fusseg.federation.checks import check_first, check_update
+from fusseg.federation.checks import check_centroids, check_first, check_update
 from fusseg.federation.lloyd import CodeSums, move_centroids
 from fusseg.federation.moments import (
     FeatureMoments,
@@ -80,7 +80,7 @@ class Gathering:
             generator: The server's random source of this round.
 
         Raises:
-            FederationError: If no client answered.
+            FederationError: If no client answered, or the strategy's centroids do not fit.
         """
         if not self._arrived:
             raise FederationError(f"no client answered in round {self.state.round_number + 1}")
@@ -130,7 +130,8 @@ def aggregate(
         task: What the clients were asked for.
 
     Raises:
-        FederationError: If no client answered, or what one sent does not fit.
+        FederationError: If no client answered, or what one sent or the strategy returned does not
+            fit.
     """
     gathering = Gathering(state, federation, task)
     for update in updates:
@@ -139,7 +140,11 @@ def aggregate(
 
 
 def merge_trained(gathering: Gathering, generator: Generator) -> Model:
-    """Average the heads and apply the strategy's rule to the centroids."""
+    """Average the heads and apply the strategy's rule to the centroids.
+
+    Raises:
+        FederationError: If the rule does not return centroids like the last ones.
+    """
     state, federation, updates = gathering.state, gathering.federation, gathering.updates
     head, centroids = state.model.head, state.model.centroids
     if federation.aggregate_heads:
@@ -152,7 +157,8 @@ def merge_trained(gathering: Gathering, generator: Generator) -> Model:
             round_number=state.round_number + 1,
             usages=tuple(update.usage for update in updates if update.usage is not None),
         )
-        centroids = STRATEGIES[federation.strategy](pool, federation.distance, generator)
+        merged = STRATEGIES[federation.strategy](pool, federation.distance, generator)
+        centroids = check_centroids(federation.strategy, merged, centroids)
     return Model(head, centroids)
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Container, Mapping
 
+from jaxtyping import Float
 from torch import Tensor
 
 from fusseg.errors import FederationError
@@ -79,3 +80,32 @@ def check_tensors(sender: str, sent: Mapping[str, Tensor], expected: Mapping[str
             raise FederationError(f"{sender} sent {name} with values that are not finite")
         if name in _COUNTS and bool((tensor < 0).any()):
             raise FederationError(f"{sender} sent {name} below 0, got {int(tensor.min())}")
+
+
+def check_centroids(
+    strategy: str, found: object, expected: Float[Tensor, "clusters code"]
+) -> Float[Tensor, "clusters code"]:
+    """Refuse what a strategy returned if it is no next set of centroids; else return it.
+
+    Args:
+        strategy: Whose rule was called.
+        found: What it returned.
+        expected: The centroids it replaces: of the right shape and dtype.
+
+    Raises:
+        FederationError: If it is no tensor, of another shape or dtype, or not finite.
+    """
+    wanted = (
+        f"return a {expected.dtype} tensor of {len(expected)} x {expected.shape[1]} "
+        "(model.num_clusters x model.code_dim), all values finite"
+    )
+    begin = f"federation.strategy {strategy!r} returned"
+    if not isinstance(found, Tensor):
+        raise FederationError(f"{begin} a value of type {type(found).__name__}; {wanted}")
+    if found.shape != expected.shape:
+        raise FederationError(f"{begin} a tensor of shape {tuple(found.shape)}; {wanted}")
+    if found.dtype != expected.dtype:
+        raise FederationError(f"{begin} a tensor of {found.dtype}; {wanted}")
+    if not bool(found.isfinite().all()):
+        raise FederationError(f"{begin} values that are not finite; {wanted}")
+    return found

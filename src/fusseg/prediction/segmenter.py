@@ -278,7 +278,12 @@ def _fit(image: Pixels, view: Viewing, segmenter: Segmenter) -> Pixels:
     return fit_image(image, view.size, "stretch", segmenter.data.interpolation)
 
 
-def _check_image(image: np.ndarray) -> None:
+def _check_image(image: object) -> None:
+    if not isinstance(image, np.ndarray):
+        raise DataError(
+            "an image must be an array of uint8 of shape (height, width, 3) or the path of a file, "
+            f'got {type(image).__name__}; give np.asarray(image.convert("RGB")) for a PIL image'
+        )
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise DataError(
             "an image must be an array of uint8 of shape (height, width, 3), got "

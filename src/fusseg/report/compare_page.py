@@ -7,6 +7,7 @@ from markupsafe import Markup
 from fusseg.report import comparison, numbers
 from fusseg.report.comparison import ComparedRun
 from fusseg.report.comparison_figures import Curve, overlaid_curves
+from fusseg.report.scored import name_scored
 from fusseg.report.templates import render_page
 from fusseg.version import VERSION
 
@@ -30,6 +31,7 @@ def render_comparison(runs: Sequence[ComparedRun], command: str) -> str:
         version=VERSION,
         runs=runs,
         command=command,
+        scored=name_scored([run.held_out for run in runs]),
         caveats=comparison.find_caveats(runs),
         groups=groups,
         grouped=any(len(group.runs) > 1 for group in groups),

@@ -1,7 +1,7 @@
 """Two or more runs side by side: which belong together, where they differ, what sets them apart."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,12 +31,19 @@ class ComparedRun:
         """Its final scores, or those of its last scored round."""
         return latest_scores(self.record)
 
+    @property
+    def held_out(self) -> bool:
+        """Whether its scored images are held out; else they are those that train."""
+        return bool(self.config.data.held_out_sites)
+
 
 @dataclass(frozen=True)
 class RunGroup:
     """Runs that differ in nothing but their seeds."""
 
     runs: tuple[ComparedRun, ...]
+    seeds: Mapping[int, ComparedRun]
+    """The run that counts of each seed: others repeat it, and would narrow the deviation."""
     settings: Mapping[str, str]
     """Those in which groups differ, by dotted key."""
     mean_iou: Spread | None
@@ -55,15 +62,26 @@ def group_runs(runs: Sequence[ComparedRun]) -> list[RunGroup]:
         else:
             groups.append([run])
     keys = [key for key in changed_keys([group[0] for group in groups]) if key != SEED]
-    return [
-        RunGroup(
-            runs=tuple(group),
-            settings={key: setting(group[0], key) for key in keys},
-            mean_iou=_spread(group, "mean_iou"),
-            pixel_accuracy=_spread(group, "pixel_accuracy"),
-        )
-        for group in groups
-    ]
+    return [_join(group, keys) for group in groups]
+
+
+def _join(runs: Sequence[ComparedRun], keys: Sequence[str]) -> RunGroup:
+    seeds = _by_seed(runs)
+    return RunGroup(
+        runs=tuple(runs),
+        seeds=seeds,
+        settings={key: setting(runs[0], key) for key in keys},
+        mean_iou=_spread(seeds.values(), "mean_iou"),
+        pixel_accuracy=_spread(seeds.values(), "pixel_accuracy"),
+    )
+
+
+def _by_seed(runs: Sequence[ComparedRun]) -> dict[int, ComparedRun]:
+    """Pick one run of each seed: finished and scored before others, then the first."""
+    picked: dict[int, ComparedRun] = {}
+    for run in sorted(runs, key=lambda run: (run.scores is None, run.record["final"] is None)):
+        picked.setdefault(run.config.seed, run)
+    return picked
 
 
 def changed_keys(runs: Sequence[ComparedRun]) -> list[str]:
@@ -88,7 +106,7 @@ def class_table(runs: Sequence[ComparedRun]) -> dict[str, list[float | None]]:
 
 
 def site_table(runs: Sequence[ComparedRun]) -> dict[str, list[float | None]]:
-    """Line up the mIoU of each held-out site likewise."""
+    """Line up the mIoU of each scored site likewise."""
     found = [(run.record["final"] or {}).get("sites") or {} for run in runs]
     names = sorted({name for sites in found for name in sites})
     return {name: [sites.get(name, {}).get("mean_iou") for sites in found] for name in names}
@@ -102,7 +120,7 @@ def find_caveats(runs: Sequence[ComparedRun]) -> list[str]:
 def _unlike_scores(runs: Sequence[ComparedRun]) -> list[str]:
     caveats = []
     data = [key for key in changed_keys(runs) if key.startswith("data.")]
-    if data or _differ(_held_out_images(run) for run in runs):
+    if data or _differ(_scored_images(run) for run in runs):
         named = f" ({', '.join(data)})" if data else ""
         caveats.append(
             f"The data differ{named}: the runs did not learn from, or are not scored on, the same "
@@ -131,13 +149,13 @@ def _unlike_runs(runs: Sequence[ComparedRun]) -> list[str]:
     if _differ(run.record["backbone"]["fingerprint"] for run in runs):
         caveats.append("The backbones differ: not only the training sets these runs apart.")
     for group in group_runs(runs):
-        seeds = [run.record["seed"] for run in group.runs]
-        if len(set(seeds)) < len(seeds):
-            keys = formatting.listing([run.key for run in group.runs])
-            caveats.append(
-                f"Of {keys}, some have the same settings and the same seed: their spread is no "
-                "spread over seeds."
-            )
+        for run in group.runs:
+            counted = group.seeds[run.config.seed]
+            if run.key != counted.key:
+                caveats.append(
+                    f"{run.key} repeats {counted.key}: the same settings and the same seed. It is "
+                    "left out of the mean and of the number of seeds."
+                )
     return caveats
 
 
@@ -149,14 +167,17 @@ def _single_runs(runs: Sequence[ComparedRun]) -> list[str]:
             last = rounds[-1]["round"] if rounds else 0
             caveats.append(f"{run.key} is not finished: round {last} is its last.")
         elif final["mean_iou"] is None:
-            caveats.append(f"{run.key} has no scores: its held-out images carry no labels.")
+            why = "its held-out images carry no labels"
+            if not run.held_out:
+                why = "nothing is held out, and no label of a training image was read"
+            caveats.append(f"{run.key} has no scores: {why}.")
         elif final["models"]:
             num = formatting.plural(len(final["models"]), "client")
             caveats.append(f"{run.key} is scored by the mean over the own models of its {num}.")
     return caveats
 
 
-def _held_out_images(run: ComparedRun) -> dict[str, int] | None:
+def _scored_images(run: ComparedRun) -> dict[str, int] | None:
     final = run.record["final"]
     if final is None:
         return None
@@ -168,5 +189,5 @@ def _differ(values: Any) -> bool:  # noqa: ANN401 - any iterable of JSON
     return any(value != found[0] for value in found[1:])
 
 
-def _spread(runs: Sequence[ComparedRun], name: str) -> Spread | None:
+def _spread(runs: Iterable[ComparedRun], name: str) -> Spread | None:
     return spread([run.scores[name] if run.scores else None for run in runs])

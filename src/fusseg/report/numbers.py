@@ -36,7 +36,7 @@ def latest_scores(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def site_spread(record: Mapping[str, Any], name: str) -> Spread | None:
-    """Sum up a score over the held-out sites; None where there is none."""
+    """Sum up a score over the scored sites; None where there is none."""
     final = record["final"]
     return None if final is None else spread([site[name] for site in final["sites"].values()])
 

@@ -14,13 +14,14 @@ from fusseg.report import centroid_map, figures, numbers
 from fusseg.report.centroid_map import CentroidMap
 from fusseg.report.confusion_table import confusion_rows
 from fusseg.report.embedding import photo_uri, regions_uri
+from fusseg.report.scored import name_scored
 from fusseg.report.symbols import SHAPES, series_mark
 from fusseg.report.templates import render_page
 
 
 @dataclass(frozen=True)
 class GalleryEntry:
-    """One held-out image and what the model made of it."""
+    """One image and what the model made of it."""
 
     site: str
     stem: str
@@ -45,6 +46,8 @@ class PageContent:
     """What the user calls each cluster."""
     centroids: CentroidMap | None = None
     """Those of its rounds."""
+    held_out: bool = True
+    """Whether the scored images are held out; False: they are those that train."""
 
 
 def render_report(record: Mapping[str, Any], config_toml: str, content: PageContent) -> str:
@@ -67,6 +70,8 @@ def render_report(record: Mapping[str, Any], config_toml: str, content: PageCont
         version=record["versions"]["fusseg"],
         record=record,
         config_toml=config_toml,
+        held_out=content.held_out,
+        scored=name_scored([content.held_out]),
         scores=numbers.latest_scores(record),
         site_iou=numbers.site_spread(record, "mean_iou"),
         site_accuracy=numbers.site_spread(record, "pixel_accuracy"),
@@ -79,7 +84,7 @@ def render_report(record: Mapping[str, Any], config_toml: str, content: PageCont
         confusion=_confusion(record, names),
         named=_score_named(record, content.cluster_names),
         cards=_gallery_cards(content.gallery),
-        num_shown=_num_held_out(record),
+        num_shown=_num_scored(record),
         legend=content.legend,
         marks=[_mark(number) for number in range(centroid_map.MAX_CLIENTS)],
         centroids=centroids,
@@ -105,7 +110,7 @@ def _senders(entry: Mapping[str, Any]) -> list[str]:
     return [client["client_id"] for client in entry["clients"]]
 
 
-def _num_held_out(record: Mapping[str, Any]) -> int:
+def _num_scored(record: Mapping[str, Any]) -> int:
     final = record["final"]
     return 0 if final is None else sum(site["num_images"] for site in final["sites"].values())
 
