@@ -1,5 +1,7 @@
 """What serve, join, ledger and keys say before anything is sent, and where nothing is."""
 
+import socket
+
 import pytest
 
 pytest.importorskip("flwr", reason="Flower is not installed")
@@ -31,8 +33,8 @@ def serve(cli, keys, tmp_path):
 def join(cli, keys, tmp_path):
     """Run `fusseg join` with complete options, for a server that is not there."""
 
-    def run(data, *more, key="north.key"):
-        arguments = ["join", "localhost:1", "--data", data, "--name", "north"]
+    def run(data, *more, key="north.key", name="north"):
+        arguments = ["join", "localhost:1", "--data", data, "--name", name]
         arguments += ["--key", keys / key, "--ca", keys / "ca.crt"]
         return cli(*arguments, "--state", tmp_path / "state", *more)
 
@@ -73,6 +75,47 @@ def test_a_server_needs_its_keys_and_its_list(serve, keys, make_sites, make_conf
     assert "sites.toml" in serve(config)[2]
     (keys / "server.crt").unlink()
     assert "server.crt" in serve(config)[2]
+
+
+def test_a_server_whose_key_and_certificate_differ_writes_nothing(
+    serve, keys, make_sites, make_config, tmp_path
+):
+    create_server_certificate(keys, ["localhost"], tmp_path / "other", 5)
+    (tmp_path / "other" / "server.key").replace(keys / "server.key")
+    code, _, err = serve(make_config(make_sites()))
+    assert code == 2
+    assert (
+        f"error: server.key does not belong to server.crt in {keys}; make both anew with fusseg "
+        "keys server"
+    ) in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_server_whose_certificate_no_site_would_trust_writes_nothing(
+    serve, keys, make_sites, make_config, tmp_path
+):
+    create_authority(tmp_path / "other", 10)
+    (tmp_path / "other" / "ca.crt").replace(keys / "ca.crt")
+    code, _, err = serve(make_config(make_sites()))
+    assert code == 2
+    assert f"error: server.crt is not signed by ca.crt in {keys}; make it anew" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_taken_port_is_named_and_few_sites_are_warned_of(
+    serve, make_sites, make_config, tmp_path
+):
+    config = make_config(make_sites())
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        more = ["--host", "127.0.0.1", "--port", str(port), "--set", "federation.min_sites=3"]
+        code, out, err = serve(config, *more)
+    assert code == 2
+    assert f"error: port {port} of 127.0.0.1 is taken; choose another --port" in err
+    assert "federation.min_sites is 3, " in out + err
+    assert "lists 1 that may join: rounds wait for 3 sites; add the others to the file" in out + err
+    # so that the corrected command can use it
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_server_goes_on_with_a_run_that_is_there_only(serve):
@@ -123,6 +166,35 @@ def test_a_site_is_looked_at_before_the_server_is_asked(join, keys, cli, make_si
         assert f"the server must be HOST:PORT, got '{address}'" in err
 
 
+def test_a_key_is_its_owners(join, keys, make_sites):
+    root = make_sites()
+    code, _, err = join(root, "--dry-run", "--config", "none.toml", name="south")
+    assert code == 2
+    assert "error: this key is north's, --name says south; " in err
+    assert "north.key goes with --name north" in err
+    # without the file beside it nobody knows
+    (keys / "north.pub").unlink()
+    assert "none.toml" in join(root, "--dry-run", "--config", "none.toml", name="south")[2]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "said"),
+    [
+        ("onnx:nope.onnx", "ONNX file 'nope.onnx' does not exist"),
+        ("./nope", "backbone folder './nope' does not exist"),
+        ("filterbnk", "did you mean 'filterbank'"),
+    ],
+)
+def test_a_backbone_is_looked_for_before_the_server_is_asked(
+    backbone, said, join, make_sites, tmp_path
+):
+    code, _, err = join(make_sites() / "north", "--backbone", backbone)
+    assert code == 2
+    assert f"error: --backbone {backbone}: " in err
+    assert said in err
+    assert not (tmp_path / "state").exists()
+
+
 def test_a_ledger_is_printed_message_by_message(cli, tmp_path):
     fields = {"task": HELLO, "round": 0, "state": "done", "num_images": 6}
     append_line(tmp_path, describe_message("north", "to server", {}, fields))
@@ -141,6 +213,9 @@ def test_a_ledger_is_printed_message_by_message(cli, tmp_path):
     assert "\\x1b[2Jx" in out
     _, out, _ = cli("ledger", tmp_path, "--site", "south")
     assert "north" not in out
+    code, _, err = cli("ledger", tmp_path, "--site", "nobody")
+    assert code == 2
+    assert "error: no message of site 'nobody'; sites are north, south\n" in err
 
 
 def test_a_simulated_run_has_no_ledger(cli, tmp_path):

@@ -5,6 +5,7 @@ Real processes, keys and TLS are tested in tests/deployment.
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, 
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
+from fusseg.cli.deploying import left_out_of_score
 from fusseg.cli.running import summary
 from fusseg.config_file import load_config
 from fusseg.deployment import client_app
@@ -33,7 +35,7 @@ from fusseg.errors import FederationError
 from fusseg.experiment import run_experiment
 from fusseg.federation.participation import draw_participants
 from fusseg.gallery import write_report
-from fusseg.runs import create_run, load_record, load_state
+from fusseg.runs import create_run, has_state, load_record, load_state
 from fusseg.trained_run import load_run
 
 SITES = ("east", "north", "south")
@@ -477,6 +479,66 @@ def test_a_site_that_comes_late_joins_once_its_features_are_there(federation, tm
     assert [client["client_id"] for client in load_record(run_dir)["clients"]] == [*SITES]
 
 
+def forget_everything(folder):
+    """Leave what a fresh --state folder holds."""
+    for path in folder.iterdir():
+        if path.name in ("offer.json", "features.json", "ready.json"):
+            path.unlink()
+
+
+def test_a_site_that_comes_back_with_nothing_is_offered_the_settings_again(
+    federation, tmp_path, same_bits
+):
+    run_dir, config, folders = federation()
+
+    def come_back(message, reply):
+        if message.content["fields"].get("round") == 1:
+            forget_everything(folders[1])
+        return reply
+
+    run_federation(LoopbackGrid(folders, {"north": come_back}), run_dir, tmp_path / "cache")
+    rounds = load_record(run_dir)["rounds"]
+    assert [len(entry["clients"]) for entry in rounds] == [3, 3, 3]
+    (incident,) = [one for entry in rounds for one in entry["incidents"]]
+    assert (incident["client_id"], rounds[1]["incidents"]) == ("north", [incident])
+    assert "say hello first" in incident["reason"]
+    ready = [event for event in events(run_dir) if "north: ready with 6" in event["text"]]
+    assert len(ready) == 2
+    expected = load_state(simulated(config, tmp_path)).state.model
+    assert same_bits(load_state(run_dir).state.model, expected)
+
+
+def test_a_site_that_comes_back_with_other_images_is_left_out(federation, tmp_path):
+    run_dir, _, folders = federation(QUORUM, "federation.rounds=4")
+    images = Path(json.loads((folders[1] / "site.json").read_text())["data"]) / "images"
+
+    def come_back(message, reply):
+        if message.content["fields"].get("round") == 1:
+            forget_everything(folders[1])
+            (images / "005.png").unlink(missing_ok=True)
+        return reply
+
+    run_federation(LoopbackGrid(folders, {"north": come_back}), run_dir, tmp_path / "cache")
+    taking_part = [
+        [client["client_id"] for client in entry["clients"]]
+        for entry in load_record(run_dir)["rounds"]
+    ]
+    assert taking_part == [[*SITES], *[["east", "south"]] * 3]
+    said = [event["text"] for event in events(run_dir) if event.get("site") == "north"]
+    assert any("north: refused: num_images is 5, but the site came with 6" in text for text in said)
+
+
+def test_a_plan_is_made_when_as_many_are_there_as_a_round_needs(federation, tmp_path):
+    run_dir, _, folders = federation("federation.min_sites=4", "federation.wait_timeout=1")
+    with pytest.raises(FederationError, match="3 of 4 sites are ready after 1 s"):
+        run_federation(LoopbackGrid(folders), run_dir, tmp_path / "cache")
+    assert not has_state(run_dir)
+    waiting = [event["text"] for event in events(run_dir) if event["kind"] == "waiting"]
+    assert all(text.startswith("waiting for 4 sites, ") for text in waiting)
+    assert all(text.endswith("; only 3 are admitted") for text in waiting)
+    assert waiting
+
+
 def test_a_revoked_site_is_out_of_the_next_exchange(federation, tmp_path):
     run_dir, _, folders = federation(QUORUM)
     nodes = run_dir / FLOWER / NODES
@@ -510,6 +572,18 @@ def test_sites_count_their_labeled_pixels_like_the_simulation(federation, tmp_pa
     page = report_of(run_dir, config)
     assert f"{final['mean_iou']:.3f}" in page
     assert "Confusion" in page
+
+
+def test_a_site_with_other_names_of_classes_is_left_out_of_the_score(federation, tmp_path):
+    run_dir, _, folders = federation("evaluation.at_sites=true", "federation.rounds=1", held_out=())
+    south = Path(json.loads((folders[2] / "site.json").read_text())["data"])
+    (south / "classes.toml").write_text('names = ["gravel", "steel"]\n')
+    run_federation(LoopbackGrid(folders), run_dir, tmp_path / "cache")
+    record = load_record(run_dir)
+    assert [*record["final"]["sites"]] == ["east", "north"]
+    assert left_out_of_score(record) == ["scored at 2 of 3 sites; left out: south"]
+    record["rounds"][-1]["incidents"] = []
+    assert left_out_of_score(record) == []
 
 
 def report_of(run_dir, config):

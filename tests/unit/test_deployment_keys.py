@@ -25,7 +25,12 @@ from cryptography.hazmat.primitives.serialization import (
 from typer.testing import CliRunner
 
 from fusseg.cli.keying import keys_app, run_authority
-from fusseg.deployment.credentials import check_private, read_certificate_expiry
+from fusseg.deployment.credentials import (
+    check_private,
+    check_server_files,
+    read_certificate_expiry,
+    read_owner,
+)
 from fusseg.deployment.keys import create_authority, create_server_certificate, create_site_key
 from fusseg.deployment.sites_file import read_sites
 
@@ -275,6 +280,72 @@ def test_a_certificate_that_is_none_is_named(tmp_path):
     with pytest.raises(ConfigError) as caught:
         read_certificate_expiry(path)
     assert str(caught.value) == f"{path} holds no certificate in PEM form"
+
+
+def server_files(folder):
+    return folder / "server.key", folder / "server.crt", folder / "ca.crt"
+
+
+def test_key_and_certificate_of_a_server_belong_together_and_to_the_authority(authority, tmp_path):
+    create_server_certificate(authority, ["a"], tmp_path, 1)
+    create_server_certificate(authority, ["a"], tmp_path / "second", 1)
+    create_authority(tmp_path / "other", 10)
+    check_server_files(*server_files(tmp_path))
+    key, path, trusted = server_files(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        check_server_files(key, tmp_path / "second/server.crt", trusted)
+    assert "server.key does not belong to server.crt in " in str(caught.value)
+    # of the same name, but another key
+    with pytest.raises(ConfigError) as caught:
+        check_server_files(key, path, tmp_path / "other/ca.crt")
+    assert str(caught.value).startswith(
+        f"server.crt is not signed by ca.crt in {tmp_path / 'other'}; make it anew with fusseg keys"
+    )
+
+
+def test_a_server_may_show_who_stands_between_it_and_the_authority(tmp_path):
+    keys = [ec.generate_private_key(ec.SECP384R1()) for _ in range(3)]
+    names = [
+        x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, name)])
+        for name in ("root", "between", "server")
+    ]
+    now = datetime.now(UTC)
+    root, between, server = (
+        x509.CertificateBuilder(names[above], names[one], keys[one].public_key(), one + 1)
+        .not_valid_before(now)
+        .not_valid_after(now + timedelta(days=1))
+        .sign(keys[above], SHA384())
+        .public_bytes(Encoding.PEM)
+        for above, one in ((0, 0), (0, 1), (1, 2))
+    )
+    key = private_key(tmp_path / "server.key", keys[2])
+    path, trusted = tmp_path / "server.crt", tmp_path / "ca.crt"
+    path.write_bytes(server + between)
+    trusted.write_bytes(root)
+    check_server_files(key, path, trusted)
+    for chain in (server, between + server):
+        path.write_bytes(chain)
+        with pytest.raises(ConfigError):
+            check_server_files(key, path, trusted)
+
+
+def test_a_key_is_its_owners_who_stands_in_the_file_beside_it(tmp_path):
+    site = create_site_key("site a", tmp_path, 1)
+    assert read_owner(site.private_key) == "site a"
+    line = site.public_key.read_text()
+    site.public_key.write_text(line.removesuffix(" site a\n"))
+    assert read_owner(site.private_key) is None
+    other = create_site_key("b", tmp_path, 1)
+    # a stray file of another key names nobody
+    other.public_key.write_text(line)
+    assert read_owner(other.private_key) is None
+    other.public_key.unlink()
+    assert read_owner(other.private_key) is None
+    # what OpenSSH writes beside a key of its own is no name of a site
+    private = tmp_path / "id_ecdsa"
+    site.private_key.rename(private)
+    (tmp_path / "id_ecdsa.pub").write_text(line)
+    assert read_owner(private) is None
 
 
 def test_keys_that_only_their_owner_can_read_are_accepted(authority, tmp_path):

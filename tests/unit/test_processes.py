@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import socket
@@ -10,13 +11,14 @@ import pytest
 
 from fusseg.deployment import processes
 from fusseg.deployment.processes import (
+    check_listen,
     free_port,
     last_lines,
     open_private,
     start_process,
     stop_process,
 )
-from fusseg.errors import FederationError
+from fusseg.errors import ConfigError, FederationError
 
 PATIENT = 20.0
 """Seconds that a busy machine may need."""
@@ -232,3 +234,28 @@ def test_fewer_lines_can_be_asked_for_and_a_missing_log_has_none(tmp_path):
     (tmp_path / "log").write_text("1\n2\n3\n")
     assert last_lines(tmp_path / "log", 2) == "2\n3"
     assert last_lines(tmp_path / "none") == ""
+
+
+def test_a_port_that_somebody_listens_on_is_taken_and_free_afterwards():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for host in ("127.0.0.1", "0.0.0.0", "localhost"):
+            with pytest.raises(ConfigError) as caught:
+                check_listen(host, port)
+            assert str(caught.value) == f"port {port} of {host} is taken; choose another --port"
+        with socket.create_connection(("127.0.0.1", port)) as client, taken.accept()[0]:
+            client.sendall(b"x")
+    # closed by the server's side first: that port is in use for a minute, and may be listened on
+    for host in ("127.0.0.1", "0.0.0.0", "localhost"):
+        check_listen(host, port)
+
+
+def test_an_address_of_another_machine_is_refused():
+    with pytest.raises(ConfigError) as caught:
+        check_listen("192.0.2.1", 8443)
+    assert str(caught.value) == (
+        f"cannot listen on 192.0.2.1:8443: {os.strerror(errno.EADDRNOTAVAIL)}; choose another "
+        "--host or --port"
+    )
+    with pytest.raises(ConfigError, match=r"cannot listen on '1\.2\.3\.400': .*; choose another"):
+        check_listen("1.2.3.400", 8443)

@@ -15,7 +15,7 @@ from fusseg.config_file import load_config
 from fusseg.errors import ConfigError
 from fusseg.features.extraction import Progress
 from fusseg.gallery import write_report
-from fusseg.runs import REPORT, create_run, load_record, load_state, resume_run
+from fusseg.runs import REPORT, Record, create_run, load_record, load_state, resume_run
 from fusseg.warm_start import carry_names, check_start
 
 if TYPE_CHECKING:
@@ -67,9 +67,21 @@ def run_serve(
             display.line(visible(event.text))
         record = load_record(run_dir)
         write_report(run_dir, config, record, load_state(run_dir), prepared.held_out)
-        for line in summary(record):
-            display.line(line)
+        for line in (*summary(record), *left_out_of_score(record)):
+            display.line(visible(line))
         display.line(f"report: {run_dir / REPORT}")
+
+
+def left_out_of_score(record: Record) -> list[str]:
+    """Say whose counts the score at the sites lacks."""
+    from fusseg.deployment.payloads import EVALUATE
+
+    final = record["rounds"][-1] if record["rounds"] else {"incidents": []}
+    missing = sorted(one["client_id"] for one in final["incidents"] if one["task"] == EVALUATE)
+    if not missing:
+        return []
+    scored = len(record["final"]["sites"])
+    return [f"scored at {scored} of {scored + len(missing)} sites; left out: {', '.join(missing)}"]
 
 
 def run_join(settings: "SiteSettings", options: "JoinOptions") -> None:
@@ -111,6 +123,9 @@ def run_ledger(folder: Path, site: str | None) -> None:
     from fusseg.deployment.ledger import read_ledger, total_bytes
 
     lines, damaged = read_ledger(folder)
+    names = sorted({line.site for line in lines})
+    if site is not None and site not in names:
+        raise ConfigError(f"no message of site {site!r}; sites are {', '.join(names) or 'none'}")
     chosen = [line for line in lines if site is None or line.site == site]
     with Display() as display:
         for line in chosen:

@@ -8,9 +8,13 @@ from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_ssh_private_key
+from cryptography.hazmat.primitives.serialization import (
+    load_pem_private_key,
+    load_ssh_private_key,
+    load_ssh_public_key,
+)
 
 from fusseg.errors import ConfigError
 
@@ -22,6 +26,55 @@ def check_private(path: Path) -> None:
         ConfigError: If it is missing, open to group or others, or not an EC private key.
     """
     load_private(path)
+
+
+def check_server_files(key: Path, certificate: Path, authority: Path) -> None:
+    """Refuse a server's files that do not belong together: no site could connect.
+
+    Args:
+        key: The server's private key.
+        certificate: The server's certificate, with those between it and the authority's, if any.
+        authority: Certificates that the sites trust.
+
+    Raises:
+        ConfigError: If the certificate is of another key, or is not signed by the authority.
+    """
+    if load_certificate(certificate).public_key() != load_private(key).public_key():
+        raise ConfigError(
+            f"{key.name} does not belong to {certificate.name} in {key.parent}; make both anew "
+            "with fusseg keys server"
+        )
+    trusted = _load_certificates(authority)
+    chain = _load_certificates(certificate)
+    # The server's own comes first, who signed it after it.
+    for one in reversed(chain):
+        if any(_is_issued_by(one, issuer) for issuer in trusted):
+            trusted.append(one)
+    if chain[0] not in trusted:
+        raise ConfigError(
+            f"{certificate.name} is not signed by {authority.name} in {authority.parent}; make it "
+            "anew with fusseg keys server, or put the ca.crt there that goes with it"
+        )
+
+
+def read_owner(path: Path) -> str | None:
+    """Read from NAME.pub whose key NAME.key is, as `fusseg keys site` writes both.
+
+    Returns:
+        None where there is no such file, it is of another key, or it names nobody.
+
+    Raises:
+        ConfigError: If the private key cannot be used.
+    """
+    public = path.with_suffix(".pub")
+    if path.suffix != ".key" or not public.is_file():
+        return None
+    with suppress(OSError, ValueError, UnsupportedAlgorithm):
+        line = public.read_bytes()
+        _, _, owner = line.decode().strip().split(" ", 2)
+        if load_ssh_public_key(line) == load_private(path).public_key():
+            return owner
+    return None
 
 
 def read_certificate_expiry(path: Path) -> datetime:
@@ -65,14 +118,26 @@ def load_private(path: Path) -> ec.EllipticCurvePrivateKey:
 
 
 def load_certificate(path: Path) -> x509.Certificate:
-    """Read a certificate in PEM form.
+    """Read a certificate in PEM form, the first where there are several.
 
     Raises:
         ConfigError: If the file cannot be read or holds no certificate.
     """
+    return _load_certificates(path)[0]
+
+
+def _load_certificates(path: Path) -> list[x509.Certificate]:
     try:
-        return x509.load_pem_x509_certificate(path.read_bytes())
+        return x509.load_pem_x509_certificates(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"cannot read the certificate {path}: {error.strerror}") from error
     except ValueError as error:
         raise ConfigError(f"{path} holds no certificate in PEM form") from error
+
+
+def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True

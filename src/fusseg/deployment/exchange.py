@@ -100,6 +100,26 @@ class GridExchange:
         traffic["bytes_up"] += reply.bytes_up
         traffic["bytes_down"] += reply.bytes_down
 
+    def accept(self, reply: Reply, request: Request) -> Packet:
+        """Take an answer to a request, and to no other.
+
+        A site that refuses is offered the settings again before the next exchange: it may have come
+        back without them.
+
+        Raises:
+            FederationError: If there is none, the site refused, or it answers something else.
+        """
+        packet = reply.content
+        if isinstance(packet, Failure):
+            raise FederationError(packet.reason)
+        state = take_word(packet, "state")
+        if state == "refused":
+            self.guests.returning.add(reply.site)
+        if state != "done":
+            raise FederationError(f"the site {state[:20]}: {take_word(packet, 'reason')[:500]}")
+        check_answers(packet, request)
+        return packet
+
     def note(self, site: str, task: str, reason: str) -> None:
         """Note a site that is left out."""
         self.log.incidents.append(Incident(site, task, reason[:1000]))
@@ -152,7 +172,7 @@ class GridExchange:
             yield update
 
     def _read(self, reply: Reply, state: GlobalState, request: Request, task: Task) -> ClientUpdate:
-        packet = accept(reply, request)
+        packet = self.accept(reply, request)
         expected = expected_tensors(state, self.federation, task)
         sent = narrow_expected(expected, state.model.head, self.federation)
         update = unpack_update(packet, reply.site, sent, task, self.federation)
@@ -162,22 +182,6 @@ class GridExchange:
         facts = ClientFacts(hello.num_images, self.shape[0])
         check_plausible(state, update, facts, self.config.local, self.federation)
         return update
-
-
-def accept(reply: Reply, request: Request) -> Packet:
-    """Take an answer to a request, and to no other.
-
-    Raises:
-        FederationError: If there is none, the site refused, or it answers something else.
-    """
-    packet = reply.content
-    if isinstance(packet, Failure):
-        raise FederationError(packet.reason)
-    state = take_word(packet, "state")
-    if state != "done":
-        raise FederationError(f"the site {state[:20]}: {take_word(packet, 'reason')[:500]}")
-    check_answers(packet, request)
-    return packet
 
 
 def enter_traffic(log: RoundLog, entry: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """The hello exchange over the network: sites answer once their features are there."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from fusseg.config import Config
@@ -26,7 +26,14 @@ class Guests:
     """Who has said hello, and what was said last to whoever has not."""
 
     hellos: dict[str, Hello] = field(default_factory=dict)
+    """What each site said first; it holds to the end."""
+    returning: set[str] = field(default_factory=set)
+    """Sites that said hello and know nothing of it any more: they are greeted again."""
     last_words: dict[str, str] = field(default_factory=dict)
+
+    def are_ready(self, sites: Iterable[str]) -> list[str]:
+        """Name those who have said hello, in the order given."""
+        return [site for site in sites if site in self.hellos and site not in self.returning]
 
 
 def quorum(config: Config, post: Post) -> int:
@@ -44,7 +51,9 @@ def greet(post: Post, offer: Offer, guests: Guests, positions: int, feature_dim:
         positions: Positions of one feature map.
         feature_dim: Channels of the features.
     """
-    strangers = [site for site in online_sites(post) if site not in guests.hellos]
+    online = online_sites(post)
+    ready = guests.are_ready(online)
+    strangers = [site for site in online if site not in ready]
     packets = dict.fromkeys(strangers, pack_offer(offer))
     for reply in ask(post, packets, HELLO_SECONDS):
         said = _hear(reply, offer, guests, positions, feature_dim)
@@ -81,7 +90,7 @@ def wait_for_sites(
     told = ""
     while True:
         greet(post, offer, guests, *shape)
-        there = [site for site in online_sites(post) if site in guests.hellos]
+        there = guests.are_ready(online_sites(post))
         if len(there) >= wanted:
             return there
         least = quorum(offer.config, post)
@@ -94,6 +103,8 @@ def wait_for_sites(
             )
         missing = [site for site in admitted_nodes(post.nodes) if site not in there]
         text = f"waiting for {wanted} sites, {len(there)} are ready; missing: {_name(missing)}"
+        if len(there) + len(missing) < wanted:
+            text += f"; only {len(there) + len(missing)} are admitted"
         if text != told:
             told = text
             write_event(post.run_dir, DeploymentEvent("waiting", text))
@@ -115,10 +126,22 @@ def _hear(reply: Reply, offer: Offer, guests: Guests, positions: int, feature_di
         )
         check_same_backbone(hello, offer.fingerprint)
         check_hello(hello, positions)
+        _check_returning(hello, guests.hellos.get(reply.site, hello))
     except FederationError as error:
         return f"refused: {error}"
-    guests.hellos[reply.site] = hello
+    guests.hellos.setdefault(reply.site, hello)
+    guests.returning.discard(reply.site)
     return f"ready with {hello.num_images} images"
+
+
+def _check_returning(hello: Hello, first: Hello) -> None:
+    """Refuse a site that comes back with other images than the plan was made of."""
+    for name in ("num_images", "feature_count"):
+        now, before = getattr(hello, name), getattr(first, name)
+        if now != before:
+            raise FederationError(
+                f"{name} is {now}, but the site came with {before}; give it back the images it had"
+            )
 
 
 def _excuse(packet: Packet, state: str) -> str:

@@ -1,5 +1,6 @@
 """`fusseg join`: prepare a site's features, and keep it connected."""
 
+import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,11 +9,11 @@ from subprocess import Popen
 
 from filelock import FileLock, Timeout
 
-from fusseg.data.partition import MIN_IMAGES
 from fusseg.data.site_folder import open_site
+from fusseg.data.small_clients import MIN_IMAGES
 from fusseg.deployment import flower
 from fusseg.deployment.client_app import SITE_DIR
-from fusseg.deployment.credentials import check_private, read_certificate_expiry
+from fusseg.deployment.credentials import check_private, read_certificate_expiry, read_owner
 from fusseg.deployment.ledger import LEDGER, LedgerLine, read_ledger
 from fusseg.deployment.offer import HELLO, Offer
 from fusseg.deployment.payloads import FINISH
@@ -27,6 +28,7 @@ from fusseg.deployment.site import (
 from fusseg.deployment.site_data import PreparedSite, prepare_site, remember_features
 from fusseg.deployment.sites_file import check_site_name
 from fusseg.errors import ConfigError, DataError, FederationError, FussegError
+from fusseg.features.backbones import check_backbone_name
 from fusseg.features.extraction import Progress
 
 _LOOK_SECONDS = 0.5
@@ -92,7 +94,8 @@ def check_join(settings: SiteSettings, options: JoinOptions) -> None:
     """Look at everything that can be wrong before the server is asked.
 
     Raises:
-        ConfigError: If the name, the address, the key or the certificate cannot be used.
+        ConfigError: If the name, the address, the key, the certificate or the backbone cannot be
+            used, or the key is another site's.
         DataError: If the folder holds no site.
     """
     check_site_name(settings.name)
@@ -100,7 +103,19 @@ def check_join(settings: SiteSettings, options: JoinOptions) -> None:
     if not (host and colon and port.isdigit() and 0 < int(port) < 65536):
         raise ConfigError(f"the server must be HOST:PORT, got {options.server!r}")
     check_private(options.key)
+    owner = read_owner(options.key)
+    if owner not in (None, settings.name):
+        # The server knows a site by its key alone.
+        raise ConfigError(
+            f"this key is {owner}'s, --name says {settings.name}; {options.key} goes with "
+            f"{shlex.join(['--name', str(owner)])}"
+        )
     read_certificate_expiry(options.authority)
+    if settings.backbone is not None:
+        try:
+            check_backbone_name(settings.backbone)
+        except ConfigError as error:
+            raise ConfigError(f"--backbone {settings.backbone}: {error}") from error
     count = len(open_site(Path(settings.data), settings.name).items)
     if count < MIN_IMAGES:
         raise DataError(f"{settings.data} has {count} images, at least {MIN_IMAGES} are needed")

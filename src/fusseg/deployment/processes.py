@@ -1,6 +1,7 @@
 """Child processes that neither outlive their parent nor hang: start, watch, stop."""
 
 import ctypes
+import errno
 import os
 import signal
 import socket
@@ -13,8 +14,9 @@ from contextlib import suppress
 from functools import partial
 from io import BufferedWriter, FileIO
 from pathlib import Path
+from typing import Any
 
-from fusseg.errors import FederationError
+from fusseg.errors import ConfigError, FederationError
 
 STOP_SECONDS = 10.0
 """Between the request to stop and the kill."""
@@ -92,12 +94,50 @@ def free_port() -> int:
         return port
 
 
+def check_listen(host: str, port: int) -> None:
+    """Refuse an address that a server could not listen on.
+
+    Raises:
+        ConfigError: If the port is taken, or the address is not one of this machine.
+    """
+    try:
+        found = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {host!r}: {error.strerror}; choose another --host"
+        ) from error
+    faults = [_try_to_bind(family, address) for family, _, _, _, address in found]
+    if any(fault is not None and fault.errno == errno.EADDRINUSE for fault in faults):
+        raise ConfigError(f"port {port} of {host} is taken; choose another --port")
+    # One of a name's addresses is enough: a machine may have no IPv6.
+    if None not in faults:
+        reason = "" if faults[0] is None else faults[0].strerror
+        raise ConfigError(
+            f"cannot listen on {host}:{port}: {reason}; choose another --host or --port"
+        )
+
+
 def last_lines(log: Path, count: int = 5) -> str:
     """Read the end of a log, for an error message."""
     if not log.exists():
         return ""
     lines = log.read_text(errors="replace").splitlines()
     return "\n".join(line for line in lines[-count:] if line.strip())
+
+
+def _try_to_bind(family: int, address: Any) -> OSError | None:  # noqa: ANN401 - by family
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            # As the server does: connections that are closing do not keep a port.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.bind(address)
+    except OSError as error:
+        return error
+    return None
 
 
 def _signal_group(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:

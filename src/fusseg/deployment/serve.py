@@ -18,12 +18,22 @@ from fusseg.atomic import write_atomically
 from fusseg.config import Config
 from fusseg.deployment import flower
 from fusseg.deployment.admission import admit_sites, approved_sites, forget_strangers
-from fusseg.deployment.credentials import check_private, read_certificate_expiry
+from fusseg.deployment.credentials import (
+    check_private,
+    check_server_files,
+    read_certificate_expiry,
+)
 from fusseg.deployment.events import DeploymentEvent, EventReader
 from fusseg.deployment.flower import LoopbackServer
 from fusseg.deployment.keys import AUTHORITY_CERTIFICATE, SERVER_CERTIFICATE, SERVER_KEY
 from fusseg.deployment.post import NODES
-from fusseg.deployment.processes import free_port, last_lines, start_process, stop_process
+from fusseg.deployment.processes import (
+    check_listen,
+    free_port,
+    last_lines,
+    start_process,
+    stop_process,
+)
 from fusseg.deployment.server_app import CACHE, RUN_DIR
 from fusseg.deployment.server_rounds import FLOWER
 from fusseg.errors import ConfigError, FederationError
@@ -112,16 +122,15 @@ def serve(config: Config, options: ServeOptions) -> Iterator[DeploymentEvent]:
 
     Args:
         config: The run's configuration, which is in the run directory already.
-        options: Keys, sites and addresses.
+        options: Keys, sites and addresses, which `check_options` has found usable.
 
     Yields:
         What happens.
 
     Raises:
-        ConfigError: If keys or the list of sites are wrong.
+        ConfigError: If the list of sites is wrong.
         FederationError: If the federation stopped; what is finished is kept.
     """
-    yield from check_options(config, options)
     folder = options.run_dir.resolve() / FLOWER
     folder.mkdir(exist_ok=True, mode=0o700)
     folder.chmod(0o700)
@@ -143,7 +152,7 @@ def serve(config: Config, options: ServeOptions) -> Iterator[DeploymentEvent]:
 
 
 def check_options(config: Config, options: ServeOptions) -> Iterator[DeploymentEvent]:
-    """Look at keys, certificates and the list of sites before anything is started.
+    """Look at keys, certificates, list of sites and port before anything is written or started.
 
     Yields:
         What will be wrong soon.
@@ -162,7 +171,16 @@ def check_options(config: Config, options: ServeOptions) -> Iterator[DeploymentE
             )
         if left < timedelta(days=_WARN_DAYS):
             yield DeploymentEvent("waiting", f"{name} expires on {expiry:%Y-%m-%d}")
-    approved_sites(options.sites, config)
+    names = (SERVER_KEY, SERVER_CERTIFICATE, AUTHORITY_CERTIFICATE)
+    check_server_files(*(options.keys / name for name in names))
+    approved, least = approved_sites(options.sites, config), config.federation.min_sites
+    if len(approved) < least:
+        yield DeploymentEvent(
+            "waiting",
+            f"federation.min_sites is {least}, {options.sites} lists {len(approved)} that may "
+            f"join: rounds wait for {least} sites; add the others to the file",
+        )
+    check_listen(options.host, options.port)
 
 
 def _start(

@@ -8,10 +8,10 @@ from fusseg.compute import EXACT, Compute
 from fusseg.errors import ConfigError, nearest_name
 from fusseg.features.backbone import Backbone, check_image_size
 from fusseg.features.filterbank import load_filterbank
-from fusseg.features.onnx_backbone import load_onnx
+from fusseg.features.onnx_backbone import load_onnx, onnx_path
 from fusseg.features.vit import load_hub_vit, load_local_vit
 
-__all__ = ["BACKBONES", "Backbone", "check_image_size", "load_backbone"]
+__all__ = ["BACKBONES", "Backbone", "check_backbone_name", "check_image_size", "load_backbone"]
 
 BACKBONES: dict[str, Callable[[str, Compute], Backbone]] = {
     "filterbank": lambda name, _: load_filterbank(name),
@@ -35,6 +35,16 @@ def load_backbone(name: str, compute: Compute = EXACT) -> Backbone:
         ConfigError: If there is no such backbone, or it cannot be loaded.
     """
     return BACKBONES[_form(name)](name, compute)
+
+
+def check_backbone_name(name: str) -> None:
+    """Refuse a name that no backbone has here; nothing is loaded or downloaded.
+
+    Raises:
+        ConfigError: If it has none of the forms of `load_backbone`, or a path leads nowhere.
+    """
+    if _form(name) == "onnx:PATH":
+        onnx_path(name)
 
 
 def _form(name: str) -> str:

@@ -44,6 +44,18 @@ class Session(Protocol):
         ...
 
 
+def onnx_path(name: str) -> Path:
+    """Find the file of a backbone `onnx:PATH`.
+
+    Raises:
+        ConfigError: If it is missing.
+    """
+    path = Path(name.removeprefix(PREFIX))
+    if not path.is_file():
+        raise ConfigError(f"ONNX file {str(path)!r} does not exist; correct backbone.name")
+    return path
+
+
 def load_onnx(name: str) -> Backbone:
     """Load an encoder from an ONNX file.
 
@@ -57,9 +69,7 @@ def load_onnx(name: str) -> Backbone:
     Raises:
         ConfigError: If the file is missing, is no ONNX model, or does not have that form.
     """
-    path = Path(name.removeprefix(PREFIX))
-    if not path.is_file():
-        raise ConfigError(f"ONNX file {str(path)!r} does not exist; correct backbone.name")
+    path = onnx_path(name)
     session = _open_session(path)
     batch, image_size = _fixed_sides(session, path)
     forward = _forward(session, path, one_by_one=batch == 1)
