@@ -67,6 +67,8 @@ def test_lines_between_fixed_points_are_simplified_as_a_slow_loop_does(seed, tol
             for first, last in zip(stops, [*stops[1:], len(points) + stops[0]], strict=True)
         ]
         kept = np.concatenate([slow_douglas_peucker(line, tolerance)[:-1] for line in lines])
+        # A line from a fixed point to itself of which nothing is left: the point stands once.
+        kept = kept[(kept != np.roll(kept, 1, axis=0)).any(axis=1)]
         first = next(at for at in range(len(found)) if (np.roll(found, -at, 0) == kept).all())
         assert (np.roll(found, -first, axis=0) == kept).all()
         compared += 1

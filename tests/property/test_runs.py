@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from fusseg.config_file import differing_keys, parse_config
 from fusseg.federation.state import GlobalState
 from fusseg.runs import (
+    RECORD_KEYS,
     SavedState,
     create_run,
     load_record,
@@ -102,7 +103,7 @@ values = st.recursive(
 
 @given(record=st.dictionaries(texts, values, max_size=4))
 def test_saving_and_loading_a_record_changes_nothing(record, tmp_path_factory):
-    record["format_version"] = 1
+    record = dict.fromkeys(RECORD_KEYS) | record | {"format_version": 1}
     path = tmp_path_factory.mktemp("run")
     save_record(path, record)
     assert load_record(path) == record
