@@ -20,7 +20,7 @@ from fusseg.bench.spread_cells import run_cells_on
 from fusseg.bench.workers import CellDone, run_cells
 from fusseg.cli.progress import Display
 from fusseg.cli.running import follow
-from fusseg.cli.spreading import workers_at
+from fusseg.cli.spreading import check_dask, workers_at
 from fusseg.config import Config, FederationConfig, LocalConfig, ModelConfig
 from fusseg.config_file import parse_overrides
 from fusseg.errors import ConfigError, FussegError
@@ -107,6 +107,7 @@ def read_grid(options: BenchOptions) -> Grid:
             f"--jobs {options.jobs} and --dask {options.dask} exclude each other: the cluster "
             "runs as many cells as it has workers; drop --jobs"
         )
+    check_dask(options.dask)
     grid = load_grid(find_grid(options.grid), options.preset)
     check_names("method", options.only, grid.method_names)
     check_names("column", options.columns, grid.column_names)

@@ -10,6 +10,18 @@ from fusseg.errors import ConfigError
 from fusseg.spread.workers import Workers
 
 
+def check_dask(address: str | None) -> None:
+    """Refuse a cluster where Dask is not installed, before anything is written.
+
+    Raises:
+        ConfigError: If an address is given and the package is missing.
+    """
+    if address is not None and find_spec("distributed") is None:
+        raise ConfigError(
+            "--dask needs dask.distributed, which is not installed: pip install 'fusseg[cluster]'"
+        )
+
+
 @contextmanager
 def workers_at(
     address: str | None, folders: Sequence[Path], configs: Iterable[Config]
@@ -28,10 +40,7 @@ def workers_at(
     if address is None:
         yield None
         return
-    if find_spec("distributed") is None:
-        raise ConfigError(
-            "--dask needs dask.distributed, which is not installed: pip install 'fusseg[cluster]'"
-        )
+    check_dask(address)
     from fusseg.spread.dask_workers import join_cluster
 
     roots = sorted({config.data.root for config in configs} - {""})
