@@ -24,8 +24,9 @@ deploy-demo: $(STAMP)
 
 # The promises of a deployment, with real processes and real clocks: slower than the other tests, and tried
 # twice, since a machine that others share may stall for longer than a deadline. The summary counts reruns.
+# Two federations at a time.
 test-deploy: $(STAMP)
-	$(BIN)/python -m pytest -m deploy --reruns 1 tests/deployment
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m deploy --reruns 1 tests/deployment
 
 # The report's pages in a headless Chromium, driven by keyboard and mouse; screenshots are in runs/screenshots.
 test-browser: $(STAMP)

@@ -18,11 +18,12 @@ from statistics import mean, median, stdev
 import torch
 
 from fusseg.config import Config
-from fusseg.config_file import load_config
+from fusseg.config_file import build_settings, load_config
 from fusseg.experiment import Finished, run_experiment
 from fusseg.features.extraction import wait_for
 from fusseg.features.feature_set import FeatureSet
 from fusseg.preparation import Prepared, prepare
+from fusseg.segmentation.objectives.stego import StegoSettings
 
 _BATCHES = 40
 
@@ -90,11 +91,12 @@ def disk_bytes(cache: Path) -> int:
 def read_seconds(sets: list[FeatureSet], config: Config) -> list[float]:
     """Median seconds per training batch of each set of features."""
     height, width, _ = sets[0].map_shape
+    stego = build_settings(StegoSettings, config.local.tables.get("stego", {}), "local.stego.")
     generator = torch.Generator().manual_seed(0)
     seconds: list[list[float]] = [[] for _ in sets]
     for _ in range(_BATCHES):
         images = torch.randint(len(sets[0]), (2 * config.local.batch_size,), generator=generator)
-        shape = (len(images), config.local.positions)
+        shape = (len(images), stego.positions)
         positions = torch.randint(height * width, shape, generator=generator)
         for features, found in zip(sets, seconds, strict=True):
             started = time.perf_counter()

@@ -26,7 +26,8 @@ from PIL import Image
 
 from fusseg.config import Config
 from fusseg.config_file import load_config
-from fusseg.experiment import RoundDone, run_experiment, score_models
+from fusseg.engine import RoundDone, score_models
+from fusseg.experiment import run_experiment
 from fusseg.features.extraction import wait_for
 from fusseg.preparation import prepare
 from fusseg.trained_run import load_run

@@ -30,22 +30,21 @@ import numpy as np
 import torch
 from transformers import ViTConfig, ViTModel
 
-from fusseg.config import FederationConfig, LocalConfig, ModelConfig
-from fusseg.experiment import keep_round
+from fusseg.bookkeeping import keep_round
+from fusseg.config import Config, FederationConfig, LocalConfig
 from fusseg.features.feature_set import FeatureSet
-from fusseg.federation.aggregation import aggregate
 from fusseg.federation.client import Client
+from fusseg.federation.gathering import aggregate
 from fusseg.federation.hello import agree, say_hello
-from fusseg.federation.lloyd import CodeSums
-from fusseg.federation.moments import FeatureMoments
+from fusseg.federation.parts import CENTROIDS, name_head
+from fusseg.federation.protocol import Protocol, Task, sent_parts
 from fusseg.federation.rounds import Exchange, Round, initial_state, run_rounds
-from fusseg.federation.schedule import tasks
 from fusseg.federation.simulation import simulate
-from fusseg.federation.state import CentroidUsage, ClientUpdate, GlobalState, Task
-from fusseg.record import describe_round
+from fusseg.federation.state import ClientUpdate, GlobalState
+from fusseg.federation.strategies import resolve
+from fusseg.record import RoundLog, describe_round
 from fusseg.runs import SavedState
 from fusseg.segmentation.head import initial_head
-from fusseg.segmentation.shifts import balance_quantiles
 from fusseg.segmentation.training import TrainingPlan
 
 Found = TypeVar("Found")
@@ -80,6 +79,8 @@ COLUMNS = {
     "history": "history kB",
 }
 SITES = {"ViT-S/8": (384, 6), "ViT-B/8": (768, 12)}
+SIDES = (224, 320)
+"""Pixels a side: of training images and of held-out ones, in the grids of the paper's data."""
 SERVER = {
     "fedavg": {"strategy": "fedavg"},
     "fedcc-kmeans, cosine": {"strategy": "fedcc-kmeans"},
@@ -124,24 +125,28 @@ def simulate_point(
 ) -> dict[str, Any]:
     """Two rounds of a simulated federation."""
     federation = FederationConfig(strategy=strategy, rounds=2, clients_per_round=asked, **settings)
-    local = balance_quantiles(LocalConfig(steps=STEPS, batch_size=4, shift_batches=1), 27)
+    tables = {"stego": {"shift_batches": 1}}
+    local = LocalConfig(steps=STEPS, batch_size=4, tables=tables)
+    protocol = resolve(Config(local=local, federation=federation))
     with tempfile.TemporaryDirectory(prefix="scale-") as folder:
         there = make_clients(clients, dim, Path(folder))
-        hello, start = timed(lambda: begin(there, local, dim))
+        hello, start = timed(lambda: begin(there, protocol))
         own: dict[str, Any] = {}
         watch = Watch()
         record: dict[str, Any] = {"rounds": []}
         saved = SavedState(start, own, "f" * 64, {c.client_id: c.features.digest for c in there})
-        exchange = watch.around(simulate(there, own, local, federation, 0))
+        simulation = simulate(there, own, protocol)
+        exchange = watch.around(simulation)
         seconds: list[dict[str, float]] = []
         watch.start()
         began, worked = time.perf_counter(), time.thread_time()
-        for event in run_rounds(start, exchange, federation, 0):
+        for event in run_rounds(start, exchange, protocol):
             if not isinstance(event, Round):
                 continue
             took, work = time.perf_counter() - began, time.thread_time() - worked
-            saved = replace(saved, state=event.state)
-            record["rounds"].append(describe_round(event, {}, took, federation, sent=True))
+            saved = replace(saved, state=event.state, held=simulation.traffic.held)
+            log = RoundLog(simulation.traffic.take())
+            record["rounds"].append(describe_round(event, {}, took, protocol, log))
             saving, _ = timed(
                 lambda event=event, saved=saved: keep_round(Path(folder), record, event, saved),
                 time.perf_counter,
@@ -205,10 +210,10 @@ def make_clients(number: int, dim: int, folder: Path) -> list[Client]:
     return found
 
 
-def begin(clients: list[Client], local: LocalConfig, dim: int) -> GlobalState:
-    hellos = [say_hello(client, local, 0, center=True) for client in clients]
-    plan = agree(hellos, local, "f" * 64, center=True)
-    return initial_state(ModelConfig(), plan, 0)
+def begin(clients: list[Client], protocol: Protocol) -> GlobalState:
+    hellos = [say_hello(client, protocol, center=True) for client in clients]
+    plan = agree(hellos, protocol, "f" * 64, center=True)
+    return initial_state(protocol, plan)
 
 
 class Watch:
@@ -262,19 +267,19 @@ def anonymous_memory() -> int:
 
 def time_server(server: str, clients: int) -> dict[str, Any]:
     """Aggregate updates that are there one after another, with heads of 768 channels."""
-    federation = FederationConfig(rounds=1, **SERVER[server])
-    plan = TrainingPlan(num_steps=1, mean_feature=torch.zeros(768), shift=(0.1, 0.2, 0.3))
-    state = initial_state(ModelConfig(), plan, 0)
+    protocol = resolve(Config(federation=FederationConfig(rounds=1, **SERVER[server])))
+    plan = TrainingPlan(num_steps=1, mean_feature=torch.zeros(768), agreed={})
+    state = initial_state(protocol, plan)
     watch = Watch()
     watch.start()
     seconds = 0.0
-    for task in dict.fromkeys(tasks(1, federation)):
-        updates = make_updates(state, federation, task, clients)
+    for task in dict.fromkeys(protocol.tasks(1)):
+        updates = make_updates(state, protocol, task, clients)
         exchange = watch.around(lambda _state, _task, updates=updates: updates)
         generator = torch.Generator().manual_seed(0)
         took, _ = timed(
             lambda exchange=exchange, task=task, generator=generator: aggregate(
-                state, exchange(state, task), federation, generator, task
+                state, exchange(state, task), protocol, task, generator
             )
         )
         seconds += took
@@ -290,60 +295,62 @@ def time_server(server: str, clients: int) -> dict[str, Any]:
 def time_site(site: str) -> dict[str, Any]:
     """Seconds of one image in a ViT with random weights, and of one step at its channels."""
     dim, heads = SITES[site]
+    images = [time_image(dim, heads, side) for side in SIDES]
+    with tempfile.TemporaryDirectory(prefix="scale-") as folder:
+        (client,) = make_clients(1, dim, Path(folder))
+        federation = FederationConfig(strategy="fedavg", rounds=2)
+        protocol = resolve(Config(local=LocalConfig(steps=20), federation=federation))
+        start = begin([client], protocol)
+        watch = Watch()
+        exchange = watch.around(simulate([client], {}, protocol))
+        seconds = math.inf
+        for event in run_rounds(start, exchange, protocol):
+            if isinstance(event, Round):
+                seconds, watch.inside = min(seconds, watch.inside / 20), 0.0
+    return {"site": site, "dim": dim, "images": images, "step": seconds}
+
+
+def time_image(dim: int, heads: int, side: int) -> float:
+    """Seconds of one square image in a ViT with random weights."""
     settings = ViTConfig(
         hidden_size=dim,
         num_attention_heads=heads,
         intermediate_size=4 * dim,
-        image_size=320,
+        image_size=side,
         patch_size=8,
     )
     model = ViTModel(settings, add_pooling_layer=False).eval()
-    pixels = torch.rand(1, 3, 320, 320)
+    pixels = torch.rand(1, 3, side, side)
     with torch.inference_mode():
-        image = min(timed(lambda: model(pixel_values=pixels))[0] for _ in range(3))
-    with tempfile.TemporaryDirectory(prefix="scale-") as folder:
-        (client,) = make_clients(1, dim, Path(folder))
-        local = balance_quantiles(LocalConfig(steps=20), 27)
-        start = begin([client], local, dim)
-        federation = FederationConfig(strategy="fedavg", rounds=2)
-        watch = Watch()
-        exchange = watch.around(simulate([client], {}, local, federation, 0))
-        seconds = math.inf
-        for event in run_rounds(start, exchange, federation, 0):
-            if isinstance(event, Round):
-                seconds, watch.inside = min(seconds, watch.inside / 20), 0.0
-    return {"site": site, "dim": dim, "image": image, "step": seconds}
+        return min(timed(lambda: model(pixel_values=pixels))[0] for _ in range(3))
 
 
 def make_updates(
-    state: GlobalState, federation: FederationConfig, task: Task, number: int
+    state: GlobalState, protocol: Protocol, task: Task, number: int
 ) -> Iterator[ClientUpdate]:
-    """Updates as trained clients would send them: centroids around 40 directions."""
+    """Updates as clients would send them for a task: centroids around 40 directions."""
     clusters, code = state.model.centroids.shape
     dim = len(state.plan.mean_feature)
     generator = torch.Generator().manual_seed(1)
-    head = initial_head(dim, code, generator)
+    head = name_head(initial_head(dim, code, generator))
     directions = torch.randn(40, code, generator=generator)
-    counts = torch.full((clusters,), 100)
-    moments = FeatureMoments(torch.eye(dim).double(), torch.zeros(dim).double(), torch.tensor(dim))
+    fixed = {
+        "counts": torch.full((clusters,), 100),
+        "cosines": torch.full((clusters,), 0.5).double(),
+        "second": torch.eye(dim).double(),
+        "first": torch.zeros(dim).double(),
+        "count": torch.tensor(dim),
+    }
+    wanted = sent_parts(task, state, protocol)
     for client in range(number):
-        name = f"client-{client:05d}"
         picked = directions[torch.randperm(40, generator=generator)[:clusters]]
         centroids = picked + 0.3 * torch.randn(clusters, code, generator=generator)
-        if task == "moments":
-            yield ClientUpdate(name, 8, moments=moments)
-        elif task == "lloyd":
-            yield ClientUpdate(name, 8, code_sums=CodeSums(centroids.double(), counts))
-        else:
-            usage = CentroidUsage(counts, torch.full((clusters,), 0.5).double())
-            yield ClientUpdate(
-                name,
-                8,
-                head={name: part.clone() for name, part in head.items()},
-                centroids=None if federation.strategy == "lloyd" else centroids,
-                loss=0.0,
-                usage=usage if federation.strategy == "consensus" else None,
-            )
+        drawn = {CENTROIDS: centroids, "sums": centroids.double()}
+        weights = {name: weight.clone() for name, weight in head.items() if name in wanted}
+        known = {**fixed, **drawn, **weights}
+        loss = 0.0 if task.trains else None
+        parts = {name: known[name] for name in wanted}
+        yield ClientUpdate(f"client-{client:05d}", 8, loss, parts)
 
 
 def timed(
@@ -390,14 +397,15 @@ def write_page(
             "",
             *markdown(["strategy", *(f"{number} clients" for number in numbers)], server_cells),
             "",
-            "One site: processor seconds of a forward pass of one image of 320 x 320 (random "
+            "One site: processor seconds of a forward pass of one image by its size (random "
             "weights, best of three), and of one step with the default settings (8 queries, 121 "
             "positions; mean of 20, the better of two rounds).",
             "",
             *markdown(
-                ["backbone", "D'", "s an image", "s a step"],
+                ["backbone", "D'", *(f"s an image, {n} x {n}" for n in SIDES), "s a step"],
                 [
-                    [row["site"], str(row["dim"]), f"{row['image']:.3g}", f"{row['step']:.3g}"]
+                    [row["site"], str(row["dim"])]
+                    + [f"{seconds:.3g}" for seconds in (*row["images"], row["step"])]
                     for row in sites
                 ],
             ),

@@ -12,7 +12,8 @@ from torch import Generator, Tensor
 from fusseg.features.feature_set import FeatureSet
 from fusseg.federation.state import ClientUpdate, GlobalState
 from fusseg.segmentation.head import HeadWeights
-from fusseg.segmentation.training import Model, TrainingPlan
+from fusseg.segmentation.objective import Model
+from fusseg.segmentation.training import TrainingPlan
 
 torch.set_num_threads(1)
 # The same few examples in every run, so that it fails for what was changed; many others by hand.
@@ -79,7 +80,8 @@ def make_state() -> Callable[..., GlobalState]:
     """Global state of a head and centroids."""
 
     def make(head: HeadWeights, centroids: Tensor, round_number: int = 0, dim: int = 3):
-        plan = TrainingPlan(num_steps=1, mean_feature=torch.zeros(dim), shift=(0.1, 0.2, 0.3))
+        agreed = {"shift_self": 0.1, "shift_neighbor": 0.2, "shift_random": 0.3}
+        plan = TrainingPlan(num_steps=1, mean_feature=torch.zeros(dim), agreed=agreed)
         return GlobalState(round_number, Model(head, centroids), plan)
 
     return make
@@ -90,8 +92,8 @@ def make_update() -> Callable[..., ClientUpdate]:
     """Update of one client with a head of a single weight."""
 
     def make(client_id: str, num_images: int, weight: list[float], centroids: list[list[float]]):
-        head = {"w": torch.tensor(weight)}
-        return ClientUpdate(client_id, num_images, head, torch.tensor(centroids), loss=0.0)
+        parts = {"head.w": torch.tensor(weight), "centroids": torch.tensor(centroids)}
+        return ClientUpdate(client_id, num_images, loss=0.0, parts=parts)
 
     return make
 

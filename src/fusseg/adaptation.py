@@ -9,17 +9,19 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fusseg.config import Config
+from fusseg.config import Config, seen_alike
+from fusseg.data.findings import Finding
+from fusseg.data.stored import sum_up
 from fusseg.data.survey import find_layout
 from fusseg.errors import DataError
 from fusseg.evaluation.held_out import Evaluation, HeldOut, evaluate
 from fusseg.evaluation.scores import Scores, score
-from fusseg.experiment import count_images
 from fusseg.features.extraction import Progress
 from fusseg.federation.client import Client
 from fusseg.federation.guarded_lloyd import Adaptation, move_to_codes
 from fusseg.federation.points import sample_positions, unit_codes
-from fusseg.preparation import Prepared, load_fingerprint, prepare
+from fusseg.portable_paths import without_folders
+from fusseg.preparation import Prepared, extract, look_up
 from fusseg.record import GLOBAL, describe_evaluations, describe_skipped, new_record
 from fusseg.runs import (
     Record,
@@ -31,8 +33,9 @@ from fusseg.runs import (
     save_state,
 )
 from fusseg.segmentation.head import HeadWeights
+from fusseg.segmentation.objective import Model
 from fusseg.segmentation.segmenter import Segmenter, build_segmenter
-from fusseg.segmentation.training import Model, TrainingPlan
+from fusseg.segmentation.training import TrainingPlan
 from fusseg.warm_start import carry_names, check_suits, describe_origin, load_shared_model
 
 
@@ -62,7 +65,7 @@ class AdaptedRun:
 
 def adapt_run(
     run_dir: Path, folder: Path, out: Path, adaptation: Adaptation, cache: Path, command: str
-) -> Generator[Progress, None, AdaptedRun]:
+) -> Generator[Progress | Finding, None, AdaptedRun]:
     """Move a run's centroids to the codes of new images, and keep the result as a run of its own.
 
     Args:
@@ -74,7 +77,7 @@ def adapt_run(
         command: Repeats this, for the record.
 
     Yields:
-        Progress of the extraction.
+        What is doubtful about the images; progress of the extraction.
 
     Raises:
         FussegError: If the run, the images or the new run directory cannot be used.
@@ -83,8 +86,9 @@ def adapt_run(
     config = adapted_config(parent, run_dir, folder)
     # Before the features, which may take hours.
     check_new_run(out)
-    check_suits(saved, config, load_fingerprint(config), run_dir)
-    prepared = yield from prepare(config, cache)
+    lookup = look_up(config)
+    check_suits(saved, config, lookup.backbone.fingerprint, run_dir)
+    prepared = yield from extract(lookup, config, cache)
     create_run(out, config)
     old = saved.state
     plan = recenter(old.plan, prepared.clients)
@@ -98,9 +102,9 @@ def adapt_run(
     evaluations = {name: evaluate(one, prepared.shown) for name, one in segmenters.items()}
     record = _start_record(out, config, prepared, command)
     record["start"] = asdict(describe_origin(run_dir, saved))
-    # Nothing was exchanged: steps and shifts are those of the old run.
-    agreed = {"local_steps": plan.num_steps, "shift": list(plan.shift)}
-    record["hello"] = agreed | {"bytes_up": 0, "bytes_down": 0}
+    # Nothing was exchanged: steps and agreed numbers are those of the old run.
+    agreed = {"local_steps": plan.num_steps, "agreed": dict(plan.agreed)}
+    record["hello"] = agreed | {"bytes_up": 0, "bytes_down": 0, "refused": []}
     scores = {
         name: describe_evaluations({GLOBAL: one}, prepared.shown.classes)
         for name, one in evaluations.items()
@@ -123,10 +127,11 @@ def adapt_run(
 
 
 def _start_record(out: Path, config: Config, prepared: Prepared, command: str) -> Record:
-    images = count_images(prepared.clients)
+    images = {client.client_id: len(client.features) for client in prepared.clients}
     record = new_record(out, config, prepared.backbone, images, prepared.center)
-    record["command"] = command
+    record["command"] = without_folders(command)
     record["skipped_images"] = describe_skipped(prepared.skipped)
+    record["stored_values"] = sum_up(prepared.stored)
     record["seconds"]["extract"] = prepared.seconds
     return record
 
@@ -142,13 +147,7 @@ def adapted_config(parent: Config, run_dir: Path, folder: Path) -> Config:
     if not folder.is_dir():
         what = "it is a file; give the folder that holds it" if folder.is_file() else "correct it"
         raise DataError(f"no such folder of images: {folder}; {what}")
-    seen = parent.data
-    data = replace(
-        find_layout(folder),
-        image_size=seen.image_size,
-        fit=seen.fit,
-        interpolation=seen.interpolation,
-    )
+    data = seen_alike(find_layout(folder), parent.data)
     return replace(
         parent,
         data=data,

@@ -9,8 +9,9 @@ from torch.nn.functional import normalize, one_hot
 
 from fusseg.federation.client import Client
 from fusseg.federation.clustering import kmeans
-from fusseg.segmentation.head import HeadWeights
-from fusseg.segmentation.training import Model
+from fusseg.federation.moments import pca_head, principal_components, sum_moments
+from fusseg.segmentation.head import initial_head, linear_head
+from fusseg.segmentation.objective import Model
 
 POSITIONS_PER_IMAGE = 200
 RESTARTS = 3
@@ -29,8 +30,10 @@ def features_anchor(
         num_clusters: Number of regions.
         generator: Random source of the starts.
     """
-    projection = torch.eye(points.shape[1])
-    return Model(_linear_head(projection), spherical_kmeans(points, num_clusters, generator))
+    dim = points.shape[1]
+    centroids = spherical_kmeans(points, num_clusters, generator)
+    drawn = initial_head(dim, dim, generator)
+    return Model(linear_head(torch.eye(dim), torch.zeros(dim), drawn), centroids)
 
 
 def pca_anchor(
@@ -38,18 +41,21 @@ def pca_anchor(
 ) -> Model:
     """Cluster the first principal components of the pooled features by spherical k-means.
 
+    The components are those of federated PCA, around the mean of the points.
+
     Args:
         points: Pooled features, from `sample_features`.
         num_clusters: Number of regions.
         code_dim: Principal components kept, 70 in the method; all where there are fewer.
         generator: Random source of the starts.
     """
-    exact = points.double()
-    # Eigenvalues come in ascending order.
-    _, directions = torch.linalg.eigh(exact.T @ exact)
-    projection = directions.flip(1)[:, :code_dim].T.float()
-    codes = points @ projection.T
-    return Model(_linear_head(projection), spherical_kmeans(codes, num_clusters, generator))
+    dim = points.shape[1]
+    moments = sum_moments(torch.split(points, START_POINTS), dim)
+    directions, _, mean = principal_components(moments, min(code_dim, dim))
+    codes = (points - mean.float()) @ directions.T.float()
+    centroids = spherical_kmeans(codes, num_clusters, generator)
+    drawn = initial_head(dim, len(directions), generator)
+    return Model(pca_head(directions, mean, drawn), centroids)
 
 
 def sample_features(
@@ -115,16 +121,3 @@ def _converge(
         # A cluster that lost all its points keeps its center, as in federated Lloyd.
         centers = torch.where(sums.any(dim=1, keepdim=True), normalize(sums, dim=1), centers)
     return centers
-
-
-def _linear_head(projection: Float[Tensor, "code dim"]) -> HeadWeights:
-    """A head whose second layer is silent: a linear projection."""
-    code_dim, feature_dim = projection.shape
-    return {
-        "linear.weight": projection.clone(),
-        "linear.bias": torch.zeros(code_dim),
-        "hidden.weight": torch.zeros(feature_dim, feature_dim),
-        "hidden.bias": torch.zeros(feature_dim),
-        "output.weight": torch.zeros(code_dim, feature_dim),
-        "output.bias": torch.zeros(code_dim),
-    }

@@ -1,6 +1,7 @@
 """Files that are there whole or not at all."""
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +18,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 @contextmanager
 def open_atomically(path: Path) -> Iterator[BinaryIO]:
     """Open a file to write piece by piece; it takes its place when the block ends without error."""
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
+    # Not the name and something more: that could be too long where the name itself is not.
+    temporary = path.parent / f".{secrets.token_hex(8)}"
     try:
         # Not a file of `tempfile`: those are closed to a group that shares the folder.
         with temporary.open("xb") as file:
@@ -30,6 +32,11 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink()
         raise
     _sync_folder(path.parent)
+
+
+def is_temporary(path: Path) -> bool:
+    """Tell whether a file was being written when a kill came."""
+    return re.fullmatch(r"\.[0-9a-f]{16}", path.name) is not None
 
 
 def append_whole_line(path: Path, content: bytes) -> None:

@@ -1,5 +1,7 @@
 """Where tensors live and in which precision they are multiplied: the one place that decides."""
 
+import os
+import platform
 import re
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -11,9 +13,12 @@ from torch import Tensor
 from fusseg.config import ComputeConfig
 from fusseg.errors import ConfigError
 
+_LOADED_BY = os.getpid()
 _CPU_INFO = Path("/proc/cpuinfo")
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 """What Linux calls processors' bfloat16 products: Intel and AMD, Intel's tiles, ARM."""
+_MODEL_NUMBERS = ("cpu family", "model", "stepping")
+"""A virtual machine may call all models of a vendor the same."""
 
 
 @dataclass(frozen=True)
@@ -79,17 +84,47 @@ def set_threads(config: ComputeConfig) -> None:
         torch.set_num_threads(config.threads)
 
 
+def settle_in_child() -> None:
+    """Let torch compute with one thread in a forked child of the process that loaded this program.
+
+    The other threads of its parent are not there, and OpenMP would wait for them without end.
+    """
+    if os.getpid() != _LOADED_BY and torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
+
+
 def has_bfloat16(device: torch.device) -> bool:
     """Whether a device multiplies bfloat16 matrices in hardware."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":
         return False
+    return not _BFLOAT16_FLAGS.isdisjoint(re.findall(r"\w+", _describe_processor()))
+
+
+def processor_name() -> str:
+    """Name the processor's model, with the numbers that tell models of one name apart.
+
+    Scores of two kinds of processor can differ: sums are rounded differently.
+    """
+    fields = {
+        name.strip(): value.strip()
+        for name, colon, value in (
+            line.partition(":") for line in _describe_processor().split("\n")
+        )
+        if colon
+    }
+    name = fields.get("model name") or platform.processor() or platform.machine()
+    numbers = [f"{key} {fields[key]}" for key in _MODEL_NUMBERS if key in fields]
+    return f"{name} ({', '.join(numbers)})" if numbers else name
+
+
+def _describe_processor() -> str:
+    """Read what Linux says about the processor; empty elsewhere."""
     try:
-        described = _CPU_INFO.read_text()
+        return _CPU_INFO.read_text()
     except OSError:
-        return False
-    return not _BFLOAT16_FLAGS.isdisjoint(re.findall(r"\w+", described))
+        return ""
 
 
 def _choose_device(name: str) -> torch.device:

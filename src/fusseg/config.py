@@ -5,15 +5,19 @@ table is, so that a new entry is one line there and none here.
 """
 
 import re
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
 
 from fusseg.errors import ConfigError
 
 Fit = Literal["crop", "stretch"]
 Crops = Literal["none", "five"]
 Interpolation = Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
+AlphaChannel = Literal["blend", "ignore"]
+WhiteLevel = int | dict[str, int]
 Wire = Literal["float32", "bfloat16"]
+Grid = Literal["square"] | tuple[int, int]
 Precision = Literal["auto", "float32", "bfloat16"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -65,12 +69,18 @@ class DataConfig:
     """`crop`: shorter side to size, then center crop; `stretch`: ignore the aspect ratio."""
     interpolation: Interpolation = "bilinear"
     """Resampling of images, antialiased; labels are always taken from the nearest pixel."""
+    # A table cannot be hashed; equal settings without it hash alike all the same.
+    white_level: WhiteLevel | None = field(default=None, hash=False)
+    """Stored value that counts as white, at all sites; or a table of it by number of bands, such as
+    `{1 = 4095, 3 = 65535}`; unset, or above what a file's type holds: the type's maximum."""
+    alpha_channel: AlphaChannel = "blend"
+    """A last band that is flagged as transparency: `blend` the image onto white, or `ignore` it."""
 
     def __post_init__(self) -> None:
         """Check the ranges.
 
         Raises:
-            ConfigError: If a size or count is too small.
+            ConfigError: If a size or count is too small, or a white level out of range.
         """
         check_sides_range("data.image_size", self.image_size)
         at_least("data.images_per_site", self.images_per_site, 2)
@@ -78,6 +88,16 @@ class DataConfig:
         at_least("data.num_clients", self.num_clients, 0, 100_000)
         at_least("data.partition_seed", self.partition_seed, 0, 2**63 - 1)
         above_zero("data.alpha", self.alpha)
+        _check_white_level(self.white_level)
+
+
+SEEN = ("image_size", "fit", "interpolation", "white_level", "alpha_channel")
+"""Settings of the data that decide what the backbone sees of an image."""
+
+
+def seen_alike(data: DataConfig, used: DataConfig) -> DataConfig:
+    """Set how images are seen as in other settings; which images they are stays."""
+    return replace(data, **{name: getattr(used, name) for name in SEEN})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +106,9 @@ class BackboneConfig:
 
     name: str = "filterbank"
     """`filterbank`, `onnx:PATH`, or a Hugging Face id or local folder of a ViT."""
+    grid: Grid | None = None
+    """How the tokens of an ONNX file lie in the image: `square`, or rows and columns; unset: the
+    file gives a map."""
     center: bool | Literal["auto"] = "auto"
     """Subtract the global mean feature; `auto`: as the kind of backbone needs."""
     batch_size: int = 1
@@ -106,6 +129,8 @@ class BackboneConfig:
                 "backbone.cache must be 'float16', 'int8' or 'pca:R' with the number of principal "
                 f"components for R, such as 'pca:64', got {self.cache!r}"
             )
+        for side in self.grid if isinstance(self.grid, tuple) else ():
+            at_least("backbone.grid", side, 1, 2**14)
         at_least("backbone.batch_size", self.batch_size, 1, 10_000)
 
 
@@ -134,66 +159,41 @@ class ModelConfig:
 class LocalConfig:
     """How one client trains between two server rounds (method section 3)."""
 
+    objective: str = "stego"
+    """What a step minimizes: `stego`; its own settings are in the table of its name."""
     steps: int | None = None
     """Optimizer steps per round, the same for every client; unset: given by `epochs`."""
     epochs: float | None = None
     """Passes over the largest site per round; unset, with `steps` unset too: 1."""
     batch_size: int = 8
     """Query images per step."""
-    positions: int = 121
-    """Random positions per image and step."""
-    neighbors: int = 2
-    """Nearest images from which a query's neighbor is drawn."""
-    random_supports: int = 5
-    """Random support images per query, besides its neighbor."""
-    dropout: float = 0.1
-    """Share of feature channels dropped per image, in [0, 1)."""
-    self_weight: float = 0.67
-    """Weight of the correspondence of an image with itself."""
-    neighbor_weight: float = 0.25
-    """Weight of the correspondence with the nearest neighbor."""
-    random_weight: float = 0.63
-    """Weight of the mean correspondence with the random supports."""
-    shift: Literal["auto"] | tuple[float, float, float] = "auto"
-    """Cosines below which a pair is pushed apart (b): self, neighbor, random; or `auto`."""
-    shift_quantiles: Literal["balanced"] | tuple[float, float, float] = "balanced"
-    """Quantiles of the centered feature correspondence that `auto` takes, in (0, 1); `balanced`:
-    0.75, 0.80 and 0.95, the first two at most 1 - 1/K."""
-    shift_batches: int = 8
-    """Batches sampled for `auto`."""
     head_learning_rate: float = 5e-4
     centroid_learning_rate: float = 5e-3
-    separation_weight: float = 0.0
-    """Weight of the penalty on similar centroids (lambda in Eq. 5)."""
     fedprox_weight: float = 0.0
     """FedProx: weight of half the squared distance to the received head (mu); the paper: 0.001."""
     fedmoon_weight: float = 0.0
     """FedMOON: weight of the contrast to the received and the own previous head; the paper: 1."""
     fedmoon_temperature: float = 0.5
     """FedMOON: divides the cosines."""
+    # Tables cannot be hashed; equal settings without them hash alike all the same.
+    tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
+    """The objectives' own tables by name, as written: in TOML `[local.NAME]`."""
 
     def __post_init__(self) -> None:
         """Check the ranges.
 
         Raises:
-            ConfigError: If a count, weight, rate or quantile is out of range.
+            ConfigError: If a count, weight or rate is out of range, or a table is called like a
+                setting.
         """
         self._check_length()
         at_least("local.batch_size", self.batch_size, 2, 10_000)
-        for name in ("positions", "neighbors", "random_supports", "shift_batches"):
-            at_least(f"local.{name}", getattr(self, name), 1, 10_000)
-        for name in ("self", "neighbor", "random", "separation", "fedprox", "fedmoon"):
+        for name in ("fedprox", "fedmoon"):
             at_least(f"local.{name}_weight", getattr(self, f"{name}_weight"), 0)
         for name in ("head_learning_rate", "centroid_learning_rate", "fedmoon_temperature"):
             above_zero(f"local.{name}", getattr(self, name))
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"local.dropout must lie in [0, 1), got {self.dropout}")
-        if self.shift_quantiles != "balanced" and not all(
-            0 < quantile < 1 for quantile in self.shift_quantiles
-        ):
-            raise ConfigError(
-                f"local.shift_quantiles must lie in (0, 1), got {self.shift_quantiles}"
-            )
+        for name in self.tables.keys() & {setting.name for setting in fields(self)} - {"tables"}:
+            raise ConfigError(f"local.{name} is a setting; no objective's table can have its name")
 
     def _check_length(self) -> None:
         if self.steps is not None and self.epochs is not None:
@@ -227,6 +227,9 @@ class FederationConfig:
     """How FedCC compares centroids; the paper uses `euclidean`."""
     weighted: bool = True
     """Weigh clients by their number of images (W in the paper's Table 3)."""
+    max_weight_share: float | Literal["auto"] = "auto"
+    """Share of every average that one client can have by its number of images; `auto`: 0.5 in a
+    deployment, else 1: any."""
     aggregate_heads: bool = True
     """Average the heads (E); otherwise each client keeps its own."""
     aggregate_centroids: bool = True
@@ -236,6 +239,9 @@ class FederationConfig:
     wire: Wire = "float32"
     """How heads travel: `float32`, or `bfloat16`: rounded down to the client, the change of each
     weight rounded on the way back."""
+    max_mean_distance: float = 10.0
+    """In deployment: how far a site's mean feature may lie from the other sites', in standard
+    deviations of their features; 0: anywhere."""
     min_sites: int = 0
     """In deployment: a round needs so many usable answers; 0: one from every approved site."""
     round_timeout: float = 3600.0
@@ -256,6 +262,9 @@ class FederationConfig:
         above_zero("federation.server_learning_rate", self.server_learning_rate)
         at_least("federation.server_learning_rate", self.server_learning_rate, 0, 100)
         at_least("federation.clients_per_round", self.clients_per_round, 0, 100_000)
+        if self.max_weight_share != "auto":
+            at_least("federation.max_weight_share", self.max_weight_share, 0.01, 1)
+        at_least("federation.max_mean_distance", self.max_mean_distance, 0)
         at_least("federation.min_sites", self.min_sites, 0, 100_000)
         if 0 < self.clients_per_round < self.min_sites:
             raise ConfigError(
@@ -360,6 +369,19 @@ def check_sides_range(name: str, size: tuple[int, int]) -> None:
     """
     if not all(16 <= side <= 16384 for side in size):
         raise ConfigError(f"{name} must be 16 to 16384 pixels a side, got {list(size)}")
+
+
+def _check_white_level(white_level: WhiteLevel | None) -> None:
+    table = white_level if isinstance(white_level, dict) else {"": white_level}
+    for bands, level in table.items():
+        name = f"data.white_level.{bands}" if bands else "data.white_level"
+        if bands not in ("", "1", "2", "3", "4"):
+            raise ConfigError(
+                f"data.white_level has the key {bands!r}; the keys are numbers of bands: 1 for "
+                "gray, 3 for RGB, 2 and 4 for those with transparency"
+            )
+        if level is not None:
+            at_least(name, level, 1, 65535)
 
 
 def above_zero(name: str, value: int | float) -> None:

@@ -9,13 +9,13 @@ import torch
 from fusseg.atomic import write_atomically
 from fusseg.coloring import Coloring, choose_coloring
 from fusseg.config import Config
-from fusseg.config_file import dump_config
+from fusseg.config_file import dump_portable_config
 from fusseg.data.images import fit_image, load_image
+from fusseg.engine import final_models
 from fusseg.evaluation.confusion import count_pixels
 from fusseg.evaluation.held_out import HeldOut, read_labels, segment_held_out
 from fusseg.evaluation.scores import score
-from fusseg.experiment import final_models
-from fusseg.federation.strategies import resolve_federation
+from fusseg.federation.strategies import resolve
 from fusseg.record import GLOBAL
 from fusseg.regions import load_regions
 from fusseg.report.centroid_map import map_centroids
@@ -48,7 +48,7 @@ def write_report(
     models = {}
     if saved is not None:
         # Empty where every site of a deployment has its own.
-        models = final_models(saved, resolve_federation(config.federation))
+        models = final_models(saved, resolve(config))
     name, model = next(iter(models.items()), (GLOBAL, None))
     num_clusters = config.model.num_clusters
     regions = load_regions(run_dir, num_clusters, None if name == GLOBAL else name)
@@ -63,7 +63,7 @@ def write_report(
         coloring = choose_coloring(shown.classes, matching, num_clusters, regions)
         gallery = _examples(segmenter, shown, matching, coloring)
         content = replace(content, gallery=gallery, legend=coloring.legend)
-    page = render_report(record, dump_config(config), content)
+    page = render_report(record, dump_portable_config(config), content)
     write_atomically(run_dir / REPORT, page.encode())
 
 
@@ -126,7 +126,9 @@ def _example(
     index: int,
 ) -> GalleryEntry:
     item, seen = shown.views[index].item, shown.views[index].settings
-    image = fit_image(load_image(item), seen.image_size, seen.fit, seen.interpolation)
+    image = fit_image(
+        load_image(item, seen.decoding), seen.image_size, seen.fit, seen.interpolation
+    )
     regions = segment_held_out(segmenter, shown, index)
     labels = read_labels(shown, index)
     mean_iou = None

@@ -13,7 +13,7 @@ from torch.nn.functional import avg_pool2d
 from fusseg.coloring import to_color
 from fusseg.config import DataConfig
 from fusseg.data.datasets import open_dataset
-from fusseg.data.images import fit_image, load_image
+from fusseg.data.images import decoding_of, fit_image, load_image
 from fusseg.data.items import Classes, Dataset, Item
 from fusseg.data.masks import infer_classes, load_mask
 from fusseg.data.sites import open_sites
@@ -111,7 +111,7 @@ def typical_crops(segmenter: Segmenter, items: Sequence[Item]) -> Generator[int,
     skipped = []
     for done, item in enumerate(items, 1):
         try:
-            found, occurring = _crops_of(segmenter, load_image(item))
+            found, occurring = _crops_of(segmenter, load_image(item, decoding_of(segmenter.data)))
         except DataError as error:
             skipped.append(Skipped(item, str(error)))
         else:
@@ -151,7 +151,9 @@ def count_labels(
     """
     numbered = segmenter.numbered()
     for item in items:
-        found = segment_images(numbered, [load_image(item)], PredictOptions())[0]
+        found = segment_images(
+            numbered, [load_image(item, decoding_of(segmenter.data))], PredictOptions()
+        )[0]
         labels = load_mask(item, classes).astype(np.int64)
         if classes.ignore_index is not None:
             labels[labels == classes.ignore_index] = len(classes.names)

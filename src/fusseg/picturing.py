@@ -37,7 +37,9 @@ def picture_regions(
         The photo under `Image`, then the regions of each model.
     """
     item, seen = shown.views[index].item, shown.views[index].settings
-    photo = fit_image(load_image(item), seen.image_size, seen.fit, seen.interpolation)
+    photo = fit_image(
+        load_image(item, seen.decoding), seen.image_size, seen.fit, seen.interpolation
+    )
     pictures: dict[str, Picture] = {"Image": shrink_photo(photo)}
     for place, (name, segmenter) in enumerate(models.items()):
         if place == 1 and matches is not None:

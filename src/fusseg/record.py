@@ -1,12 +1,13 @@
 """What a run's record.json says, put together from what was measured."""
 
+import json
 import math
 import os
 import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from statistics import fmean
@@ -14,17 +15,20 @@ from typing import Any
 
 import torch
 
-from fusseg.compute import choose_compute
-from fusseg.config import Config, FederationConfig
+from fusseg.compute import choose_compute, processor_name
+from fusseg.config import Config
+from fusseg.config_file import flatten, to_table
 from fusseg.data.items import Classes
 from fusseg.evaluation.held_out import Evaluation, LabeledScores
 from fusseg.evaluation.scores import Scores
 from fusseg.features.backbones import Backbone
 from fusseg.features.pipeline import Skipped
+from fusseg.federation.lloyd import FINISH
+from fusseg.federation.protocol import Protocol
 from fusseg.federation.rounds import Round
-from fusseg.federation.schedule import num_training_rounds
-from fusseg.federation.state import Hello, num_bytes
-from fusseg.federation.traffic import NUMBER_BYTES, bytes_down, bytes_up
+from fusseg.federation.state import Hello
+from fusseg.federation.traffic import NUMBER_BYTES, num_bytes
+from fusseg.portable_paths import without_folders, without_folders_in
 from fusseg.runs import CONFIG, FORMAT_VERSION, Record
 from fusseg.segmentation.training import TrainingPlan
 from fusseg.version import VERSION
@@ -46,6 +50,31 @@ class Incident:
     """What it was asked for."""
     reason: str
     """No answer, or what was wrong with it."""
+
+
+@dataclass(frozen=True)
+class RoundLog:
+    """What happened while the clients of a round were asked."""
+
+    traffic: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """`bytes_down` and `bytes_up` of each client; empty where nothing would cross a network."""
+    incidents: Sequence[Incident] = ()
+
+
+_MAY_CHANGE = (
+    "compute.",
+    "data.root",
+    "backbone.name",
+    "backbone.batch_size",
+    "federation.rounds",
+    "federation.lloyd_rounds",
+    "federation.min_sites",
+    "federation.round_timeout",
+    "federation.wait_timeout",
+    "evaluation.every",
+)
+"""Settings that a resumed run may have otherwise: they decide how long it takes, or are checked by
+what they name (fingerprint, precision, images)."""
 
 
 def new_record(
@@ -70,10 +99,10 @@ def new_record(
         "format_version": FORMAT_VERSION,
         "name": run_dir.name,
         "seed": config.seed,
-        "command": f"fusseg run {shlex.quote(str(run_dir / CONFIG))}",
+        "command": describe_command("run"),
         "versions": versions(),
         "backbone": {
-            "name": backbone.name,
+            "name": without_folders(backbone.name),
             "fingerprint": backbone.fingerprint,
             "feature_dim": backbone.feature_dim,
             "stride": backbone.stride,
@@ -84,6 +113,7 @@ def new_record(
         "strategy": config.federation.strategy,
         "num_clusters": config.model.num_clusters,
         "protocol": describe_protocol(config),
+        "settings": describe_settings(config),
         "clients": [
             {"client_id": client_id, "num_images": count} for client_id, count in num_images.items()
         ],
@@ -95,21 +125,43 @@ def new_record(
         "final": None,
         "seconds": {"extract": 0.0, "train": 0.0, "evaluate": 0.0},
         "skipped_images": [],
+        "stored_values": [],
     }
+
+
+def describe_command(name: str, *options: str) -> str:
+    """Spell out the command that repeats a run, to be pasted into a shell in its directory.
+
+    Args:
+        name: Of the command.
+        options: What it needs beside the configuration, as words that are not quoted yet.
+    """
+    return shlex.join(["fusseg", name, CONFIG, *options])
 
 
 def describe_protocol(config: Config) -> dict[str, Any]:
     """Say what makes scores comparable, besides the number of clusters and the backbone."""
-    evaluation = config.evaluation
+    evaluation, data = config.evaluation, config.data
     return {
-        "image_size": list(evaluation.image_size or config.data.image_size),
+        "image_size": list(evaluation.image_size or data.image_size),
         "whole": evaluation.whole,
-        "fit": config.data.fit,
-        "image_interpolation": config.data.interpolation,
+        "fit": data.fit,
+        "image_interpolation": data.interpolation,
+        "white_level": data.white_level,
+        # As in records of runs that had no choice.
+        "alpha_channel": None if data.alpha_channel == "blend" else data.alpha_channel,
         "label_interpolation": "nearest",
         "flip": evaluation.flip,
         "crf": evaluation.crf,
     }
+
+
+def describe_settings(config: Config) -> dict[str, Any]:
+    """List the settings that decide results, by dotted key: a run is resumed under no others."""
+    flat = flatten(without_folders_in(to_table(config)))
+    # As they are read back from JSON.
+    kept = {name: value for name, value in sorted(flat.items()) if not name.startswith(_MAY_CHANGE)}
+    return dict(json.loads(json.dumps(kept)))
 
 
 def describe_compute(config: Config) -> dict[str, str]:
@@ -127,35 +179,46 @@ def versions() -> dict[str, Any]:
         "torch": torch.__version__,
         **{package: metadata.version(package) for package in packages},
         "platform": f"{sys.platform} {platform.machine()}",
+        "processor": processor_name(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count() or 0,
     }
 
 
-def describe_hello(hellos: Sequence[Hello], plan: TrainingPlan, *, sent: bool) -> dict[str, Any]:
+def describe_hello(
+    hellos: Sequence[Hello],
+    plan: TrainingPlan,
+    refused: Mapping[str, str] | None = None,
+    *,
+    sent: bool,
+) -> dict[str, Any]:
     """Say what was agreed on before round 1, and what that took.
 
     Args:
         hellos: One per client.
         plan: What follows from them.
+        refused: Why sites of a deployment that said hello are no part of it, by site.
         sent: Whether they cross a network in deployment; not in a centralized run.
     """
-    shifts = 0 if hellos[0].shift is None else len(hellos[0].shift)
-    # Upwards: two counts and the shifts beside the sum; fingerprint and version as text.
+    # Two counts, spread and estimates beside the sum; fingerprint and version as text.
     up = [
         num_bytes(hello.feature_sum)
-        + NUMBER_BYTES * (2 + shifts)
+        + NUMBER_BYTES * (3 + len(hello.numbers))
         + len(hello.fingerprint)
         + len(hello.version)
         for hello in hellos
     ]
-    down = num_bytes(plan.mean_feature) + NUMBER_BYTES * (1 + len(plan.shift))
     return {
         "local_steps": plan.num_steps,
-        "shift": list(plan.shift),
+        "agreed": dict(plan.agreed),
         "bytes_up": sum(up) if sent else 0,
-        "bytes_down": down * len(hellos) if sent else 0,
+        # What was agreed on comes with the first task, and is counted there.
+        "bytes_down": 0,
+        "refused": [
+            {"client_id": site, "reason": reason}
+            for site, reason in sorted((refused or {}).items())
+        ],
     }
 
 
@@ -163,10 +226,8 @@ def describe_round(
     finished: Round,
     scores: Mapping[str, Any],
     seconds: float,
-    federation: FederationConfig,
-    incidents: Sequence[Incident] = (),
-    *,
-    sent: bool,
+    protocol: Protocol,
+    log: RoundLog,
 ) -> dict[str, Any]:
     """Describe one round: loss, what was sent by whom, scores where they were taken.
 
@@ -174,51 +235,44 @@ def describe_round(
         finished: The round.
         scores: `mean_iou` and `pixel_accuracy`; empty where none were taken.
         seconds: Wall time of training.
-        federation: Which parts are shared, with baselines resolved.
-        incidents: Sites of a deployment that were asked and are not in this round.
-        sent: Whether updates cross a network in deployment; not in a centralized run.
+        protocol: How many rounds train.
+        log: What was sent, and who was asked and is not in this round.
     """
     number = finished.state.round_number
-    clients = _describe_clients(finished, federation, sent=sent)
     weighed = [
         (update.num_images, update.loss) for update in finished.updates if update.loss is not None
     ]
     total = sum(images for images, _ in weighed)
     return {
         "round": number,
-        "phase": "training" if number <= num_training_rounds(federation) else "lloyd",
+        "phase": "training" if number <= protocol.rounds else FINISH,
         "loss": sum(images * loss for images, loss in weighed) / total if weighed else None,
         "mean_iou": scores.get("mean_iou"),
         "pixel_accuracy": scores.get("pixel_accuracy"),
-        "bytes_up": sum(client["bytes_up"] for client in clients),
-        "bytes_down": sum(client["bytes_down"] for client in clients),
+        "bytes_up": sum(traffic["bytes_up"] for traffic in log.traffic.values()),
+        "bytes_down": sum(traffic["bytes_down"] for traffic in log.traffic.values()),
         "seconds": seconds,
-        "clients": clients,
-        "incidents": [asdict(incident) for incident in incidents],
+        "clients": _describe_clients(finished, log),
+        "incidents": [asdict(incident) for incident in log.incidents],
     }
 
 
-def _describe_clients(
-    finished: Round, federation: FederationConfig, *, sent: bool
-) -> list[dict[str, Any]]:
+def _describe_clients(finished: Round, log: RoundLog) -> list[dict[str, Any]]:
     """Describe each client's part, over all exchanges of the round."""
     clients: dict[str, dict[str, Any]] = {}
-    for place, exchange in enumerate(finished.exchanges):
-        down = bytes_down(finished, place, federation)
+    for exchange in finished.exchanges:
         for update in exchange.updates:
+            traffic = log.traffic.get(update.client_id, {"bytes_up": 0, "bytes_down": 0})
             client = clients.setdefault(
                 update.client_id,
                 {
                     "client_id": update.client_id,
                     "num_images": update.num_images,
                     "loss": None,
-                    "bytes_up": 0,
-                    "bytes_down": 0,
+                    **traffic,
                 },
             )
             client["loss"] = update.loss if client["loss"] is None else client["loss"]
-            client["bytes_up"] += bytes_up(update, federation) if sent else 0
-            client["bytes_down"] += down if sent else 0
     return list(clients.values())
 
 
@@ -260,12 +314,14 @@ def describe_site_scores(scores: LabeledScores | None, classes: Classes | None) 
 
 def _describe_scores(found: Mapping[str, LabeledScores], classes: Classes | None) -> dict[str, Any]:
     if not found or classes is None:
-        nulls = ("mean_iou", "pixel_accuracy", "per_class_iou", "confusion", "matching")
+        scores = ("mean_iou", "mean_iou_stego", "pixel_accuracy")
+        nulls = (*scores, "per_class_iou", "confusion", "matching")
         return {**dict.fromkeys(nulls), "sites": {}, "models": []}
     first = next(iter(found.values()))
     overall = [scores.overall for scores in found.values()]
     return {
         **_mean_scores(overall),
+        "mean_iou_stego": fmean(one.mean_iou_stego for one in overall),
         "per_class_iou": _per_class_iou(overall, classes),
         "confusion": first.confusion.tolist(),
         "matching": first.overall.matching.tolist(),
@@ -285,11 +341,19 @@ def _describe_scores(found: Mapping[str, LabeledScores], classes: Classes | None
 
 
 def describe_skipped(skipped: Sequence[Skipped]) -> list[dict[str, str]]:
-    """Name each skipped image and the reason."""
+    """Name each skipped image and the reason, without the folder that it lies in."""
     return [
-        {"site": entry.item.site, "image": entry.item.stem, "reason": entry.reason}
+        {
+            "site": entry.item.site,
+            "image": entry.item.stem,
+            "reason": without_folders(_name_only(entry.reason, entry.item.image)),
+        }
         for entry in skipped
     ]
+
+
+def _name_only(reason: str, image: object) -> str:
+    return reason.replace(str(image), image.name) if isinstance(image, Path) else reason
 
 
 def _mean_scores(scores: Sequence[Scores]) -> dict[str, float]:

@@ -2,8 +2,8 @@
 
 import json
 import shlex
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -13,17 +13,34 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from fusseg.atomic import write_atomically
+from fusseg.atomic import is_temporary, write_atomically
 from fusseg.config import Config
-from fusseg.config_file import differing_keys, dump_config, load_config
+from fusseg.config_file import (
+    differing_keys,
+    dump_config,
+    load_config,
+    merge_tables,
+    parse_config,
+    parse_overrides,
+    read_toml,
+)
 from fusseg.errors import ConfigError, DataError
-from fusseg.federation.state import GlobalState
+from fusseg.federation.state import GlobalState, Memory
+from fusseg.previous_version import (
+    PREVIOUS,
+    moved_keys,
+    translate_record,
+    translate_settings,
+    translate_state,
+)
 from fusseg.regions import regions_file
 from fusseg.segmentation.head import HeadWeights, SegmentationHead
-from fusseg.segmentation.training import Model, TrainingPlan
+from fusseg.segmentation.objective import Model
+from fusseg.segmentation.objectives import spell_out
+from fusseg.segmentation.training import TrainingPlan
 from fusseg.version import VERSION
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CONFIG, RECORD, STATE, REPORT = "config.toml", "record.json", "state.safetensors", "report.html"
 HISTORY = "history"
 """Folder of the centroids of every round."""
@@ -32,6 +49,9 @@ GLOBAL_CENTROIDS, CLIENT_CENTROIDS = "global", "client/"
 
 Record = dict[str, Any]
 """What `record.json` holds; see docs/record.md."""
+
+_CARRIED = "carried."
+"""What the name of a tensor begins with that the objective left with a client."""
 
 RECORD_KEYS = (
     "name",
@@ -61,12 +81,14 @@ class SavedState:
     """All that training needs to go on after a round, to the same bits."""
 
     state: GlobalState
-    own_models: dict[str, Model]
-    """Models that stay with the clients, by client; empty where all is aggregated."""
+    memories: dict[str, Memory]
+    """What stays with the clients, by client; empty where nothing does."""
     fingerprint: str
     """Of the backbone."""
     client_digests: dict[str, str] = field(default_factory=dict)
     """Which images each client trained on, by client: a digest of their bytes."""
+    held: dict[str, dict[str, str]] = field(default_factory=dict)
+    """What simulated clients have and are not sent again (`Traffic.held`)."""
 
 
 def check_new_run(path: Path) -> None:
@@ -86,15 +108,16 @@ def check_new_run(path: Path) -> None:
 
 
 def create_run(path: Path, config: Config) -> None:
-    """Start a run directory with its configuration.
+    """Start a run directory with its configuration, every key spelled out.
 
     Raises:
         ConfigError: If there is something at the path already.
     """
     check_new_run(path)
+    content = dump_config(spell_out(config)).encode()
     try:
         path.mkdir(parents=True, exist_ok=True)
-        write_atomically(path / CONFIG, dump_config(config).encode())
+        write_atomically(path / CONFIG, content)
     except OSError as error:
         raise ConfigError(f"cannot write the run directory {path}: {error.strerror}") from error
 
@@ -118,25 +141,54 @@ def resume_run(path: Path, config: Config | None) -> Config:
         config: Configuration given again; None: the run's own.
 
     Raises:
-        ConfigError: If there is no run, or the given configuration is another one.
+        ConfigError: If there is no run, it was begun with the previous version, or the given
+            configuration is another one.
     """
     if not (path / CONFIG).exists():
         raise ConfigError(f"no run to resume in {path}; start it without --resume")
-    saved = load_config(path / CONFIG)
-    if config is not None and config != saved:
-        keys = ", ".join(differing_keys(config, saved))
+    _refuse_previous(path)
+    # A default may be left out of the file.
+    saved = spell_out(load_config(path / CONFIG))
+    keys = () if config is None else changed_settings(config, saved)
+    if keys:
         raise ConfigError(
-            f"{path} was started with another configuration (differs in {keys}); resume it with "
-            f"{path / CONFIG}"
+            f"{path} was started with another configuration (differs in {', '.join(keys)}); resume "
+            f"it with {path / CONFIG}"
         )
     return saved
 
 
-def read_run_config(path: Path) -> Config:
-    """Read a run's configuration.
+def changed_settings(left: Config, right: Config) -> list[str]:
+    """Name the dotted keys in which two runs differ; a default may be written out in one alone."""
+    return differing_keys(spell_out(left), spell_out(right))
+
+
+def _refuse_previous(path: Path) -> None:
+    """Refuse to go on with a run of the previous version: its random draws may be others.
 
     Raises:
-        ConfigError: If the folder is no run directory.
+        ConfigError: If it is one.
+    """
+    begun = PREVIOUS if moved_keys(read_toml(path / CONFIG)) else None
+    if (path / RECORD).exists():
+        record = _read_record(path)
+        begun = record["versions"]["fusseg"] if record["format_version"] == 1 else begun
+    if begun is not None:
+        raise ConfigError(
+            f"{path} was begun with fusseg {begun} and cannot go on with {VERSION}; finish it with "
+            "that version, or start a new run; a finished one can be used as it is"
+        )
+
+
+def read_run_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a run's configuration; one of the previous version has today's names afterwards.
+
+    Args:
+        path: Run directory.
+        overrides: `section.key=value` each, on top of it, with today's names.
+
+    Raises:
+        ConfigError: If the folder is no run directory, or an override is wrong.
     """
     if not path.exists():
         raise ConfigError(f"there is no run directory {path}; correct the path")
@@ -144,7 +196,8 @@ def read_run_config(path: Path) -> Config:
         raise ConfigError(f"{path} is a file; give the run directory that it is from")
     if not (path / CONFIG).exists():
         raise ConfigError(f"{path} is no run directory: it has no {CONFIG}")
-    return load_config(path / CONFIG)
+    table = translate_settings(read_toml(path / CONFIG))
+    return parse_config(merge_tables(table, parse_overrides(overrides)))
 
 
 def save_record(path: Path, record: Record) -> None:
@@ -158,11 +211,19 @@ def save_record(path: Path, record: Record) -> None:
 
 
 def load_record(path: Path) -> Record:
-    """Read a run's record.
+    """Read a run's record; one of the previous version has today's form afterwards.
 
     Raises:
         DataError: If there is none, or it is damaged or of a newer version.
     """
+    record = _read_record(path)
+    try:
+        return translate_record(record)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"damaged record: {path / RECORD} ({error})") from error
+
+
+def _read_record(path: Path) -> Record:
     try:
         record: Record = json.loads((path / RECORD).read_text())
         _check_version(record["format_version"], path / RECORD)
@@ -188,17 +249,20 @@ def save_state(path: Path, saved: SavedState) -> None:
         **_model_tensors("", state.model),
         "mean_feature": state.plan.mean_feature,
     }
-    for client_id, model in saved.own_models.items():
-        tensors |= _model_tensors(f"own/{client_id}/", model)
+    for client_id, memory in saved.memories.items():
+        prefix = f"own/{client_id}/"
+        tensors |= _model_tensors(prefix, memory.model)
+        tensors |= {f"{prefix}{_CARRIED}{name}": part for name, part in memory.carried.items()}
     metadata = {
         "format_version": FORMAT_VERSION,
         "fusseg": VERSION,
         "round_number": state.round_number,
         "num_steps": state.plan.num_steps,
-        "shift": list(state.plan.shift),
+        "agreed": dict(state.plan.agreed),
         "fingerprint": saved.fingerprint,
-        "own_models": sorted(saved.own_models),
+        "own_models": sorted(saved.memories),
         "client_digests": saved.client_digests,
+        "held": saved.held,
     }
     content = save(
         # Copies: a client's own model may share its head with the global one.
@@ -314,13 +378,32 @@ def load_state(path: Path) -> SavedState:
     """
     if not has_state(path):
         raise DataError(f"{path} has no {STATE}: no round is finished yet")
+    with _opened_state(path) as (metadata, opened):
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        return _unpack_state(metadata, tensors)
+
+
+def state_round(path: Path) -> int:
+    """Read which round a run's state is of, without its weights; 0 where none is finished.
+
+    Raises:
+        DataError: As `load_state` and `has_state`.
+    """
+    if not has_state(path):
+        return 0
+    with _opened_state(path) as (metadata, _):
+        return int(metadata["round_number"])
+
+
+@contextmanager
+def _opened_state(path: Path) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Open a state file: its metadata, and its tensors."""
     file = path / STATE
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = json.loads(opened.metadata()["fusseg"])
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        _check_version(metadata["format_version"], file)
-        return _unpack_state(metadata, tensors)
+            _check_version(metadata["format_version"], file)
+            yield translate_state(metadata), opened
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"damaged state: {file} ({error}); {_again(path)}") from error
 
@@ -334,7 +417,7 @@ def _again(path: Path) -> str:
 
 def _is_empty(folder: Path) -> bool:
     # A kill while the configuration is being written leaves nothing but its temporary file.
-    return all(entry.name.startswith(f".{CONFIG}.") for entry in folder.iterdir())
+    return all(is_temporary(entry) for entry in folder.iterdir())
 
 
 def _write(file: Path, content: bytes) -> None:
@@ -347,15 +430,24 @@ def _write(file: Path, content: bytes) -> None:
 
 
 def _unpack_state(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SavedState:
-    self_shift, neighbor_shift, random_shift = metadata["shift"]
     plan = TrainingPlan(
         num_steps=metadata["num_steps"],
         mean_feature=tensors["mean_feature"],
-        shift=(self_shift, neighbor_shift, random_shift),
+        agreed=dict(metadata["agreed"]),
     )
     state = GlobalState(metadata["round_number"], _read_model("", tensors), plan)
-    own = {name: _read_model(f"own/{name}/", tensors) for name in metadata["own_models"]}
-    return SavedState(state, own, metadata["fingerprint"], metadata["client_digests"])
+    memories = {name: _read_memory(f"own/{name}/", tensors) for name in metadata["own_models"]}
+    digests, held = metadata["client_digests"], metadata.get("held", {})
+    return SavedState(state, memories, metadata["fingerprint"], digests, held)
+
+
+def _read_memory(prefix: str, tensors: Mapping[str, Tensor]) -> Memory:
+    carried = {
+        name.removeprefix(f"{prefix}{_CARRIED}"): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(f"{prefix}{_CARRIED}")
+    }
+    return Memory(_read_model(prefix, tensors), carried)
 
 
 def _model_tensors(prefix: str, model: Model) -> dict[str, Tensor]:

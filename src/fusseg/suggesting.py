@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 
 from fusseg.anchors import spherical_kmeans
 from fusseg.config import Config
+from fusseg.data.findings import Finding
 from fusseg.errors import ConfigError, DataError
 from fusseg.evaluation.agreement import adjusted_rand, count_pairs
 from fusseg.evaluation.cluster_number import Judged
@@ -45,7 +46,7 @@ class Sampled:
     """Share of the variance that the components keep."""
 
 
-def sample_training(config: Config, cache: Path) -> Generator[Progress, None, Sampled]:
+def sample_training(config: Config, cache: Path) -> Generator[Progress | Finding, None, Sampled]:
     """Extract the training images and sample positions of them; no label is looked at.
 
     Args:
@@ -53,7 +54,7 @@ def sample_training(config: Config, cache: Path) -> Generator[Progress, None, Sa
         cache: Folder of the feature cache.
 
     Yields:
-        Progress of the extraction.
+        What is doubtful about the images; progress of the extraction.
 
     Raises:
         FussegError: If the configuration or the data cannot be used.

@@ -10,6 +10,7 @@ from pathlib import Path
 from fusseg.config import Config
 from fusseg.config_file import flatten
 from fusseg.errors import ConfigError, nearest_name
+from fusseg.visible_text import say
 
 Log = Callable[[int, Mapping[str, float]], None]
 """Takes a round's number and its figures."""
@@ -129,7 +130,7 @@ def _tolerated(name: str, live: dict[str, Log]) -> Iterator[None]:
     except Exception as error:
         live.pop(name, None)
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        print(f"tracker {name} failed and is left out: {reason}", file=sys.stderr)
+        say(f"tracker {name} failed and is left out: {reason}", error=True)
 
 
 def _settings(config: Config) -> dict[str, str]:

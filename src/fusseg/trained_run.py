@@ -1,23 +1,26 @@
 """A trained run as its users meet it: its models, and its scores on other data."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fusseg.compute import Compute, choose_compute
-from fusseg.config import Config, DataConfig
+from fusseg.config import Config, DataConfig, seen_alike
 from fusseg.data.datasets import open_dataset, select_held_out, select_training
+from fusseg.data.findings import Finding
 from fusseg.data.items import Dataset, Item, select
-from fusseg.errors import ConfigError, nearest_name
+from fusseg.data.stored import doubt_stored
+from fusseg.engine import check_fingerprint, final_models, score_models
+from fusseg.errors import ConfigError, DataError, nearest_name
 from fusseg.evaluation.held_out import gather_held_out
-from fusseg.experiment import check_fingerprint, final_models, score_models
 from fusseg.features.backbones import Backbone, load_backbone
 from fusseg.features.extraction import Progress, extract_features
 from fusseg.features.views import held_out_views, with_mirrored
-from fusseg.federation.strategies import resolve_federation
+from fusseg.federation.strategies import resolve
 from fusseg.record import GLOBAL, describe_protocol, describe_skipped
-from fusseg.runs import digest_state, load_state, read_run_config
+from fusseg.runs import digest_state, load_record, load_state, read_run_config
 from fusseg.segmentation.segmenter import Segmenter, build_segmenter
 
 
@@ -35,6 +38,8 @@ class TrainedRun:
     """Of the run directory."""
     digest: str
     """SHA-256 of the state file, hex: which models these are."""
+    stored_values: tuple[Mapping[str, Any], ...] = ()
+    """What the files of training held, as in the record; empty: unknown."""
 
 
 def load_run(run_dir: Path | str, compute: Compute | None = None) -> TrainedRun:
@@ -51,9 +56,10 @@ def load_run(run_dir: Path | str, compute: Compute | None = None) -> TrainedRun:
     run_dir = Path(run_dir)
     config = read_run_config(run_dir)
     saved = load_state(run_dir)
-    backbone = load_backbone(config.backbone.name, compute or choose_compute(config.compute))
+    compute = compute or choose_compute(config.compute)
+    backbone = load_backbone(config.backbone.name, compute, config.backbone.grid)
     check_fingerprint(saved, backbone, run_dir)
-    models = final_models(saved, resolve_federation(config.federation))
+    models = final_models(saved, resolve(config))
     mean_feature = saved.state.plan.mean_feature
     segmenters = {name: build_segmenter(model, mean_feature) for name, model in models.items()}
     return TrainedRun(
@@ -63,7 +69,15 @@ def load_run(run_dir: Path | str, compute: Compute | None = None) -> TrainedRun:
         saved.state.round_number,
         name=run_dir.resolve().name,
         digest=digest_state(run_dir),
+        stored_values=_stored_values(run_dir),
     )
+
+
+def _stored_values(run_dir: Path) -> tuple[Mapping[str, Any], ...]:
+    # A site's own copy of a run has no record, and a model can be used without.
+    with suppress(DataError):
+        return tuple(load_record(run_dir).get("stored_values", ()))
+    return ()
 
 
 def pick_segmenter(run: TrainedRun, site: str | None) -> Segmenter:
@@ -88,7 +102,7 @@ def pick_segmenter(run: TrainedRun, site: str | None) -> Segmenter:
 
 def evaluate_run(
     run: TrainedRun, data: DataConfig, cache: Path
-) -> Generator[Progress, None, dict[str, Any]]:
+) -> Generator[Progress | Finding, None, dict[str, Any]]:
     """Score a trained run on held-out data, with the run's backbone and image size.
 
     Args:
@@ -98,7 +112,7 @@ def evaluate_run(
         cache: Folder of the feature cache.
 
     Yields:
-        Progress of the extraction.
+        What is doubtful about the images; progress of the extraction.
 
     Returns:
         Scores as in the record's `final`, `protocol` and `skipped_images` as there, and
@@ -109,6 +123,7 @@ def evaluate_run(
         DataError: If the data cannot be used.
     """
     config, dataset, items = choose_scored(run, data)
+    yield from doubt_stored(items, config.data)
     views = held_out_views(items, run.backbone, config)
     wanted = with_mirrored(views, config.evaluation)
     batch_size = config.backbone.batch_size
@@ -131,7 +146,7 @@ def choose_scored(run: TrainedRun, data: DataConfig) -> tuple[Config, Dataset, t
         DataError: If the data cannot be used.
     """
     used = run.config.data
-    data = replace(data, image_size=used.image_size, fit=used.fit, interpolation=used.interpolation)
+    data = seen_alike(data, used)
     dataset = open_dataset(data)
     if not data.held_out_sites:
         data = replace(data, held_out_sites=_sites_with(dataset, data.held_out_split))

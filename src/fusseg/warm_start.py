@@ -6,12 +6,14 @@ from pathlib import Path
 from fusseg.atomic import write_atomically
 from fusseg.config import Config
 from fusseg.errors import ConfigError, DataError
+from fusseg.federation.protocol import Protocol
 from fusseg.federation.rounds import initial_state
-from fusseg.federation.schedule import PCA
 from fusseg.federation.state import GlobalState
-from fusseg.federation.strategies import keeps_own_models, resolve_federation
+from fusseg.federation.strategies import resolve
+from fusseg.portable_paths import without_folders
 from fusseg.regions import load_regions, regions_file
 from fusseg.runs import SavedState, digest_state, load_record, load_state, read_run_config
+from fusseg.segmentation.head import wake_hidden
 from fusseg.segmentation.training import TrainingPlan
 
 
@@ -20,7 +22,7 @@ class Origin:
     """Which saved model it was, as the record says it."""
 
     path: str
-    """Run directory."""
+    """Run directory; its last part alone where it was given as an absolute path."""
     name: str
     """Of the run."""
     round: int
@@ -38,14 +40,16 @@ class Start:
     """None where the model was drawn."""
 
 
-def start_state(config: Config, plan: TrainingPlan, fingerprint: str) -> Start:
+def start_state(config: Config, protocol: Protocol, plan: TrainingPlan, fingerprint: str) -> Start:
     """Draw the model that all clients start from, or take it from the run of `model.start`.
 
     Steps, shifts and mean feature are those the new sites agreed on. The mean moves with the
-    images: what the head sees is centered as it was in its own training.
+    images: what the head sees is centered as it was in its own training. A hidden layer that is
+    nothing but zeros is drawn, so that it can be trained.
 
     Args:
         config: The new run's configuration.
+        protocol: Its rules.
         plan: What its clients agreed on.
         fingerprint: Of its backbone.
 
@@ -53,28 +57,25 @@ def start_state(config: Config, plan: TrainingPlan, fingerprint: str) -> Start:
         ConfigError: If the saved model does not suit the configuration.
         DataError: If it cannot be read.
     """
-    drawn = initial_state(config.model, plan, config.seed)
+    drawn = initial_state(protocol, plan)
     if not config.model.start:
         return Start(drawn, None)
     run_dir = Path(config.model.start)
     saved = load_shared_model(run_dir)
     check_suits(saved, config, fingerprint, run_dir)
-    there, here = (bool(one.mean_feature.any()) for one in (saved.state.plan, plan))
-    if there != here:
-        raise ConfigError(
-            f"{run_dir} was trained with backbone.center {there}, but here it is {here}; set it as "
-            "there"
-        )
-    state = replace(drawn, model=saved.state.model)
-    return Start(state, describe_origin(run_dir, saved))
+    _check_center(saved, run_dir, center=bool(plan.mean_feature.any()))
+    model = saved.state.model
+    model = replace(model, head=wake_hidden(model.head, drawn.model.head))
+    return Start(replace(drawn, model=model), describe_origin(run_dir, saved))
 
 
-def check_start(config: Config, fingerprint: str | None = None) -> None:
+def check_start(config: Config, fingerprint: str, *, center: bool) -> None:
     """Refuse a `model.start` that no run can start from, before anything is written.
 
     Args:
         config: The new run's configuration; nothing is checked where the model is drawn.
-        fingerprint: Of its backbone; None: not known yet.
+        fingerprint: Of its backbone.
+        center: Whether the mean feature is subtracted before any cosine.
 
     Raises:
         ConfigError: If the saved model does not suit the configuration.
@@ -82,18 +83,20 @@ def check_start(config: Config, fingerprint: str | None = None) -> None:
     """
     if not config.model.start:
         return
-    federation = resolve_federation(config.federation, config.local)
-    if federation.strategy == PCA or keeps_own_models(federation):
+    protocol = resolve(config)
+    if not protocol.strategy.trains or protocol.keeps_own_models:
         raise ConfigError(
             f"model.start is {config.model.start!r}, but federation.strategy "
             f"{config.federation.strategy!r} with these switches does not train one model for all "
             "sites from a given one; leave model.start empty"
         )
     run_dir = Path(config.model.start)
-    check_suits(load_shared_model(run_dir), config, fingerprint, run_dir)
+    saved = load_shared_model(run_dir)
+    check_suits(saved, config, fingerprint, run_dir)
+    _check_center(saved, run_dir, center=center)
 
 
-def check_suits(saved: SavedState, config: Config, fingerprint: str | None, run_dir: Path) -> None:
+def check_suits(saved: SavedState, config: Config, fingerprint: str, run_dir: Path) -> None:
     """Refuse a saved model of another size or backbone.
 
     Raises:
@@ -107,10 +110,19 @@ def check_suits(saved: SavedState, config: Config, fingerprint: str | None, run_
             f" is {wanted[0]} and model.code_dim {wanted[1]}; set them to {num_clusters} and "
             f"{code_dim}"
         )
-    if fingerprint is not None and fingerprint != saved.fingerprint:
+    if fingerprint != saved.fingerprint:
         raise ConfigError(
             f"{run_dir} was trained on a backbone with fingerprint {saved.fingerprint[:16]}, but "
             f"{config.backbone.name} has {fingerprint[:16]}; set backbone.name as there"
+        )
+
+
+def _check_center(saved: SavedState, run_dir: Path, *, center: bool) -> None:
+    there = bool(saved.state.plan.mean_feature.any())
+    if there != center:
+        raise ConfigError(
+            f"{run_dir} was trained with backbone.center {there}, but here it is {center}; set it "
+            "as there"
         )
 
 
@@ -123,7 +135,7 @@ def load_shared_model(run_dir: Path) -> SavedState:
         DataError: If no round is finished, or the state is damaged.
     """
     config = read_run_config(run_dir)
-    if keeps_own_models(resolve_federation(config.federation)):
+    if resolve(config).keeps_own_models:
         raise ConfigError(
             f"each site of {run_dir} has its own model; take a run whose sites share one"
         )
@@ -136,7 +148,7 @@ def load_shared_model(run_dir: Path) -> SavedState:
 def describe_origin(run_dir: Path, saved: SavedState) -> Origin:
     """Say which model it was: the run, its round, and a digest of its state."""
     name, round_number = load_record(run_dir)["name"], saved.state.round_number
-    return Origin(str(run_dir), name, round_number, digest_state(run_dir))
+    return Origin(without_folders(str(run_dir)), name, round_number, digest_state(run_dir))
 
 
 def carry_names(source: Path, run_dir: Path) -> None:

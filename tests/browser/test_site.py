@@ -82,7 +82,7 @@ def test_colors_follow_the_system(browser, site, scheme, name):
 def test_the_search_finds_commands_keys_and_public_names(browser, site):
     for words, page, part in [
         ("annotate", "reference/command-line.html", "#fusseg-annotate"),
-        ("separation_weight", "configuration.html", "#local"),
+        ("separation_weight", "configuration.html", "#localstego"),
         ("from_pretrained", "reference/python.html", "#fusseg.from_pretrained"),
     ]:
         browser.open(Address(f"{site}/index.html"))

@@ -24,7 +24,7 @@ from fusseg.runs import load_record, load_state
 
 SITES = ("east", "north", "south")
 HELD_OUT = "west"
-LONG = 240.0
+LONG = 900.0
 """Seconds after which something that should happen did not."""
 CONFIG = """
 [data]
@@ -39,12 +39,14 @@ code_dim = 8
 [local]
 steps = 4
 batch_size = 4
+
+[local.stego]
 positions = 30
 
 [federation]
-rounds = 3
+rounds = 2
 round_timeout = 120.0
-wait_timeout = 240.0
+wait_timeout = 600.0
 """
 
 
@@ -71,6 +73,8 @@ class Federation:
     """Starts and stops the processes of one federation, in one folder."""
 
     sites = SITES
+    program = (sys.executable, "-m", "fusseg")
+    """What every command begins with."""
 
     def __init__(self, folder, overrides):
         self.folder = folder
@@ -107,7 +111,7 @@ class Federation:
         return self.processes[name]
 
     def serve(self, *, resume=False):
-        command = [sys.executable, "-m", "fusseg", "serve"]
+        command = [*self.program, "serve"]
         command += ["--resume"] if resume else [str(self.folder / "config.toml")]
         for override in () if resume else self.overrides:
             command += ["--set", override]
@@ -123,7 +127,7 @@ class Federation:
         return [*arguments, "--state", f"sites/{site}", "--cache", f"cache-{site}"]
 
     def join(self, site, *more, port=None):
-        command = [sys.executable, "-m", "fusseg", "join", *self.join_arguments(site, port)]
+        command = [*self.program, "join", *self.join_arguments(site, port)]
         return self.start(site, [*command, *more])
 
     def join_all(self):
@@ -166,7 +170,7 @@ class Federation:
     def simulate(self, name="simulated"):
         """The state of the same configuration, simulated."""
         out = self.folder / name
-        command = [sys.executable, "-m", "fusseg", "run", str(self.folder / "config.toml")]
+        command = [*self.program, "run", str(self.folder / "config.toml")]
         for override in self.overrides:
             command += ["--set", override]
         command += ["--out", str(out), "--cache", str(self.folder / "cache-simulated")]

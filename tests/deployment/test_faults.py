@@ -7,7 +7,7 @@ def test_a_killed_site_is_missed_and_comes_back_as_itself(make_federation):
     # more rounds than the minute that Flower takes to let a killed site in again
     federation = make_federation(
         "federation.min_sites=2",
-        "federation.round_timeout=40",
+        "federation.round_timeout=90",
         "federation.rounds=60",
         "local.steps=100",
     )
@@ -44,7 +44,7 @@ def missed(federation):
 
 
 def test_too_few_sites_stop_the_run_and_it_goes_on_later(make_federation, same_bits):
-    federation = make_federation("federation.wait_timeout=20", "federation.rounds=2")
+    federation = make_federation("federation.wait_timeout=60")
     federation.join("east")
     federation.join("south")
     federation.serve()
@@ -52,7 +52,7 @@ def test_too_few_sites_stop_the_run_and_it_goes_on_later(make_federation, same_b
     said = federation.log("serve")
     assert "waiting for 3 sites" in said
     assert "missing: north" in said
-    assert "of 3 sites are ready after 20 s" in said
+    assert "of 3 sites are ready after 60 s" in said
     assert "--resume" in said
     federation.join("north")
     federation.serve(resume=True)
@@ -61,23 +61,23 @@ def test_too_few_sites_stop_the_run_and_it_goes_on_later(make_federation, same_b
 
 
 def test_a_server_killed_in_a_round_goes_on_to_the_same_bits(make_federation, same_bits):
-    federation = make_federation("local.fedmoon_weight=1", "local.steps=100")
+    federation = make_federation("local.fedmoon_weight=1")
     federation.join_all()
     federation.serve()
-    federation.wait_for_event("round 1 of 3")
+    federation.wait_for_event("round 1 of 2")
     time.sleep(2)
     federation.kill("serve")
     federation.serve(resume=True)
     assert federation.finish() == 0, federation.log("serve")
-    assert [entry["round"] for entry in federation.record()["rounds"]] == [1, 2, 3]
+    assert [entry["round"] for entry in federation.record()["rounds"]] == [1, 2]
     assert same_bits(federation.final_state().model, federation.simulate().model)
 
 
 def test_all_machines_killed_go_on_to_the_same_bits(make_federation, same_bits):
-    federation = make_federation("federation.strategy=consensus", "local.steps=100")
+    federation = make_federation("federation.strategy=consensus")
     federation.join_all()
     federation.serve()
-    federation.wait_for_event("round 1 of 3")
+    federation.wait_for_event("round 1 of 2")
     time.sleep(1)
     for name in ("serve", *federation.sites):
         federation.kill(name)
@@ -89,7 +89,7 @@ def test_all_machines_killed_go_on_to_the_same_bits(make_federation, same_bits):
 
 def test_removing_a_line_revokes_a_site_at_the_next_round(make_federation):
     federation = make_federation(
-        "federation.min_sites=2", "federation.round_timeout=60", "federation.rounds=4"
+        "federation.min_sites=2", "federation.round_timeout=90", "federation.rounds=4"
     )
     federation.join_all()
     federation.serve()
@@ -102,12 +102,13 @@ def test_removing_a_line_revokes_a_site_at_the_next_round(make_federation):
     last = federation.record()["rounds"][-1]
     assert [client["client_id"] for client in last["clients"]] == ["east", "south"]
     federation.wait_for(lambda: federation.log("north").count("the connection ended") > 0)
+    assert "the server no longer takes messages signed with" in federation.log("north")
 
 
 def test_a_site_that_agreed_to_other_settings_says_so_and_ends_with_once(make_federation):
-    federation = make_federation("federation.rounds=2")
+    federation = make_federation("federation.rounds=3")
     federation.serve()
-    # The file says three rounds.
+    # The file says two rounds.
     site = federation.join("north", "--config", "config.toml", "--once")
     federation.wait_for(lambda: site.poll() is not None)
     reason = "this site agreed to another configuration (differs in federation.rounds)"

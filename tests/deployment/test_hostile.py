@@ -1,6 +1,7 @@
 """Promises 4 and 5: sites that lie, servers that send code, and strangers with the certificate."""
 
 import base64
+import os
 import ssl
 import subprocess
 import sys
@@ -31,7 +32,7 @@ HERE = Path(__file__).parent
 
 def test_a_lying_site_is_left_out_and_the_others_rounds_stand(make_federation, same_bits):
     federation = make_federation(
-        "federation.min_sites=2", "federation.round_timeout=45", "federation.rounds=4"
+        "federation.min_sites=2", "federation.round_timeout=90", "federation.rounds=4"
     )
     federation.join("east")
     federation.join("south")
@@ -39,7 +40,7 @@ def test_a_lying_site_is_left_out_and_the_others_rounds_stand(make_federation, s
         "north",
         [sys.executable, str(HERE / "lying_site.py"), "join", *federation.join_arguments("north")],
         FUSSEG_LIES="nan,huge,exit,honest",
-        PYTHONPATH=str(HERE),
+        PYTHONPATH=f"{HERE}:{os.environ.get('PYTHONPATH', '')}",
     )
     federation.serve()
     assert federation.finish() == 0, federation.log("serve")
@@ -53,6 +54,60 @@ def test_a_lying_site_is_left_out_and_the_others_rounds_stand(make_federation, s
         assert [client["client_id"] for client in entry["clients"]] == ["east", "south"]
     model = federation.final_state().model
     assert all(part.isfinite().all() for part in (*model.head.values(), model.centroids))
+
+
+def test_a_site_whose_tensors_have_absurd_sides_is_left_out(make_federation):
+    federation = make_federation("federation.min_sites=2", "federation.rounds=4")
+    federation.join("east")
+    federation.join("south")
+    federation.start(
+        "north",
+        [sys.executable, str(HERE / "lying_site.py"), "join", *federation.join_arguments("north")],
+        FUSSEG_LIES="digits,more-digits,nested,honest",
+        PYTHONPATH=f"{HERE}:{os.environ.get('PYTHONPATH', '')}",
+    )
+    federation.serve()
+    assert federation.finish() == 0, federation.log("serve")
+    *rounds, last = federation.record()["rounds"]
+    reasons = [entry["incidents"][0]["reason"] for entry in rounds]
+    assert "has a side of 99999" in reasons[0]
+    assert "Exceeds the limit" in reasons[1]
+    assert "RecursionError" in reasons[2]
+    assert all(len(reason) <= 500 for reason in reasons)
+    for entry in rounds:
+        assert [one["client_id"] for one in entry["incidents"]] == ["north"]
+        assert [client["client_id"] for client in entry["clients"]] == ["east", "south"]
+    # the site is not put out for good
+    assert [client["client_id"] for client in last["clients"]] == [*federation.sites]
+    # what no check foresaw keeps its traceback, and nothing that was sent is written at length
+    log = (federation.run_dir / "flower" / "rounds.log").read_text()
+    assert log.count("cannot read the answer of north\n  File ") == 2
+    assert max(map(len, log.splitlines())) < 2000
+    assert len(federation.log("serve")) < 10_000
+
+
+def test_a_site_with_a_false_sum_is_refused_and_the_others_finish(make_federation):
+    federation = make_federation("federation.min_sites=2", "federation.rounds=1")
+    sites = federation.keys / "sites.toml"
+    federation.join("east")
+    federation.join("south")
+    federation.start(
+        "north",
+        [sys.executable, str(HERE / "lying_site.py"), "join", *federation.join_arguments("north")],
+        FUSSEG_LIES="honest",
+        FUSSEG_HELLO="sum",
+        PYTHONPATH=f"{HERE}:{os.environ.get('PYTHONPATH', '')}",
+    )
+    # A real list of sites with a limit that all keep to.
+    sites.write_text(sites.read_text().replace("expires", "max_images = 6\nexpires"))
+    federation.serve()
+    assert federation.finish() == 0, federation.log("serve")
+    (refused,) = federation.record()["hello"]["refused"]
+    assert refused["client_id"] == "north"
+    assert "standard deviations from the other sites'" in refused["reason"]
+    assert "north: refused: its mean feature lies" in federation.log("serve")
+    (entry,) = federation.record()["rounds"]
+    assert [client["client_id"] for client in entry["clients"]] == ["east", "south"]
 
 
 @pytest.fixture
@@ -200,6 +255,7 @@ def _check_foreign_site(federation, tmp_path):
     foreign = federation.processes.pop("foreign")
     foreign.terminate()
     foreign.wait()
+    assert "the server does not know the key" in federation.log("foreign")
     assert not (tmp_path / "foreign-state" / "offer.json").exists()
 
 

@@ -11,7 +11,6 @@ KINDS = {
         "federation.strategy=consensus",
         "federation.wire=bfloat16",
         "federation.lloyd_rounds=1",
-        "federation.rounds=2",
         "local.fedmoon_weight=1",
     ],
 }
@@ -29,6 +28,8 @@ def test_a_deployment_ends_in_the_bits_of_the_simulation(kind, make_federation, 
     assert same_bits(found.model, expected.model)
     assert (federation.run_dir / "report.html").exists()
     assert federation.record()["final"]["mean_iou"] is not None
+    command = "fusseg serve config.toml --sites ../keys/sites.toml --keys ../keys"
+    assert federation.record()["command"] == command
     # both ends noted the same messages
     at_server, damaged = read_ledger(federation.run_dir)
     assert damaged == 0

@@ -63,7 +63,9 @@ def requests_in(path):
 
 
 def test_only_declared_tensors_and_numbers_leave_a_site(make_federation, tmp_path):
-    federation = make_federation("federation.strategy=consensus", "federation.lloyd_rounds=1")
+    federation = make_federation(
+        "federation.strategy=consensus", "federation.rounds=1", "federation.lloyd_rounds=1"
+    )
     recorded = tmp_path / "recorded"
     recorded.mkdir()
     port = free_port()

@@ -27,6 +27,8 @@ code_dim = 8
 [local]
 steps = 4
 batch_size = 4
+
+[local.stego]
 positions = 30
 
 [federation]
@@ -38,7 +40,7 @@ TINY = (
     "--set",
     "local.steps=4",
     "--set",
-    "local.positions=30",
+    "local.stego.positions=30",
 )
 
 
@@ -114,8 +116,9 @@ def readme(shared, folder):
 
 
 def own_entries(_shared, folder):
-    """The script that the page shows."""
-    shutil.copy(ROOT / "examples" / "extending" / "own_strategy.py", folder)
+    """The scripts that the page shows."""
+    for script in ("own_strategy.py", "own_objective.py"):
+        shutil.copy(ROOT / "examples" / "extending" / script, folder)
 
 
 def two_sites(_shared, folder):
@@ -177,6 +180,7 @@ PAGES: dict[str, Page] = {
             "runs/flat/state.safetensors",
             "regions/00005.png",
             "again/00005.png",
+            "runs/teacher/state.safetensors",
         ),
     ),
     "docs/glossary.md": Page(),

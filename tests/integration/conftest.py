@@ -71,6 +71,8 @@ code_dim = 8
 [local]
 steps = 4
 batch_size = 4
+
+[local.stego]
 positions = 30
 
 [federation]

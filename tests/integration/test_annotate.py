@@ -76,3 +76,33 @@ def test_predictions_are_not_overwritten(cli, predicted):
     assert code == 2
     assert "--out must not be the folder of predictions" in err
     assert {file.name: file.read_bytes() for file in folder.glob("*.json")} == before
+
+
+def test_a_prediction_of_another_image_is_refused(cli, predicted, tmp_path):
+    folder, images = predicted
+    command = ("annotate", folder, "--images", images, "--out", tmp_path / "x.json")
+    assert "warning" not in cli(*command, "--format", "coco")[1]
+    (images / "001.png").write_bytes((images / "002.png").read_bytes())
+    (tmp_path / "x.json").unlink()
+    code, out, err = cli(*command, "--format", "coco")
+    assert (code, out) == (2, "")
+    assert "1 of 6 predictions are of other images" in err
+    assert f"{folder / '001.png'} and {images / '001.png'}" in err
+    assert not (tmp_path / "x.json").exists()
+
+
+def test_doubtful_predictions_are_warned_of(cli, predicted, tmp_path):
+    folder, images = predicted
+    with Image.open(folder / "001.png") as index:
+        index.putpixel((0, 0), 1 - index.getpixel((0, 0)))
+        index.save(folder / "001.png")
+    for name, key in (("002.json", "image_sha256"), ("003.json", "made_by")):
+        described = json.loads((folder / name).read_text())
+        described[key] = {"state": "another", "site": None} if key == "made_by" else None
+        (folder / name).write_text(json.dumps(described))
+    command = ("annotate", folder, "--images", images, "--format", "coco")
+    code, out, _ = cli(*command, "--out", tmp_path / "x.json")
+    assert code == 0
+    assert f"changed after the prediction: 1, the first: {folder / '001.png'}" in out
+    assert f"(no image_sha256 in a JSON beside them): 1, the first: {folder / '002.png'}" in out
+    assert "warning: predictions of 2 models" in out

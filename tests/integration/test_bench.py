@@ -31,6 +31,8 @@ code_dim = 4
 [config.local]
 steps = 2
 batch_size = 2
+
+[config.local.stego]
 positions = 10
 
 [config.federation]

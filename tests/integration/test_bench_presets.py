@@ -17,7 +17,7 @@ SMALL = (
     "federation.lloyd_rounds=1",
     "local.steps=1",
     "local.batch_size=2",
-    "local.positions=9",
+    "local.stego.positions=9",
     "model.num_clusters=3",
     "data.image_size=[32, 32]",
     "evaluation.image_size=[48, 48]",
@@ -73,10 +73,10 @@ def test_table_3_runs_on_cityscapes(cli, cityscapes, tmp_path):
         cli,
         tmp_path / "out",
         *("table3", "--preset", "cityscapes", "--data", cityscapes, "--seeds", "1"),
-        *("--only", "FedCC k-means, W+C", "--column", "3 clients"),
+        *("--only", "FedCC k-means, C or W+C", "--column", "3 clients"),
     )
     assert {row["method"] for row in rows if row["score"] == "mean_iou" and row["site"]} == {
-        "FedCC k-means, W+C"
+        "FedCC k-means, C or W+C"
     }
     assert "federation.aggregate_heads = no" in table
 

@@ -1,14 +1,25 @@
 """What serve, join, ledger and keys say before anything is sent, and where nothing is."""
 
+import itertools
+import shlex
 import socket
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("flwr", reason="Flower is not installed")
 
+from loopback import SITES, LoopbackGrid, edit, federation_in, hurry
+
+from fusseg.cli.deploying import describe_serve
+from fusseg.deployment.join import JoinOptions
+from fusseg.deployment.join import join as join_server
 from fusseg.deployment.keys import create_authority, create_server_certificate, create_site_key
 from fusseg.deployment.ledger import append_line, describe_message
 from fusseg.deployment.offer import HELLO
+from fusseg.deployment.serve import ServeOptions
+from fusseg.deployment.server_rounds import serve_rounds
+from fusseg.deployment.site import SiteSettings
 
 
 @pytest.fixture
@@ -62,6 +73,33 @@ def test_a_server_refuses_what_sites_cannot_do(
     assert code == 2
     assert said in err
     assert not (tmp_path / "run").exists()
+
+
+def test_the_command_in_the_record_can_be_pasted_within_the_run_directory(
+    cli, keys, make_sites, make_config, tmp_path, monkeypatch
+):
+    (tmp_path / "my runs" / "one").mkdir(parents=True)
+    make_config(make_sites()).rename(tmp_path / "my runs" / "one" / "config.toml")
+    keys.rename(tmp_path / "my keys")
+    monkeypatch.chdir(tmp_path)
+    sites = Path("my keys", "sites.toml")
+    options = ServeOptions(Path("my runs/one"), Path("cache"), sites, Path("my keys"), "", 8443)
+    command = describe_serve(options)
+    assert command.startswith("fusseg serve config.toml --sites '../../my keys/sites.toml' --keys")
+    monkeypatch.chdir(tmp_path / "my runs" / "one")
+    program, *words = shlex.split(command)
+    assert program == "fusseg"
+    # Configuration, keys and list are read, in this order; only then is it refused.
+    code, _, err = cli(*words, "--set", 'data.train_sites=["east"]', "--out", tmp_path / "run")
+    assert code == 2
+    assert "site 'east' of data.train_sites is not in ../../my keys/sites.toml" in err
+
+
+def test_the_command_in_the_record_names_no_folder_of_the_server(tmp_path):
+    sites, keys = Path("/srv/jane doe/the sites.toml"), Path("keys")
+    options = ServeOptions(tmp_path / "run", tmp_path, sites, keys, "", 8443)
+    said = describe_serve(options)
+    assert said == "fusseg serve config.toml --sites 'the sites.toml' --keys keys"
 
 
 def test_a_server_needs_its_keys_and_its_list(serve, keys, make_sites, make_config):
@@ -118,8 +156,56 @@ def test_a_taken_port_is_named_and_few_sites_are_warned_of(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_taken_port_is_found_before_anything_slow(serve, make_sites, make_config):
+    config = make_config(make_sites())
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        more = ["--host", "127.0.0.1", "--port", port, "--set", "backbone.name=onnx:none.onnx"]
+        code, out, err = serve(config, *more)
+        assert (code, f"port {port} of 127.0.0.1 is taken" in err) == (2, True)
+        assert "none.onnx" not in out + err
+    # and given back where the server ends for another reason
+    for _ in range(2):
+        code, _, err = serve(config, *more)
+        assert (code, "none.onnx" in err) == (2, True)
+
+
 def test_a_server_goes_on_with_a_run_that_is_there_only(serve):
     assert "no run to resume" in serve("--resume")[2]
+
+
+@pytest.fixture
+def served(make_sites, make_config, tmp_path, monkeypatch):
+    """The run directory of a deployment that is finished."""
+    make = federation_in(tmp_path, make_sites(sites=SITES), make_config)
+    with monkeypatch.context() as patched:
+        hurry(patched)
+        run_dir, _, folders = make("federation.rounds=1", held_out=(), name="run")
+        serve_rounds(LoopbackGrid(folders), run_dir, tmp_path / "cache")
+    return run_dir
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("strategy", '"fedavg"', "federation.strategy is 'fedavg', but the run was begun with"),
+        ("seed", "7", "seed is 7, but the run was begun with 0"),
+        ("positions", "9", "local.stego.positions is 9, but the run was begun with 30"),
+    ],
+)
+def test_a_server_with_edited_settings_starts_no_process(
+    key, value, said, serve, served, monkeypatch
+):
+    monkeypatch.setattr("fusseg.deployment.serve.start_process", lambda *_: pytest.fail("started"))
+    monkeypatch.setattr("fusseg.deployment.processes.listen", lambda *_: pytest.fail("listened"))
+    before = (served / "record.json").read_bytes()
+    edit(served, key, value)
+    code, _, err = serve("--resume")
+    assert code == 2
+    assert said in err
+    assert "set it back, or start a new run" in err
+    assert (served / "record.json").read_bytes() == before
+    assert not (served / "flower" / "serve.lock").exists()
 
 
 def test_a_dry_run_shows_what_would_be_sent_and_connects_to_nobody(
@@ -134,7 +220,7 @@ def test_a_dry_run_shows_what_would_be_sent_and_connects_to_nobody(
     assert "train: " in out
     assert "3 times" in out
     # the head's weights, the centroids, and two numbers per centroid
-    assert "tensor linear.weight: 8x" in out
+    assert "tensor head.linear.weight: 8x" in out
     assert "tensor centroids: 2x8 float32, 64 bytes" in out
     assert "tensor counts: 2 int64, 16 bytes" in out
     assert "lloyd: " in out
@@ -161,9 +247,31 @@ def test_a_site_is_looked_at_before_the_server_is_asked(join, keys, cli, make_si
     (keys / "north.key").chmod(0o600)
     arguments = ["--name", "north", "--key", keys / "north.key", "--ca", keys / "ca.crt"]
     arguments += ["--state", tmp_path / "state"]
-    for address in ("server", "server:", "server:x", ":8443", "server:70000"):
-        _, _, err = cli("join", address, "--data", root / "north", *arguments)
+    for address in ("server", "server:", "server:x", ":8443", "server:70000", "https://server:1"):
+        code, _, err = cli("join", address, "--data", root / "north", *arguments)
+        assert code == 2
         assert f"the server must be HOST:PORT, got '{address}'" in err
+
+
+def test_a_site_says_at_every_try_why_it_cannot_connect(keys, make_sites, tmp_path, monkeypatch):
+    monkeypatch.setattr("fusseg.deployment.site_node._PAUSES", (0.01,))
+    monkeypatch.setattr("fusseg.deployment.join._LOOK_SECONDS", 0.01)
+    monkeypatch.setenv("https_proxy", "http://user:secret@127.0.0.1:9")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    settings = SiteSettings("north", str(make_sites() / "north"), str(tmp_path / "cache"))
+    key, authority = keys / "north.key", keys / "ca.crt"
+    options = JoinOptions(f"localhost:{port}", tmp_path / "state", key, authority, once=True)
+    events = join_server(settings, options)
+    said = [event.text for event in itertools.islice(events, 5)]
+    events.close()
+    assert said[0] == "the proxy in https_proxy is not used: a site connects to its server directly"
+    assert said[1::2] == [f"connecting to localhost:{port}"] * 2
+    for text in said[2::2]:
+        assert text.startswith(f"cannot connect: nothing listens on port {port} of localhost; ")
+        assert text.endswith("; the proxy in https_proxy is not used; next try in 0 s")
+    # Flower is not started for it
+    assert not (tmp_path / "state" / "supernode.log").exists()
 
 
 def test_a_key_is_its_owners(join, keys, make_sites):

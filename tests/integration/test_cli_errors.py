@@ -115,8 +115,8 @@ def test_a_configuration_that_was_edited_is_refused(cli, trained):
     file.write_text(file.read_text().replace('fit = "crop"', 'fit = "stretch"'))
     fails(
         cli("run", "--resume", "--out", trained),
-        f"{file} was edited: fit is 'stretch', but the run was begun with 'crop'; set it back, or "
-        "start a new run",
+        f"{file} was edited: data.fit is 'stretch', but the run was begun with 'crop'; set it "
+        "back, or start a new run",
     )
 
 
@@ -266,7 +266,7 @@ def test_check_agrees_with_run(cli, make_sites, make_config, tmp_path):
 
 def test_a_bug_keeps_its_traceback(monkeypatch, cli, make_sites, make_config, tmp_path):
     config = make_config(make_sites())
-    monkeypatch.setattr("fusseg.experiment.agree", None)
+    monkeypatch.setattr("fusseg.experiment.resolve", None)
     with pytest.raises(TypeError):
         cli("run", config, "--out", tmp_path / "run")
 
@@ -316,7 +316,8 @@ def test_resume_refuses_other_images_and_another_size_of_model(cli, trained, tmp
     config.write_text(text.replace("num_clusters = 2", "num_clusters = 3"))
     fails(
         cli("run", "--resume", "--out", trained),
-        f"{trained} has 2 centroids of 8 channels, but its configuration says 3 of 8",
+        f"{config} was edited: model.num_clusters is 3, but the run was begun with 2; set it "
+        "back, or start a new run",
     )
     config.write_text(text)
     (tmp_path / "sites" / "north" / "images" / "000.png").unlink()

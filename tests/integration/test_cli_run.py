@@ -49,10 +49,13 @@ def test_bytes_are_those_of_head_and_centroids(cli, make_sites, make_config, tmp
     head = 2 * (dim * code + code) + dim * dim + dim
     sent = 4 * (head + 2 * code)
     assert sum(weight.numel() for weight in saved.state.model.head.values()) == head
-    # A count and a loss go up with it, the round number comes down.
+    plan = 4 * dim + 4 * 8
+    # A count and a loss go up with it, the round number comes down, and once the plan: the mean
+    # feature, the number of steps and three shifts.
     assert record["rounds"][0]["clients"][0]["bytes_up"] == sent + 16
     assert record["rounds"][0]["bytes_up"] == 2 * (sent + 16)
-    assert record["rounds"][0]["bytes_down"] == 2 * (sent + 8)
+    assert record["rounds"][0]["bytes_down"] == 2 * (sent + 8 + plan)
+    assert record["rounds"][1]["bytes_down"] == 2 * (sent + 8)
 
 
 def test_the_saved_configuration_repeats_the_run_bit_for_bit(
@@ -194,8 +197,9 @@ def test_a_site_without_enough_usable_images_stops_the_run_by_name(
     code, _, err = cli("run", make_config(root), "--out", tmp_path / "run")
     assert code == 2
     assert err == (
-        "error: client 'north' has 1 usable training images of 2, needs at least 2; see what was "
-        "skipped with fusseg check and replace it, or change data.train_sites or data.partition\n"
+        "error: site 'north' has 1 usable training image, at least 2 are needed; fusseg check "
+        "names what is skipped; add images, move the site out of data.root, or set "
+        'data.train_sites = ["south"]\n'
     )
 
 

@@ -3,9 +3,11 @@
 import pytest
 
 from fusseg.config_file import load_config
-from fusseg.experiment import Finished, TrainingBegun, run_experiment
+from fusseg.engine import TrainingBegun
+from fusseg.experiment import Finished, run_experiment
 from fusseg.federation.participation import draw_participants
 from fusseg.federation.state import ClientUpdate
+from fusseg.federation.strategies import resolve
 from fusseg.gallery import write_report
 from fusseg.runs import load_history, load_record
 
@@ -27,7 +29,7 @@ def test_progress_and_record_count_the_clients_that_take_part(config, tmp_path):
     record = load_record(tmp_path / "run")
     assert [client["client_id"] for client in record["clients"]] == [*SITES]
     for entry in record["rounds"]:
-        drawn = draw_participants(SITES, entry["round"], config.federation, config.seed)
+        drawn = draw_participants(SITES, entry["round"], resolve(config))
         assert [client["client_id"] for client in entry["clients"]] == list(drawn)
         assert entry["bytes_up"] == sum(client["bytes_up"] for client in entry["clients"]) > 0
     trained = record["rounds"][0]
@@ -53,14 +55,14 @@ def test_history_keeps_the_centroids_of_so_many_clients_and_no_more(config, tmp_
     monkeypatch.setattr("fusseg.bookkeeping._MOST_IN_HISTORY", 1)
     for _ in run_experiment(config, tmp_path / "run", tmp_path / "cache"):
         pass
-    drawn = draw_participants(SITES, 1, config.federation, config.seed)
+    drawn = draw_participants(SITES, 1, resolve(config))
     history = load_history(tmp_path / "run")
     assert history[1].keys() == {"global", f"client/{drawn[0]}"}
     assert history[4].keys() == {"global"}
 
 
 def test_the_report_shows_a_client_that_was_never_drawn(config, tmp_path):
-    drawn = set(draw_participants(SITES, 1, config.federation, config.seed))
+    drawn = set(draw_participants(SITES, 1, resolve(config)))
     (left_out,) = set(SITES) - drawn
     rounds = ("federation.rounds=1", "federation.lloyd_rounds=0")
     short = load_config(tmp_path / "config.toml", rounds)

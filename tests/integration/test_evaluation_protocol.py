@@ -54,6 +54,8 @@ def test_a_run_and_its_evaluation_score_the_view_that_the_configuration_asks_for
         "whole": True,
         "fit": "crop",
         "image_interpolation": "bilinear",
+        "white_level": None,
+        "alpha_channel": None,
         "label_interpolation": "nearest",
         "flip": True,
         "crf": True,
@@ -66,6 +68,8 @@ def test_a_run_and_its_evaluation_score_the_view_that_the_configuration_asks_for
     assert "Scored at 32 x 32 pixels, images whole, with flip averaging, with CRF." in page
     assert found["protocol"] == record["protocol"]
     assert found["confusion"] == record["final"]["confusion"]
+    assert found["mean_iou_stego"] == record["final"]["mean_iou_stego"]
+    assert f"mIoU as STEGO defines it, for published figures: {found['mean_iou_stego']:.4f}" in out
 
 
 def test_a_center_crop_of_another_size_changes_what_is_scored_and_not_what_is_learned(

@@ -9,6 +9,7 @@ from PIL import Image
 
 import fusseg.cli.onnx_export
 from fusseg import Segmenter, load_run, pick_segmenter, segment_image
+from fusseg.config_file import load_config
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -34,6 +35,24 @@ def pooling(path, shape=("b", 3, "h", "w")):
     )
     ports = [port("image", *shape)], [port("features", "b", 3, "y", "x")]
     graph = helper.make_graph([node], "tiny", *ports, [always])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path)
+    return f"onnx:{path}"
+
+
+def tokens(path, shape=("b", 3, "h", "w")):
+    """Write an encoder that averages patches of 8 pixels, and gives them as a row of tokens."""
+    nodes = [
+        helper.make_node("AveragePool", ["image"], ["map"], kernel_shape=[8, 8], strides=[8, 8]),
+        helper.make_node("Constant", [], ["flat"], value_ints=[0, 0, -1]),
+        helper.make_node("Reshape", ["map", "flat"], ["channels"]),
+        helper.make_node("Transpose", ["channels"], ["features"], perm=[0, 2, 1]),
+    ]
+    ports = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, list(sides))
+        for name, sides in (("image", shape), ("features", ("b", "n", 3)))
+    ]
+    graph = helper.make_graph(nodes, "tiny", ports[:1], ports[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(model, path)
     return f"onnx:{path}"
@@ -211,6 +230,60 @@ def test_an_encoder_of_one_size_is_exported_with_it(cli, make_sites, make_config
     image = picture(100, 50)
     regions, _ = session(tmp_path / "model.onnx").run(None, {"image": image[None]})
     assert (regions[0] == Segmenter.load(tmp_path / "run").predict(image).regions).mean() > 0.99
+
+
+@pytest.mark.parametrize(
+    ("grid", "size"), [('"square"', "[64, 64]"), ("[8, 12]", "[64, 96]")], ids=["square", "8x12"]
+)
+def test_tokens_on_a_grid_do_all_that_a_map_does(
+    cli, make_sites, make_config, tmp_path, grid, size
+):
+    images, expected = tmp_path / "sites/west/images", {}
+    for kind, more in (("map", ""), ("tokens", f"\ngrid = {grid}")):
+        write = tokens if kind == "tokens" else pooling
+        name = write(tmp_path / f"{kind}.onnx")
+        more = f"[backbone]\nname = {json.dumps(name)}{more}"
+        sites = tmp_path / "sites"
+        config = make_config(sites if sites.exists() else make_sites(), more=more)
+        config.write_text(config.read_text().replace("[64, 96]", size))
+        run = tmp_path / f"run-{kind}"
+        code, _, err = cli("run", config, "--out", run)
+        assert code == 0, err
+        cli("pack", run, "--out", tmp_path / f"{kind}.safetensors")
+        for source in (run, tmp_path / f"{kind}.safetensors"):
+            given = () if source == run else ("--backbone", name)
+            out = tmp_path / f"{kind}-{source.suffix}"
+            code, _, err = cli("predict", source, images, "--out", out, *given)
+            assert code == 0, err
+            for path in sorted(out.glob("*.png")):
+                found = np.asarray(Image.open(path))
+                # The map of any size sees images uncut, tokens see them stretched.
+                if kind == "map" and size == "[64, 64]":
+                    continue
+                assert np.array_equal(expected.setdefault(path.name, found), found)
+    code, out, err = cli("export", tmp_path / "run-tokens", "--out", tmp_path / "model.onnx")
+    assert code == 0, err
+    assert "two images at once give the same regions as each alone" in out
+    pictures = np.stack([picture(100, 50, seed) for seed in range(2)])
+    regions, _ = session(tmp_path / "model.onnx").run(None, {"image": pictures})
+    for image, found in zip(pictures, regions, strict=True):
+        own = Segmenter.load(tmp_path / "run-tokens").predict(image).regions
+        assert (own == found).mean() > 0.99
+
+
+def test_init_writes_the_grid_of_tokens(cli, make_sites, tmp_path):
+    name, config = tokens(tmp_path / "tokens.onnx"), tmp_path / "mine.toml"
+    init = ("init", make_sites(), "--backbone", name, "--out", config)
+    code, _, err = cli(*init)
+    assert code == 2
+    assert 'set backbone.grid = "square"' in err
+    assert "--grid must be square or ROWSxCOLUMNS" in cli(*init, "--grid", "8by8")[2]
+    for said, grid, size in (("square", "square", (64, 64)), ("8x12", (8, 12), (64, 96))):
+        assert cli(*init, "--grid", said)[0] == 0
+        chosen = load_config(config)
+        assert (chosen.backbone.grid, chosen.data.image_size) == (grid, size)
+        assert cli("check", config)[0] == 0
+        config.unlink()
 
 
 def test_an_encoder_of_one_image_at_a_time_is_refused(cli, make_sites, make_config, tmp_path):

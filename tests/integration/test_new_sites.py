@@ -44,7 +44,7 @@ def test_a_run_starts_from_a_saved_model(cli, saved_run, tmp_path):
     state = (saved_run / "state.safetensors").read_bytes()
     record = record_of(new)
     assert record["start"] == {
-        "path": str(saved_run),
+        "path": saved_run.name,
         "name": "saved",
         "round": 3,
         "state_digest": sha256(state).hexdigest(),
@@ -93,6 +93,27 @@ def test_the_first_update_sets_out_from_the_saved_model(cli, saved_run, tmp_path
     for name, weight in old.head.items():
         torch.testing.assert_close(new.head[name], weight, rtol=0, atol=1e-6)
     torch.testing.assert_close(new.centroids, old.centroids, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("silenced", [False, True])
+def test_training_on_from_federated_pca_moves_the_whole_head(
+    silenced, cli, make_sites, make_config, tmp_path
+):
+    pca = tmp_path / "pca"
+    only_pca = ["--set", "federation.strategy=pca", "--set", "federation.lloyd_rounds=2"]
+    assert cli("run", make_config(make_sites()), *only_pca, "--out", pca)[0] == 0
+    saved = load_state(pca)
+    head = saved.state.model.head
+    if silenced:
+        # As such runs were once saved: no gradient reaches two layers of zeros.
+        silent = {name: torch.zeros_like(head[name]) for name in head if "hidden" in name}
+        model = replace(saved.state.model, head=head | silent)
+        save_state(pca, replace(saved, state=replace(saved.state, model=model)))
+    more = ["--set", "federation.strategy=fedavg", "--set", "federation.lloyd_rounds=0"]
+    assert cli("run", "--from", pca, *more, "--out", tmp_path / "more")[0] == 0
+    for name, part in load_state(tmp_path / "more").state.model.head.items():
+        assert bool(part.any()), name
+        assert not torch.equal(part, head[name]), name
 
 
 def test_its_configuration_repeats_it_and_it_resumes(cli, saved_run, tmp_path):

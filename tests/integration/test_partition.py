@@ -27,6 +27,8 @@ code_dim = 8
 [local]
 steps = 2
 batch_size = 2
+
+[local.stego]
 positions = 30
 
 [federation]

@@ -1,8 +1,12 @@
 """Predict anything, and name the regions, from the command line and from Python."""
 
+import errno
+import hashlib
 import json
 import os
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +14,8 @@ from PIL import Image
 
 from fusseg import ConfigError, DataError, PredictOptions, Segmenter
 from fusseg.report.colors import overlay
+
+LONG_NAME = Path(__file__).parents[3] / "shared/cases/long-name"
 
 
 @pytest.fixture
@@ -98,17 +104,181 @@ def test_what_is_done_is_skipped_until_image_model_names_or_options_change(
     assert done not in cli(*predict)[1]
     png.unlink()
     assert done not in cli(*predict)[1]
-    (out / "003.json").write_text("{")
-    assert done not in cli(*predict)[1]
     later = png.stat().st_mtime + 5
     os.utime(image, (later, later))
-    assert done not in cli(*predict)[1]
+    assert done in cli(*predict)[1]
     os.utime(image, (later - 100, later - 100))
     cli("name", trained)
     text = (trained / "regions.toml").read_text()
     (trained / "regions.toml").write_text(text.replace('name = ""', 'name = "gravel"', 1))
     assert done not in cli(*predict)[1]
     assert done in cli(*predict)[1]
+
+
+def damage(name):
+    """Ways in which a result can differ from what was written."""
+
+    def cut(path):
+        path.write_bytes(path.read_bytes()[:-1])
+
+    def repaint(path):
+        regions = Image.open(path)
+        regions.putpixel((0, 0), 1 - regions.getpixel((0, 0)))
+        regions.save(path)
+
+    def drop(*keys):
+        def change(path):
+            described = json.loads(path.read_text())
+            for key in keys:
+                del described[key]
+            path.write_text(json.dumps(described))
+
+        return change
+
+    return {
+        "cut off": cut,
+        "missing": Path.unlink,
+        "painted over": repaint,
+        "no JSON": lambda path: path.write_text("{"),
+        "deep JSON": lambda path: path.write_text("[" * 100_000),
+        "without the digest of the image": drop("image_sha256"),
+        "without the digest of the PNG": drop("png_sha256"),
+    }[name]
+
+
+@pytest.mark.parametrize(
+    ("file", "how"),
+    [
+        ("003.png", "cut off"),
+        ("003.png", "missing"),
+        ("003.png", "painted over"),
+        ("003.overlay.jpg", "cut off"),
+        ("003.overlay.jpg", "missing"),
+        ("003.json", "missing"),
+        ("003.json", "no JSON"),
+        ("003.json", "deep JSON"),
+        ("003.json", "without the digest of the image"),
+        ("003.json", "without the digest of the PNG"),
+    ],
+)
+def test_a_damaged_result_is_made_anew(cli, trained, image, tmp_path, file, how):
+    out = tmp_path / "out"
+    cli("predict", trained, image, "--out", out)
+    whole = {path.name: path.read_bytes() for path in out.iterdir()}
+    damage(how)(out / file)
+    assert "were there already" not in cli("predict", trained, image, "--out", out)[1]
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == whole
+
+
+def test_a_result_is_known_by_the_bytes_of_its_image_and_not_by_name_and_time(
+    cli, trained, image, tmp_path
+):
+    first, second, out = tmp_path / "one/a.png", tmp_path / "two/a.png", tmp_path / "out"
+    for path, source in ((first, image), (second, image.with_name("002.png"))):
+        path.parent.mkdir()
+        shutil.copy(source, path)
+    cli("predict", trained, first.parent, "--out", out)
+    for age in (-1e6, 1e6):
+        for path in (second, first):
+            os.utime(path, (path.stat().st_mtime + age,) * 2)
+            _, told, _ = cli("predict", trained, path.parent, "--out", out)
+            assert "results of other images of the same name" in told
+            cli("predict", trained, path, "--out", tmp_path / "fresh", "--again")
+            for name in ("a.png", "a.overlay.jpg", "a.json"):
+                assert (out / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes()
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            assert json.loads((out / "a.json").read_text())["image_sha256"] == digest
+    # The same bytes under another name are another file, and their description says which.
+    first.rename(first.with_name("a.PNG"))
+    assert "were there already" not in cli("predict", trained, first.parent, "--out", out)[1]
+    assert json.loads((out / "a.json").read_text())["image"]["file"] == "a.PNG"
+
+
+def test_settings_of_the_run_that_change_how_it_sees_images_make_results_anew(
+    cli, trained, image, tmp_path
+):
+    predict = ("predict", trained, image, "--out", tmp_path / "out")
+    cli(*predict)
+    config = trained / "config.toml"
+    changes = (
+        ("[64, 96]", "[32, 48]"),
+        ('"bilinear"', '"box"'),
+        ('alpha_channel = "blend"', 'alpha_channel = "ignore"'),
+        ("[data]", "[data]\nwhite_level = { 1 = 4095 }"),
+    )
+    for old, new in changes:
+        text = re.sub(r"\[\s*64,\s*96,?\s*\]", "[64, 96]", config.read_text())
+        assert old in text
+        config.write_text(text.replace(old, new))
+        assert "were there already" not in cli(*predict)[1]
+        assert "1 were there already" in cli(*predict)[1]
+
+
+def test_a_write_that_fails_leaves_no_description_of_other_regions(
+    cli, trained, image, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    cli("predict", trained, image, "--out", out)
+
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("fusseg.prediction.results.write_atomically", full)
+    code, _, err = cli("predict", trained, image, "--out", out, "--again")
+    assert code == 2
+    assert "No space left on device" in err
+    assert not (out / "003.json").exists()
+
+
+@pytest.mark.parametrize(
+    "letters", [78, 80, 81, 82, 83], ids=lambda number: f"{3 * number + 1} bytes"
+)
+def test_a_name_that_is_too_long_for_a_result_costs_that_image_alone(
+    cli, trained, image, tmp_path, letters
+):
+    stem = "가" * letters + "x"
+    (tmp_path / "long").mkdir()
+    shutil.copy(image, tmp_path / "long" / f"{stem}.png")
+    shutil.copy(image, tmp_path / "long" / "가.png")
+    out = tmp_path / "out"
+    code, told, _ = cli("predict", trained, tmp_path / "long", "--out", out)
+    written = {path.name for path in out.iterdir()}
+    results = {f"{name}{end}" for name in (stem, "가") for end in (".png", ".overlay.jpg", ".json")}
+    if len(f"{stem}.overlay.jpg".encode()) <= 255:
+        assert (code, written) == (0, results)
+        assert "2 of 2 images are in" in told
+        return
+    assert (code, written) == (1, {"가.png", "가.overlay.jpg", "가.json"})
+    assert f"skipped {tmp_path / 'long' / stem}.png: cannot write to {out}: " in told
+    assert f"{len(stem.encode()) + 12} bytes; rename the image" in told
+    assert "1 of 2 images are in" in told
+
+
+def test_a_result_that_cannot_be_written_costs_that_image_alone(cli, trained, image, tmp_path):
+    folder, out = tmp_path / "some", tmp_path / "out"
+    (folder / "b").mkdir(parents=True)
+    for name in ("a.png", "b/c.png", "d.png"):
+        shutil.copy(image, folder / name)
+    (out / "a.overlay.jpg").mkdir(parents=True)
+    (out / "b").write_text("no folder")
+    code, told, _ = cli("predict", trained, folder, "--out", out)
+    assert code == 1
+    assert f"skipped {folder / 'a.png'}: cannot write to {out}: a.overlay.jpg is a folder" in told
+    assert f"skipped {folder / 'b/c.png'}: cannot write to {out / 'b'}: " in told
+    assert {path.name for path in out.iterdir()} == {
+        "a.overlay.jpg", "b", "d.png", "d.overlay.jpg", "d.json"
+    }  # fmt: skip
+    code, _, err = cli("predict", trained, folder, "--out", out / "b")
+    assert code == 2
+    assert f"cannot write to {out / 'b'}: " in err
+
+
+@pytest.mark.skipif(not LONG_NAME.is_dir(), reason="../shared/cases is absent")
+def test_the_long_name_is_predicted(cli, trained, tmp_path):
+    (image,) = LONG_NAME.glob("*.jpg")
+    assert cli("predict", trained, LONG_NAME, "--out", tmp_path / "out")[0] == 0
+    expected = Segmenter.load(trained).predict(image).regions
+    assert (regions_of(tmp_path / "out" / f"{image.stem}.png") == expected).all()
 
 
 def test_tiles_and_strips_give_nearly_the_regions_of_the_whole(trained, image):

@@ -39,7 +39,7 @@ def make_record():
         for number in (1, 2, 3)
     ]
     return {
-        "format_version": 1,
+        "format_version": 2,
         "name": "two sites",
         "seed": 3,
         "command": "fusseg run config.toml --out 'my runs/a'",
@@ -56,7 +56,7 @@ def make_record():
         "clients": [{"client_id": name, "num_images": num} for name, num in clients],
         "hello": {
             "local_steps": 25,
-            "shift": [0.111, 0.222, -0.333],
+            "agreed": {"shift_self": 0.111, "shift_neighbor": 0.222, "shift_random": -0.333},
             "bytes_up": 12_345,
             "bytes_down": 4_321,
         },
@@ -197,7 +197,7 @@ def test_every_score_and_loss_of_the_record_is_there(page):
     final = record["final"]
     scores = [final["mean_iou"], final["pixel_accuracy"], final["per_class_iou"]["sky"]]
     scores += [final["quality"]["mean_cosine"], final["quality"]["mean_margin"]]
-    scores += record["hello"]["shift"]
+    scores += record["hello"]["agreed"].values()
     for entry in [*record["rounds"], *final["sites"].values()]:
         scores += [entry["mean_iou"], entry["pixel_accuracy"]]
     losses = [part["loss"] for entry in record["rounds"] for part in [entry, *entry["clients"]]]

@@ -226,7 +226,7 @@ def test_mypy_sees_the_types_of_an_installed_package(installed, tmp_path):
     mypy = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "user.py"]
     options = [f"--python-executable={installed.python}", f"--cache-dir={tmp_path / 'mypy'}"]
     done = subprocess.run([*mypy, *options], cwd=tmp_path, capture_output=True, text=True)
-    assert "fusseg.prediction.segmenter.Segmentation" in done.stdout
+    assert "fusseg.prediction.segmentation.Segmentation" in done.stdout
     assert 'error: Argument 1 to "load_config" has incompatible type "int"' in done.stdout
     assert "Found 1 error in 1 file" in done.stdout
 

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from fusseg.config import FederationConfig
-from fusseg.federation.aggregation import aggregate
+from fusseg.config import Config, FederationConfig
+from fusseg.federation.gathering import aggregate
+from fusseg.federation.parts import name_head
 from fusseg.federation.state import ClientUpdate
+from fusseg.federation.strategies import resolve
 from fusseg.segmentation.head import initial_head
 
 
@@ -23,22 +25,26 @@ def test_fedavg_equals_loops_over_every_number(weighted, make_state, seeded):
         ClientUpdate(
             name,
             count,
-            initial_head(4, 3, seeded(count)),
-            torch.randn(6, 3, generator=seeded(count)),
             loss=0.0,
+            parts={
+                **name_head(initial_head(4, 3, seeded(count))),
+                "centroids": torch.randn(6, 3, generator=seeded(count)),
+            },
         )
         for name, count in zip("abc", counts, strict=True)
     ]
     state = make_state(initial_head(4, 3, seeded(0)), torch.zeros(6, 3))
     federation = FederationConfig(strategy="fedavg", weighted=weighted)
-    merged = aggregate(state, updates, federation, seeded(0)).model
+    protocol = resolve(Config(federation=federation))
+    (task,) = protocol.tasks(1)
+    merged = aggregate(state, updates, protocol, task, seeded(0)).model
 
     weights = counts if weighted else [1, 1, 1]
     for name, found in merged.head.items():
-        sent = [update.head[name].flatten().tolist() for update in updates]
+        sent = [update.parts[f"head.{name}"].flatten().tolist() for update in updates]
         expected = [slow_average(numbers, weights) for numbers in zip(*sent, strict=True)]
         assert found.flatten().tolist() == pytest.approx(expected, abs=1e-7)
         assert found.dtype == torch.float32
-    sent = [update.centroids.flatten().tolist() for update in updates]
+    sent = [update.parts["centroids"].flatten().tolist() for update in updates]
     expected = [slow_average(numbers, weights) for numbers in zip(*sent, strict=True)]
     assert merged.centroids.flatten().tolist() == pytest.approx(expected, abs=1e-7)

@@ -13,10 +13,11 @@ from fusseg.segmentation.losses import (
     clustering_loss,
     correspondence_loss,
 )
-from fusseg.segmentation.objective import Objective, head_objective
+from fusseg.segmentation.objective import Step
+from fusseg.segmentation.objectives import settle_local
+from fusseg.segmentation.objectives.stego import SHIFTS, StegoSettings, estimate_shifts, step_losses
 from fusseg.segmentation.pairing import pair_up
-from fusseg.segmentation.sampling import Batch, derangement, draw_batch, query_batches
-from fusseg.segmentation.shifts import automatic_shift
+from fusseg.segmentation.sampling import derangement, draw_batch, query_batches
 
 
 def slow_cosine(left, right):
@@ -111,52 +112,77 @@ def test_gradient_of_equation_5_equals_differences_of_the_loop():
             assert centroids.grad[k, d].item() == pytest.approx(expected / (2 * step), abs=1e-7)
 
 
-def test_the_weighted_sum_over_all_pairings_equals_the_loop(seeded):
-    queries, neighbors = draw(0, 3, 4, 5), draw(1, 3, 4, 5)
-    partners = torch.stack([derangement(3, seeded(seed)) for seed in range(4)])
+def slow_random_loss(images, features, codes, partners, shift):
+    """Mean over the remaining pairs of all supports; each support is centered on its own."""
+    total, count = 0.0, 0
+    for order in partners.tolist():
+        kept = [place for place, other in enumerate(order) if images[place] != images[other]]
+        others = [order[place] for place in kept]
+        if kept:
+            loss = slow_correspondence_loss(
+                features[kept], features[others], codes[kept], codes[others], shift
+            )
+            total, count = total + loss * len(kept), count + len(kept)
+    return total / max(count, 1)
+
+
+@pytest.mark.parametrize("images", [[0, 1, 2, 3], [0, 1, 0, 2], [1, 1, 0, 1], [2, 2, 2, 2]])
+def test_both_losses_of_a_step_equal_the_loops(images, seeded):
+    queries, neighbors = draw(0, 4, 4, 5)[images], draw(1, 4, 4, 5)
+    partners = torch.stack([derangement(4, seeded(seed)) for seed in range(4)])
     head = build_head(initial_head(5, 2, seeded(0))).double()
-    local = LocalConfig(
-        self_weight=0.3, neighbor_weight=0.5, random_weight=0.9, dropout=0.0, random_supports=4
+    settings = StegoSettings(
+        self_weight=0.3, neighbor_weight=0.5, random_weight=0.9, separation_weight=0.7, dropout=0.0
     )
-    batch = Batch(torch.cat([queries, neighbors]), partners)
-    kept = torch.ones(6, 1, 5, dtype=torch.bool)
-    objective = Objective((0.4, 0.1, 0.2), local, torch.float64)
-    found, codes = head_objective(head.state_dict(), batch, kept, None, objective)
+    counted = torch.tensor(images)[partners] != torch.tensor(images)
+    kept = torch.ones(8, 1, 5, dtype=torch.bool)
+    drawn = {"partners": partners, "counted": counted, "kept": kept}
+    step = Step(torch.cat([queries, neighbors]), drawn, {})
+    agreed, centroids = dict(zip(SHIFTS, (0.4, 0.1, 0.2), strict=True)), draw(2, 3, 2)
+    found = step_losses(head.state_dict(), centroids, step, agreed, settings, torch.float64)
 
     with torch.no_grad():
         own, other = head(queries), head(neighbors)
-    torch.testing.assert_close(codes, torch.cat([own, other]).flatten(0, 1))
+    torch.testing.assert_close(found.codes, torch.cat([own, other]))
+    torch.testing.assert_close(found.inputs, step.features)
     expected = 0.3 * slow_correspondence_loss(queries, queries, own, own, 0.4)
     expected += 0.5 * slow_correspondence_loss(queries, neighbors, own, other, 0.1)
-    for order in partners:
-        support = slow_correspondence_loss(queries, queries[order], own, own[order], 0.2)
-        expected += 0.9 * support / 4
-    assert found.item() == pytest.approx(expected, abs=1e-12)
+    expected += 0.9 * slow_random_loss(images, queries, own, partners, 0.2)
+    assert found.head.item() == pytest.approx(expected, abs=1e-12)
+    expected = slow_clustering_loss(torch.cat([own, other]).flatten(0, 1), centroids, 0.7)
+    assert found.centroids.item() == pytest.approx(expected, abs=1e-12)
 
 
-def test_automatic_shifts_are_quantiles_of_all_sampled_pairs(random_features, seeded):
-    features, mean = random_features(0), torch.full((5,), 0.25)
+@pytest.mark.parametrize("num_images", [2, 6])
+def test_estimated_shifts_are_quantiles_of_all_sampled_pairs(num_images, random_features, seeded):
+    features = random_features(0, num_images=num_images)
+    mean = torch.full((5,), 0.25)
     quantiles = (0.75, 0.80, 0.95)
-    local = LocalConfig(
-        batch_size=3,
-        positions=4,
-        random_supports=2,
-        shift_batches=3,
-        shift_quantiles=quantiles,
-    )
-    found = automatic_shift(features, mean, local, seeded(7))
+    stego = {
+        "positions": 4,
+        "random_supports": 2,
+        "shift_batches": 3,
+        "shift_quantiles": list(quantiles),
+    }
+    local = settle_local(LocalConfig(batch_size=3, tables={"stego": stego}), num_clusters=27)
+    found = estimate_shifts(features, mean, local, seeded(7))
+    assert tuple(found) == SHIFTS
 
     generator, pairs = seeded(7), ([], [], [])
-    nearest = nearest_neighbors(torch.from_numpy(features.pooled) - mean, local.neighbors)
+    nearest = nearest_neighbors(torch.from_numpy(features.pooled) - mean, local.settings.neighbors)
     batches = query_batches(len(features), 3, generator)
     for _ in range(3):
-        batch = draw_batch(features, nearest, next(batches), mean, local, generator)
+        batch = draw_batch(features, nearest, next(batches), mean, 4, 2, generator)
         own, near = batch.features.chunk(2)
-        others = [own, near, *(own[order] for order in batch.partners)]
-        for kind, other in zip((0, 1, 2, 2), others, strict=True):
-            centered = slow_centering(slow_cosines(own, other))
+        pairings = [(own, own), (own, near)]
+        for order, counted in zip(batch.partners, batch.counted, strict=True):
+            pairings.append((own[counted], own[order][counted]))
+        for kind, (some, other) in zip((0, 1, 2, 2), pairings, strict=True):
+            if len(some) == 0:
+                continue
+            centered = slow_centering(slow_cosines(some, other))
             pairs[kind].extend(value for image in centered for row in image for value in row)
-    for values, quantile, shift in zip(pairs, quantiles, found, strict=True):
+    for values, quantile, shift in zip(pairs, quantiles, found.values(), strict=True):
         values.sort()
         place = quantile * (len(values) - 1)
         below = int(place)

@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch.nn.functional import conv2d, grid_sample, normalize
 
-from fusseg.config import LocalConfig
 from fusseg.segmentation.head import build_head, initial_head
-from fusseg.segmentation.objective import Objective, head_objective
-from fusseg.segmentation.sampling import Batch, derangement
+from fusseg.segmentation.objective import Step
+from fusseg.segmentation.objectives.stego import SHIFTS, StegoSettings, step_losses
+from fusseg.segmentation.sampling import derangement
 
 HEIGHT, WIDTH, DIM, CODE, IMAGES, POSITIONS = 5, 7, 6, 3, 4, 11
 SHIFT = (0.4, 0.1, 0.2)
-LOCAL = LocalConfig(batch_size=IMAGES, positions=POSITIONS, random_supports=3, dropout=0.3)
+STEGO = StegoSettings(dropout=0.3)
 
 
 def project_maps(weights, maps):
@@ -53,12 +53,12 @@ def full_map_objective(weights, maps, positions, partners, mask, sample):
     features = sample(maps, positions)
     query, neighbor = features.chunk(2)
     query_code, neighbor_code = codes.chunk(2)
-    loss = LOCAL.self_weight * map_loss(query, query, query_code, query_code, SHIFT[0])
+    loss = STEGO.self_weight * map_loss(query, query, query_code, query_code, SHIFT[0])
     knn = map_loss(query, neighbor, query_code, neighbor_code, SHIFT[1])
     supports = [
         map_loss(query, query[order], query_code, query_code[order], SHIFT[2]) for order in partners
     ]
-    return loss + LOCAL.neighbor_weight * knn + LOCAL.random_weight * sum(supports) / len(supports)
+    return loss + STEGO.neighbor_weight * knn + STEGO.random_weight * sum(supports) / len(supports)
 
 
 @pytest.mark.parametrize("sample", [gather_positions, sample_bilinearly])
@@ -71,8 +71,8 @@ def test_sampled_positions_give_the_loss_and_gradients_of_whole_maps(sample, see
     start = {name: weight.double() for name, weight in initial_head(DIM, CODE, seeded(9)).items()}
 
     # The mask that the step draws: one per image and channel.
-    kept = torch.rand(2 * IMAGES, 1, DIM, generator=seeded(5)) >= LOCAL.dropout
-    mask = kept.double().reshape(2 * IMAGES, DIM, 1, 1) / (1 - LOCAL.dropout)
+    kept = torch.rand(2 * IMAGES, 1, DIM, generator=seeded(5)) >= STEGO.dropout
+    mask = kept.double().reshape(2 * IMAGES, DIM, 1, 1) / (1 - STEGO.dropout)
     weights = {name: weight.clone().requires_grad_(True) for name, weight in start.items()}
     expected = full_map_objective(weights, maps, positions, partners, mask, sample)
     expected.backward()
@@ -80,9 +80,11 @@ def test_sampled_positions_give_the_loss_and_gradients_of_whole_maps(sample, see
     head = build_head(start).double()
     head.load_state_dict(start)
     sampled = gather_positions(maps, positions).transpose(1, 2)
-    objective = Objective(SHIFT, LOCAL, torch.float64)
-    trained = dict(head.named_parameters())
-    found, _ = head_objective(trained, Batch(sampled, partners), kept, None, objective)
+    trained, agreed = dict(head.named_parameters()), dict(zip(SHIFTS, SHIFT, strict=True))
+    counted = torch.ones(partners.shape, dtype=torch.bool)
+    step = Step(sampled, {"partners": partners, "counted": counted, "kept": kept}, {})
+    centroids = torch.randn(2, CODE, generator=seeded(6), dtype=torch.float64)
+    found = step_losses(trained, centroids, step, agreed, STEGO, torch.float64).head
     found.backward()
 
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)

@@ -61,6 +61,28 @@ def test_mean_iou_equals_torchmetrics_on_the_matched_masks(num_clusters, num_cla
     assert bool(found.class_iou[list(absent)].isnan().all())
 
 
+@pytest.mark.parametrize(
+    ("num_clusters", "num_classes", "absent"),
+    [(5, 5, ()), (5, 5, (2, 4)), (3, 6, (5,)), (8, 4, (1,)), (7, 4, ()), (27, 27, (3, 9, 20))],
+)
+def test_stegos_mean_iou_equals_the_loop_over_pixels(num_clusters, num_classes, absent):
+    clusters, labels = draw_masks(3, num_clusters, num_classes, absent)
+    found = score(count_pixels(clusters, labels, num_clusters, num_classes))
+    matching = found.matching.tolist()
+    # True and false positives and false negatives; the last class holds the unmatched clusters.
+    right, extra, missed = ([0] * (num_classes + 1) for _ in range(3))
+    for cluster, label in zip(clusters.flatten().tolist(), labels.flatten().tolist(), strict=True):
+        if label == 255:
+            continue
+        predicted = num_classes if matching[cluster] == UNMATCHED else matching[cluster]
+        right[label] += predicted == label
+        extra[predicted] += predicted != label
+        missed[label] += predicted != label
+    counts = [one for one in zip(right, extra, missed, strict=True) if sum(one) > 0]
+    expected = sum(tp / (tp + fp + fn) for tp, fp, fn in counts) / len(counts)
+    assert found.mean_iou_stego == pytest.approx(expected, abs=1e-12)
+
+
 def all_matchings(num_clusters, num_classes):
     """Every one-to-one matching that leaves as few clusters unmatched as possible."""
     if num_clusters <= num_classes:

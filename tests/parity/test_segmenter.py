@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import interpolate, normalize
 
 from fusseg.segmentation.head import build_head, initial_head
+from fusseg.segmentation.objective import Model
 from fusseg.segmentation.segmenter import (
     _STRIP_BYTES,
     assign,
@@ -15,7 +16,6 @@ from fusseg.segmentation.segmenter import (
     encode,
     similarities,
 )
-from fusseg.segmentation.training import Model
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from fusseg.prediction.refinement import guided_coefficients, refine_guided
 from fusseg.prediction.strips import assign_strips, needed_rows, position_margins, windows
 from fusseg.regions import NamedCluster, join_clusters
 from fusseg.segmentation.head import initial_head
+from fusseg.segmentation.objective import Model
 from fusseg.segmentation.segmenter import assign, build_segmenter, cosines, similarities
-from fusseg.segmentation.training import Model
 
 
 @pytest.fixture

@@ -8,11 +8,18 @@ from fusseg.config import LocalConfig
 from fusseg.features.neighbors import nearest_neighbors
 from fusseg.features.resident import make_resident
 from fusseg.segmentation.head import initial_head
-from fusseg.segmentation.training import Model, Trainee, TrainingPlan, train, train_together
+from fusseg.segmentation.objective import Model
+from fusseg.segmentation.objectives import settle_local
+from fusseg.segmentation.objectives.stego import SHIFTS
+from fusseg.segmentation.training import Trainee, TrainingPlan, train, train_together
 
-PLAN = TrainingPlan(4, torch.full((5,), 0.25), (0.4, 0.2, 0.3))
+PLAN = TrainingPlan(4, torch.full((5,), 0.25), dict(zip(SHIFTS, (0.4, 0.2, 0.3), strict=True)))
 BFLOAT16 = Compute(torch.device("cpu"), torch.bfloat16)
-PLAIN = {"batch_size": 4, "positions": 9, "random_supports": 2}
+
+
+def settle(stego=None, **more):
+    tables = {"stego": {"positions": 9, "random_supports": 2, **(stego or {})}}
+    return settle_local(LocalConfig(batch_size=4, tables=tables, **more), num_clusters=4)
 
 
 @pytest.fixture
@@ -46,55 +53,55 @@ def tensors(model):
     "more",
     [
         {},
-        {"separation_weight": 0.5, "dropout": 0.0},
+        {"stego": {"separation_weight": 0.5, "dropout": 0.0}},
         {"fedprox_weight": 0.1, "fedmoon_weight": 1.0},
     ],
 )
 def test_clients_side_by_side_train_as_if_each_were_alone(make_trainees, more, previous, resident):
-    local = LocalConfig(**PLAIN, **more)
+    local = settle(**more)
     together = train_together(make_trainees(previous=previous, resident=resident), PLAN, local)
     alone = [train(trainee, PLAN, local) for trainee in make_trainees(previous=previous)]
-    for (found, loss), (expected, expected_loss) in zip(together, alone, strict=True):
-        assert loss == pytest.approx(expected_loss, abs=1e-6)
-        for left, right in zip(tensors(found), tensors(expected), strict=True):
+    for found, expected in zip(together, alone, strict=True):
+        assert found.loss == pytest.approx(expected.loss, abs=1e-6)
+        for left, right in zip(tensors(found.model), tensors(expected.model), strict=True):
             torch.testing.assert_close(left, right, rtol=0, atol=1e-5)
             assert left.is_contiguous()
     moved = [
         float((left - right).abs().max())
-        for (found, _), trainee in zip(together, make_trainees(previous=previous), strict=True)
-        for left, right in zip(tensors(found), tensors(trainee.model), strict=True)
+        for found, trainee in zip(together, make_trainees(previous=previous), strict=True)
+        for left, right in zip(tensors(found.model), tensors(trainee.model), strict=True)
     ]
     assert min(moved) > 1e-4  # what agrees above has been trained
 
 
 def test_a_clients_result_does_not_depend_on_who_trains_beside_it(make_trainees):
-    local = LocalConfig(**PLAIN)
+    local = settle()
     all_three = train_together(make_trainees(previous=False), PLAN, local)
     two = train_together(make_trainees(previous=False)[:2], PLAN, local)
-    for (found, _), (expected, _) in zip(two, all_three[:2], strict=True):
-        for left, right in zip(tensors(found), tensors(expected), strict=True):
+    for found, expected in zip(two, all_three[:2], strict=True):
+        for left, right in zip(tensors(found.model), tensors(expected.model), strict=True):
             torch.testing.assert_close(left, right, rtol=0, atol=1e-6)
 
 
 def test_resident_features_give_the_bits_of_those_on_disk(make_trainees, same_bits):
-    local = LocalConfig(**PLAIN)
+    local = settle()
     on_disk = [train(trainee, PLAN, local) for trainee in make_trainees(previous=False)]
     resident = [
         train(trainee, PLAN, local) for trainee in make_trainees(previous=False, resident=True)
     ]
-    for (found, loss), (expected, expected_loss) in zip(resident, on_disk, strict=True):
-        assert same_bits(found, expected)
-        assert loss == expected_loss
+    for found, expected in zip(resident, on_disk, strict=True):
+        assert same_bits(found.model, expected.model)
+        assert found.loss == expected.loss
 
 
 def test_bfloat16_steps_stay_near_those_in_float32(make_trainees):
-    local = LocalConfig(**PLAIN)
+    local = settle()
     exact = train_together(make_trainees(previous=False), PLAN, local)
     narrow = train_together(make_trainees(previous=False), PLAN, local, BFLOAT16)
-    for (found, loss), (expected, expected_loss) in zip(narrow, exact, strict=True):
-        assert loss == pytest.approx(expected_loss, abs=0.02)
-        assert loss != expected_loss  # the products were rounded
-        for left, right in zip(tensors(found), tensors(expected), strict=True):
+    for found, expected in zip(narrow, exact, strict=True):
+        assert found.loss == pytest.approx(expected.loss, abs=0.02)
+        assert found.loss != expected.loss  # the products were rounded
+        for left, right in zip(tensors(found.model), tensors(expected.model), strict=True):
             assert left.dtype == torch.float32
             # Adam moves by its rate whatever the gradient's size: only signs may differ.
             assert float((left - right).abs().max()) < 2 * PLAN.num_steps * 5e-3

@@ -2,6 +2,7 @@ import io
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -22,7 +23,18 @@ def encoded(mode, kind, **options):
     return buffer.getvalue()
 
 
+def deep_tiff(**options):
+    values = np.random.default_rng(0).integers(0, 65536, (12, 17, 3)).astype(np.uint16)
+    buffer = io.BytesIO()
+    stored = values.transpose(2, 0, 1) if options.get("planarconfig") == "separate" else values
+    tifffile.imwrite(buffer, stored, photometric="rgb", **options)
+    return buffer.getvalue()
+
+
 SAMPLES = [
+    deep_tiff(),
+    deep_tiff(compression="zlib", predictor=True, byteorder=">", tile=(16, 16)),
+    deep_tiff(planarconfig="separate", bigtiff=True, rowsperstrip=5),
     encoded("RGB", "JPEG"),
     encoded("CMYK", "JPEG", progressive=True),
     encoded("RGBA", "PNG"),

@@ -14,7 +14,7 @@ from fusseg.federation.moments import (
     sum_moments,
 )
 from fusseg.federation.summation import RunningSum
-from fusseg.segmentation.head import build_head
+from fusseg.segmentation.head import build_head, initial_head
 
 
 def pooled_step(codes, centroids):
@@ -69,7 +69,8 @@ def test_federated_pca_equals_pooled_pca(seed, cuts, components, seeded):
     assert np.allclose(variances * 80 / 79, pooled.explained_variance_, rtol=1e-4)
     aligned = np.abs(np.sum(directions.numpy() * pooled.components_, axis=1))
     assert np.allclose(aligned, 1, atol=1e-4)
-    codes = build_head(pca_head(directions, mean))(features).detach().numpy()
+    head = pca_head(directions, mean, initial_head(6, components, generator))
+    codes = build_head(head)(features).detach().numpy()
     expected = pooled.transform(features.double().numpy())
     assert np.allclose(np.abs(codes), np.abs(expected), atol=1e-2)
 

@@ -4,7 +4,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusseg.config import LocalConfig
 from fusseg.segmentation.sampling import derangement, draw_batch, query_batches
 
 seeds = st.integers(0, 2**31)
@@ -39,12 +38,11 @@ def test_derangements_are_permutations_without_fixed_point(seed, size, seeded):
 def test_a_draw_depends_on_the_generator_alone(seed, num_images, supports, random_features, seeded):
     features = random_features(0, num_images=num_images)
     nearest = (torch.arange(num_images)[:, None] + 1) % num_images
-    local = LocalConfig(batch_size=3, positions=5, random_supports=supports)
 
     def draw():
         generator = seeded(seed)
         queries = next(query_batches(num_images, 3, generator))
-        return draw_batch(features, nearest, queries, torch.zeros(5), local, generator)
+        return draw_batch(features, nearest, queries, torch.zeros(5), 5, supports, generator)
 
     torch.manual_seed(seed)
     first = draw()

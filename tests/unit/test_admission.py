@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("flwr", reason="Flower is not installed")
 
 from fusseg.config import Config, DataConfig
-from fusseg.deployment.admission import admitted_nodes, approved_sites
+from fusseg.deployment.admission import admitted_nodes, approved_sites, image_limits
 from fusseg.deployment.keys import create_site_key
 from fusseg.errors import ConfigError, DataError
 
@@ -62,6 +62,9 @@ def test_a_damaged_file_of_admitted_sites_is_named(tmp_path):
         '{"north": {"node": 7, "public_key": "k"}, "east": {"node": 9, "public_key": "l"}}'
     )
     assert admitted_nodes(path) == {"east": 9, "north": 7}
+    assert image_limits(path) == {"east": None, "north": None}
+    path.write_text('{"north": {"node": 7, "public_key": "k", "max_images": 500}}')
+    assert image_limits(path) == {"north": 500}
     for content in ("[1]", '{"north": {}}', "{"):
         path.write_text(content)
         with pytest.raises(DataError, match=r"cannot read the admitted sites: .*nodes.json"):

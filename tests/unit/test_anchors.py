@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -9,10 +11,18 @@ from fusseg.anchors import (
     sample_features,
     spherical_kmeans,
 )
+from fusseg.config import LocalConfig
 from fusseg.errors import FederationError
+from fusseg.features.neighbors import nearest_neighbors
 from fusseg.federation.client import Client
 from fusseg.federation.clustering import kmeans
+from fusseg.federation.moments import principal_components, sum_moments
+from fusseg.segmentation.head import project
+from fusseg.segmentation.objectives import settle_local
 from fusseg.segmentation.segmenter import assign, build_segmenter, encode, similarities
+from fusseg.segmentation.training import Trainee, TrainingPlan, train
+
+AGREED = {"shift_self": 0.4, "shift_neighbor": 0.2, "shift_random": 0.3}
 
 
 @pytest.fixture
@@ -66,6 +76,36 @@ def test_principal_components_keep_the_direction_between_the_materials(
     assert abs(float(direction[0, 0] - direction[0, 1])) == pytest.approx(2**0.5, abs=0.02)
     maps, material = separable_maps(2)
     assert agrees(regions_of(model, mean_feature, maps[0]), material[0]) == 1
+
+
+def test_the_anchor_and_federated_pca_have_one_projection(seeded):
+    """Around the mean, wherever the features lie."""
+    scales = torch.tensor([1.0, 3.0, 0.3, 2.0, 0.1])
+    points = 50 + scales * torch.randn(9000, 5, generator=seeded(0))
+    head = pca_anchor(points, 3, 2, seeded(1)).head
+    directions, _, mean = principal_components(sum_moments([points], 5), 2)
+    torch.testing.assert_close(head["linear.weight"], directions.float())
+    torch.testing.assert_close(head["linear.bias"], -(directions @ mean).float())
+    codes = project(head, points)
+    assert float(codes.mean(dim=0).abs().max()) < 1e-3
+    assert directions.abs().argmax(dim=1).tolist() == [1, 3]
+
+
+def test_the_anchor_keeps_all_components_where_there_are_fewer(clients, seeded):
+    points = sample_features(clients, torch.zeros(8), seeded(0))
+    assert pca_anchor(points, 2, 70, seeded(0)).head["linear.weight"].shape == (8, 8)
+
+
+@pytest.mark.parametrize("anchor", [features_anchor, partial(pca_anchor, code_dim=3)])
+def test_an_anchor_can_be_trained_on(anchor, clients, seeded):
+    points = sample_features(clients, torch.zeros(8), seeded(0))
+    model = anchor(points, num_clusters=2, generator=seeded(0))
+    nearest = nearest_neighbors(torch.from_numpy(clients[0].features.pooled), 2)
+    plan = TrainingPlan(3, torch.zeros(8), AGREED)
+    trainee = Trainee(model, clients[0].features, nearest, seeded(1))
+    local = settle_local(LocalConfig(batch_size=2, tables={"stego": {"positions": 9}}), 2)
+    head = train(trainee, plan, local).model.head
+    assert all(not torch.equal(part, model.head[name]) for name, part in head.items())
 
 
 def test_anchors_depend_on_the_seed_of_their_generator_alone(clients, seeded):

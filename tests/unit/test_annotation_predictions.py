@@ -196,3 +196,19 @@ def test_a_failure_on_the_way_leaves_the_old_file(folders, tmp_path):
         run_annotate(options)
     assert out.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["coco.json", "found", "images"]
+
+
+def test_an_image_whose_labelme_file_cannot_be_written_is_named_and_the_rest_goes_on(
+    folders, tmp_path, capsys
+):
+    long = "가" * 83 + "xy"
+    for name in (f"{long}.jpg", "y.jpg"):
+        Image.new("RGB", (3, 2)).save(folders[1] / name)
+        write_index((folders[0] / name).with_suffix(".png"))
+    out = tmp_path / "labelme"
+    options = AnnotateOptions(*folders, "labelme", out, None, None, AnnotationOptions(min_area=0))
+    assert not run_annotate(options)
+    told = capsys.readouterr().out
+    assert f"skipped {long}.jpg: cannot write to {out}: " in told
+    assert "256 bytes; rename the image" in told
+    assert {path.name for path in out.rglob("*.json")} == {"x.json", "y.json"}

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,15 +24,16 @@ from fusseg.deployment.packet import Packet
 from fusseg.deployment.payloads import (
     Request,
     check_answers,
-    narrow_expected,
-    pack_state,
+    pack_task,
     unpack_hello,
+    unpack_task,
     unpack_update,
 )
 from fusseg.deployment.raw_tensors import dtype_name, from_bytes, to_bytes
 from fusseg.deployment.site import (
     Preparation,
     SiteSettings,
+    load_memory,
     load_offer,
     run_folder,
     save_preparation,
@@ -41,26 +43,27 @@ from fusseg.deployment.site_data import prepare_site, recall_client, remember_fe
 from fusseg.errors import FederationError, FussegError
 from fusseg.evaluation.held_out import evaluate
 from fusseg.features.backbones import load_backbone
-from fusseg.federation.aggregation import aggregate, expected_tensors
 from fusseg.federation.bounds import ClientFacts, check_hello, check_plausible
 from fusseg.federation.client import Client
+from fusseg.federation.gathering import aggregate
 from fusseg.federation.hello import agree, say_hello
+from fusseg.federation.protocol import sent_parts
 from fusseg.federation.rounds import Round, initial_state, run_rounds
 from fusseg.federation.simulation import simulate
-from fusseg.federation.strategies import resolve_federation
-from fusseg.federation.wire import widen_update
+from fusseg.federation.strategies import resolve
+from fusseg.federation.traffic import Traffic, make_delivery
+from fusseg.federation.wire import narrow_parts, widen_update
 from fusseg.randomness import SERVER, round_generator
 from fusseg.record import GLOBAL
+from fusseg.segmentation.objective import Carry, Model
+from fusseg.segmentation.objectives import OBJECTIVES
 from fusseg.segmentation.segmenter import build_segmenter
-from fusseg.segmentation.shifts import balance_quantiles
-from fusseg.segmentation.training import Model
 from fusseg.trained_run import load_run
 from fusseg.version import VERSION
 
 FILTERBANK = load_backbone("filterbank")
-LOCAL = LocalConfig(
-    steps=2, batch_size=2, positions=9, random_supports=1, shift_batches=2, shift="auto"
-)
+STEGO = {"positions": 9, "random_supports": 1, "shift_batches": 2, "shift": "auto"}
+LOCAL = LocalConfig(steps=2, batch_size=2, tables={"stego": STEGO})
 CONFIG = Config(
     seed=7,
     data=DataConfig(image_size=(64, 64)),
@@ -136,15 +139,17 @@ def join(write_site, tmp_path):
     return begin
 
 
-def federation_of(config):
-    return resolve_federation(config.federation, config.local)
-
-
 def first_state(config, clients):
-    local = balance_quantiles(config.local, config.model.num_clusters)
-    hellos = [say_hello(client, local, config.seed, center=True) for client in clients]
-    plan = agree(hellos, config.local, FILTERBANK.fingerprint, center=True)
-    return initial_state(config.model, plan, config.seed)
+    protocol = resolve(config)
+    hellos = [say_hello(client, protocol, center=True) for client in clients]
+    plan = agree(hellos, protocol, FILTERBANK.fingerprint, center=True)
+    return initial_state(protocol, plan)
+
+
+def task_of(config, name="train", round_number=1):
+    """A task of a round by its name; None where the model is scored or kept."""
+    found = {task.name: task for task in resolve(config).tasks(round_number)}
+    return found.get(name)
 
 
 def client_of(folder, site, config=CONFIG):
@@ -153,25 +158,31 @@ def client_of(folder, site, config=CONFIG):
     return Client(found.client_id, found.features, Path(site.cache) / "simulated")
 
 
-def ask(state, folder, config=CONFIG, task="train", round_number=1, place=0):
+def packet_of(state, config=CONFIG, task="train", round_number=1, place=0, held=None):
+    """What the server sends a site that holds bundles by name and digest."""
     request = Request("run1", offer_of(config).digest, task, round_number, place)
-    packet = carry(pack_state(state, request, federation_of(config)))
+    task = task_of(config, task, round_number)
+    delivery = make_delivery(state, task, resolve(config))
+    return pack_task(state, request, delivery, delivery.news(held or {}))
+
+
+def ask(state, folder, config=CONFIG, task="train", round_number=1, place=0, held=None):
+    packet = carry(packet_of(state, config, task, round_number, place, held))
     answered = carry(answer_packet(packet, folder))
-    check_answers(answered, request)
+    check_answers(answered, Request("run1", offer_of(config).digest, task, round_number, place))
     assert answered.fields["state"] == "done"
     return answered
 
 
 def read(packet, state, config, task, name):
-    federation = federation_of(config)
-    expected = expected_tensors(state, federation, task)
-    sent = narrow_expected(expected, state.model.head, federation)
-    update = unpack_update(packet, name, sent, task, federation)
-    return widen_update(update, state.model.head, federation.wire)
+    protocol = resolve(config)
+    parts = sent_parts(task, state, protocol)
+    update = unpack_update(packet, name, narrow_parts(parts, protocol.wire), task)
+    return widen_update(update, parts, protocol.wire)
 
 
 def same_update(left, right):
-    mine, others = left.tensors(), right.tensors()
+    mine, others = left.parts, right.parts
     return (
         mine.keys() == others.keys()
         and all(mine[name].dtype == others[name].dtype for name in mine)
@@ -182,13 +193,17 @@ def same_update(left, right):
 
 
 def deployed(folders, config):
-    """Exchange that asks sites by packets, as the server of a deployment does."""
-    counted = {}
+    """Exchange that asks sites by packets, and sends only what they have not."""
+    counted, traffic = {}, Traffic()
 
     def exchange(state, task):
-        place = counted[state.round_number] = counted.get(state.round_number, -1) + 1
+        number = state.round_number + 1
+        place = counted[number] = counted.get(number, -1) + 1
+        delivery = make_delivery(state, task, resolve(config))
         for name, folder in folders.items():
-            packet = ask(state, folder, config, task, state.round_number + 1, place)
+            held = traffic.held.get(name)
+            packet = ask(state, folder, config, task.name, number, place, held)
+            traffic.arrived(name, delivery)
             yield read(packet, state, config, task, name)
 
     return exchange
@@ -215,10 +230,11 @@ def test_a_site_says_it_is_preparing_and_how_far_it_is_until_its_features_are_th
 def test_a_hello_is_what_a_simulated_client_says(join):
     folder, site = join()
     answered = carry(answer_packet(pack_offer(offer_of(CONFIG)), folder))
-    found = unpack_hello(answered, "north", FILTERBANK.feature_dim, shifts=True)
+    found = unpack_hello(answered, "north", FILTERBANK.feature_dim, resolve(CONFIG))
     # Three clusters: the first two quantiles are at most 1 - 1/3.
-    local = replace(LOCAL, shift_quantiles=(2 / 3, 2 / 3, 0.95))
-    expected = say_hello(client_of(folder, site), local, CONFIG.seed, center=True)
+    stego = {**STEGO, "shift_quantiles": [2 / 3, 2 / 3, 0.95]}
+    spelled = resolve(replace(CONFIG, local=replace(LOCAL, tables={"stego": stego})))
+    expected = say_hello(client_of(folder, site), spelled, center=True)
     assert torch.equal(found.feature_sum, expected.feature_sum)
     assert replace(found, feature_sum=expected.feature_sum) == expected
     assert (found.num_images, found.feature_count) == (4, 4 * 8 * 8)
@@ -226,11 +242,33 @@ def test_a_hello_is_what_a_simulated_client_says(join):
 
 
 def test_shifts_that_are_given_are_not_estimated(join):
-    given = replace(CONFIG, local=replace(LOCAL, shift=(0.1, 0.2, 0.3)))
+    stego = {**STEGO, "shift": [0.1, 0.2, 0.3]}
+    given = replace(CONFIG, local=replace(LOCAL, tables={"stego": stego}))
     folder, _ = join(given)
     answered = answer_packet(pack_offer(offer_of(given)), folder)
     assert answered.fields["state"] == "done"
-    assert "shift_0" not in answered.fields
+    assert not any(name.startswith("shift") for name in answered.fields)
+
+
+def test_whole_numbers_and_those_of_numpy_travel_as_any_other(join, monkeypatch):
+    """As an objective of somebody's own may give and estimate them."""
+    numbers = {"whole": 3, "half": np.float32(0.5)}
+    own = replace(
+        OBJECTIVES["stego"],
+        given=lambda _settings: {"given": 2},
+        estimated=lambda _settings: dict.fromkeys(numbers, (0.0, 9.0)),
+        estimate=lambda *_: numbers,
+    )
+    monkeypatch.setitem(OBJECTIVES, "stego", own)
+    folder, _ = join()
+    answered = carry(answer_packet(pack_offer(offer_of(CONFIG)), folder))
+    hello = unpack_hello(answered, "north", FILTERBANK.feature_dim, resolve(CONFIG))
+    assert hello.numbers == numbers
+    plan = agree([hello], resolve(CONFIG), FILTERBANK.fingerprint, center=True)
+    assert plan.agreed == {**numbers, "given": 2}
+    packet = carry(packet_of(initial_state(resolve(CONFIG), plan)))
+    found = unpack_task(packet, task_of(CONFIG), resolve(CONFIG), FILTERBANK.feature_dim, folder)
+    assert found.plan.agreed == plan.agreed
 
 
 def test_a_site_that_refuses_says_why(join):
@@ -280,21 +318,31 @@ def check_same_rounds(config, join, same_bits):
     }
     folders = {name: folder for name, (folder, _) in joined.items()}
     clients = [client_of(folder, site, config) for folder, site in joined.values()]
-    federation, own = federation_of(config), {}
-    exchange = simulate(clients, own, config.local, federation, config.seed)
-    start = first_state(config, clients)
-    expected = list(run_rounds(start, exchange, federation, config.seed))
-    found = list(run_rounds(start, deployed(folders, config), federation, config.seed))
-    state = start
+    protocol, start = resolve(config), first_state(config, clients)
+    checked = []
+
+    def plausible(exchange):
+        """Check all that arrives, as the server does."""
+
+        def ask_and_check(state, task):
+            parts = sent_parts(task, state, protocol)
+            for update in exchange(state, task):
+                facts = ClientFacts(sites[update.client_id], positions_per_image=64)
+                check_plausible(update, parts, facts)
+                checked.append(update)
+                yield update
+
+        return ask_and_check
+
+    expected = list(run_rounds(start, simulate(clients, {}, protocol), protocol))
+    found = list(run_rounds(start, plausible(deployed(folders, config)), protocol))
     for left, right in zip(found, expected, strict=True):
         if isinstance(right, Round):
             assert left.state.round_number == right.state.round_number
             assert same_bits(left.state.model, right.state.model)
-            state = left.state
         else:
             assert same_update(left, right)
-            facts = ClientFacts(sites[left.client_id], positions_per_image=64)
-            check_plausible(state, left, facts, config.local, federation)
+    assert len(checked) == 2 * protocol.num_exchanges(1, protocol.num_rounds)
 
 
 def test_a_repeated_round_gives_the_same_bits(join):
@@ -316,28 +364,25 @@ def check_repeated_round(config, join):
     config = replace(config, federation=replace(config.federation, rounds=3))
     folder, site = join(config)
     state = first_state(config, [client_of(folder, site, config)])
-    federation, updates, states = federation_of(config), {}, {1: state}
+    task, updates, states = task_of(config), {}, {1: state}
     for number in (1, 2, 3):
         packet = ask(states[number], folder, config, "train", number)
-        updates[number] = read(packet, states[number], config, "train", "north")
-        merged = aggregate(
-            states[number],
-            [updates[number]],
-            federation,
-            round_generator(config.seed, number, SERVER),
-        )
+        updates[number] = read(packet, states[number], config, task, "north")
+        generator = round_generator(config.seed, number, SERVER)
+        merged = aggregate(states[number], [updates[number]], resolve(config), task, generator)
         states[number + 1] = replace(merged, round_number=number)
     assert not same_update(updates[2], updates[3])
     for number in (3, 2, 2, 3, 1):
         packet = ask(states[number], folder, config, "train", number)
-        again = read(packet, states[number], config, "train", "north")
+        again = read(packet, states[number], config, task, "north")
         assert same_update(again, updates[number])
 
 
 def test_own_models_are_kept_only_where_they_are_needed(join):
     folder, site = join()
     ask(first_state(CONFIG, [client_of(folder, site)]), folder)
-    assert not run_folder(folder, "run1").exists()
+    kept = {path.name for path in run_folder(folder, "run1").iterdir()}
+    assert kept == {"received"}
 
 
 def test_a_lloyd_step_between_training_does_not_count_as_a_round_of_its_own(join):
@@ -375,14 +420,14 @@ def test_counts_use_what_stays_with_the_site(join):
     config = replace(federated("own heads"), evaluation=AT_SITES)
     folder, site = join(config, num_masks=2)
     start = first_state(config, [client_of(folder, site, config)])
-    own = {}
-    client = client_of(folder, site, config)
-    (update,) = simulate([client], own, LOCAL, federation_of(config), config.seed)(start, "train")
+    memories, client = {}, client_of(folder, site, config)
+    (update,) = simulate([client], memories, resolve(config))(start, task_of(config))
     ask(start, folder, config)
-    state = replace(start, round_number=1, model=Model(start.model.head, update.centroids))
+    centroids = update.parts["centroids"]
+    state = replace(start, round_number=1, model=Model(start.model.head, centroids))
     answered = ask(state, folder, config, "evaluate", 1)
     labeled = prepared(folder, site, offer_of(config)).labeled
-    model = Model(own["north"].head, update.centroids)
+    model = Model(memories["north"].model.head, centroids)
     scores = evaluate(build_segmenter(model, state.plan.mean_feature), labeled).scores
     assert torch.equal(answered.tensors["confusion"], scores.confusion)
 
@@ -423,16 +468,15 @@ def test_in_the_end_a_site_has_the_parts_that_stayed_with_it(join):
     config = federated("own heads")
     folder, site = join(config)
     start = first_state(config, [client_of(folder, site, config)])
-    own = {}
-    client = client_of(folder, site, config)
-    list(simulate([client], own, LOCAL, federation_of(config), config.seed)(start, "train"))
+    memories, client = {}, client_of(folder, site, config)
+    list(simulate([client], memories, resolve(config))(start, task_of(config)))
     ask(start, folder, config)
     state = replace(start, round_number=1)
     ask(state, folder, config, "finish", 1)
     run = load_run(run_folder(folder, "run1") / "result")
     assert list(run.segmenters) == ["north"]
     found = run.segmenters["north"]
-    assert torch.equal(found.head.linear.weight, own["north"].head["linear.weight"])
+    assert torch.equal(found.head.linear.weight, memories["north"].model.head["linear.weight"])
     expected = build_segmenter(start.model, start.plan.mean_feature).centroids
     assert torch.equal(found.centroids, expected)
 
@@ -441,9 +485,7 @@ def test_in_the_end_a_site_has_the_parts_that_stayed_with_it(join):
 def task(join):
     """A site, and a packet it would answer."""
     folder, site = join()
-    state = first_state(CONFIG, [client_of(folder, site)])
-    request = Request("run1", offer_of(CONFIG).digest, "train", 1, 0)
-    return folder, pack_state(state, request, federation_of(CONFIG))
+    return folder, packet_of(first_state(CONFIG, [client_of(folder, site)]))
 
 
 def refused(packet, folder):
@@ -466,11 +508,14 @@ SAY_HELLO = "this site was not offered these settings; say hello first"
         ({"round": 0}, "field 'round' must be 1 to 9007199254740992, got 0"),
         ({"round": "soon"}, "field 'round' must be a whole number, got 'soon'"),
         ({"round": float("nan")}, "field 'round' must be a whole number, got nan"),
-        ({"task": "steal"}, "field 'task' must be a known task, got 'steal'"),
-        ({"task": ""}, "field 'task' must be a known task, got ''"),
+        ({"task": "steal"}, "the agreed settings hold no task 'steal' in round 1 at place 0"),
+        ({"task": ""}, "the agreed settings hold no task '' in round 1 at place 0"),
         ({"place": -1}, "field 'place' must be 0 to 9007199254740992, got -1"),
         ({"num_steps": 0}, "field 'num_steps' must be 1 to 1000000000, got 0"),
-        ({"shift_0": float("inf")}, "field 'shift_0' must be a finite number, got inf"),
+        (
+            {"shift_self": float("inf")},
+            "field 'shift_self' must be a finite number, got inf",
+        ),
     ],
 )
 def test_fields_of_a_task_are_checked_and_the_message_is_in_the_ledger(task, change, message):
@@ -487,9 +532,8 @@ def test_fields_of_a_task_are_checked_and_the_message_is_in_the_ledger(task, cha
         ("centroids", torch.zeros(2, 4), "of shape (2, 4), expected (3, 4)"),
         ("mean_feature", torch.zeros(143), "of shape (143,), expected (144,)"),
         ("head.linear.bias", torch.zeros(4).bfloat16(), "as torch.bfloat16, expected"),
-        ("more", torch.zeros(1), "'head.output.weight', 'more'], expected ['centroids', 'head."),
+        ("more", torch.zeros(1), "'mean_feature', 'more'], expected ['centroids', 'head."),
         ("centroids", None, "sent ['head.hidden.bias'"),
-        ("mean_feature", None, "sent [], expected ['mean_feature']"),
     ],
 )
 def test_tensors_of_a_task_are_checked(task, name, tensor, message):
@@ -529,10 +573,70 @@ def test_a_task_that_the_agreed_settings_do_not_hold_is_refused(task, change):
     assert refused(Packet({**packet.fields, **change}, packet.tensors), folder)
 
 
+@pytest.mark.parametrize("name", ["plan", "head"])
+def test_a_site_that_lost_what_it_was_sent_says_so_and_goes_on_once_it_has_it(task, name):
+    folder, packet = task
+    expected = answer_packet(packet, folder)
+    again = Packet(packet.fields, {"centroids": packet.tensors["centroids"]})
+    assert answer_packet(again, folder).tensors.keys() == expected.tensors.keys()
+    (run_folder(folder, "run1") / "received" / f"{name}.safetensors").unlink()
+    answered = answer_packet(again, folder)
+    assert answered.tensors == {}
+    assert answered.fields["state"] == "lacks"
+    assert answered.fields["reason"] == f"this site does not have the {name} any more"
+    # It answers the same request: the server asks once more at once.
+    names = ("run", "offer", "task", "round", "place", "version")
+    assert all(answered.fields[key] == packet.fields[key] for key in names)
+    lines, _ = read_ledger(folder)
+    assert lines[-1].fields["state"] == "lacks"
+    found = answer_packet(packet, folder)
+    assert found.fields == expected.fields
+    assert all(torch.equal(found.tensors[key], part) for key, part in expected.tensors.items())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"head": "0" * 32}, "the server sent a head with the digest"),
+        ({"plan": "0" * 32}, "the server sent a plan with the digest"),
+        ({"plan": 7}, "field 'plan' must be a word, got 7"),
+        ({"head": float("nan")}, "field 'head' must be a word, got nan"),
+        ({"num_steps": 3}, "the server sent a plan of 3 steps, but the settings say local.steps ="),
+        ({"shift_random": 1e300}, "which nothing can use"),
+    ],
+)
+def test_a_plan_or_head_that_is_not_what_was_named_is_refused(change, message, task):
+    folder, packet = task
+    assert message in refused(Packet({**packet.fields, **change}, packet.tensors), folder)
+
+
+def test_what_an_objective_leaves_is_kept_at_the_site_from_round_to_round(join, monkeypatch):
+    """An objective that counts its steps: two in each of two rounds."""
+
+    def begin(_model, kept, _settings):
+        return dict(kept) or {"steps": torch.tensor(0)}
+
+    def count(carried, _head, _centroids, _settings):
+        return {"steps": carried["steps"] + 1}
+
+    counting = replace(OBJECTIVES["stego"], carry=Carry(begin, count))
+    monkeypatch.setitem(OBJECTIVES, "stego", counting)
+    folder, site = join()
+    state = first_state(CONFIG, [client_of(folder, site)])
+    ask(state, folder)
+    ask(replace(state, round_number=1), folder, round_number=2)
+    kept = run_folder(folder, "run1")
+    found = [load_memory(kept, number).carried["steps"] for number in (2, 3)]
+    assert [int(steps) for steps in found] == [2, 4]
+    # Round 2 is repeated from what was left before it.
+    ask(replace(state, round_number=1), folder, round_number=2)
+    assert int(load_memory(kept, 3).carried["steps"]) == 4
+
+
 def test_the_ledger_has_one_line_per_message_and_both_ends_agree(join):
     config = replace(CONFIG, evaluation=AT_SITES)
     folder, site = join(config, ready=False, num_masks=2)
-    offer, federation = offer_of(config), federation_of(config)
+    offer = offer_of(config)
     server = []
 
     def exchange(packet):
@@ -546,9 +650,8 @@ def test_the_ledger_has_one_line_per_message_and_both_ends_agree(join):
     exchange(pack_offer(offer))
     state = first_state(config, [client_of(folder, site, config)])
     for task, number in [("train", 1), ("train", 2), ("evaluate", 2), ("finish", 2)]:
-        request = Request("run1", offer.digest, task, number, 0)
         sent = replace(state, round_number=number if task in ("evaluate", "finish") else number - 1)
-        exchange(pack_state(sent, request, federation))
+        exchange(packet_of(sent, config, task, number))
     lines, damaged = read_ledger(folder)
     assert damaged == 0
     assert [line.direction for line in lines] == ["to site", "to server"] * 6

@@ -9,6 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
 
+from fusseg.config import DataConfig
 from fusseg.errors import ConfigError, DataError
 from fusseg.export.artifact import Artifact, BackboneNeed, load_artifact, save_artifact
 from fusseg.export.opening import describe_need, load_model
@@ -29,9 +30,7 @@ def artifact(seeded):
     return Artifact(
         segmenter=Segmenter(build_head(initial_head(144, 5, generator)), centroids, mean),
         backbone=need_of(load_backbone("filterbank")),
-        image_size=(64, 96),
-        fit="crop",
-        interpolation="bilinear",
+        data=DataConfig(image_size=(64, 96)),
         clusters=NAMED,
         training={"strategy": "fedavg", "rounds": 3},
     )
@@ -81,8 +80,8 @@ def test_the_same_model_gives_the_same_bytes(artifact, path):
 
 
 def test_a_newer_format_is_refused(path):
-    rewrite(path, lambda metadata: metadata.update(format_version=2))
-    refused(path, r"has format version 2, this fusseg \S+ reads up to 1; install a newer one$")
+    rewrite(path, lambda metadata: metadata.update(format_version=3))
+    refused(path, r"has format version 3, this fusseg \S+ reads up to 2; install a newer one$")
 
 
 def test_a_flipped_bit_anywhere_in_the_tensors_is_found(path):
@@ -128,7 +127,7 @@ def test_safetensors_of_something_else_are_refused(tmp_path):
     ("change", "reason"),
     [
         (lambda m: m.pop("clusters"), "'clusters'"),
-        (lambda m: m.update(fit="squeeze"), "'squeeze' is none of"),
+        (lambda m: m.update(fit="squeeze"), "data.fit must be"),
         (lambda m: m.update(image_size=[0, 96]), "data.image_size"),
         (lambda m: m["backbone"].update(kind="pickle"), "'pickle' is none of"),
         (lambda m: m["backbone"].update(feature_dim=7), "head of other shapes than 7 channels"),
@@ -203,3 +202,18 @@ def test_a_backbone_that_a_program_has_added_is_not_looked_for_on_the_hub():
     assert "'my-network', which a program has added" in describe_need(need_of(own))
     hub = replace(own, name="facebook/dino-vits8")
     assert describe_need(need_of(hub)) == "facebook/dino-vits8 of the Hugging Face hub"
+
+
+def test_what_values_mean_goes_along_and_keeps_an_older_program_from_reading(artifact, tmp_path):
+    data = replace(artifact.data, white_level={"1": 4095, "3": 1023}, alpha_channel="ignore")
+    path = tmp_path / "deep.safetensors"
+    save_artifact(path, replace(artifact, data=data))
+    assert load_artifact(path).data == data
+    save_artifact(tmp_path / "plain.safetensors", artifact)
+    versions = []
+    for name in ("deep", "plain"):
+        with safe_open(tmp_path / f"{name}.safetensors", framework="pt") as opened:
+            metadata = json.loads(opened.metadata()["fusseg"])
+        versions.append(metadata["format_version"])
+        assert ("white_level" in metadata) == (name == "deep")
+    assert versions == [2, 1]

@@ -60,3 +60,10 @@ def test_the_mode_is_what_the_umask_gives(tmp_path):
     finally:
         os.umask(before)
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_name_as_long_as_the_file_system_takes_is_written(tmp_path):
+    path = tmp_path / ("가" * 83 + ".json.")
+    assert len(path.name.encode()) == os.pathconf(tmp_path, "PC_NAME_MAX") == 255
+    write_atomically(path, b"a")
+    assert path.read_bytes() == b"a"

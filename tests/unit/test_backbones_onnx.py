@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import torch
 
+from fusseg.config import DataConfig
 from fusseg.errors import ConfigError
-from fusseg.features.backbones import load_backbone
+from fusseg.features.backbones import check_image_size, load_backbone
+from fusseg.prediction.viewing import PredictOptions, view_image
 
 onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
@@ -40,6 +42,42 @@ def convolution(path, value=0.5, **save):
     node = helper.make_node("Conv", ["image", "weights"], ["features"], strides=[16, 16])
     ports = [port("image", "b", 3, "h", "w")], [port("features", "b", 5, "y", "x")]
     return write(path, [node], *ports, [("weights", weights)], **save)
+
+
+def patches(path, *tail, shape=("b", 3, "h", "w"), stride=16, output=3):
+    """Write an encoder of 5 channels for each patch, whose map goes through more nodes."""
+    weights = np.random.default_rng(0).standard_normal((5, 3, stride, stride)).astype(np.float32)
+    node = helper.make_node("Conv", ["image", "weights"], ["map"], strides=[stride, stride])
+    constants = [
+        ("weights", weights),
+        ("flat", np.array([0, 5, -1], np.int64)),
+        ("start", np.array([0], np.int64)),
+        ("axis", np.array([1], np.int64)),
+    ]
+    port_out = port("features", *[None] * output)
+    return write(path, [node, *tail], [port("image", *shape)], [port_out], constants)
+
+
+FLAT = helper.make_node("Reshape", ["map", "flat"], ["channels"])
+
+
+def tokens(path, prefix=0, **said):
+    """Write the same encoder as tokens, repeating the first ones before all."""
+    if not prefix:
+        node = helper.make_node("Transpose", ["channels"], ["features"], perm=[0, 2, 1])
+        return patches(path, FLAT, node, **said)
+    nodes = [
+        helper.make_node("Transpose", ["channels"], ["patches"], perm=[0, 2, 1]),
+        helper.make_node("Constant", [], ["end"], value_ints=[prefix]),
+        helper.make_node("Slice", ["patches", "start", "end", "axis"], ["first"]),
+        helper.make_node("Concat", ["first", "patches"], ["features"], axis=1),
+    ]
+    return patches(path, FLAT, *nodes, **said)
+
+
+def as_map(path, **said):
+    node = helper.make_node("Identity", ["map"], ["features"])
+    return patches(path, node, output=4, **said)
 
 
 def noise(*shape):
@@ -180,7 +218,8 @@ def test_an_output_without_positions_is_refused(tmp_path):
     refused(
         name,
         f"the output of ONNX file '{path}' must be of shape "
-        "(batch, dim, height / stride, width / stride), got (1, 301056) for an image of (224, 448)",
+        "(batch, dim, height / stride, width / stride), got (1, 301056) for an image of "
+        "(224, 448); export the features before they are pooled or flattened",
     )
 
 
@@ -190,7 +229,7 @@ def test_cells_that_are_not_square_are_refused(tmp_path):
         pooling(path, kernel=(8, 16)),
         f"the output of ONNX file '{path}' must be of shape "
         "(batch, dim, height / stride, width / stride), got (1, 3, 28, 28) for an image of "
-        "(224, 448)",
+        "(224, 448); export it with one stride for height and width that divides both",
     )
 
 
@@ -237,6 +276,186 @@ def test_a_model_that_fails_on_a_size_is_named(tmp_path):
     message = rf"^ONNX file '{path}' fails on images of \(16, 24\): .*Add"
     with pytest.raises(ConfigError, match=message):
         backbone.extract(noise(1, 16, 24))
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "grid", "only"),
+    [
+        (("b", 3, "h", "w"), (64, 64), "square", None),
+        (("b", 3, "h", "w"), (224, 224), "square", None),
+        (("b", 3, 64, 64), (64, 64), "square", (64, 64)),
+        ((1, 3, 64, 64), (64, 64), "square", (64, 64)),
+        (("b", 3, "h", "w"), (48, 80), (3, 5), (48, 80)),
+        (("b", 3, 48, 80), (48, 80), (3, 5), (48, 80)),
+        ((1, 3, 48, 80), (48, 80), (3, 5), (48, 80)),
+    ],
+)
+def test_tokens_are_laid_out_as_the_map_they_come_from(tmp_path, shape, size, grid, only):
+    plain = load_backbone(as_map(tmp_path / "map.onnx", shape=shape))
+    backbone = load_backbone(tokens(tmp_path / "tokens.onnx", shape=shape), grid=grid)
+    assert (backbone.feature_dim, backbone.stride, backbone.image_size) == (5, 16, only)
+    images = noise(3, *size)
+    assert torch.equal(backbone.extract(images), plain.extract(images))
+
+
+def test_tokens_with_positions_of_one_size_need_rows_and_columns(tmp_path):
+    positions = helper.make_node(
+        "Constant",
+        [],
+        ["positions"],
+        value=numpy_helper.from_array(np.ones((1, 5, 15), np.float32)),
+    )
+    nodes = [
+        positions,
+        helper.make_node("Add", ["channels", "positions"], ["placed"]),
+        helper.make_node("Transpose", ["placed"], ["features"], perm=[0, 2, 1]),
+    ]
+    name = patches(tmp_path / "tokens.onnx", FLAT, *nodes)
+    for grid in (None, "square"):
+        with pytest.raises(
+            ConfigError, match=r"fails on images .* set backbone.grid to its \[rows,"
+        ):
+            load_backbone(name, grid=grid)
+    backbone = load_backbone(name, grid=(3, 5))
+    assert (backbone.stride, backbone.image_size) == (16, (48, 80))
+    plain = load_backbone(as_map(tmp_path / "map.onnx"))
+    images = noise(2, 48, 80)
+    assert torch.equal(backbone.extract(images), plain.extract(images) + 1)
+
+
+def test_a_square_grid_takes_square_images_only(tmp_path):
+    backbone = load_backbone(tokens(tmp_path / "tokens.onnx"), grid="square")
+    check_image_size(backbone, (96, 96))
+    with pytest.raises(ConfigError, match=r"square images, got \[64, 96\]; set data.image_size to"):
+        check_image_size(backbone, (64, 96))
+    data = DataConfig(image_size=(96, 96))
+    view = view_image((300, 500), data, backbone, PredictOptions())
+    assert (view.size, view.tiling.tile) == ((96, 96), (6, 6))
+    view = view_image((300, 500), data, backbone, PredictOptions(scale=1.0))
+    assert (view.size, view.tiling.tile) == ((304, 496), (6, 6))
+
+
+def test_the_grid_changes_the_fingerprint(tmp_path):
+    name = tokens(tmp_path / "tokens.onnx", shape=("b", 3, 64, 64))
+    found = {load_backbone(name, grid=grid).fingerprint for grid in ("square", (4, 4))}
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize(
+    ("prefix", "grid", "shape", "message"),
+    [
+        (0, None, ("b", 3, "h", "w"), 'these are tokens: set backbone.grid = "square", or export'),
+        (
+            0,
+            None,
+            ("b", 3, 48, 80),
+            r"set backbone.grid = \[3, 5\], or export a map: tokens.transp",
+        ),
+        (1, None, ("b", 3, "h", "w"), r"14 x 14 \+ 1; drop the first 1 token when exporting; set"),
+        (5, None, ("b", 3, 48, 80), r"3 x 5 \+ 5; drop the first 5 tokens when exporting; set .*"),
+        (1, "square", ("b", 3, "h", "w"), "197 tokens are not a square: 14 x 14 . 1; drop the fir"),
+        (
+            5,
+            "square",
+            ("b", 3, 64, 64),
+            r"21 tokens are not a square: 4 x 4 \+ 5; drop the first 5",
+        ),
+        (
+            1,
+            (3, 5),
+            ("b", 3, "h", "w"),
+            r"16 tokens are not 3 x 5: 3 x 5 \+ 1; drop the first 1 to",
+        ),
+        (
+            2,
+            (3, 5),
+            (1, 3, 48, 80),
+            r"17 tokens are not 3 x 5: 3 x 5 \+ 2; drop the first 2 tokens",
+        ),
+        (0, "square", ("b", 3, 48, 80), r"takes images of \[48, 80\]; set backbone.grid to \[rows"),
+        (
+            0,
+            (3, 4),
+            ("b", 3, 48, 80),
+            r"backbone.grid \[3, 4\] does not divide the images of \[48,",
+        ),
+        (0, (6, 10), ("b", 3, 48, 80), r"15 tokens are not 6 x 10 of an image .*grid = \[3, 5\]"),
+    ],
+)
+def test_tokens_that_cannot_be_laid_out_are_refused(tmp_path, prefix, grid, shape, message):
+    name = tokens(tmp_path / "tokens.onnx", prefix, shape=shape)
+    with pytest.raises(ConfigError, match=message) as refusal:
+        load_backbone(name, grid=grid)
+    assert str(tmp_path / "tokens.onnx") in str(refusal.value)
+
+
+def test_channels_that_do_not_come_second_are_refused_with_the_remedy(tmp_path):
+    last = helper.make_node("Transpose", ["map"], ["features"], perm=[0, 2, 3, 1])
+    with pytest.raises(
+        ConfigError, match=r"channels are last: export features.permute\(0, 3, 1, 2"
+    ):
+        load_backbone(patches(tmp_path / "last.onnx", last, output=4))
+    first = helper.make_node("Identity", ["channels"], ["features"])
+    with pytest.raises(ConfigError, match="tokens with their channels first: export a map"):
+        load_backbone(patches(tmp_path / "first.onnx", FLAT, first))
+    with pytest.raises(ConfigError, match="tokens with their channels first: export a map"):
+        load_backbone(patches(tmp_path / "first.onnx", FLAT, first), grid="square")
+    turn = helper.make_node("Transpose", ["image"], ["features"], perm=[0, 3, 1, 2])
+    name = write(
+        tmp_path / "input.onnx",
+        [turn],
+        [port("image", "b", "h", "w", 3)],
+        [port("features", None, None, None, None)],
+    )
+    with pytest.raises(ConfigError, match="its channels are last: export it with a transposition"):
+        load_backbone(name)
+
+
+def test_a_grid_is_refused_where_there_is_none(tmp_path):
+    with pytest.raises(ConfigError, match="for ONNX files that give tokens, got backbone 'filterb"):
+        load_backbone("filterbank", grid="square")
+    with pytest.raises(
+        ConfigError, match=r"must be of shape \(batch, tokens, dim\), .* drop backb"
+    ):
+        load_backbone(pooling(tmp_path / "map.onnx"), grid="square")
+
+
+@pytest.mark.parametrize("kind", ["mean", "softmax", "normalization"])
+def test_a_file_in_which_images_change_each_other_is_refused(tmp_path, kind):
+    nodes = {
+        "mean": [
+            helper.make_node("ReduceMean", ["map"], ["mean"], axes=[0]),
+            helper.make_node("Sub", ["map", "mean"], ["features"]),
+        ],
+        "softmax": [helper.make_node("Softmax", ["map"], ["features"], axis=0)],
+        "normalization": [
+            helper.make_node("ReduceMean", ["map"], ["mean"], axes=[0, 2, 3]),
+            helper.make_node("Sub", ["map", "mean"], ["moved"]),
+            helper.make_node("ReduceL2", ["moved"], ["length"], axes=[0, 2, 3]),
+            helper.make_node("Div", ["moved", "length"], ["features"]),
+        ],
+    }[kind]
+    with pytest.raises(ConfigError, match="depend on the other images of its batch: they differ"):
+        load_backbone(patches(tmp_path / "model.onnx", *nodes, output=4))
+    # With a batch of 1 there are no others.
+    backbone = load_backbone(
+        patches(tmp_path / "one.onnx", *nodes, output=4, shape=(1, 3, "h", "w"))
+    )
+    images = noise(2, 32, 32)
+    assert torch.equal(backbone.extract(images)[1:], backbone.extract(images[1:]))
+
+
+def test_a_file_that_fails_on_two_images_runs_image_by_image(tmp_path):
+    one = helper.make_node("Constant", [], ["one"], value_ints=[1, 5, -1])
+    nodes = [
+        one,
+        helper.make_node("Reshape", ["map", "one"], ["rows"]),
+        helper.make_node("Transpose", ["rows"], ["features"], perm=[0, 2, 1]),
+    ]
+    backbone = load_backbone(patches(tmp_path / "model.onnx", *nodes), grid="square")
+    plain = load_backbone(as_map(tmp_path / "map.onnx"))
+    images = noise(3, 64, 64)
+    assert torch.equal(backbone.extract(images), plain.extract(images))
 
 
 @pytest.mark.skipif(not REAL.is_file(), reason="../shared/weights is absent")

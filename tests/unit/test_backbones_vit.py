@@ -3,6 +3,7 @@ import pickle
 import re
 import shutil
 import time
+from pathlib import Path
 
 import huggingface_hub
 import pytest
@@ -11,8 +12,11 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from fusseg.errors import ConfigError
+from fusseg.features.backbone import normalize_colors
 from fusseg.features.backbones import load_backbone
+from fusseg.features.preprocessor import read_normalization
 
+SCALAR = Path(__file__).parents[3] / "shared/cases/scalar-image-mean"
 SIZES = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
 SIZES |= {"intermediate_size": 8, "patch_size": 8, "image_size": 16}
 
@@ -182,14 +186,74 @@ def test_patches_that_are_not_square_are_refused(tmp_path):
     )
 
 
-def test_a_preprocessor_of_two_channels_is_refused(folder):
+NORMALIZED = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.4]}
+
+
+def expected_by_transformers(settings, pixels):
+    """Let transformers' own processor prepare pixels."""
+    processor = transformers.ViTImageProcessor(**settings | {"do_resize": False})
+    return processor(pixels, return_tensors="pt")["pixel_values"].float()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"image_mean": 0.5, "image_std": 0.5},
+        {"image_mean": 0, "image_std": 1},
+        {"image_mean": [0.5, 0.4, 0.3], "image_std": 0.25},
+        NORMALIZED,
+        NORMALIZED | {"do_normalize": None, "do_rescale": None, "rescale_factor": None},
+        NORMALIZED | {"do_normalize": True, "do_rescale": True, "rescale_factor": 0.00392156862745},
+        NORMALIZED | {"do_normalize": False},
+        NORMALIZED | {"do_rescale": False},
+        NORMALIZED | {"rescale_factor": 1 / 127.5},
+        {"do_normalize": False, "do_rescale": False},
+        NORMALIZED | {"size": {"height": 224, "width": 224}, "resample": 3, "do_resize": True},
+    ],
+)
+def test_pixels_are_prepared_as_transformers_does(settings):
+    pixels = torch.randint(0, 256, (1, 16, 24, 3), dtype=torch.uint8)
+    mean, std = read_normalization(settings, Path("preprocessor_config.json"))
+    told = {name: value for name, value in settings.items() if value is not None}
+    expected = expected_by_transformers(told, pixels.permute(0, 3, 1, 2))
+    assert torch.allclose(normalize_colors(pixels, mean, std), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"image_mean": [0.5, 0.5], "image_std": [0.5, 0.5]}, r"got image_mean \(0.5, 0.5\)"),
+        ({"image_mean": 0.5, "image_std": 0}, "3 standard deviations above 0, or one of each"),
+        ({"image_mean": "0.5", "image_std": 0.5}, "must hold 3 means"),
+        ({"image_mean": True, "image_std": 0.5}, "must hold 3 means"),
+        ({"image_mean": float("nan"), "image_std": 0.5}, "must hold 3 means"),
+        ({"image_mean": [[0.5], 0.5, 0.5], "image_std": 0.5}, "must hold 3 means"),
+        ({"image_mean": 0.5}, "must hold image_mean and image_std .* got image_mean 0.5 and"),
+        ({}, "must hold image_mean and image_std"),
+        (NORMALIZED | {"do_normalize": "no"}, "do_normalize must be true or false, got 'no'"),
+        (NORMALIZED | {"do_rescale": 0}, "do_rescale must be true or false, got 0"),
+        (NORMALIZED | {"rescale_factor": 0}, "rescale_factor must be a number above 0, got 0"),
+        (NORMALIZED | {"do_flip_channel_order": True}, "asks for do_flip_channel_order, which"),
+    ],
+)
+def test_a_preprocessor_that_cannot_be_honored_is_refused(folder, settings, message):
     path = folder / "preprocessor_config.json"
-    path.write_text('{"image_mean": [0.5, 0.5], "image_std": [0.5, 0.5]}')
-    refused(
-        folder,
-        f"'{path}' must hold 3 means and 3 standard deviations above 0, "
-        "got image_mean (0.5, 0.5) and image_std (0.5, 0.5)",
-    )
+    path.write_text(json.dumps(settings))
+    with pytest.raises(ConfigError, match=message) as refusal:
+        load_backbone(str(folder))
+    assert str(path) in str(refusal.value)
+
+
+@pytest.mark.skipif(not SCALAR.is_dir(), reason="../shared/cases is absent")
+def test_a_scalar_mean_counts_for_all_channels():
+    backbone = load_backbone(str(SCALAR))
+    images = torch.randint(0, 256, (1, 16, 24, 3), dtype=torch.uint8)
+    model = transformers.ViTModel.from_pretrained(SCALAR, add_pooling_layer=False).eval()
+    with torch.no_grad():
+        pixels = (images.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
+        tokens = model(pixels, interpolate_pos_encoding=True).last_hidden_state[:, 1:]
+    expected = tokens.transpose(1, 2).reshape(1, 32, 2, 3)
+    assert torch.allclose(backbone.extract(images), expected, atol=1e-5)
 
 
 def test_an_image_of_broken_patches_is_refused(folder):

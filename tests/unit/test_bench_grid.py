@@ -7,6 +7,7 @@ from fusseg.bench.grid import cell_config, check_names, override_grid
 from fusseg.bench.grid_file import dump_grid, find_grid, load_grid
 from fusseg.bench.grid_sections import read_seeds
 from fusseg.errors import ConfigError
+from fusseg.federation.strategies import resolve
 
 GRID = """
 title = "Two rows"
@@ -213,12 +214,47 @@ def test_shipped_grids_are_valid_and_rows_differ_in_what_they_say_alone(table, p
     assert all(settings.count(one) == 1 for one in settings)
 
 
+TABLE_3 = {
+    "no aggregation": ("local", ""),
+    "E, any strategy": ("fedavg", "E"),
+    "W+E, any strategy": ("fedavg", "WE"),
+    "FedAvg, C": ("fedavg", "C"),
+    "FedAvg, W+C": ("fedavg", "WC"),
+    "FedAvg, E+C": ("fedavg", "EC"),
+    "FedAvg, W+E+C": ("fedavg", "WEC"),
+    "FedCC k-means, C or W+C": ("fedcc-kmeans", "C"),
+    "FedCC k-means, E+C": ("fedcc-kmeans", "EC"),
+    "FedCC k-means, W+E+C": ("fedcc-kmeans", "WEC"),
+    "FedCC maximin, C or W+C": ("fedcc-maximin", "C"),
+    "FedCC maximin, E+C": ("fedcc-maximin", "EC"),
+    "FedCC maximin, W+E+C": ("fedcc-maximin", "WEC"),
+}
+"""Strategy and switches of each row; W is left out where nothing is averaged."""
+
+
+@pytest.mark.parametrize("preset", ["cityscapes", "ips", "camvid", "flood"])
+def test_table_3_has_all_combinations_of_the_switches(preset):
+    grid = load_grid(find_grid("table3"), preset)
+    found = {}
+    for method in grid.methods:
+        config = cell_config(grid, grid.columns[0], method, 0)
+        protocol = resolve(config)
+        heads, centroids = protocol.aggregate_heads, protocol.aggregate_centroids
+        averages = heads or (centroids and protocol.strategy_name == "fedavg")
+        switches = {"W": protocol.weighted and averages, "E": heads, "C": centroids}
+        on = "".join(name for name, value in switches.items() if value)
+        found[method.name] = (protocol.strategy_name, on)
+        if protocol.strategy_name not in ("fedavg", "local"):
+            assert protocol.distance == "euclidean"
+    assert found == TABLE_3
+
+
 def test_cityscapes_has_the_papers_steps_shifts_and_figures():
     grid = load_grid(find_grid("table1"), "cityscapes")
     fedavg = next(method for method in grid.methods if method.name == "FedAvg")
     configs = [cell_config(grid, column, fedavg, 0) for column in grid.columns]
     assert [(c.data.num_clients, c.local.steps) for c in configs] == [(3, 833), (6, 500), (18, 833)]
-    assert configs[0].local.shift == (0.458285, 0.175435, 0.313612)
+    assert configs[0].local.tables["stego"]["shift"] == (0.458285, 0.175435, 0.313612)
     assert configs[0].model.num_clusters == 27
     assert (configs[0].data.image_size, configs[0].evaluation.image_size) == (
         (224, 224),

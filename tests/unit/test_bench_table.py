@@ -20,7 +20,7 @@ from fusseg.runs import FORMAT_VERSION, RECORD, RECORD_KEYS
 def result(trained=None, finished=None, bytes_sent=0.0, seconds=1.0):
     found = {"trained": trained, "finished": finished}
     scores = {
-        phase: Scores(value, value + 0.5, {"north": value})
+        phase: Scores(value, value + 0.5, {"north": value}, value / 2)
         for phase, value in found.items()
         if value is not None
     }
@@ -62,6 +62,8 @@ def test_scores_are_mean_and_spread_in_percent_beside_the_papers():
         "method",
         "3, trained",
         "3, + finish",
+        "3, trained, STEGO's mIoU",
+        "3, + finish, STEGO's mIoU",
         "3, paper",
         "6, trained",
         "6, + finish",
@@ -69,10 +71,12 @@ def test_scores_are_mean_and_spread_in_percent_beside_the_papers():
     # Std of 10, 12: sqrt(2); of 20, 24: sqrt(8); of 11, 15: sqrt(8).
     half = 2 * ["50.00 (1 of 2 seeds)"]
     assert texts(section) == [
-        ["a", "11.00 ± 1.41", "22.00 ± 2.83", "21.12", *half],
-        ["b", "13.00 ± 2.83", "30.00 ± 0.00", ABSENT, "missing", "missing"],
-        ["c", "25.00 ± 0.00", ABSENT, ABSENT, ABSENT, ABSENT],
+        ["a", "11.00 ± 1.41", "22.00 ± 2.83", "5.50 ± 0.71", "11.00 ± 1.41", "21.12", *half],
+        ["b", "13.00 ± 2.83", "30.00 ± 0.00", "6.50 ± 1.41", "15.00 ± 0.00", ABSENT]
+        + 2 * ["missing"],
+        ["c", "25.00 ± 0.00", ABSENT, "12.50 ± 0.00", ABSENT, ABSENT, ABSENT, ABSENT],
     ]
+    assert "a class that no label has counts as 0" in section.note
 
 
 def test_the_best_of_each_column_is_marked_but_not_the_papers():
@@ -83,17 +87,24 @@ def test_the_best_of_each_column_is_marked_but_not_the_papers():
         for column, entry in enumerate(row)
         if entry.best
     ]
-    assert best == [("a", 4), ("a", 5), ("b", 2), ("c", 1)]
+    assert best == [("a", 6), ("a", 7), ("b", 2), ("b", 4), ("c", 1), ("c", 3)]
 
 
 def test_differences_are_paired_and_a_row_without_finish_enters_both():
     section = sections_by_heading(make_grid(), RESULTS)["mIoU against a"]
-    # b - a trained: 1, 3 points, std sqrt(2), error 1; finished: 10, 6, std sqrt(8), error 2.
-    # c - a trained: 15, 13; finished: 5, 1.
+    # b - a trained: 1, 3 points, std sqrt(2), standard error 1; finished: 10, 6, std sqrt(8), 2.
+    # c - a trained: 15, 13; finished: 5, 1. Student's t at 1 degree of freedom: 12.706.
     assert texts(section) == [
-        ["b", "+2.00 ± 1.00", "+8.00 ± 2.00", "missing", "missing"],
-        ["c", "+14.00 ± 1.00", "+3.00 ± 2.00", ABSENT, ABSENT],
+        ["b", "+2.00 ± 12.71", "+8.00 ± 25.41", "missing", "missing"],
+        ["c", "+14.00 ± 12.71", "+3.00 ± 25.41", ABSENT, ABSENT],
     ]
+    assert "over n = 2 seeds ± half the width of its 95 % confidence interval" in section.note
+
+
+def test_differences_over_fewer_seeds_than_asked_for_say_so():
+    results = RESULTS | {("b", "3"): {1: result(0.15, 0.30)}}
+    section = sections_by_heading(make_grid(), results)["mIoU against a"]
+    assert texts(section)[0][1] == "+3.00 (1 of 2 seeds)"
 
 
 def test_negative_differences_of_one_seed_have_a_sign_and_no_error():
@@ -112,12 +123,13 @@ def test_cost_is_the_mean_per_run():
 def test_runs_with_other_held_out_sites_are_averaged_and_their_sites_kept():
     joined = join_results(
         [
-            Result({"trained": Scores(0.2, 0.4, {"north": 0.2})}, 100.0, 2.0),
-            Result({"trained": Scores(0.4, 0.8, {"south": 0.4})}, 300.0, 4.0),
+            Result({"trained": Scores(0.2, 0.4, {"north": 0.2}, 0.1)}, 100.0, 2.0),
+            Result({"trained": Scores(0.4, 0.8, {"south": 0.4}, 0.2)}, 300.0, 4.0),
         ]
     )
     assert abs(joined.scores["trained"].mean_iou - 0.3) < 1e-12
     assert abs(joined.scores["trained"].pixel_accuracy - 0.6) < 1e-12
+    assert joined.scores["trained"].mean_iou_stego == pytest.approx(0.15)
     assert joined.scores["trained"].sites == {"north": 0.2, "south": 0.4}
     assert (joined.bytes_sent, joined.seconds) == (200, 3)
 
@@ -153,9 +165,11 @@ def test_csv_has_one_line_per_cell_and_score():
     assert rows == [
         ["method", "column", "seed", "held_out", "phase", "site", "score", "value"],
         [*place, "trained", "", "mean_iou", "0.1"],
+        [*place, "trained", "", "mean_iou_stego", "0.05"],
         [*place, "trained", "", "pixel_accuracy", "0.6"],
         [*place, "trained", "north", "mean_iou", "0.1"],
         [*place, "finished", "", "mean_iou", "0.2"],
+        [*place, "finished", "", "mean_iou_stego", "0.1"],
         [*place, "finished", "", "pixel_accuracy", "0.7"],
         [*place, "finished", "north", "mean_iou", "0.2"],
         [*place, "", "", "bytes_sent", "1000.0"],
@@ -179,19 +193,27 @@ def test_settings_that_differ_between_columns_stand_side_by_side():
     assert set(rows) >= {name for name, _ in _SETTINGS}
 
 
+SHIFTS = {"shift_self": 0.25, "shift_neighbor": 0.5, "shift_random": -0.125}
+
+
 @pytest.mark.parametrize(
-    ("shift", "held_out", "shown"),
+    ("agreed", "held_out", "shown"),
     [
-        ([0.25, 0.5, -0.125], "", "0.250, 0.500, -0.125 (seed 1)"),
-        ([0.25, 0.5, -0.125], "north", "0.250, 0.500, -0.125 (seed 1, north held out)"),
-        (None, "", ABSENT),
+        (SHIFTS, "", "0.250, 0.500, -0.125 (seed 1)"),
+        (SHIFTS, "north", "0.250, 0.500, -0.125 (seed 1, north held out)"),
+        ({}, "", ABSENT),
+        ({"threshold": 0.5}, "", ABSENT),
     ],
 )
-def test_the_shifts_of_one_run_are_not_passed_off_as_those_of_all(shift, held_out, shown, tmp_path):
+def test_the_shifts_of_one_run_are_not_passed_off_as_those_of_all(
+    agreed, held_out, shown, tmp_path
+):
     record = dict.fromkeys(RECORD_KEYS) | {
         "format_version": FORMAT_VERSION,
+        "versions": {},
+        "backbone": {"fingerprint": "f00d"},
         "clients": [{"client_id": "a", "num_images": 5}, {"client_id": "b", "num_images": 7}],
-        "hello": {"local_steps": 3, "shift": shift},
+        "hello": {"local_steps": 3, "agreed": agreed},
     }
     (tmp_path / RECORD).write_text(json.dumps(record))
     cells = [make_cell(path=tmp_path, held_out=held_out), make_cell(seed=2)]
@@ -199,6 +221,28 @@ def test_the_shifts_of_one_run_are_not_passed_off_as_those_of_all(shift, held_ou
     rows = {row[0]: row[1] for row in texts(section)}
     assert rows["shifts used"] == shown
     assert rows["clients: images"] == "2: 5, 7"
+
+
+def test_the_encoder_and_all_processors_of_a_column_are_named(tmp_path):
+    cells = []
+    for seed, processor in enumerate(("EPYC (model 1)", "EPYC (model 17)", "EPYC (model 1)", None)):
+        record = dict.fromkeys(RECORD_KEYS) | {
+            "format_version": FORMAT_VERSION,
+            # The last is of a version that did not keep it.
+            "versions": {"threads": 1, "torch": "2.13.0"}
+            | ({} if processor is None else {"processor": processor}),
+            "backbone": {"fingerprint": "f00d"},
+        }
+        path = tmp_path / str(seed)
+        path.mkdir()
+        (path / RECORD).write_text(json.dumps(record))
+        cells.append(make_cell(path=path, seed=seed))
+    cells.append(make_cell(path=tmp_path / "not run"))
+    section = settings_section(make_grid(columns=(Column("3", {}),)), cells)
+    rows = {row[0]: row[1] for row in texts(section)}
+    assert rows["SHA-256 of the encoder"] == "f00d"
+    assert rows["processor"] == f"EPYC (model 1) / EPYC (model 17) / {ABSENT}"
+    assert (rows["threads"], rows["torch"]) == ("1", "2.13.0")
 
 
 def test_the_page_holds_tables_figures_and_failures_and_no_reference():

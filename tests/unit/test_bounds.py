@@ -5,83 +5,154 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fusseg.config import FederationConfig, LocalConfig
+from fusseg.config import Config, FederationConfig, LocalConfig
 from fusseg.errors import FederationError
-from fusseg.federation.bounds import ADAM_REACH, ClientFacts, check_hello, check_plausible
-from fusseg.federation.lloyd import CodeSums
-from fusseg.federation.moments import FeatureMoments
-from fusseg.federation.state import CentroidUsage, ClientUpdate, Hello
+from fusseg.federation.bounds import ADAM_REACH, check_hello, check_plausible
+from fusseg.federation.lloyd import LLOYD_STEP
+from fusseg.federation.moments import MOMENTS
+from fusseg.federation.parts import ClientFacts
+from fusseg.federation.protocol import sent_parts
+from fusseg.federation.state import ClientUpdate, Hello
+from fusseg.federation.strategies import resolve
 from fusseg.version import VERSION
 
-LOCAL = LocalConfig(head_learning_rate=0.1, centroid_learning_rate=0.5)
-FEDERATION = FederationConfig(positions_per_image=4)
 FACTS = ClientFacts(num_images=3, positions_per_image=6)
 """12 positions in all are looked at."""
 
 
+def settle(strategy):
+    return resolve(
+        Config(
+            local=LocalConfig(head_learning_rate=0.1, centroid_learning_rate=0.5),
+            federation=FederationConfig(strategy=strategy, positions_per_image=4),
+        )
+    )
+
+
+FEDAVG, CONSENSUS = settle("fedavg"), settle("consensus")
+(TRAIN,), (MEASURED,) = FEDAVG.tasks(1), CONSENSUS.tasks(1)
+
+
 @pytest.fixture
 def state(make_state):
-    return make_state({"w": torch.tensor([1.0, -1.0])}, torch.zeros(2, 2))
+    return make_state({"w": torch.tensor([1.0, -1.0])}, torch.zeros(2, 2), dim=2)
 
 
-def check(state, **sent):
-    check_plausible(state, ClientUpdate("a", 3, **sent), FACTS, LOCAL, FEDERATION)
+def check(state, task, protocol=FEDAVG, num_images=3, loss=None, **sent):
+    """Check an update of one client; parts that are not given are as the client got them."""
+    parts = sent_parts(task, state, protocol)
+    got = {name: part.start for name, part in parts.items() if part.start is not None}
+    check_plausible(ClientUpdate("a", num_images, loss, got | sent), parts, FACTS)
+
+
+def trained(state, loss=0.0, head=(1.0, -1.0), centroids=((0.0, 0.0), (0.0, 0.0))):
+    sent = {"head.w": torch.tensor(head), "centroids": torch.tensor(centroids)}
+    check(state, TRAIN, loss=loss, **sent)
+
+
+def summed(state, sums, counts):
+    check(state, LLOYD_STEP, sums=torch.tensor(sums).double(), counts=torch.tensor(counts))
+
+
+def used(state, counts, cosines):
+    sent = {"counts": torch.tensor(counts), "cosines": torch.tensor(cosines).double()}
+    check(state, MEASURED, CONSENSUS, loss=0.0, **sent)
+
+
+def measured(state, second, first, count):
+    sent = {"second": second, "first": first, "count": count}
+    check(state, MOMENTS, **sent)
 
 
 def test_one_step_moves_a_weight_by_three_learning_rates_at_most(state):
     assert pytest.approx(3.162, abs=1e-3) == ADAM_REACH
-    check(state, head={"w": torch.tensor([1.316, -0.684])}, loss=0.0)
-    with pytest.raises(FederationError, match=r"sent w with a value that moved by 0.33"):
-        check(state, head={"w": torch.tensor([1.33, -1.0])}, loss=0.0)
-    check(state, centroids=torch.full((2, 2), 1.58), loss=0.0)
+    trained(state, head=[1.316, -0.684])
+    with pytest.raises(FederationError, match=r"sent head\.w with a value that moved by 0.33"):
+        trained(state, head=[1.33, -1.0])
+    trained(state, centroids=[[1.58, 1.58], [1.58, 1.58]])
     with pytest.raises(FederationError, match="centroids with a value that moved by 1e"):
-        check(state, centroids=torch.tensor([[0.0, 1e30], [0.0, 0.0]]), loss=0.0)
+        trained(state, centroids=[[0.0, 1e30], [0.0, 0.0]])
 
 
 def test_more_steps_reach_farther(state):
     farther = replace(state, plan=replace(state.plan, num_steps=10))
-    check(farther, head={"w": torch.tensor([4.16, -1.0])}, loss=0.0)
+    trained(farther, head=[4.16, -1.0])
 
 
 def test_the_number_of_images_is_that_of_the_hello(state):
     with pytest.raises(FederationError, match="has 3 images by its hello, but sent a count of 900"):
-        check_plausible(state, ClientUpdate("a", 900), FACTS, LOCAL, FEDERATION)
+        check(state, TRAIN, num_images=900)
 
 
 def test_sums_are_no_longer_than_their_counts(state):
-    counts = torch.tensor([10, 2])
-    check(state, code_sums=CodeSums(torch.tensor([[6.0, 8.0], [0.0, 2.0]]).double(), counts))
+    summed(state, [[6.0, 8.0], [0.0, 2.0]], [10, 2])
     with pytest.raises(FederationError, match="of length 3, longer than their number"):
-        check(state, code_sums=CodeSums(torch.tensor([[0.0, 1.0], [0.0, 3.0]]).double(), counts))
+        summed(state, [[0.0, 1.0], [0.0, 3.0]], [10, 2])
     with pytest.raises(FederationError, match="counts of 13 positions in all, expected 12"):
-        check(state, code_sums=CodeSums(torch.zeros(2, 2).double(), torch.tensor([10, 3])))
+        summed(state, [[0.0, 0.0], [0.0, 0.0]], [10, 3])
 
 
 def test_centroid_usage_counts_every_position_once(state):
-    cosines = torch.tensor([0.5, 1.0]).double()
-    check(state, usage=CentroidUsage(torch.tensor([12, 0]), cosines))
+    used(state, [12, 0], [0.5, 1.0])
     with pytest.raises(FederationError, match="counts of 11 positions"):
-        check(state, usage=CentroidUsage(torch.tensor([11, 0]), cosines))
+        used(state, [11, 0], [0.5, 1.0])
     with pytest.raises(FederationError, match="a mean cosine of 2, must be at most 1"):
-        check(state, usage=CentroidUsage(torch.tensor([12, 0]), 2 * cosines))
+        used(state, [12, 0], [1.0, 2.0])
+
+
+def test_the_centroids_of_a_consensus_are_checked_like_any_others(state):
+    centroids, counts = torch.full((2, 2), 2.0), torch.tensor([12, 0])
+    sent = {"centroids": centroids, "counts": counts, "cosines": torch.zeros(2).double()}
+    with pytest.raises(FederationError, match="centroids with a value that moved by 2"):
+        check(state, MEASURED, CONSENSUS, loss=0.0, **sent)
 
 
 def test_moments_obey_the_inequality_of_sums_and_squares(state):
     second = torch.diag(torch.tensor([12.0, 3.0])).double()
-    count = torch.tensor(12)
-    check(state, moments=FeatureMoments(second, torch.tensor([12.0, -6.0]).double(), count))
-    too_long = FeatureMoments(second, torch.tensor([12.0, -6.1]).double(), count)
+    count, none = torch.tensor(12), torch.zeros(2).double()
+    measured(state, second, torch.tensor([12.0, -6.0]).double(), count)
     with pytest.raises(FederationError, match="its sum of squares does not allow"):
-        check(state, moments=too_long)
+        measured(state, second, torch.tensor([12.0, -6.1]).double(), count)
     with pytest.raises(FederationError, match="its sum of squares does not allow"):
-        check(state, moments=FeatureMoments(-second, torch.zeros(2).double(), count))
+        measured(state, -second, none, count)
     with pytest.raises(FederationError, match="count of 5 positions in all, expected 12"):
-        check(state, moments=FeatureMoments(second, torch.zeros(2).double(), torch.tensor(5)))
+        measured(state, second, none, torch.tensor(5))
 
 
-def hello(num_images=3, feature_count=18, largest=1.0):
+@pytest.mark.parametrize("spread", [[2**62] * 3 + [2**62 + 12], [13, -1]])
+def test_giant_counts_are_no_count_whatever_they_add_up_to(spread, state):
+    """In 64 bits four of 2^62 add up to 0."""
+    assert int(torch.tensor(spread).sum()) == 12
+    said = f"sent a count of {max(spread)} positions, has 12 in all"
+    with pytest.raises(FederationError, match=said):
+        used(state, spread, [0.0] * len(spread))
+    with pytest.raises(FederationError, match=said):
+        summed(state, [[0.0, 0.0]] * len(spread), spread)
+
+
+def test_moments_are_those_of_features_that_can_be_kept(state):
+    """Larger ones add up to infinity, which no decomposition survives."""
+    count, first = torch.tensor(12), torch.zeros(2).double()
+    measured(state, torch.eye(2).double() * 12 * 65504.0**2, first, count)
+    with pytest.raises(FederationError, match=r"a sum of squares of 1e\+308, features are at most"):
+        measured(state, torch.eye(2).double() * 1e308, first, count)
+    products = torch.tensor([[4.0, 6.0], [6.0, 9.0]]).double()
+    measured(state, products, first, count)
+    products[0, 1] = -1e308
+    with pytest.raises(FederationError, match="products that its sums of squares do not allow"):
+        measured(state, products, first, count)
+
+
+@pytest.mark.parametrize("loss", [1.7e308, -2e12])
+def test_a_loss_is_one_that_can_be_averaged(loss, state):
+    trained(state, loss=-1e12)
+    with pytest.raises(FederationError, match="sent a loss of "):
+        trained(state, loss=loss)
+
+
+def hello(num_images=3, feature_count=18, largest=1.0, spread=1.0):
     total = torch.tensor([0.0, largest * feature_count, -1.0], dtype=torch.float64)
-    return Hello("a", num_images, total, feature_count, None, "f" * 64, VERSION)
+    return Hello("a", num_images, total, feature_count, {}, "f" * 64, VERSION, spread)
 
 
 def refused(found):
@@ -114,3 +185,19 @@ def test_a_mean_feature_is_one_that_float16_can_hold(sign):
     assert refused(hello(largest=sign * 65600.0)) == (
         "client 'a' sent a sum of features with a mean of 6.56e+04, features are at most 65504"
     )
+
+
+def test_a_hello_above_what_the_operator_expects_is_refused_with_site_value_and_limit():
+    check_hello(hello(num_images=3, feature_count=18), 6, max_images=3)
+    with pytest.raises(FederationError) as caught:
+        check_hello(hello(num_images=4, feature_count=24), 6, max_images=3)
+    assert str(caught.value) == (
+        "client 'a' says it has 4 images, but max_images of [sites.a] in the server's list of "
+        "sites is 3; if the site is right, raise it there"
+    )
+
+
+@pytest.mark.parametrize("spread", [-1e-9, 1.2e5])
+def test_a_spread_is_one_that_features_can_have(spread):
+    check_hello(hello(spread=0.0), positions_per_image=6)
+    assert "must lie in [0, 1.13e+05]" in refused(hello(spread=spread))

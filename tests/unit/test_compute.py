@@ -2,7 +2,14 @@ import pytest
 import torch
 
 from fusseg import compute as module
-from fusseg.compute import EXACT, Compute, choose_compute, has_bfloat16, set_threads
+from fusseg.compute import (
+    EXACT,
+    Compute,
+    choose_compute,
+    has_bfloat16,
+    processor_name,
+    set_threads,
+)
 from fusseg.config import ComputeConfig
 from fusseg.errors import ConfigError
 
@@ -43,6 +50,16 @@ def test_auto_takes_float32_elsewhere(processor, flags):
 def test_a_machine_that_does_not_describe_its_processor_has_no_bfloat16(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "_CPU_INFO", tmp_path / "none")
     assert not has_bfloat16(CPU)
+
+
+def test_the_processor_is_named_with_what_tells_models_of_one_name_apart(monkeypatch, tmp_path):
+    path = tmp_path / "cpuinfo"
+    path.write_text("cpu family\t: 25\nmodel\t\t: 1\nmodel name\t: AMD EPYC\nstepping\t: 2\n")
+    monkeypatch.setattr(module, "_CPU_INFO", path)
+    assert processor_name() == "AMD EPYC (cpu family 25, model 1, stepping 2)"
+    monkeypatch.setattr(module, "_CPU_INFO", tmp_path / "none")
+    monkeypatch.setattr("platform.processor", lambda: "arm")
+    assert processor_name() == "arm"
 
 
 def test_bfloat16_can_be_asked_for_anywhere(processor):

@@ -12,6 +12,7 @@ from fusseg.config import (
     ModelConfig,
 )
 from fusseg.errors import ConfigError, FussegError
+from fusseg.segmentation.objectives.stego import StegoSettings
 
 
 def expect_refusal(message, stage, **settings):
@@ -23,19 +24,12 @@ def test_the_defaults_are_those_of_the_method():
     config = Config()
     assert (config.model.num_clusters, config.model.code_dim) == (27, 70)
     local = config.local
-    assert (local.batch_size, local.positions, local.neighbors, local.random_supports) == (
-        8,
-        121,
-        2,
-        5,
-    )
-    assert (local.dropout, local.separation_weight) == (0.1, 0.0)
-    assert (local.self_weight, local.neighbor_weight, local.random_weight) == (0.67, 0.25, 0.63)
-    assert (local.shift, local.shift_quantiles, local.shift_batches) == (
-        "auto",
-        "balanced",
-        8,
-    )
+    assert (local.objective, local.batch_size, local.tables) == ("stego", 8, {})
+    stego = StegoSettings()
+    assert (stego.positions, stego.neighbors, stego.random_supports) == (121, 2, 5)
+    assert (stego.dropout, stego.separation_weight) == (0.1, 0.0)
+    assert (stego.self_weight, stego.neighbor_weight, stego.random_weight) == (0.67, 0.25, 0.63)
+    assert (stego.shift, stego.shift_quantiles, stego.shift_batches) == ("auto", "balanced", 8)
     assert (local.head_learning_rate, local.centroid_learning_rate) == (5e-4, 5e-3)
     assert (config.federation.rounds, config.federation.distance) == (10, "cosine")
 
@@ -56,14 +50,14 @@ def test_a_bad_setting_is_a_value_error_of_fusseg():
         (ModelConfig, "model.code_dim", 1, 0),
         (LocalConfig, "local.steps", 1, 0),
         (LocalConfig, "local.batch_size", 2, 1),
-        (LocalConfig, "local.positions", 1, 0),
-        (LocalConfig, "local.neighbors", 1, 0),
-        (LocalConfig, "local.random_supports", 1, 0),
-        (LocalConfig, "local.shift_batches", 1, 0),
-        (LocalConfig, "local.self_weight", 0, -0.5),
-        (LocalConfig, "local.neighbor_weight", 0, -0.5),
-        (LocalConfig, "local.random_weight", 0, -0.5),
-        (LocalConfig, "local.separation_weight", 0, -0.5),
+        (StegoSettings, "local.stego.positions", 1, 0),
+        (StegoSettings, "local.stego.neighbors", 1, 0),
+        (StegoSettings, "local.stego.random_supports", 1, 0),
+        (StegoSettings, "local.stego.shift_batches", 1, 0),
+        (StegoSettings, "local.stego.self_weight", 0, -0.5),
+        (StegoSettings, "local.stego.neighbor_weight", 0, -0.5),
+        (StegoSettings, "local.stego.random_weight", 0, -0.5),
+        (StegoSettings, "local.stego.separation_weight", 0, -0.5),
         (FederationConfig, "federation.rounds", 1, 0),
         (EvaluationConfig, "evaluation.every", 0, -1),
     ],
@@ -88,6 +82,22 @@ def test_images_of_absurd_sizes_are_refused(size):
     assert DataConfig(image_size=(16, 16)).image_size == (16, 16)
 
 
+@pytest.mark.parametrize("level", [0, -1, 65536])
+def test_a_white_level_beyond_16_bits_is_refused(level):
+    bound = "most 65535" if level > 0 else "least 1"
+    message = f"must be at {bound}, got {level}"
+    expect_refusal(f"data.white_level {message}", DataConfig, white_level=level)
+    expect_refusal(f"data.white_level.3 {message}", DataConfig, white_level={"1": 9, "3": level})
+
+
+def test_white_levels_are_named_by_a_number_of_bands():
+    message = (
+        "data.white_level has the key 'rgb'; the keys are numbers of bands: 1 for gray, 3 for RGB, "
+        "2 and 4 for those with transparency"
+    )
+    expect_refusal(message, DataConfig, white_level={"rgb": 4095})
+
+
 def test_an_empty_backbone_is_refused():
     expect_refusal("backbone.name must not be empty", BackboneConfig, name="")
 
@@ -100,14 +110,14 @@ def test_more_clusters_than_an_8_bit_image_has_indices_are_refused():
 
 @pytest.mark.parametrize("dropout", [1.0, -0.1, float("nan")])
 def test_dropout_of_all_channels_is_refused(dropout):
-    message = f"local.dropout must lie in [0, 1), got {dropout}"
-    expect_refusal(message, LocalConfig, dropout=dropout)
+    message = f"local.stego.dropout must lie in [0, 1), got {dropout}"
+    expect_refusal(message, StegoSettings, dropout=dropout)
 
 
 @pytest.mark.parametrize("quantiles", [(0.0, 0.5, 0.5), (0.5, 0.5, 1.0), (0.5, float("nan"), 0.5)])
 def test_quantiles_outside_zero_and_one_are_refused(quantiles):
-    message = f"local.shift_quantiles must lie in (0, 1), got {quantiles}"
-    expect_refusal(message, LocalConfig, shift_quantiles=quantiles)
+    message = f"local.stego.shift_quantiles must lie in (0, 1), got {quantiles}"
+    expect_refusal(message, StegoSettings, shift_quantiles=quantiles)
 
 
 def test_steps_and_epochs_exclude_each_other():
@@ -119,13 +129,25 @@ def test_steps_and_epochs_exclude_each_other():
     ("stage", "name", "most"),
     [
         (LocalConfig, "local.steps", 10**9),
-        (LocalConfig, "local.positions", 10_000),
+        (StegoSettings, "local.stego.positions", 10_000),
         (LocalConfig, "local.batch_size", 10_000),
         (ModelConfig, "model.code_dim", 4096),
         (ModelConfig, "model.num_clusters", 255),
     ],
 )
 def test_counts_have_a_largest_value(stage, name, most):
-    key = name.split(".")[1]
+    key = name.rpartition(".")[2]
     assert getattr(stage(**{key: most}), key) == most
     expect_refusal(f"{name} must be at most {most}, got {most + 1}", stage, **{key: most + 1})
+
+
+def test_a_table_that_is_called_like_a_setting_is_refused():
+    with pytest.raises(ConfigError, match=r"^local\.steps is a setting"):
+        LocalConfig(tables={"steps": {}})
+
+
+def test_equal_settings_hash_alike_whatever_their_tables_hold():
+    left, right = (LocalConfig(tables={"stego": {"shift": (0.1, 0.2, 0.3)}}) for _ in range(2))
+    assert left == right
+    assert hash(left) == hash(right)
+    assert left != LocalConfig()

@@ -1,6 +1,6 @@
 import torch
 
-from fusseg.federation.consensus import consensus_centroids
+from fusseg.federation.strategies.consensus import consensus_centroids
 
 
 def merge(centroids, counts, cosines, previous):

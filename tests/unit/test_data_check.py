@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -23,8 +25,9 @@ def root(tmp_path):
     return tmp_path
 
 
-def check(root, **settings):
-    return list(check_sites(DataConfig(root=str(root), image_size=(32, 32), **settings)))
+def check(root, at_sites=False, **settings):
+    config = DataConfig(root=str(root), image_size=(32, 32), **settings)
+    return list(check_sites(config, at_sites=at_sites))
 
 
 def grave(findings):
@@ -69,8 +72,8 @@ def test_a_site_left_with_one_image_is_an_error(root):
     for stem in "12":
         (root / "a" / "images" / f"{stem}.png").write_bytes(b"junk")
     message = (
-        "site 'a' has 1 training image, at least 2 are needed; "
-        'add images, move the site out of data.root, or set data.train_sites = ["b"]'
+        "site 'a' has 1 usable training image, at least 2 are needed; fusseg check names what is "
+        'skipped; add images, move the site out of data.root, or set data.train_sites = ["b"]'
     )
     findings = grave(check(root))
     assert [finding.subject for finding in findings] == ["a/1.png", "a/2.png", "a"]
@@ -90,6 +93,23 @@ def test_a_bad_mask_is_an_error_where_it_would_be_read(root):
     assert grave(check(root)) == [Finding("warning", "a/1.png", message)]
 
 
+def test_a_bad_training_mask_is_an_error_where_sites_are_scored_on_their_own(root):
+    path = root / "a" / "masks" / "1.png"
+    Image.fromarray(np.full((40, 50), 9, np.uint8)).save(path)
+    config = DataConfig(root=str(root), image_size=(32, 32), train_sites=("a",))
+    found = [(f.severity, f.subject) for f in grave(check_sites(config, at_sites=True))]
+    assert found == [("error", "a/1.png")]
+    elsewhere = replace(config, train_sites=("b",))
+    found = [(f.severity, f.subject) for f in grave(check_sites(elsewhere, at_sites=True))]
+    assert found == [("warning", "a/1.png")]
+
+
+def test_one_usable_image_is_enough_where_its_crops_train(root):
+    for stem in "12":
+        (root / "a" / "images" / f"{stem}.png").write_bytes(b"junk")
+    assert {f.severity for f in grave(check(root, crops="five"))} == {"warning"}
+
+
 def test_a_bad_mask_of_another_split_is_a_warning(root):
     table = "stem,site,split\n1,a,train\n2,a,train\n3,a,val\n1,b,train\n2,b,train\n3,b,val\n"
     (root / "splits.csv").write_text(table)
@@ -104,7 +124,8 @@ def test_held_out_images_that_are_all_broken_are_an_error(root):
     for path in (root / "b" / "images").iterdir():
         path.write_bytes(b"junk")
     message = (
-        "every held-out image would be skipped (3 in all); replace them, or hold out other sites"
+        "every held-out image is skipped (3 in all), fusseg check says why; replace them, or hold "
+        "out other sites"
     )
     findings = grave(check(root, held_out_sites=("b",)))
     assert [finding.severity for finding in findings] == ["warning"] * 3 + ["error"]
@@ -118,7 +139,7 @@ def test_classes_are_inferred_from_readable_held_out_masks_where_none_are_named(
     for mask in ("a/masks/1.png", "b/masks/3.png"):
         Image.fromarray(np.full((40, 50), 9, np.uint8)).save(root / mask)
     findings = check(root, held_out_sites=("b",))
-    text = "no classes.toml; the held-out masks show the classes 0 to 1, 255 ignored"
+    text = "no classes.toml; the scored masks show 2 of the classes 0 to 1, 255 ignored"
     assert Finding("note", str(root), text) in findings
     found = [(finding.severity, finding.subject) for finding in grave(findings)]
     assert found == [("warning", "b/3.png"), ("warning", "a/1.png"), ("error", "b/2.png")]
@@ -146,11 +167,14 @@ def test_black_and_white_masks_without_classes_are_an_error(root):
     (root / "classes.toml").unlink()
     for path in root.glob("*/masks/*.png"):
         Image.fromarray(np.tile(np.array([0, 255], np.uint8), (40, 25))).save(path)
-    message = (
-        "masks hold no values but 0 and 255; store class indices (1 in place of 255), "
-        "or say in classes.toml what 255 means"
-    )
-    assert grave(check(root, held_out_sites=("b",))) == [Finding("error", str(root), message)]
+    (found,) = grave(check(root, held_out_sites=("b",)))
+    assert (found.severity, found.subject) == ("error", str(root))
+    assert found.message.startswith("masks hold no values but 0 and 255, and 255 is ignored")
+    assert found.message.endswith(f": {root / 'b' / 'masks' / '1.png'}")
+    assert grave(check(root, at_sites=True)) == [
+        replace(found, message=found.message.replace("/b/masks/1.png", "/a/masks/1.png"))
+    ]
+    assert [finding.severity for finding in grave(check(root))] == ["warning"]
 
 
 def test_copies_are_warned_about_across_sites(root):

@@ -7,6 +7,7 @@ from fusseg.data.check import check_sites
 from fusseg.data.cityscapes import CITIES, CLASSES, LAYOUT
 from fusseg.data.datasets import open_dataset, select_held_out, select_training
 from fusseg.data.findings import Finding
+from fusseg.data.items import NO_CLASS
 from fusseg.data.masks import count_classes, load_mask
 from fusseg.data.partition import training_images
 from fusseg.errors import ConfigError, DataError
@@ -64,10 +65,12 @@ def test_images_are_listed_without_any_labels(make_tree):
     assert [item.mask for item in dataset.items] == [None, None]
 
 
-def test_ids_7_to_33_are_the_27_classes_and_the_rest_is_ignored():
+def test_ids_7_to_33_are_the_27_classes_and_lower_ones_are_ignored():
     assert len(CLASSES.names) == len(CLASSES.colors) == 27
     assert CLASSES.index_of[7:34] == tuple(range(27))
-    assert set(CLASSES.index_of[:7] + CLASSES.index_of[34:]) == {CLASSES.ignore_index}
+    assert set(CLASSES.index_of[:7]) == {CLASSES.ignore_index}
+    assert set(CLASSES.index_of[34:]) == {NO_CLASS}
+    assert len(CLASSES.index_of) == 256
     named = dict(zip(CLASSES.names, CLASSES.colors, strict=True))
     assert next(iter(named)) == "road"
     assert list(named)[26] == "bicycle"
@@ -77,12 +80,36 @@ def test_ids_7_to_33_are_the_27_classes_and_the_rest_is_ignored():
 def test_masks_are_read_as_class_indices(make_tree):
     root = make_tree({"val": ["lindau"]})
     item = open_dataset(settings(root)).items[0]
-    ids = np.array([[0, 6, 7, 8, 33, 34], [255, 26, 26, 26, 7, 7]], np.uint8)
+    ids = np.array([[0, 6, 7, 8, 33, 1], [3, 26, 26, 26, 7, 7]], np.uint8)
     Image.fromarray(ids.repeat(2, axis=0)).save(item.mask)
     expected = [[255, 255, 0, 1, 26, 255], [255, 19, 19, 19, 0, 0]]
     np.testing.assert_array_equal(load_mask(item, CLASSES), np.repeat(expected, 2, axis=0))
     counts = count_classes(item, CLASSES)
     assert {index: counts[index] for index in np.flatnonzero(counts)} == {0: 6, 1: 2, 19: 6, 26: 2}
+
+
+@pytest.mark.parametrize(
+    ("ids", "shown"),
+    [([0, 13, 255], "values 255,"), ([7, 34, 7], "values 34,"), ([90, 1, 255], "values 90, 255,")],
+)
+def test_values_that_are_no_label_ids_are_refused_as_train_ids(make_tree, ids, shown):
+    root = make_tree({"train": ["ulm"], "val": ["lindau"]})
+    config = settings(
+        root, train_split="train", held_out_split="val", held_out_sites=("lindau",), crops="five"
+    )
+    item = select_held_out(open_dataset(config), config)[0]
+    Image.fromarray(np.array([ids * 2] * 4, np.uint8)).save(item.mask)
+    with pytest.raises(DataError) as caught:
+        load_mask(item, CLASSES)
+    message = str(caught.value)
+    assert shown in message
+    assert "label ids are 0 to 33" in message
+    assert "labelTrainIds" in message
+    assert message.endswith(f": {item.mask}")
+    with pytest.raises(DataError, match="labelTrainIds"):
+        count_classes(item, CLASSES)
+    found = [finding for finding in check_sites(config) if finding.severity == "error"]
+    assert found == [Finding("error", f"lindau/{item.image.name}", message)]
 
 
 @pytest.mark.parametrize("num_clients", [3, 6])
@@ -159,10 +186,7 @@ def test_a_folder_of_sites_that_is_cityscapes_is_told_so(make_tree):
     root = make_tree({"train": ["ulm"]})
     with pytest.raises(DataError) as caught:
         open_dataset(DataConfig(root=str(root)))
-    assert str(caught.value) == (
-        f"no site found in {str(root)!r}; there is a folder 'leftImg8bit'; "
-        'set data.layout = "cityscapes"'
-    )
+    assert f'set data.layout = "cityscapes" and data.root = "{root}"' in str(caught.value)
 
 
 def test_everything_trains_where_nothing_is_said(make_tree):

@@ -3,7 +3,7 @@ import re
 import pytest
 
 from fusseg.data.class_file import read_classes
-from fusseg.data.items import Classes
+from fusseg.data.items import NO_CLASS, Classes
 from fusseg.errors import DataError
 
 
@@ -20,9 +20,30 @@ def test_everything_is_read(tmp_path):
     assert read_classes(path) == Classes(("a", "b"), 2, ((0, 0, 0), (255, 10, 20)))
 
 
+def test_pixel_values_can_be_any(tmp_path):
+    path = tmp_path / "classes.toml"
+    path.write_text('names = ["good", "defect"]\nvalues = [0, 255]')
+    classes = read_classes(path)
+    assert (classes.names, classes.ignore_index) == (("good", "defect"), None)
+    assert classes.index_of == (0, *(NO_CLASS,) * 254, 1)
+    path.write_text('names = ["wall", "sky"]\nvalues = [1, 3]\nignore_index = 0')
+    classes = read_classes(path)
+    assert classes.index_of == (255, 0, NO_CLASS, 1, *(NO_CLASS,) * 252)
+    # Index 0 is a class, so that another one stands for what is ignored.
+    assert classes.ignore_index == 255
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ('names = ["a", "b"]\nvalues = [0]', "values must be one per name, 2 in all, got 1"),
+        ('names = ["a"]\nvalues = 0', "values must be one per name, 1 in all, got 0"),
+        ('names = ["a"]\nvalues = [256]', "a value must be an integer in [0, 255], got 256"),
+        ('names = ["a", "b"]\nvalues = [7, 7]', "values must differ, got 7 twice"),
+        (
+            'names = ["a", "b"]\nvalues = [0, 255]\nignore_index = 255',
+            "ignore_index 255 is the class 'b'; choose another value",
+        ),
         ("", "names must be a list of at least one class name, got None"),
         ("names = []", "names must be a list of at least one class name, got []"),
         ('names = "a"', "names must be a list of at least one class name, got 'a'"),

@@ -6,7 +6,7 @@ from PIL import Image
 
 from fusseg.config import DataConfig
 from fusseg.data.check import check_sites
-from fusseg.data.coco_stuff import LAYOUT, coarse_classes
+from fusseg.data.coco_stuff import LAYOUT, NEVER_LABELED, coarse_classes
 from fusseg.data.datasets import open_dataset, select_held_out, select_training
 from fusseg.data.findings import Finding
 from fusseg.data.masks import load_mask
@@ -44,12 +44,37 @@ def test_the_two_folders_are_sites_with_a_split_each(make_tree):
     assert (held_out.site, held_out.split, held_out.mask) == ("val2017", "val", None)
 
 
-def test_182_pixel_values_are_27_classes_and_255_is_ignored(make_tree):
+def test_curated_lists_of_ids_pick_what_is_scored_and_what_trains(make_tree):
+    ids = [f"{number:012d}" for number in (9, 25, 139, 285, 632)]
+    root = make_tree({"train2017": dict.fromkeys(ids[:2], 0), "val2017": dict.fromkeys(ids[2:], 0)})
+    lists = {}
+    for site, listed in {"train2017": ids[1:2], "val2017": [ids[4], ids[2]]}.items():
+        lists[site] = root / "curated" / site / "Coco164kFull_Stuff_Coarse_7.txt"
+        lists[site].parent.mkdir(parents=True)
+        lists[site].write_text("".join(f"{one}\n" for one in listed))
+    config = settings(
+        root,
+        train_sites=("train2017",),
+        held_out_sites=("val2017",),
+        train_list=str(lists["train2017"]),
+        held_out_list=str(lists["val2017"]),
+    )
+    dataset = open_dataset(config)
+    assert [item.stem for item in select_training(dataset, config)] == [ids[1]]
+    assert [item.stem for item in select_held_out(dataset, config)] == [ids[2], ids[4]]
+
+
+def test_171_pixel_values_are_27_classes_and_255_is_ignored(make_tree):
     classes = coarse_classes()
     assert len(classes.names) == 27
     assert classes.ignore_index == 255
-    assert set(classes.index_of[:182]) == set(range(27))
-    assert Counter(classes.index_of[182:]) == {-1: 73, 255: 1}
+    labeled = [value for value in range(182) if value not in NEVER_LABELED]
+    assert len(labeled) == 171
+    assert {classes.index_of[value] for value in labeled} == set(range(27))
+    assert Counter(classes.index_of) - Counter(classes.index_of[v] for v in labeled) == {
+        -1: 84,
+        255: 1,
+    }
     item = open_dataset(settings(make_tree({"val2017": {"1": 2}}))).items[0]
     # car, sky-other and unlabeled
     Image.fromarray(np.full((18, 20), [2] * 10 + [156] * 9 + [255], np.uint8)).save(item.mask)
@@ -58,13 +83,16 @@ def test_182_pixel_values_are_27_classes_and_255_is_ignored(make_tree):
     np.testing.assert_array_equal(load_mask(item, classes), expected)
 
 
-def test_a_value_that_is_no_class_is_refused(make_tree):
-    item = open_dataset(settings(make_tree({"val2017": {"1": 200}}))).items[0]
+@pytest.mark.parametrize("value", [200, 183, *NEVER_LABELED])
+def test_a_value_that_no_pixel_map_has_is_refused(make_tree, value):
+    item = open_dataset(settings(make_tree({"val2017": {"1": value}}))).items[0]
     with pytest.raises(DataError) as caught:
         load_mask(item, coarse_classes())
-    assert str(caught.value) == (
-        f"mask has the values 200, which the layout does not know: {item.mask}"
-    )
+    message = str(caught.value)
+    assert message.startswith(f"mask has the values {value}, which the layout does not know")
+    assert "labelTrainIds" in message
+    assert "stuffthingmaps" in message
+    assert message.endswith(f": {item.mask}")
 
 
 def test_lists_pick_subsets(make_tree, tmp_path):

@@ -11,8 +11,18 @@ import pytest
 import tifffile
 from PIL import Image
 
+from fusseg.config import DataConfig
 from fusseg.data.decoding import decode, decoded_shape
-from fusseg.data.images import image_shape, load_image, pixels_of, read_bytes
+from fusseg.data.images import (
+    DEFAULT,
+    Decoding,
+    decoding_of,
+    image_shape,
+    load_image,
+    raster_of,
+    read_bytes,
+    to_rgb,
+)
 from fusseg.data.items import Item
 from fusseg.data.scenes import Scene, draw_scene
 from fusseg.errors import DataError
@@ -122,17 +132,109 @@ def test_16_bit_rgb_is_scaled_to_8_bit(tmp_path):
     np.testing.assert_array_equal(load_image(item_of(png)), SMOOTH)
 
 
-def png_of(deep):
-    """Encode 16-bit RGB, which Pillow cannot write."""
+@pytest.mark.parametrize("bands", [1, 2, 3, 4])
+@pytest.mark.parametrize("kind", ["png", "tif"])
+def test_the_white_level_holds_for_every_band_of_16_bits(tmp_path, bands, kind):
+    opaque = [65535] * (bands in (2, 4))
+    colors = bands - len(opaque)
+    # 0, half of 12 bits rounded down, all 12 bits, and beyond them
+    stored = [[[value] * colors + opaque for value in (0, 2047, 4095, 60000)]]
+    path = tmp_path / f"a.{kind}"
+    if kind == "png":
+        path.write_bytes(png_of(np.array(stored, np.uint16)))
+    else:
+        rgb, alpha = colors == 3, ["unassalpha"] if opaque else None
+        values = np.array(stored, np.uint16)
+        tifffile.imwrite(
+            path,
+            values[:, :, 0] if bands == 1 else values,
+            photometric="rgb" if rgb else "minisblack",
+            planarconfig=None if bands == 1 else "contig",
+            extrasamples=alpha,
+        )
+    shown = load_image(item_of(path), Decoding(white_levels=(4095,) * 4))
+    # 2047 / 4095 * 255 = 127.47
+    assert shown[0].tolist() == [[0] * 3, [127] * 3, [255] * 3, [255] * 3]
+    # 2047 / 257 = 7.96, 4095 / 257 = 15.93, 60000 / 257 = 233.46
+    assert load_image(item_of(path))[0, :, 0].tolist() == [0, 8, 16, 233]
+
+
+def test_12_bits_of_gray_keep_their_256_shades(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64)).save(path)
+    assert len(np.unique(load_image(item_of(path)))) == 17
+    shown = load_image(item_of(path), Decoding(white_levels=(4095,) * 4))
+    assert len(np.unique(shown)) == 256
+
+
+def test_a_white_level_beyond_8_bits_leaves_8_bit_images_alone(tmp_path):
+    item = saved(tmp_path, "a.png", Image.fromarray(SMOOTH))
+    for level in (256, 4095, 65535):
+        shown = load_image(item, Decoding(white_levels=(level,) * 4))
+        np.testing.assert_array_equal(shown, SMOOTH)
+    # Within 8 bits it holds for them, too: 100 of 127 is 201 of 255.
+    dim = saved(tmp_path, "b.png", Image.fromarray(np.full((2, 2), 100, np.uint8)))
+    assert load_image(dim, Decoding(white_levels=(127,) * 4))[0, 0, 0] == 201
+
+
+def test_a_table_of_white_levels_goes_by_the_number_of_bands():
+    assert decoding_of(DataConfig()) == DEFAULT
+    assert decoding_of(DataConfig(white_level=65535)) == DEFAULT
+    assert decoding_of(DataConfig(white_level=1023)).white_levels == (1023,) * 4
+    table = DataConfig(white_level={"1": 4095, "4": 1023})
+    assert decoding_of(table).white_levels == (4095, 4095, 65535, 1023)
+
+
+def test_transparency_may_be_ignored(tmp_path):
+    pixels = np.full((1, 2, 4), (200, 100, 0, 51), np.uint8)
+    ignoring = Decoding(alpha_channel="ignore")
+    for name in ("a.png", "a.tif", "a.webp"):
+        options = {"lossless": True, "exact": True} if name == "a.webp" else {}
+        item = saved(tmp_path, name, Image.fromarray(pixels), **options)
+        assert load_image(item, ignoring)[0, 0].tolist() == [200, 100, 0]
+        assert load_image(item)[0, 0].tolist() == [244, 224, 204]
+    gray = saved(tmp_path, "la.png", Image.fromarray(pixels[:, :, 2:]))
+    assert load_image(gray, ignoring)[0, 0].tolist() == [0, 0, 0]
+
+
+def test_16_bit_png_keeps_its_low_bytes_and_its_transparent_color(tmp_path):
+    rng = np.random.default_rng(0)
+    for bands in (2, 3, 4):
+        values = rng.integers(0, 65536, (9, 7, bands)).astype(np.uint16)
+        path = tmp_path / f"{bands}.png"
+        path.write_bytes(png_of(values))
+        np.testing.assert_array_equal(raster_of(item_of(path), path.read_bytes()).values, values)
+    values[0, 0, :3], values[0, 1, :3] = (1, 2, 3), (1, 2, 4)
+    path.write_bytes(png_of(values[:, :, :3], transparent=(1, 2, 3)))
+    assert load_image(item_of(path))[0, :2].tolist() == [[255] * 3, [0] * 3]
+
+
+def png_of(deep, transparent=None):
+    """Encode 16 bits of several bands, which Pillow cannot write; every filter of rows occurs."""
 
     def chunk(kind, body):
         checksum = zlib.crc32(kind + body)
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", checksum)
 
-    height, width, _ = deep.shape
-    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in deep)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    height, width, bands = deep.shape
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[bands]
+    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    rows, above = [], np.zeros(width * bands * 2, int)
+    for number, row in enumerate(deep):
+        stored = np.frombuffer(row.astype(">u2").tobytes(), np.uint8).astype(int)
+        left, above_left = (
+            np.r_[np.zeros(2 * bands, int), one[: -2 * bands]] for one in (stored, above)
+        )
+        guess = left + above - above_left
+        near = np.abs([guess - left, guess - above, guess - above_left])
+        paeth = np.choose(near.argmin(axis=0), [left, above, above_left])
+        filters = [0, left, above, (left + above) // 2, paeth]
+        rest = (stored - filters[number % 5]) % 256
+        rows.append(bytes([number % 5]) + rest.astype(np.uint8).tobytes())
+        above = stored
+    key = chunk(b"tRNS", struct.pack(">HHH", *transparent)) if transparent else b""
+    pixels = chunk(b"IDAT", zlib.compress(b"".join(rows)))
+    body = chunk(b"IHDR", header) + key + pixels + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
 
 
@@ -187,7 +289,7 @@ def test_scenes_load_as_drawn_and_may_be_written_to():
     np.testing.assert_array_equal(image, draw_scene(scene)[0])
     assert image.flags.writeable
     assert read_bytes(item) == image.tobytes()
-    np.testing.assert_array_equal(pixels_of(item, read_bytes(item)), image)
+    np.testing.assert_array_equal(to_rgb(raster_of(item, read_bytes(item)), DEFAULT), image)
     assert image_shape(item) == (240, 320)
 
 
@@ -271,7 +373,7 @@ def test_an_image_within_the_limit_passes_where_pillow_alone_would_warn(monkeypa
 def test_floating_point_pixels_are_refused(tmp_path):
     item = saved(tmp_path, "a.tif", Image.fromarray(np.zeros((4, 4), np.float32)))
     assert refused(item) == (
-        f"image has floating-point pixels; save it with 8 or 16 bits per channel: {item.image}"
+        f"image: 1 band of 32 bits (floating point) is not read; save it as 8-bit RGB: {item.image}"
     )
 
 

@@ -41,6 +41,11 @@ def test_folders_of_images_that_are_no_sites_are_named(unused):
     ) in (unused("flat/x/3.jpg"))
 
 
+def test_folders_of_masks_are_not_taken_for_images(unused):
+    masks = ("labels/1.png", "ground_truth/x/1.png", "flat/SegmentationClass/1.png")
+    assert unused("s/images/1.jpg", "train_masks/1.png", *masks) == set()
+
+
 def test_loose_images_are_counted(unused, tmp_path):
     assert unused("s/images/1.jpg", "1.jpg", "2.jpg", "s/3.jpg") == {
         (str(tmp_path), "2 images in no site; move them to SITE/images"),

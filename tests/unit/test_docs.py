@@ -12,17 +12,21 @@ import pytest
 import torch
 
 from fusseg.adaptation import MovedRegion
-from fusseg.config import Config, FederationConfig
-from fusseg.config_file import load_config
+from fusseg.config import Config
+from fusseg.config_file import load_config, to_table
 from fusseg.data.items import Classes, Item
+from fusseg.data.stored import Stored, sum_up
 from fusseg.evaluation.held_out import Evaluation, score_sites
 from fusseg.evaluation.quality import Quality
 from fusseg.features.filterbank import load_filterbank
 from fusseg.features.pipeline import Skipped
 from fusseg.federation.rounds import Answers, Round
 from fusseg.federation.state import ClientUpdate, GlobalState, Hello
+from fusseg.federation.strategies import resolve
+from fusseg.previous_version import MOVED_KEYS
 from fusseg.record import (
     Incident,
+    RoundLog,
     describe_evaluations,
     describe_hello,
     describe_round,
@@ -30,7 +34,9 @@ from fusseg.record import (
     new_record,
 )
 from fusseg.runs import RECORD_KEYS
-from fusseg.segmentation.training import Model, TrainingPlan
+from fusseg.segmentation.objective import Model
+from fusseg.segmentation.objectives import spell_out
+from fusseg.segmentation.training import TrainingPlan
 from fusseg.warm_start import Origin
 
 ROOT = Path(__file__).parents[2]
@@ -68,7 +74,7 @@ def flatten(table, prefix=""):
 
 
 def true_defaults():
-    values = flatten(dataclasses.asdict(Config()))
+    values = flatten(to_table(spell_out(Config())))
     return {
         key: list(value) if isinstance(value, tuple) else value for key, value in values.items()
     }
@@ -77,7 +83,9 @@ def true_defaults():
 def documented_defaults():
     found = {}
     for heading, text in sections("docs/configuration.md", 2):
-        section = re.fullmatch(r"`\[(\w+)\]`", heading)
+        section = re.fullmatch(r"`\[([\w.]+)\]`", heading)
+        if section is None and heading != "Top level":
+            continue
         prefix = f"{section[1]}." if section else ""
         for key, cell in ROW.findall(text):
             name = f"{prefix}{key}"
@@ -85,6 +93,14 @@ def documented_defaults():
             code = cell.strip().strip("`")
             found[name] = None if code == "unset" else tomllib.loads(f"value = {code}")["value"]
     return found
+
+
+def test_every_key_that_moved_is_documented_where_it_was_and_where_it_is():
+    for page in ("docs/configuration.md", "CHANGELOG.md"):
+        rows = re.findall(
+            r"^ *\| `(local\.\w+)` \| `([\w.]+)` \|$", (ROOT / page).read_text(), re.MULTILINE
+        )
+        assert dict(rows) == MOVED_KEYS, page
 
 
 def test_every_key_is_documented_with_its_default_and_no_other():
@@ -122,18 +138,20 @@ def test_shipped_configurations_load(path):
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_named_functions_and_keys_exist(page):
     keys = true_defaults().keys()
+    if page.name in ("CHANGELOG.md", "configuration.md"):
+        keys |= MOVED_KEYS.keys()
     sections_of_keys = {key.partition(".")[0] for key in keys}
     for name in DOTTED.findall(FENCE.sub("", page.read_text(encoding="utf-8"))):
         first = name.partition(".")[0]
         if name.endswith(".toml"):  # federation.toml is a file
             continue
         if first == "fusseg":
-            assert resolve(name) is not None
+            assert look_up(name) is not None
         elif first in sections_of_keys and page.name != "record.md":  # it has fields of these names
             assert name in keys, f"{name} in {page.name} is no key"
 
 
-def resolve(name):
+def look_up(name):
     """Import the longest module of a dotted name and look up the rest."""
     module, *rest = name.split(".")
     found = importlib.import_module(module)
@@ -196,19 +214,23 @@ def field_names(value, prefix=""):
 
 def example_record():
     """A record as the package describes it, of one client with its own model."""
-    plan = TrainingPlan(num_steps=1, mean_feature=torch.zeros(2), shift=(0.1, 0.2, 0.3))
-    hello = Hello("a", 2, torch.zeros(2), 2, plan.shift, "f", "1")
-    finished = (Answers("train", (ClientUpdate("a", 2, None, None, loss=0.5),)),)
+    agreed = {"shift_self": 0.1, "shift_neighbor": 0.2, "shift_random": 0.3}
+    plan = TrainingPlan(num_steps=1, mean_feature=torch.zeros(2), agreed=agreed)
+    hello = Hello("a", 2, torch.zeros(2), 2, agreed, "f", "1", 1.0)
+    protocol = resolve(Config())
+    finished = (Answers(protocol.tasks(1)[0], (ClientUpdate("a", 2, loss=0.5),)),)
     state = GlobalState(1, Model({}, torch.zeros(2, 2)), plan)
     scores = score_sites({"SITE": [torch.tensor([[3, 0], [0, 5]])]})
     evaluation = Evaluation(Quality(torch.ones(2) / 2, 0.5, 0.5), scores)
     found = describe_evaluations({"a": evaluation}, Classes(("CLASS", "CLASS")))
     skipped = Skipped(Item("a", "1", "", Path("1.png")), "image is empty")
-    incident = Incident("a", "train", "no answer")
+    log = RoundLog({}, [Incident("a", "train", "no answer")])
     record = new_record(Path("run"), Config(), load_filterbank(), {"a": 2}, center=True)
     # What is looked for when a record is read is what is written.
     assert set(RECORD_KEYS) <= set(record)
     return record | {
+        # By their own names, which docs/configuration.md has.
+        "settings": {},
         "start": dataclasses.asdict(Origin("runs/a", "a", 1, "d")),
         "adapted": {
             "steps": 1,
@@ -217,12 +239,9 @@ def example_record():
             "names_kept_mean_iou": 0.5,
             "regions": [dataclasses.asdict(MovedRegion(0.9, 0.5, 0.5, "moved"))],
         },
-        "hello": describe_hello([hello], plan, sent=True),
-        "rounds": [
-            describe_round(
-                Round(state, finished), found, 1.0, FederationConfig(), [incident], sent=True
-            )
-        ],
+        "hello": describe_hello([hello], plan, {"b": "too far"}, sent=True),
+        "rounds": [describe_round(Round(state, finished), found, 1.0, protocol, log)],
         "final": found,
         "skipped_images": describe_skipped([skipped]),
+        "stored_values": sum_up([Stored("a", gray=True, largest=65535, white=65535, highest=4095)]),
     }

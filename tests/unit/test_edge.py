@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.serialization import Encoding
 from flwr.proto.fleet_pb2 import PushMessagesRequest
-from flwr.proto.message_pb2 import Message, Metadata
+from flwr.proto.message_pb2 import Message, Metadata, ObjectTree
 from flwr.proto.node_pb2 import Node
 from starlette.requests import Request
 from starlette.responses import Response
@@ -30,6 +30,7 @@ from starlette.responses import Response
 from fusseg.deployment.edge import FLEET_NAMES, EdgeLimits, edge_app
 from fusseg.deployment.edge_process import edge_server, main
 from fusseg.deployment.keys import create_authority, create_server_certificate
+from fusseg.deployment.processes import listen
 from fusseg.deployment.pushes import find_forgery
 
 LIMITS = EdgeLimits(body_bytes=100_000, total_bytes=150_000, body_seconds=1.0, upstream_seconds=1.0)
@@ -64,7 +65,7 @@ def running(server):
 def running_edge(keys, upstream_port, limits=LIMITS):
     app = edge_app(f"https://127.0.0.1:{upstream_port}", keys / "ca.crt", limits)
     certificate, key = keys / "server.crt", keys / "server.key"
-    with running(edge_server(app, "127.0.0.1", 0, certificate=certificate, key=key)) as port:
+    with running(edge_server(app, certificate=certificate, key=key)) as port:
         yield port
 
 
@@ -402,9 +403,7 @@ def test_a_body_must_come_in_time(keys, edge_port, upstream):
 
 def test_a_header_must_come_in_time_however_it_trickles(keys, server):
     app = edge_app(f"https://127.0.0.1:{server.port}", keys / "ca.crt", LIMITS)
-    edge = edge_server(
-        app, "127.0.0.1", 0, certificate=keys / "server.crt", key=keys / "server.key"
-    )
+    edge = edge_server(app, certificate=keys / "server.crt", key=keys / "server.key")
     edge.config.timeout_keep_alive = 1
     with running(edge) as port, connected(keys, port) as idle, connected(keys, port) as slow:
         begin = time.monotonic()
@@ -433,7 +432,7 @@ def test_beyond_so_many_connections_nodes_are_told_to_try_again(keys, server):
     limits = EdgeLimits(connections=2)
     app = edge_app(f"https://127.0.0.1:{server.port}", keys / "ca.crt", limits)
     certificate, key = keys / "server.crt", keys / "server.key"
-    edge = edge_server(app, "127.0.0.1", 0, certificate=certificate, key=key, limits=limits)
+    edge = edge_server(app, certificate=certificate, key=key, limits=limits)
     with running(edge) as port, connected(keys, port), connected(keys, port) as second:
         second.sendall(ALLOWED + b"content-length: 0\r\n\r\n")
         assert status(read_all(second)) == 503
@@ -449,9 +448,7 @@ def test_a_server_that_is_down_or_another_means_try_again(keys, tmp_path, server
 
     create_authority(tmp_path, 1)
     app = edge_app(f"https://127.0.0.1:{server.port}", tmp_path / "ca.crt")
-    distrusting = edge_server(
-        app, "127.0.0.1", 0, certificate=keys / "server.crt", key=keys / "server.key"
-    )
+    distrusting = edge_server(app, certificate=keys / "server.crt", key=keys / "server.key")
     server.seen.clear()
     with running(distrusting) as edge, httpx.Client(verify=context) as client:
         assert client.post(f"https://localhost:{edge}/v1/fleet/get-run").status_code == 503
@@ -511,15 +508,19 @@ def test_old_versions_of_tls_are_not(keys, edge_port):
         pass
 
 
-def push(node=5, source=5, target=1, answers="m"):
+def push(node=5, source=5, target=1, answers="m", parts=2):
     metadata = Metadata(src_node_id=source, dst_node_id=target, reply_to_message_id=answers)
+    tree = ObjectTree(children=[ObjectTree() for _ in range(parts - 1)])
     return PushMessagesRequest(
-        node=Node(node_id=node), messages_list=[Message(metadata=metadata)]
+        node=Node(node_id=node),
+        messages_list=[Message(metadata=metadata)],
+        message_object_trees=[tree],
     ).SerializeToString()
 
 
 def test_a_nodes_own_answer_is_forwarded(client, upstream):
     assert find_forgery(push()) == ""
+    assert find_forgery(push(parts=256)) == ""
     assert client.post("/v1/fleet/push-messages", content=push()).status_code == 200
     assert upstream.seen[0][3] == push()
 
@@ -532,6 +533,9 @@ def test_a_nodes_own_answer_is_forwarded(client, upstream):
         (push(target=6), "a message that is no answer"),
         (push(answers=""), "a message that is no answer"),
         (b"\xff", "no message of Flower"),
+        # each part would be fetched by itself, and each request takes milliseconds
+        (push(parts=257), "an answer of 257 parts, at most 256 are allowed"),
+        (push(parts=40_000), "an answer of 40000 parts, at most 256 are allowed"),
     ],
 )
 def test_a_message_in_anothers_name_is_not(client, upstream, body, reason):
@@ -578,8 +582,6 @@ def test_an_authority_that_cannot_be_read_is_named(keys):
 def serve(folder, key="server.key"):
     edge_server(
         edge_app("https://127.0.0.1:1", folder / "ca.crt"),
-        "127.0.0.1",
-        0,
         certificate=folder / "server.crt",
         key=folder / key,
     )
@@ -614,16 +616,15 @@ def test_an_expired_certificate_is_refused(keys, tmp_path):
 
 def test_a_wrong_setting_ends_the_command_with_2(keys, capsys):
     with pytest.raises(SystemExit) as caught:
-        main([*arguments(keys, 1, "http://127.0.0.1:1")])
+        main([*arguments(keys, 0, "http://127.0.0.1:1")])
     assert caught.value.code == 2
     expected = "error: the upstream must be https://HOST:PORT, got 'http://127.0.0.1:1'\n"
     assert capsys.readouterr().err == expected
 
 
-def arguments(keys, port, upstream):
+def arguments(keys, number, upstream):
     options = {
-        "host": "127.0.0.1",
-        "port": port,
+        "socket": number,
         "certificate": keys / "server.crt",
         "key": keys / "server.key",
         "upstream": upstream,
@@ -633,19 +634,16 @@ def arguments(keys, port, upstream):
 
 
 def test_the_edge_is_a_process_that_ends_when_told_to(keys, upstream):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "fusseg.deployment.edge_process"]
-    command += arguments(keys, port, f"https://127.0.0.1:{upstream.port}")
+    """It takes a socket that its parent listens on, and what has come to it before."""
     context = ssl.create_default_context(cafile=keys / "ca.crt")
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    (listening,) = listen("127.0.0.1", 0)
+    port, number = listening.getsockname()[1], listening.fileno()
+    command = [sys.executable, "-m", "fusseg.deployment.edge_process"]
+    command += arguments(keys, number, f"https://127.0.0.1:{upstream.port}")
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, pass_fds=[number])
+    with listening, process:
         try:
-            for _ in range(200):
-                try:
-                    answer = httpx.get(f"https://localhost:{port}/health", verify=context)
-                    break
-                except httpx.ConnectError:
-                    time.sleep(0.1)
+            answer = httpx.get(f"https://localhost:{port}/health", verify=context, timeout=60)
             refused = httpx.post(f"https://localhost:{port}/v1/control/start-run", verify=context)
         finally:
             process.terminate()

@@ -14,6 +14,7 @@ import torch
 from huggingface_hub import constants
 from PIL import Image
 
+from fusseg.config import DataConfig
 from fusseg.errors import ConfigError, DataError
 from fusseg.export.artifact import Artifact, load_artifact
 from fusseg.export.hub import Publication, find_model, push, write_repository
@@ -129,9 +130,7 @@ def artifact(seeded):
     return Artifact(
         segmenter=model,
         backbone=need_of(load_backbone("filterbank")),
-        image_size=(64, 96),
-        fit="crop",
-        interpolation="bilinear",
+        data=DataConfig(image_size=(64, 96)),
         clusters=(NamedCluster(0, "gravel", (1, 2, 3)), NamedCluster(1, "<metal>|", (0, 0, 255))),
         training={"strategy": "fedavg", "rounds": 3, "num_clients": 4, "mean_iou": None},
     )

@@ -18,8 +18,14 @@ def test_processes_get_no_variables_but_those_they_need(monkeypatch, tmp_path):
     monkeypatch.setenv("CLOUD_SECRET", "x")
     monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "1")
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("FUSSEG_OWN_SCRIPT", "/srv/other.py")
+    monkeypatch.setenv("FUSSEG_OWN_MODULE", "other")
     variables = flower.environment(tmp_path, tmp_path / "programs")
+    # the script is the one that the command was started as, whatever a shell says
+    assert not {"FUSSEG_OWN_SCRIPT", "FUSSEG_OWN_MODULE"} & set(variables)
     assert "HTTPS_PROXY" not in variables
+    # nor one of the system's settings, which some systems have besides
+    assert variables["NO_PROXY"] == "*"
     assert "CLOUD_SECRET" not in variables
     # results depend on the number of threads
     assert variables["OMP_NUM_THREADS"] == "3"

@@ -1,7 +1,14 @@
 import pytest
 import torch
 
-from fusseg.segmentation.head import SegmentationHead, build_head, initial_head
+from fusseg.segmentation.head import (
+    SegmentationHead,
+    build_head,
+    initial_head,
+    linear_head,
+    project,
+    wake_hidden,
+)
 
 
 def test_head_of_the_paper_has_698252_parameters():
@@ -58,3 +65,23 @@ def test_building_a_head_copies_its_weights(seeded):
         head.linear.bias.add_(1)
     assert torch.equal(weights["linear.bias"], before)
     assert (head.feature_dim, head.code_dim) == (4, 2)
+
+
+def test_a_hidden_layer_that_no_gradient_reaches_is_drawn(seeded):
+    drawn = initial_head(4, 2, seeded(0))
+    features = torch.randn(9, 4, generator=seeded(1))
+    dead = linear_head(torch.ones(2, 4), torch.ones(2), drawn)
+    dead |= {name: torch.zeros_like(dead[name]) for name in ("hidden.weight", "hidden.bias")}
+    # Training on from such a head moves the output's bias, and nothing else of that branch.
+    dead["output.bias"] = torch.tensor([0.5, -0.5])
+    woken = wake_hidden(dead, drawn)
+    assert torch.equal(woken["hidden.weight"], drawn["hidden.weight"])
+    assert torch.equal(woken["hidden.bias"], drawn["hidden.bias"])
+    assert torch.equal(project(woken, features), project(dead, features))
+
+
+@pytest.mark.parametrize("name", ["hidden.weight", "hidden.bias", "output.weight"])
+def test_a_hidden_layer_that_a_gradient_reaches_stays(name, seeded):
+    weights = {key: torch.zeros_like(part) for key, part in initial_head(4, 2, seeded(0)).items()}
+    weights[name] = torch.ones_like(weights[name])
+    assert wake_hidden(weights, initial_head(4, 2, seeded(1))) is weights

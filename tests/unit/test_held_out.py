@@ -19,8 +19,8 @@ from fusseg.evaluation.held_out import (
 from fusseg.features.feature_set import pool_features
 from fusseg.features.store import FeatureSettings
 from fusseg.features.views import View
+from fusseg.segmentation.objective import Model
 from fusseg.segmentation.segmenter import build_segmenter
-from fusseg.segmentation.training import Model
 
 SETTINGS = FeatureSettings("filterbank", "f" * 64, (16, 16), "crop", "bilinear")
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from fusseg.errors import FederationError
-from fusseg.federation.moments import principal_components, sum_moments
+from fusseg.federation.moments import pca_head, principal_components, sum_moments
+from fusseg.segmentation.head import initial_head, project
 
 
 def test_moments_by_hand():
@@ -13,6 +14,34 @@ def test_moments_by_hand():
     assert found.first.tolist() == [3.0, 3.0]
     assert found.second.tolist() == [[11.0, 1.0], [1.0, 5.0]]
     assert int(found.count) == 3
+
+
+@pytest.mark.parametrize("chunks", [1, 7])
+def test_small_variances_survive_a_large_mean(chunks, seeded):
+    scales = torch.tensor([1e-2, 5e-3, 2e-3])
+    features = 1e3 + scales * torch.randn(4000, 3, generator=seeded(0))
+    found = sum_moments(features.tensor_split(chunks), 3)
+    directions, variances, mean = principal_components(found, 3)
+    exact = features.double()
+    expected = torch.linalg.eigvalsh(torch.cov(exact.T, correction=0)).flip(0)
+    torch.testing.assert_close(variances, expected, rtol=1e-3, atol=0)
+    torch.testing.assert_close(mean, exact.mean(dim=0), rtol=1e-12, atol=0)
+    assert directions.abs().argmax(dim=1).tolist() == [0, 1, 2]
+
+
+def test_the_drawn_hidden_layer_changes_no_bit_of_a_code(seeded):
+    """Before it is trained, a PCA head is what it would be without a second branch."""
+    directions = torch.randn(3, 6, generator=seeded(0)).double()
+    mean, drawn = torch.randn(6, generator=seeded(1)).double(), initial_head(6, 3, seeded(2))
+    head = pca_head(directions, mean, drawn)
+    assert torch.equal(head["hidden.weight"], drawn["hidden.weight"])
+    assert torch.equal(head["hidden.bias"], drawn["hidden.bias"])
+    largest = torch.full((1, 6), 65504.0)  # of float16, as features are kept
+    features = torch.cat([torch.randn(50, 6, generator=seeded(3)), torch.zeros(1, 6), -largest])
+    silent = head | {name: torch.zeros_like(head[name]) for name in head if "hidden" in name}
+    codes = project(head, features)
+    assert torch.equal(codes, project(silent, features))
+    assert torch.equal(codes, features @ directions.T.float() - (directions @ mean).float())
 
 
 def test_the_sign_of_a_direction_is_fixed():

@@ -4,6 +4,7 @@ import pytest
 
 from fusseg.config import (
     BackboneConfig,
+    ComputeConfig,
     Config,
     DataConfig,
     EvaluationConfig,
@@ -23,6 +24,8 @@ from fusseg.deployment.offer import (
 )
 from fusseg.deployment.packet import Packet
 from fusseg.errors import ConfigError, FederationError
+from fusseg.federation.strategies import STRATEGIES
+from fusseg.segmentation.objectives import OBJECTIVES
 from fusseg.version import VERSION
 
 CONFIG = Config(
@@ -73,6 +76,8 @@ def test_only_what_all_sites_share_is_offered():
         "image_size": (32, 48),
         "fit": "stretch",
         "interpolation": "bicubic",
+        "white_level": {"1": 4095, "3": 1023},
+        "alpha_channel": "ignore",
     }
     config = replace(CONFIG, data=replace(own, **shared))
     assert shared_settings(config).data == DataConfig(**shared)
@@ -82,6 +87,19 @@ def test_only_what_all_sites_share_is_offered():
 def test_sites_do_not_learn_where_the_first_model_is_from():
     config = Config(model=ModelConfig(num_clusters=5, start="runs/saved"))
     assert shared_settings(config).model == ModelConfig(num_clusters=5)
+
+
+def test_threads_and_precision_are_shared_and_processors_are_not():
+    """Both decide how sums are rounded."""
+    config = Config(
+        compute=ComputeConfig(device="cpu", precision="bfloat16", threads=3, clients_at_once=4)
+    )
+    assert shared_settings(config).compute == ComputeConfig(precision="bfloat16", threads=3)
+    offer = make_offer(config, "run1", "f", center=True)
+    assert unpack_offer(pack_offer(offer)).config.compute.threads == 3
+    fewer = replace(config, compute=replace(config.compute, threads=2))
+    assert make_offer(fewer, "run1", "f", center=True).digest != offer.digest
+    assert differing_settings(shared_settings(fewer), offer.config) == ["compute.threads"]
 
 
 def test_an_offer_is_read_as_it_was_made():
@@ -104,7 +122,7 @@ def test_the_settings_keep_every_kind_of_value():
     config = Config(
         data=DataConfig(train_split='a "b"\n\\ä', crops="five"),
         backbone=BackboneConfig(center=False),
-        local=LocalConfig(epochs=0.3, shift=(0.1, -0.2, 1e-9)),
+        local=LocalConfig(epochs=0.3, tables={"stego": {"shift": (0.1, -0.2, 1e-9)}}),
         federation=FederationConfig(wait_timeout=1e5, wire="bfloat16"),
         evaluation=EvaluationConfig(image_size=(16, 32), at_sites=True),
     )
@@ -275,18 +293,16 @@ def test_the_server_knows_no_file_names():
 
 
 def test_one_site_is_no_consensus():
-    def consensus(sites):
-        return FederationConfig(strategy="consensus", min_sites=sites)
+    def consensus(**sites):
+        return FederationConfig(strategy="consensus", **sites)
 
-    assert not_deployable(federation=consensus(1)) == (
-        "federation.min_sites is 1, but one site is no consensus; set it to 2 or more"
-    )
-    deployable(federation=consensus(0))
-    deployable(federation=consensus(2))
+    deployable(federation=consensus(min_sites=0))
+    deployable(federation=consensus(min_sites=2))
     deployable(federation=FederationConfig(strategy="fedavg", min_sites=1))
-    assert not_deployable(
-        federation=FederationConfig(strategy="consensus", clients_per_round=1)
-    ) == ("federation.clients_per_round is 1, but one site is no consensus; set it to 2 or more")
+    for key in ("min_sites", "clients_per_round"):
+        message = not_deployable(federation=consensus(**{key: 1}))
+        assert f"federation.{key} is 1, but federation.strategy 'consensus' needs" in message
+        assert "set it to 2 or more" in message
 
 
 def test_settings_that_cannot_be_combined_are_refused_before_they_are_offered():
@@ -316,3 +332,21 @@ def test_settings_are_compared_key_by_key_and_backbones_by_fingerprint():
 
 def test_an_offer_is_of_this_version_unless_told_otherwise():
     assert Offer("run", Config(), "f", center=True).version == VERSION
+
+
+def test_a_strategy_that_only_the_server_has_is_refused_by_name(monkeypatch):
+    monkeypatch.setitem(STRATEGIES, "largest", STRATEGIES["fedavg"])
+    config = replace(CONFIG, federation=FederationConfig(strategy="largest"))
+    packet = pack_offer(make_offer(config, "run1", "f", center=True))
+    # where the entry was made too
+    assert unpack_offer(packet).config.federation.strategy == "largest"
+    monkeypatch.delitem(STRATEGIES, "largest")
+    assert "cannot be run: unknown federation.strategy 'largest'" in refused(packet)
+
+
+def test_an_objective_whose_numbers_name_fields_of_messages_cannot_be_deployed(monkeypatch):
+    stego = OBJECTIVES["stego"]
+    named = replace(stego, given=lambda _settings: {"num_steps": 1.0, "mine": 2.0})
+    monkeypatch.setitem(OBJECTIVES, "stego", named)
+    with pytest.raises(ConfigError, match="numbers called num_steps, which name other fields"):
+        check_deployable(Config())

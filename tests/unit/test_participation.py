@@ -2,27 +2,32 @@ import re
 
 import pytest
 
-from fusseg.config import FederationConfig
+from fusseg.config import Config, FederationConfig
 from fusseg.errors import ConfigError
 from fusseg.federation.participation import draw_participants, num_participants
-from fusseg.federation.strategies import resolve_federation
+from fusseg.federation.strategies import resolve
 
 TEN = [f"client-{number}" for number in range(10)]
 
 
+def settle(count, seed=0, **federation):
+    federation = FederationConfig(clients_per_round=count, **federation)
+    return resolve(Config(seed=seed, federation=federation))
+
+
 def draw(count, round_number=1, seed=0, names=TEN):
-    return draw_participants(names, round_number, FederationConfig(clients_per_round=count), seed)
+    return draw_participants(names, round_number, settle(count, seed))
 
 
 @pytest.mark.parametrize("count", [0, 10, 11, 100_000])
 def test_all_take_part_where_none_or_too_many_are_asked_for(count):
     assert draw(count, names=TEN[::-1]) == tuple(TEN)
-    assert num_participants(10, FederationConfig(clients_per_round=count)) == 10
+    assert num_participants(10, settle(count)) == 10
 
 
 def test_so_many_different_ones_are_drawn_and_sorted():
     drawn = draw(4)
-    assert len(set(drawn)) == num_participants(10, FederationConfig(clients_per_round=4)) == 4
+    assert len(set(drawn)) == num_participants(10, settle(4)) == 4
     assert list(drawn) == sorted(drawn)
     assert set(drawn) < set(TEN)
 
@@ -50,7 +55,7 @@ def test_a_baseline_has_nobody_to_draw(strategy):
         "that trains on all images in every round; set it to 0"
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
-        resolve_federation(FederationConfig(strategy=strategy, clients_per_round=3))
+        settle(3, strategy=strategy)
 
 
 def test_a_round_cannot_need_more_answers_than_it_asks_for():

@@ -11,9 +11,9 @@ import pytest
 
 from fusseg.deployment import processes
 from fusseg.deployment.processes import (
-    check_listen,
     free_port,
     last_lines,
+    listen,
     open_private,
     start_process,
     stop_process,
@@ -46,9 +46,9 @@ def start(tmp_path):
     """Start Python code in a process, which is gone after the test."""
     started = []
 
-    def begin(code, **variables):
+    def begin(code, sockets=(), **variables):
         command = [sys.executable, "-u", "-c", code]
-        process = start_process(command, variables, tmp_path / "log", tmp_path)
+        process = start_process(command, variables, tmp_path / "log", tmp_path, sockets)
         started.append(process)
         return process
 
@@ -236,26 +236,63 @@ def test_fewer_lines_can_be_asked_for_and_a_missing_log_has_none(tmp_path):
     assert last_lines(tmp_path / "none") == ""
 
 
+HOSTS = ("127.0.0.1", "0.0.0.0", "localhost")
+
+
+def close(sockets):
+    for one in sockets:
+        one.close()
+
+
 def test_a_port_that_somebody_listens_on_is_taken_and_free_afterwards():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        for host in ("127.0.0.1", "0.0.0.0", "localhost"):
+        for host in HOSTS:
             with pytest.raises(ConfigError) as caught:
-                check_listen(host, port)
+                listen(host, port)
             assert str(caught.value) == f"port {port} of {host} is taken; choose another --port"
         with socket.create_connection(("127.0.0.1", port)) as client, taken.accept()[0]:
             client.sendall(b"x")
     # closed by the server's side first: that port is in use for a minute, and may be listened on
-    for host in ("127.0.0.1", "0.0.0.0", "localhost"):
-        check_listen(host, port)
+    for host in HOSTS:
+        close(listen(host, port))
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_of_two_that_listen_one_is_refused_at_once(host):
+    """Before either takes a connection: both would begin their work, and one lose it."""
+    port = free_port()
+    first = listen(host, port)
+    try:
+        with pytest.raises(ConfigError, match=f"port {port} of {host} is taken; choose another"):
+            listen(host, port)
+        # who comes in the meantime waits
+        with socket.create_connection(("127.0.0.1", port), PATIENT):
+            pass
+    finally:
+        close(first)
+    close(listen(host, port))
+
+
+def test_a_process_takes_the_connections_of_a_socket_that_it_is_given(start, tmp_path):
+    (listening,) = listen("127.0.0.1", 0)
+    code = (
+        "import socket, sys\n"
+        f"connection, _ = socket.socket(fileno={listening.fileno()}).accept()\n"
+        "connection.sendall(b'from the child')"
+    )
+    with listening, socket.create_connection(listening.getsockname(), PATIENT) as client:
+        start(code, sockets=[listening])
+        assert client.recv(100) == b"from the child"
 
 
 def test_an_address_of_another_machine_is_refused():
     with pytest.raises(ConfigError) as caught:
-        check_listen("192.0.2.1", 8443)
+        listen("192.0.2.1", 8443)
     assert str(caught.value) == (
         f"cannot listen on 192.0.2.1:8443: {os.strerror(errno.EADDRNOTAVAIL)}; choose another "
         "--host or --port"
     )
-    with pytest.raises(ConfigError, match=r"cannot listen on '1\.2\.3\.400': .*; choose another"):
-        check_listen("1.2.3.400", 8443)
+    for host in ("1.2.3.400", "x" * 64 + ".example.org"):
+        with pytest.raises(ConfigError, match=f"cannot listen on '{host}': .*; choose another"):
+            listen(host, 8443)

@@ -3,22 +3,26 @@ import math
 import pytest
 import torch
 
-from fusseg.config import FederationConfig, LocalConfig
+from fusseg.config import Config, FederationConfig, LocalConfig
 from fusseg.errors import ConfigError
-from fusseg.federation.strategies import resolve_federation
+from fusseg.federation.strategies import resolve
 from fusseg.segmentation.head import HeadWeights, SegmentationHead, initial_head, project
+from fusseg.segmentation.objectives import settle_local
 from fusseg.segmentation.regularizers import (
     References,
     contrastive_term,
     proximal_term,
     regularization,
-    regularizes,
 )
 
 
 def head_of(value: float) -> HeadWeights:
     head = SegmentationHead(2, 1)
     return {name: torch.full_like(weight, value) for name, weight in head.state_dict().items()}
+
+
+def settle(**local):
+    return settle_local(LocalConfig(**local), num_clusters=2)
 
 
 def test_the_proximal_term_is_the_squared_distance_over_the_whole_head():
@@ -66,9 +70,9 @@ def test_a_tiny_temperature_does_not_overflow():
 
 
 def test_either_weight_turns_a_regularizer_on():
-    assert not regularizes(LocalConfig())
-    assert regularizes(LocalConfig(fedprox_weight=0.1))
-    assert regularizes(LocalConfig(fedmoon_weight=0.1))
+    assert not settle().regularizes
+    assert settle(fedprox_weight=0.1).regularizes
+    assert settle(fedmoon_weight=0.1).regularizes
 
 
 def test_the_weights_scale_the_terms(seeded):
@@ -80,7 +84,7 @@ def test_the_weights_scale_the_terms(seeded):
     references = References(received, previous)
     near = proximal_term(head, received)
     contrast = contrastive_term(codes, project(received, inputs), project(previous, inputs), 0.7)
-    local = LocalConfig(fedprox_weight=0.2, fedmoon_weight=3.0, fedmoon_temperature=0.7)
+    local = settle(fedprox_weight=0.2, fedmoon_weight=3.0, fedmoon_temperature=0.7)
     found = regularization(head, inputs, codes, references, local)
     assert torch.allclose(found, 0.1 * near + 3 * contrast)
     first = regularization(head, inputs, codes, References(received, None), local)
@@ -92,14 +96,14 @@ def test_the_weights_scale_the_terms(seeded):
 def test_regularizers_are_refused_where_no_global_head_is_sent(strategy, key):
     federation = FederationConfig(strategy=strategy, lloyd_rounds=3)
     with pytest.raises(ConfigError, match=f"^local.{key} is 0.5, but federation.strategy"):
-        resolve_federation(federation, LocalConfig(**{key: 0.5}))
+        resolve(Config(federation=federation, local=LocalConfig(**{key: 0.5})))
 
 
 @pytest.mark.parametrize("key", ["fedprox_weight", "fedmoon_weight"])
 def test_regularizers_are_refused_with_heads_that_stay_local(key):
     federation = FederationConfig(strategy="fedavg", aggregate_heads=False)
     with pytest.raises(ConfigError, match=r"federation\.aggregate_heads is false"):
-        resolve_federation(federation, LocalConfig(**{key: 0.5}))
+        resolve(Config(federation=federation, local=LocalConfig(**{key: 0.5})))
 
 
 @pytest.mark.parametrize(
@@ -108,4 +112,6 @@ def test_regularizers_are_refused_with_heads_that_stay_local(key):
 def test_regularizers_combine_with_every_strategy_that_sends_a_head(strategy):
     local = LocalConfig(fedprox_weight=0.001, fedmoon_weight=1.0)
     federation = FederationConfig(strategy=strategy)
-    assert resolve_federation(federation, local) == federation
+    protocol = resolve(Config(federation=federation, local=local))
+    assert protocol.local.regularizes
+    assert protocol.aggregate_heads

@@ -4,27 +4,43 @@ from itertools import combinations
 import pytest
 import torch
 
-from fusseg.config import FederationConfig, LocalConfig, ModelConfig
+from fusseg.config import Config, FederationConfig, LocalConfig, ModelConfig
 from fusseg.features.neighbors import nearest_neighbors
 from fusseg.federation import simulation
-from fusseg.federation.bounds import ClientFacts, check_plausible
-from fusseg.federation.client import Client, train_locally
+from fusseg.federation.answer import answer
+from fusseg.federation.bounds import check_plausible
+from fusseg.federation.client import Client
 from fusseg.federation.hello import agree, say_hello
 from fusseg.federation.participation import draw_participants
+from fusseg.federation.parts import ClientFacts, take_head
+from fusseg.federation.points import KeptCodes
+from fusseg.federation.protocol import sent_parts
 from fusseg.federation.rounds import Round, initial_state, run_rounds
-from fusseg.federation.schedule import num_exchanges, num_rounds
 from fusseg.federation.simulation import simulate
 from fusseg.federation.state import ClientUpdate
-from fusseg.federation.strategies import resolve_federation
+from fusseg.federation.strategies import resolve
 from fusseg.randomness import round_generator
 from fusseg.runs import SavedState, load_state, save_state
 from fusseg.segmentation.training import Trainee, train, train_together
 
 SEED = 3
-LOCAL = LocalConfig(steps=2, batch_size=4, positions=9, shift_quantiles=(0.75, 0.80, 0.95))
-MODEL = ModelConfig(num_clusters=3, code_dim=4)
+STEGO = {"positions": 9, "shift_quantiles": (0.75, 0.80, 0.95)}
+LOCAL = LocalConfig(steps=2, batch_size=4, tables={"stego": STEGO})
+
+
+def settle(**federation):
+    return resolve(
+        Config(
+            seed=SEED,
+            model=ModelConfig(num_clusters=3, code_dim=4),
+            local=LOCAL,
+            federation=FederationConfig(**federation),
+        )
+    )
+
+
 FEDERATIONS = {
-    name: resolve_federation(FederationConfig(rounds=3, **settings))
+    name: settle(rounds=3, **settings)
     for name, settings in {
         "fedavg": {"strategy": "fedavg"},
         "fedcc-kmeans": {"strategy": "fedcc-kmeans"},
@@ -44,7 +60,12 @@ FEDERATIONS = {
         },
     }.items()
 }
-MOON = replace(LOCAL, fedmoon_weight=1.0, fedprox_weight=0.001)
+
+
+def with_moon(protocol, fedprox_weight=0.001):
+    """The same rules, held near the heads received and kept."""
+    local = replace(protocol.local, fedmoon_weight=1.0, fedprox_weight=fedprox_weight)
+    return replace(protocol, local=local)
 
 
 @pytest.fixture
@@ -58,49 +79,61 @@ def clients(random_features, tmp_path):
 
 @pytest.fixture
 def start(clients):
-    hellos = [say_hello(client, LOCAL, SEED, center=True) for client in clients]
-    plan = agree(hellos, LOCAL, clients[0].features.fingerprint, center=True)
-    return initial_state(MODEL, plan, SEED)
+    protocol = FEDERATIONS["fedavg"]
+    hellos = [say_hello(client, protocol, center=True) for client in clients]
+    plan = agree(hellos, protocol, clients[0].features.fingerprint, center=True)
+    return initial_state(protocol, plan)
 
 
-def finish(state, own_models, clients, federation, local=LOCAL):
+def events_of(state, memories, clients, protocol, **more):
+    exchange = simulate(clients, memories, protocol, **more)
+    return run_rounds(state, exchange, protocol)
+
+
+def finish(state, memories, clients, protocol, **more):
     """All rounds that are left."""
-    exchange = simulate(clients, own_models, local, federation, SEED)
-    events = list(run_rounds(state, exchange, federation, SEED))
+    events = list(events_of(state, memories, clients, protocol, **more))
     return [event for event in events if isinstance(event, Round)]
+
+
+def train_one(state, memory, client, protocol):
+    """What one client sends after training, and what it keeps."""
+    task = protocol.tasks(state.round_number + 1)[0]
+    kept = KeptCodes(protocol.positions_per_image, protocol.seed)
+    found = answer(state, task, memory, client, protocol, kept)
+    return found.update, found.memory
 
 
 @pytest.mark.parametrize("name", FEDERATIONS)
 def test_a_run_that_is_saved_and_restored_ends_in_the_same_bits(
     name, clients, start, same_bits, tmp_path
 ):
-    check_every_restart(FEDERATIONS[name], LOCAL, clients, start, same_bits, tmp_path)
+    check_every_restart(FEDERATIONS[name], clients, start, same_bits, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["fedavg", "consensus", "lloyd"])
 def test_a_run_with_regularizers_is_restored_to_the_same_bits(
     name, clients, start, same_bits, tmp_path
 ):
-    check_every_restart(FEDERATIONS[name], MOON, clients, start, same_bits, tmp_path)
+    check_every_restart(with_moon(FEDERATIONS[name]), clients, start, same_bits, tmp_path)
 
 
-def check_every_restart(federation, local, clients, start, same_bits, tmp_path):
+def check_every_restart(protocol, clients, start, same_bits, tmp_path):
     """Stop after each round in turn, save, load and go on."""
     whole_own, own = {}, {}
-    whole = finish(start, whole_own, clients, federation, local)
-    assert len(whole) == num_rounds(federation)
+    whole = finish(start, whole_own, clients, protocol)
+    assert len(whole) == protocol.num_rounds
     state = start
     for number in range(1, len(whole) + 1):
-        exchange = simulate(clients, own, local, federation, SEED)
-        events = run_rounds(state, exchange, federation, SEED)
+        events = events_of(state, own, clients, protocol)
         state = next(event for event in events if isinstance(event, Round)).state
         assert state.round_number == number
         assert same_bits(state.model, whole[number - 1].state.model)
         save_state(tmp_path, SavedState(state, own, "f" * 64))
         restored = load_state(tmp_path)
-        state, own = restored.state, restored.own_models
+        state, own = restored.state, restored.memories
     assert own.keys() == whole_own.keys()
-    assert all(same_bits(own[key], whole_own[key]) for key in own)
+    assert all(same_bits(own[key].model, whole_own[key].model) for key in own)
 
 
 @pytest.mark.parametrize("name", FEDERATIONS)
@@ -110,16 +143,28 @@ def test_the_order_of_the_clients_does_not_matter(name, clients, start, same_bit
     forward = finish(start, own, clients, federation)
     backward = finish(start, reversed_own, clients[::-1], federation)
     assert same_bits(forward[-1].state.model, backward[-1].state.model)
-    assert all(same_bits(own[key], reversed_own[key]) for key in own)
+    assert all(same_bits(own[key].model, reversed_own[key].model) for key in own)
     for left, right in zip(forward, backward, strict=True):
         assert [update.client_id for update in left.updates] == ["a", "b", "c"]
         assert [update.loss for update in left.updates] == [u.loss for u in right.updates]
 
 
-def sent_by(start, own_models, clients, federation, local=LOCAL):
+def test_training_on_from_federated_pca_moves_every_parameter(clients, start):
+    pca = finish(start, {}, clients, FEDERATIONS["pca"])[-1].state
+    silent = [name for name, part in pca.model.head.items() if not bool(part.any())]
+    assert silent == ["output.weight", "output.bias"]
+    for name in ("hidden.weight", "hidden.bias"):
+        assert torch.equal(pca.model.head[name], start.model.head[name])
+    again = replace(start, model=pca.model)
+    trained = finish(again, {}, clients, FEDERATIONS["fedavg"])[-1].state.model.head
+    for name, part in trained.items():
+        moved = (part != pca.model.head[name]).float().mean()
+        assert float(moved) > 0.9, name
+
+
+def sent_by(start, memories, clients, protocol):
     """Every update as the server got it; rounds keep no head."""
-    exchange = simulate(clients, own_models, local, federation, SEED)
-    events = run_rounds(start, exchange, federation, SEED)
+    events = events_of(start, memories, clients, protocol)
     return [event for event in events if isinstance(event, ClientUpdate)]
 
 
@@ -129,8 +174,8 @@ def test_what_a_client_sends_does_not_depend_on_the_other_clients(clients, start
     for left, client in zip(together, clients, strict=True):
         (right,) = sent_by(start, {}, [client], federation)
         assert left.loss == right.loss
-        assert torch.equal(left.centroids, right.centroids)
-        assert all(torch.equal(left.head[name], right.head[name]) for name in left.head)
+        assert left.parts.keys() == right.parts.keys()
+        assert all(torch.equal(left.parts[name], right.parts[name]) for name in left.parts)
 
 
 def test_results_do_not_depend_on_the_global_random_state(clients, start, same_bits):
@@ -143,8 +188,7 @@ def test_results_do_not_depend_on_the_global_random_state(clients, start, same_b
 
 def test_every_update_comes_before_the_round_it_belongs_to(clients, start):
     federation = replace(FEDERATIONS["fedavg"], rounds=2)
-    exchange = simulate(clients, {}, LOCAL, federation, SEED)
-    events = list(run_rounds(start, exchange, federation, SEED))
+    events = list(events_of(start, {}, clients, federation))
     kinds = [type(event) for event in events]
     assert kinds == ([ClientUpdate] * 3 + [Round]) * 2
     assert [event.state.round_number for event in events[3::4]] == [1, 2]
@@ -154,7 +198,7 @@ def test_every_update_comes_before_the_round_it_belongs_to(clients, start):
             sent.num_images,
             sent.loss,
         )
-        assert torch.equal(kept.centroids, sent.centroids)
+        assert torch.equal(kept.parts["centroids"], sent.parts["centroids"])
 
 
 def test_a_finished_run_has_no_round_left(clients, start):
@@ -178,24 +222,40 @@ def test_clients_weigh_in_with_all_their_images(clients, start):
     ],
 )
 def test_only_what_is_aggregated_leaves_the_client(name, head, centroids, clients, start):
-    update, _ = train_locally(start, None, clients[0], LOCAL, FEDERATIONS[name], SEED)
-    assert (update.head is not None, update.centroids is not None) == (head, centroids)
+    update, _ = train_one(start, None, clients[0], FEDERATIONS[name])
+    names = {f"head.{part}" for part in start.model.head} if head else set()
+    assert update.parts.keys() == names | ({"centroids"} if centroids else set())
 
 
 @pytest.mark.parametrize("name", ["own heads", "own centroids", "local"])
 def test_what_is_not_aggregated_goes_on_from_the_clients_own_model(name, clients, start, same_bits):
-    federation = FEDERATIONS[name]
-    _, own = train_locally(start, None, clients[0], LOCAL, federation, SEED)
+    protocol = FEDERATIONS[name]
+    _, own = train_one(start, None, clients[0], protocol)
     moved = replace(start, round_number=1)
-    _, found = train_locally(moved, own, clients[0], LOCAL, federation, SEED)
+    _, found = train_one(moved, own, clients[0], protocol)
     mixed = replace(
         start.model,
-        **({} if federation.aggregate_heads else {"head": own.head}),
-        **({} if federation.aggregate_centroids else {"centroids": own.centroids}),
+        **({} if protocol.aggregate_heads else {"head": own.model.head}),
+        **({} if protocol.aggregate_centroids else {"centroids": own.model.centroids}),
     )
     expected_start = replace(moved, model=mixed)
-    _, expected = train_locally(expected_start, None, clients[0], LOCAL, federation, SEED)
-    assert same_bits(found, expected)
+    _, expected = train_one(expected_start, None, clients[0], protocol)
+    assert same_bits(found.model, expected.model)
+
+
+@pytest.mark.parametrize("strategy", ["fedcc-kmeans", "fedcc-maximin", "fedavg"])
+def test_weights_beside_centroids_alone_change_averages_and_no_pool(
+    strategy, clients, start, same_bits
+):
+    ends = []
+    for weighted in (True, False):
+        own = {}
+        protocol = settle(strategy=strategy, rounds=2, aggregate_heads=False, weighted=weighted)
+        rounds = finish(start, own, clients, protocol)
+        ends.append([rounds[-1].state.model, *(own[name].model for name in sorted(own))])
+    alike = [same_bits(one, other) for one, other in zip(*ends, strict=True)]
+    assert len(alike) == 4
+    assert alike == [strategy != "fedavg"] * 4
 
 
 def test_own_models_stay_empty_where_all_is_aggregated(clients, start):
@@ -208,41 +268,42 @@ def test_local_clients_never_learn_from_each_other(clients, start, same_bits):
     together, alone = {}, {}
     finish(start, together, clients, FEDERATIONS["local"])
     finish(start, alone, clients[:1], FEDERATIONS["local"])
-    assert same_bits(together["a"], alone["a"])
-    assert not same_bits(together["a"], together["b"])
+    assert same_bits(together["a"].model, alone["a"].model)
+    assert not same_bits(together["a"].model, together["b"].model)
 
 
 def test_every_client_draws_anew_in_every_round(clients, start):
     def centroids(client_id, round_number, seed):
         client = Client(client_id, clients[0].features, clients[0].cache)
         state = replace(start, round_number=round_number)
-        update, _ = train_locally(state, None, client, LOCAL, FEDERATIONS["fedavg"], seed)
-        return update.centroids
+        update, _ = train_one(state, None, client, replace(FEDERATIONS["fedavg"], seed=seed))
+        return update.parts["centroids"]
 
     drawn = [centroids("a", 0, 3), centroids("a", 1, 3), centroids("z", 0, 3), centroids("a", 0, 4)]
     assert not any(torch.equal(left, right) for left, right in combinations(drawn, 2))
 
 
 def test_the_first_round_draws_from_round_one_and_not_from_the_hello(clients, start, same_bits):
-    client = clients[0]
-    _, trained = train_locally(start, None, client, LOCAL, FEDERATIONS["fedavg"], SEED)
+    client, protocol = clients[0], FEDERATIONS["fedavg"]
+    _, trained = train_one(start, None, client, protocol)
     pooled = torch.from_numpy(client.features.pooled)
-    nearest = nearest_neighbors(pooled - start.plan.mean_feature, LOCAL.neighbors)
+    neighbors = protocol.local.settings.neighbors
+    nearest = nearest_neighbors(pooled - start.plan.mean_feature, neighbors)
     generator = round_generator(SEED, 1, "a")
-    expected, _ = train(
-        Trainee(start.model, client.features, nearest, generator), start.plan, LOCAL
-    )
-    assert same_bits(trained, expected)
+    trainee = Trainee(start.model, client.features, nearest, generator)
+    expected = train(trainee, start.plan, protocol.local)
+    assert same_bits(trained.model, expected.model)
 
 
 def test_initial_centroids_are_standard_normal_and_seeded(start):
-    model = ModelConfig(num_clusters=100, code_dim=70)
-    drawn = initial_state(model, start.plan, 0).model.centroids
+    protocol = replace(FEDERATIONS["fedavg"], num_clusters=100, code_dim=70, seed=0)
+    drawn = initial_state(protocol, start.plan).model.centroids
     assert drawn.shape == (100, 70)
     assert abs(float(drawn.mean())) < 0.05
     assert abs(float(drawn.std()) - 1) < 0.05
-    assert torch.equal(drawn, initial_state(model, start.plan, 0).model.centroids)
-    assert not torch.equal(drawn, initial_state(model, start.plan, 1).model.centroids)
+    other = replace(protocol, seed=1)
+    assert torch.equal(drawn, initial_state(protocol, start.plan).model.centroids)
+    assert not torch.equal(drawn, initial_state(other, start.plan).model.centroids)
 
 
 def test_the_initial_head_fits_the_features_and_the_code(start):
@@ -253,26 +314,29 @@ def test_the_initial_head_fits_the_features_and_the_code(start):
 def test_fedmoon_pulls_from_round_two_on(clients, start):
     """A frozen pair of equal heads would be constant ln 2, with no gradient at all."""
     federation = FEDERATIONS["fedavg"]
-    moon = replace(LOCAL, fedmoon_weight=1.0)
-    pulled = sent_by(start, {}, clients, federation, moon)[::3]
+    moon = with_moon(federation, fedprox_weight=0.0)
+    pulled = sent_by(start, {}, clients, moon)[::3]
     plain = sent_by(start, {}, clients, federation)[::3]
     assert {update.client_id for update in (*pulled, *plain)} == {"a"}
     assert pulled[0].loss == plain[0].loss
     assert pulled[1].loss != plain[1].loss
-    assert not torch.equal(pulled[1].head["linear.weight"], plain[1].head["linear.weight"])
+    assert not torch.equal(
+        pulled[1].parts["head.linear.weight"], plain[1].parts["head.linear.weight"]
+    )
 
 
 def test_fedmoon_remembers_the_clients_own_head_and_not_the_average(clients, start, same_bits):
     own = {}
-    moon = replace(LOCAL, fedmoon_weight=1.0)
-    federation = replace(FEDERATIONS["fedavg"], rounds=1)
-    updates = sent_by(start, own, clients, federation, moon)
+    moon = with_moon(replace(FEDERATIONS["fedavg"], rounds=1), fedprox_weight=0.0)
+    updates = sent_by(start, own, clients, moon)
     assert sorted(own) == ["a", "b", "c"]
     for update in updates:
-        kept = own[update.client_id].head
-        assert all(torch.equal(kept[name], update.head[name]) for name in kept)
-    (only,) = finish(start, {}, clients, federation, moon)
-    assert not torch.equal(own["a"].head["linear.weight"], only.state.model.head["linear.weight"])
+        kept, sent = own[update.client_id].model.head, take_head(update.parts)
+        assert kept.keys() == sent.keys()
+        assert all(torch.equal(kept[name], sent[name]) for name in kept)
+    (only,) = finish(start, {}, clients, moon)
+    averaged = only.state.model.head["linear.weight"]
+    assert not torch.equal(own["a"].model.head["linear.weight"], averaged)
 
 
 def test_the_finish_leaves_the_head_and_sends_sums_only(clients, start):
@@ -280,25 +344,25 @@ def test_the_finish_leaves_the_head_and_sends_sums_only(clients, start):
     trained, _, last = finish(start, {}, clients, federation)
     assert last.state.model.head is trained.state.model.head
     assert not torch.equal(last.state.model.centroids, trained.state.model.centroids)
-    assert {name for update in last.updates for name in update.tensors()} == {"sums", "counts"}
+    assert {name for update in last.updates for name in update.parts} == {"sums", "counts"}
 
 
 @pytest.mark.parametrize("name", ["local, finished", "own heads, finished"])
 def test_a_client_with_its_own_head_finishes_alone(name, clients, start):
     own = {}
     rounds = finish(start, own, clients, FEDERATIONS[name])
-    assert [update.tensors() for update in rounds[-1].updates] == [{}, {}, {}]
+    assert [update.parts for update in rounds[-1].updates] == [{}, {}, {}]
     assert torch.equal(rounds[-1].state.model.centroids, rounds[2].state.model.centroids)
-    lengths = torch.cat([model.centroids.norm(dim=1) for model in own.values()])
+    lengths = torch.cat([memory.model.centroids.norm(dim=1) for memory in own.values()])
     assert torch.allclose(lengths, torch.ones_like(lengths))
-    assert not torch.equal(own["a"].centroids, own["b"].centroids)
+    assert not torch.equal(own["a"].model.centroids, own["b"].model.centroids)
 
 
 @pytest.mark.parametrize("name", ["lloyd", "pca"])
 def test_no_single_centroid_is_sent(name, clients, start):
     for round_ in finish(start, {}, clients, FEDERATIONS[name]):
         for exchange in round_.exchanges:
-            assert all(update.centroids is None for update in exchange.updates)
+            assert all("centroids" not in update.parts for update in exchange.updates)
 
 
 @pytest.mark.parametrize("name", FEDERATIONS)
@@ -306,20 +370,19 @@ def test_no_single_centroid_is_sent(name, clients, start):
 def test_what_honest_clients_send_is_plausible(name, wire, clients, start):
     federation = replace(FEDERATIONS[name], wire=wire)
     facts = {client.client_id: ClientFacts(len(client.features), 12) for client in clients}
-    exchange = simulate(clients, {}, LOCAL, federation, SEED)
-    before = start
-    checked = 0
+    exchange = simulate(clients, {}, federation)
+    parts, checked = {}, 0
 
     def watched(state, task):
-        nonlocal before
-        before = state
+        nonlocal parts
+        parts = sent_parts(task, state, federation)
         return exchange(state, task)
 
-    for event in run_rounds(start, watched, federation, SEED):
+    for event in run_rounds(start, watched, federation):
         if isinstance(event, ClientUpdate):
-            check_plausible(before, event, facts[event.client_id], LOCAL, federation)
+            check_plausible(event, parts, facts[event.client_id])
             checked += 1
-    assert checked == 3 * num_exchanges(1, num_rounds(federation), federation)
+    assert checked == 3 * federation.num_exchanges(1, federation.num_rounds)
 
 
 @pytest.mark.parametrize("name", [name for name in FEDERATIONS if not name.startswith("local")])
@@ -327,7 +390,7 @@ def test_a_run_with_drawn_clients_is_restored_to_the_same_bits(
     name, clients, start, same_bits, tmp_path
 ):
     federation = replace(FEDERATIONS[name], clients_per_round=2)
-    check_every_restart(federation, LOCAL, clients, start, same_bits, tmp_path)
+    check_every_restart(federation, clients, start, same_bits, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["fedcc-kmeans", "lloyd", "pca", "consensus"])
@@ -336,7 +399,7 @@ def test_the_clients_of_a_round_are_those_drawn_in_all_of_its_exchanges(name, cl
     rounds = finish(start, {}, clients, federation)
     taking_part = []
     for number, done in enumerate(rounds, start=1):
-        drawn = list(draw_participants("abc", number, federation, SEED))
+        drawn = list(draw_participants("abc", number, federation))
         for exchange in done.exchanges:
             assert [update.client_id for update in exchange.updates] == drawn
         taking_part.append(tuple(drawn))
@@ -345,7 +408,7 @@ def test_the_clients_of_a_round_are_those_drawn_in_all_of_its_exchanges(name, cl
 
 def test_who_is_not_drawn_has_no_part_in_the_round(clients, start, same_bits):
     federation = replace(FEDERATIONS["fedcc-kmeans"], rounds=1, clients_per_round=2)
-    drawn = draw_participants("abc", 1, federation, SEED)
+    drawn = draw_participants("abc", 1, federation)
     chosen = [client for client in clients if client.client_id in drawn]
     whole = replace(federation, clients_per_round=0)
     (sampled,) = finish(start, {}, clients, federation)
@@ -355,12 +418,11 @@ def test_who_is_not_drawn_has_no_part_in_the_round(clients, start, same_bits):
     assert weights == {client.client_id: len(client.features) for client in chosen}
 
 
-@pytest.mark.parametrize(("name", "local"), [("own heads", LOCAL), ("fedavg", MOON)])
-def test_own_models_of_clients_that_are_not_drawn_stay_as_they_were(name, local, clients, start):
-    federation = replace(FEDERATIONS[name], rounds=6, clients_per_round=1)
+@pytest.mark.parametrize("rules", [FEDERATIONS["own heads"], with_moon(FEDERATIONS["fedavg"])])
+def test_own_models_of_clients_that_are_not_drawn_stay_as_they_were(rules, clients, start):
+    federation = replace(rules, rounds=6, clients_per_round=1)
     own, seen = {}, {}
-    exchange = simulate(clients, own, local, federation, SEED)
-    for event in run_rounds(start, exchange, federation, SEED):
+    for event in events_of(start, own, clients, federation):
         if isinstance(event, ClientUpdate):
             continue
         (drawn,) = (update.client_id for update in event.updates)
@@ -370,9 +432,9 @@ def test_own_models_of_clients_that_are_not_drawn_stay_as_they_were(name, local,
     assert len(seen) > 1
 
 
-@pytest.mark.parametrize("local", [LOCAL, MOON])
+@pytest.mark.parametrize("moon", [False, True])
 @pytest.mark.parametrize("name", ["fedavg", "fedcc-kmeans"])
-def test_clients_side_by_side_give_the_run_of_one_by_one(name, local, clients, start, monkeypatch):
+def test_clients_side_by_side_give_the_run_of_one_by_one(name, moon, clients, start, monkeypatch):
     sizes = []
 
     def counted(trainees, *rest):
@@ -381,12 +443,11 @@ def test_clients_side_by_side_give_the_run_of_one_by_one(name, local, clients, s
 
     monkeypatch.setattr(simulation, "train_together", counted)
     federation = replace(FEDERATIONS[name], clients_per_round=2 if name == "fedavg" else 0)
+    federation = with_moon(federation) if moon else federation
     own, own_together = {}, {}
-    alone = simulate(clients, own, local, federation, SEED)
-    together = simulate(clients, own_together, local, federation, SEED, clients_at_once=2)
     events = zip(
-        (e for e in run_rounds(start, alone, federation, SEED) if isinstance(e, Round)),
-        (e for e in run_rounds(start, together, federation, SEED) if isinstance(e, Round)),
+        finish(start, own, clients, federation),
+        finish(start, own_together, clients, federation, clients_at_once=2),
         strict=True,
     )
     for expected, found in events:

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from fusseg.config import Config, LocalConfig
 from fusseg.errors import ConfigError, DataError
-from fusseg.federation.state import GlobalState
+from fusseg.federation.state import GlobalState, Memory
 from fusseg.runs import (
     RECORD_KEYS,
     SavedState,
@@ -23,7 +23,10 @@ from fusseg.runs import (
     save_state,
 )
 from fusseg.segmentation.head import initial_head
+from fusseg.segmentation.objectives import spell_out
 from fusseg.segmentation.training import Model, TrainingPlan
+
+AGREED = {"shift_self": 0.1, "shift_neighbor": 0.2, "shift_random": 0.3}
 
 
 def expect_refusal(message, error, action, *arguments):
@@ -34,13 +37,13 @@ def expect_refusal(message, error, action, *arguments):
 def test_a_new_run_holds_its_configuration(tmp_path):
     config = Config(seed=3, local=LocalConfig(steps=5))
     create_run(tmp_path / "runs" / "one", config)
-    assert read_run_config(tmp_path / "runs" / "one") == config
+    assert read_run_config(tmp_path / "runs" / "one") == spell_out(config)
     assert [path.name for path in (tmp_path / "runs" / "one").iterdir()] == ["config.toml"]
 
 
 def test_an_empty_folder_may_become_a_run(tmp_path):
     create_run(tmp_path, Config())
-    assert read_run_config(tmp_path) == Config()
+    assert read_run_config(tmp_path) == spell_out(Config())
 
 
 @pytest.mark.parametrize("kind", ["run", "folder", "file"])
@@ -84,8 +87,18 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 def test_a_run_is_resumed_with_its_own_configuration(tmp_path):
     config = Config(seed=3)
     create_run(tmp_path, config)
-    assert resume_run(tmp_path, None) == config
-    assert resume_run(tmp_path, Config(seed=3)) == config
+    assert resume_run(tmp_path, None) == spell_out(config)
+    assert resume_run(tmp_path, Config(seed=3)) == spell_out(config)
+
+
+def test_a_run_is_resumed_whether_its_defaults_are_written_out_or_not(tmp_path):
+    create_run(tmp_path, Config())
+    assert read_run_config(tmp_path).local.tables["stego"]["dropout"] == 0.1
+    given = Config(local=LocalConfig(tables={"stego": {"dropout": 0.1}}))
+    assert resume_run(tmp_path, given) == spell_out(Config())
+    other = Config(local=LocalConfig(tables={"stego": {"dropout": 0.2}}))
+    with pytest.raises(ConfigError, match=r"differs in local\.stego\.dropout\)"):
+        resume_run(tmp_path, other)
 
 
 def test_a_run_is_not_resumed_with_another_configuration(tmp_path):
@@ -109,7 +122,7 @@ def test_a_folder_without_configuration_is_no_run(tmp_path):
 
 
 def test_a_record_is_read_back(tmp_path):
-    record = dict.fromkeys(RECORD_KEYS) | {"format_version": 1}
+    record = dict.fromkeys(RECORD_KEYS) | {"format_version": 2}
     record["final"] = {"mean_iou": 0.1 + 0.2, "per_class_iou": [None, 1.0]}
     save_record(tmp_path, record)
     assert load_record(tmp_path) == record
@@ -149,9 +162,9 @@ def test_a_version_that_is_no_number_is_damage(tmp_path):
 
 
 def test_a_record_of_a_newer_version_is_refused(tmp_path):
-    save_record(tmp_path, {"format_version": 2})
+    save_record(tmp_path, {"format_version": 3})
     message = (
-        f"{tmp_path / 'record.json'} has format version 2, this fusseg reads up to 1; install a "
+        f"{tmp_path / 'record.json'} has format version 3, this fusseg reads up to 2; install a "
         "newer one"
     )
     expect_refusal(message, DataError, load_record, tmp_path)
@@ -162,9 +175,11 @@ def saved(seeded):
     def model(seed):
         return Model(initial_head(3, 2, seeded(seed)), torch.randn(4, 2, generator=seeded(seed)))
 
-    plan = TrainingPlan(7, torch.tensor([0.1, 0.2, 0.3]), (0.1, 1 / 3, -0.7))
-    own = {"site a": model(1), "b.c": model(2)}
-    return SavedState(GlobalState(5, model(0), plan), own, "f" * 64)
+    plan = TrainingPlan(7, torch.tensor([0.1, 0.2, 0.3]), {"shift": 1 / 3, "other": -0.7})
+    carried = {"average": torch.tensor([[0.5, 1 / 3]]), "steps": torch.tensor(7)}
+    own = {"site a": Memory(model(1)), "b.c": Memory(model(2), carried)}
+    held = {"b.c": {"plan": "0" * 32, "head": "1" * 32}}
+    return SavedState(GlobalState(5, model(0), plan), own, "f" * 64, held=held)
 
 
 def test_a_state_is_read_back_to_the_same_bits(saved, same_bits, tmp_path):
@@ -173,18 +188,23 @@ def test_a_state_is_read_back_to_the_same_bits(saved, same_bits, tmp_path):
     assert same_bits(found.state.model, saved.state.model)
     assert found.state.round_number == 5
     assert found.state.plan.num_steps == 7
-    assert found.state.plan.shift == (0.1, 1 / 3, -0.7)
+    assert found.state.plan.agreed == {"shift": 1 / 3, "other": -0.7}
     assert torch.equal(found.state.plan.mean_feature, saved.state.plan.mean_feature)
     assert found.fingerprint == "f" * 64
-    assert found.own_models.keys() == saved.own_models.keys()
-    assert all(same_bits(found.own_models[key], saved.own_models[key]) for key in found.own_models)
+    assert found.held == saved.held
+    assert found.memories.keys() == saved.memories.keys()
+    for client_id, memory in saved.memories.items():
+        kept = found.memories[client_id]
+        assert same_bits(kept.model, memory.model)
+        assert kept.carried.keys() == memory.carried.keys()
+        assert all(torch.equal(kept.carried[name], part) for name, part in memory.carried.items())
 
 
 def test_a_later_state_replaces_the_earlier_one(saved, tmp_path):
     save_state(tmp_path, saved)
-    save_state(tmp_path, replace(saved, own_models={}, fingerprint="e"))
+    save_state(tmp_path, replace(saved, memories={}, fingerprint="e"))
     found = load_state(tmp_path)
-    assert (found.own_models, found.fingerprint) == ({}, "e")
+    assert (found.memories, found.fingerprint) == ({}, "e")
     assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]
 
 
@@ -199,8 +219,8 @@ def test_the_same_state_gives_the_same_file(saved, tmp_path):
     (tmp_path / "1").mkdir()
     (tmp_path / "2").mkdir()
     save_state(tmp_path / "1", saved)
-    turned = dict(reversed(saved.own_models.items()))
-    save_state(tmp_path / "2", replace(saved, own_models=turned))
+    turned = dict(reversed(saved.memories.items()))
+    save_state(tmp_path / "2", replace(saved, memories=turned))
     first = (tmp_path / "1" / "state.safetensors").read_bytes()
     assert first == (tmp_path / "2" / "state.safetensors").read_bytes()
 
@@ -251,7 +271,7 @@ def test_tensors_of_another_program_are_no_state(tmp_path):
 
 def test_a_state_that_lacks_a_tensor_is_named(tmp_path):
     file = tmp_path / "state.safetensors"
-    metadata = {"format_version": 1, "shift": [0, 0, 0], "num_steps": 1, "round_number": 1}
+    metadata = {"format_version": 2, "agreed": AGREED, "num_steps": 1, "round_number": 1}
     save_file({"centroids": torch.zeros(1, 1)}, file, {"fusseg": json.dumps(metadata)})
     expect_refusal(
         f"damaged state: {file} ('mean_feature'){again(tmp_path)}", DataError, load_state, tmp_path
@@ -260,15 +280,15 @@ def test_a_state_that_lacks_a_tensor_is_named(tmp_path):
 
 def test_a_state_of_a_newer_version_is_refused(tmp_path):
     file = tmp_path / "state.safetensors"
-    save_file({"x": torch.zeros(1)}, file, {"fusseg": '{"format_version": 2}'})
-    message = f"{file} has format version 2, this fusseg reads up to 1; install a newer one"
+    save_file({"x": torch.zeros(1)}, file, {"fusseg": '{"format_version": 3}'})
+    message = f"{file} has format version 3, this fusseg reads up to 2; install a newer one"
     expect_refusal(message, DataError, load_state, tmp_path)
 
 
 def test_a_run_can_start_over_what_a_kill_left_of_its_configuration(tmp_path):
-    (tmp_path / ".config.toml.x1y2").write_text("half")
+    (tmp_path / ".0123456789abcdef").write_text("half")
     create_run(tmp_path, Config())
-    assert read_run_config(tmp_path) == Config()
+    assert read_run_config(tmp_path) == spell_out(Config())
 
 
 def test_a_record_that_cannot_be_written_names_the_file_and_the_mend(tmp_path):

@@ -1,13 +1,14 @@
 from itertools import islice
 
+import pytest
 import torch
 
-from fusseg.config import LocalConfig
 from fusseg.segmentation.pairing import pair_up
 from fusseg.segmentation.sampling import (
     derangement,
     draw_batch,
     draw_kept,
+    draw_places,
     drop_channels,
     query_batches,
 )
@@ -54,10 +55,9 @@ def test_a_batch_holds_the_features_of_queries_and_of_images_from_their_rows(mak
     features = readable_features(make_features)
     nearest = torch.tensor([[1, 2], [0, 3], [3, 0], [2, 1]])
     queries = torch.tensor([2, 0, 3])
-    local = LocalConfig(positions=50, random_supports=4)
     seen: list[set[float]] = [set(), set(), set()]
     for seed in range(20):
-        batch = draw_batch(features, nearest, queries, torch.zeros(3), local, seeded(seed))
+        batch = draw_batch(features, nearest, queries, torch.zeros(3), 50, 4, seeded(seed))
         assert batch.features.shape == (6, 50, 3)
         of_queries, of_neighbors = batch.features.chunk(2)
         for place, query in enumerate(queries.tolist()):
@@ -71,8 +71,7 @@ def test_positions_cover_the_whole_map_and_differ_between_images(make_features, 
     features = readable_features(make_features)
     nearest = torch.tensor([[1], [0], [3], [2]])
     queries = torch.arange(4)
-    local = LocalConfig(positions=200)
-    batch = draw_batch(features, nearest, queries, torch.zeros(3), local, seeded(0))
+    batch = draw_batch(features, nearest, queries, torch.zeros(3), 200, 5, seeded(0))
     drawn = batch.features[..., 1]
     assert all(set(image.tolist()) == {0, 1, 2, 3, 4, 5} for image in drawn)
     assert len({tuple(image.tolist()) for image in drawn}) == 8
@@ -80,20 +79,43 @@ def test_positions_cover_the_whole_map_and_differ_between_images(make_features, 
 
 def test_random_supports_are_permutations_of_the_queries_without_fixed_point(make_features, seeded):
     features = readable_features(make_features)
-    local = LocalConfig(positions=2, random_supports=5)
     nearest = torch.tensor([[1], [0], [3], [2]])
-    batch = draw_batch(features, nearest, torch.arange(4), torch.zeros(3), local, seeded(0))
+    batch = draw_batch(features, nearest, torch.arange(4), torch.zeros(3), 2, 5, seeded(0))
     assert batch.partners.shape == (5, 4)
     for order in batch.partners:
         assert sorted(order.tolist()) == [0, 1, 2, 3]
         assert not bool((order == torch.arange(4)).any())
 
 
+@pytest.mark.parametrize("num_images", range(2, 8))
+def test_an_image_drawn_twice_is_never_counted_as_its_own_support(num_images, seeded):
+    generator = seeded(num_images)
+    nearest = (torch.arange(num_images)[:, None] + 1) % num_images
+    met_itself = 0
+    for queries in islice(query_batches(num_images, 8, generator), 100):
+        places = draw_places(nearest, queries, 4, 2, 5, generator)
+        for order, counted in zip(places.partners, places.counted, strict=True):
+            others = queries[order]
+            assert counted.tolist() == [q != o for q, o in zip(queries, others, strict=True)]
+            met_itself += int((~counted).sum())
+    # Without the repeats of the draw a pair would be two of seven other places of a batch.
+    assert 100 * 5 * 8 * 0.8 * (7 / 8) / num_images < met_itself
+
+
+def test_in_a_batch_of_different_images_every_support_counts(make_features, seeded):
+    features = readable_features(make_features, num_images=8)
+    nearest = (torch.arange(8)[:, None] + 1) % 8
+    queries = next(query_batches(8, 8, seeded(0)))
+    batch = draw_batch(features, nearest, queries, torch.zeros(3), 121, 5, seeded(1))
+    assert batch.counted.shape == (5, 8)
+    assert bool(batch.counted.all())
+
+
 def test_the_mean_feature_is_subtracted_from_queries_and_neighbors(make_features, seeded):
     features = make_features(torch.full((2, 2, 2, 2), 5.0))
     nearest = torch.tensor([[1], [0]])
-    mean, local = torch.tensor([2.0, 4.0]), LocalConfig(positions=3)
-    batch = draw_batch(features, nearest, torch.tensor([0, 1]), mean, local, seeded(0))
+    mean = torch.tensor([2.0, 4.0])
+    batch = draw_batch(features, nearest, torch.tensor([0, 1]), mean, 3, 5, seeded(0))
     expected = torch.tensor([3.0, 1.0]).expand(2, 3, 2)
     assert torch.equal(batch.features, torch.cat([expected, expected]))
 

@@ -1,20 +1,24 @@
 """The figures that docs/scale.md computes are those of the code that counts bytes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from fusseg.config import FederationConfig, ModelConfig
-from fusseg.federation.aggregation import expected_tensors
-from fusseg.federation.lloyd import CodeSums
-from fusseg.federation.moments import FeatureMoments
-from fusseg.federation.rounds import Answers, Round, initial_state
+from fusseg.config import Config, FederationConfig
+from fusseg.federation.lloyd import LLOYD_STEP
+from fusseg.federation.moments import MOMENTS
+from fusseg.federation.protocol import sent_parts
+from fusseg.federation.rounds import initial_state
 from fusseg.federation.state import ClientUpdate, Hello
-from fusseg.federation.traffic import bytes_down, bytes_up
+from fusseg.federation.strategies import resolve
+from fusseg.federation.traffic import PLAN, bytes_up, make_delivery
+from fusseg.federation.wire import narrow_parts
 from fusseg.record import describe_hello
 from fusseg.segmentation.training import TrainingPlan
 
+SHIFTS = {"shift_self": 0.1, "shift_neighbor": 0.2, "shift_random": 0.3}
 PAGE = (Path(__file__).parents[2] / "docs" / "scale.md").read_text(encoding="utf-8")
 
 
@@ -25,31 +29,41 @@ def row(name):
     return [int(cell.strip().replace(",", "")) for cell in cells[2:]]
 
 
-def start(dim):
-    plan = TrainingPlan(num_steps=1, mean_feature=torch.zeros(dim), shift=(0.1, 0.2, 0.3))
-    return initial_state(ModelConfig(), plan, 0)
+def sent_up(task, state, protocol):
+    """Bytes of an answer to a task."""
+    parts = narrow_parts(sent_parts(task, state, protocol), protocol.wire)
+    tensors = {name: torch.empty(part.shape, dtype=part.dtype) for name, part in parts.items()}
+    return bytes_up(ClientUpdate("a", 1, 0.5 if task.trains else None, tensors))
+
+
+def sent_down(task, state, protocol):
+    """Bytes of a task, to a client that holds nothing and to one that has the plan already."""
+    delivery = make_delivery(state, task, protocol)
+    held = {PLAN: delivery.kept[PLAN].digest}
+    return [delivery.num_bytes(delivery.news(known)) for known in ({}, held)]
 
 
 def messages(dim):
     """Bytes of each kind of message."""
-    state = start(dim)
-    head, centroids = state.model.head, state.model.centroids
-    sizes = {"numbers of the head": sum(part.numel() for part in head.values())}
+    protocol = resolve(Config())
+    [train] = protocol.tasks(1)
+    plan = TrainingPlan(num_steps=1, mean_feature=torch.zeros(dim), agreed=SHIFTS)
+    state = initial_state(protocol, plan)
+    sizes = {"numbers of the head": sum(part.numel() for part in state.model.head.values())}
     for wire, note in (("float32", ""), ("bfloat16", ", bfloat16")):
-        federation = FederationConfig(wire=wire)
-        update = ClientUpdate("a", 1, head, centroids, loss=0.5)
-        sizes[f"*train*, up{note}"] = bytes_up(update, federation)
-        finished = Round(state, (Answers("train", ()),))
-        sizes[f"*train*, down{note}"] = bytes_down(finished, 0, federation)
-    plain = FederationConfig(strategy="pca", lloyd_rounds=1)
-    sums = CodeSums(**expected_tensors(state, plain, "lloyd"))
-    sizes["*lloyd*, up"] = bytes_up(ClientUpdate("a", 1, code_sums=sums), plain)
-    moments = FeatureMoments(**expected_tensors(state, plain, "moments"))
-    sizes["*moments*, up"] = bytes_up(ClientUpdate("a", 1, moments=moments), plain)
-    hello = Hello("a", 8, torch.zeros(dim).double(), 8, (0.1, 0.2, 0.3), "f" * 64, "0.1.0")
-    said = describe_hello([hello], state.plan, sent=True)
-    sizes |= {"hello, up": said["bytes_up"], "hello, down": said["bytes_down"]}
-    sizes["features of an image, float16"] = 40 * 40 * dim * 2
+        settled = replace(protocol, wire=wire)
+        first, later = sent_down(train, state, settled)
+        sizes[f"*train*, up{note}"] = sent_up(train, state, settled)
+        sizes[f"*train*, down{note}"] = later
+        sizes["plan, down"] = first - later
+    pca = resolve(Config(federation=FederationConfig(strategy="pca", lloyd_rounds=1)))
+    sizes["*lloyd*, up"] = sent_up(LLOYD_STEP, state, pca)
+    sizes["*moments*, up"] = sent_up(MOMENTS, state, pca)
+    hello = Hello("a", 8, torch.zeros(dim).double(), 8, SHIFTS, "f" * 64, "0.2.0", 1.0)
+    sizes["hello, up"] = describe_hello([hello], plan, sent=True)["bytes_up"]
+    # 224 and 320 pixels a side in patches of 8
+    sizes["features of a training image, float16"] = 28 * 28 * dim * 2
+    sizes["features of a held-out image, float16"] = 40 * 40 * dim * 2
     return sizes
 
 

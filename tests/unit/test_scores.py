@@ -22,10 +22,32 @@ def test_a_class_that_no_label_has_is_left_out_of_the_mean():
     assert found.mean_iou == pytest.approx((1 + 6 / 8) / 2)
 
 
+def test_by_stegos_definition_a_class_that_is_predicted_but_not_labeled_counts_zero():
+    # Cluster 2 gets class 2, which no label has: IoU 1, 6 / 8 and 0.
+    found = score(torch.tensor([[4, 0, 0], [0, 6, 0], [0, 2, 0]]))
+    assert found.mean_iou_stego == pytest.approx((1 + 6 / 8 + 0) / 3)
+
+
+def test_by_stegos_definition_a_class_that_is_neither_predicted_nor_labeled_does_not_count():
+    found = score(torch.tensor([[4, 0, 0], [1, 5, 0], [0, 0, 0]]))
+    assert found.mean_iou_stego == pytest.approx((4 / 5 + 5 / 6) / 2)
+    assert found.mean_iou_stego == pytest.approx(found.mean_iou)
+
+
+def test_by_stegos_definition_unmatched_clusters_are_one_more_class_of_zero():
+    # Clusters 2 and 3 get no class; together they are one.
+    confusion = torch.tensor([[6, 0], [0, 5], [1, 0], [0, 1]])
+    assert score(confusion).mean_iou_stego == pytest.approx((6 / 7 + 5 / 6 + 0) / 3)
+    # An unmatched cluster on no labeled pixel changes nothing.
+    confusion = torch.tensor([[6, 0], [0, 5], [0, 0]])
+    assert score(confusion).mean_iou_stego == 1.0
+
+
 def test_a_class_that_got_no_cluster_counts_zero():
     found = score(torch.tensor([[4, 0, 1], [0, 5, 1]]))
     assert found.class_iou.tolist() == pytest.approx([4 / 5, 5 / 6, 0.0])
     assert found.mean_iou == pytest.approx((4 / 5 + 5 / 6) / 3)
+    assert found.mean_iou_stego == pytest.approx(found.mean_iou)
     assert found.pixel_accuracy == pytest.approx(9 / 11)
 
 

@@ -1,35 +1,65 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from fusseg.config import LocalConfig
 from fusseg.errors import DataError
-from fusseg.segmentation.shifts import automatic_shift, balance_quantiles
+from fusseg.segmentation.objectives import settle_local
+from fusseg.segmentation.objectives.stego import (
+    SHIFTS,
+    StegoSettings,
+    balance_quantiles,
+    estimate_shifts,
+)
 
 QUANTILES = (0.75, 0.80, 0.95)
+
+
+def estimate(features, mean, generator, batch_size=8, num_clusters=27, **stego):
+    """The three shifts in their order; as many clusters as need no balance of the quantiles."""
+    local = settle_local(LocalConfig(batch_size=batch_size, tables={"stego": stego}), num_clusters)
+    found = estimate_shifts(features, mean, local, generator)
+    assert tuple(found) == SHIFTS
+    return tuple(found.values())
 
 
 def test_images_of_one_material_each_give_the_cosines_of_the_materials(make_features, seeded):
     # Inside an image all cosines are 1; between the two images all are 0.6.
     maps = torch.tensor([[1.0, 0.0], [0.6, 0.8]])[:, None, None].expand(2, 3, 3, 2)
-    local = LocalConfig(batch_size=2, positions=5, shift_quantiles=QUANTILES)
-    shift = automatic_shift(make_features(maps), torch.zeros(2), local, seeded(0))
+    shift = estimate(make_features(maps), torch.zeros(2), seeded(0), batch_size=2, positions=5)
     assert shift == pytest.approx((1.0, 0.6, 0.6), abs=1e-3)  # the features are float16
 
 
 def test_the_mean_feature_is_subtracted_before_the_cosines(make_features, seeded):
     # Around (1, 1) the two images point in opposite directions.
     maps = torch.tensor([[2.0, 1.0], [0.0, 1.0]])[:, None, None].expand(2, 3, 3, 2)
-    local = LocalConfig(batch_size=2, positions=5, shift_quantiles=QUANTILES)
-    shift = automatic_shift(make_features(maps), torch.ones(2), local, seeded(0))
+    shift = estimate(make_features(maps), torch.ones(2), seeded(0), batch_size=2, positions=5)
     assert shift == pytest.approx((1.0, -1.0, -1.0))
+
+
+def test_an_image_drawn_twice_does_not_count_as_its_own_random_support(make_features, seeded):
+    # As above, but a batch of 8 draws each of the two images several times.
+    maps = torch.tensor([[1.0, 0.0], [0.6, 0.8]])[:, None, None].expand(2, 3, 3, 2)
+    shift = estimate(make_features(maps), torch.zeros(2), seeded(0), positions=5)
+    assert shift == pytest.approx((1.0, 0.6, 0.6), abs=1e-3)
+
+
+def test_batches_are_drawn_until_two_images_have_met(make_features, seeded):
+    # The two draws of a batch are the same image every other time.
+    maps = torch.tensor([[1.0, 0.0], [0.6, 0.8]])[:, None, None].expand(2, 3, 3, 2)
+    few = {"batch_size": 3, "positions": 5, "shift_batches": 1, "random_supports": 1}
+    for seed in range(30):
+        shift = estimate(make_features(maps), torch.zeros(2), seeded(seed), **few)
+        assert shift[2] == pytest.approx(0.6, abs=1e-3)
 
 
 def test_each_kind_of_pair_has_its_own_quantile(random_features, seeded):
     features, mean = random_features(0), torch.zeros(5)
 
     def shift(*quantiles: float):
-        local = LocalConfig(batch_size=4, positions=9, shift_quantiles=quantiles)
-        return automatic_shift(features, mean, local, seeded(0))
+        given = {"positions": 9, "shift_quantiles": list(quantiles)}
+        return estimate(features, mean, seeded(0), batch_size=4, **given)
 
     low, high = shift(0.1, 0.2, 0.3), shift(0.1, 0.8, 0.3)
     assert low[0] == high[0]
@@ -38,9 +68,8 @@ def test_each_kind_of_pair_has_its_own_quantile(random_features, seeded):
 
 
 def test_one_image_has_no_neighbor(random_features, seeded):
-    local = LocalConfig(shift_quantiles=QUANTILES)
     with pytest.raises(DataError, match=r"^nearest neighbors need at least 2 images, got 1$"):
-        automatic_shift(random_features(0, num_images=1), torch.zeros(5), local, seeded(0))
+        estimate(random_features(0, num_images=1), torch.zeros(5), seeded(0))
 
 
 @pytest.mark.parametrize(
@@ -48,15 +77,16 @@ def test_one_image_has_no_neighbor(random_features, seeded):
     [(2, (0.5, 0.5, 0.95)), (4, (0.75, 0.75, 0.95)), (27, (0.75, 0.80, 0.95))],
 )
 def test_balanced_quantiles_follow_the_number_of_clusters(num_clusters, expected):
-    found = balance_quantiles(LocalConfig(), num_clusters)
+    found = settle_local(LocalConfig(), num_clusters).settings
     assert found.shift_quantiles == pytest.approx(expected)
 
 
 def test_given_quantiles_stay_as_they_are():
-    local = LocalConfig(shift_quantiles=QUANTILES)
-    assert balance_quantiles(local, 2) is local
+    settings = StegoSettings(shift_quantiles=QUANTILES)
+    assert balance_quantiles(settings, 2) is settings
 
 
 def test_quantiles_have_to_be_balanced_before_they_are_used(random_features, seeded):
+    local = replace(settle_local(LocalConfig(), 2), settings=StegoSettings())
     with pytest.raises(ValueError, match="balance them first"):
-        automatic_shift(random_features(0), torch.zeros(5), LocalConfig(), seeded(0))
+        estimate_shifts(random_features(0), torch.zeros(5), local, seeded(0))

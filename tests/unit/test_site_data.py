@@ -5,9 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fusseg.config import BackboneConfig, Config, DataConfig, EvaluationConfig
 from fusseg.config_file import dump_config
+from fusseg.data.findings import Finding
 from fusseg.data.items import Classes
 from fusseg.deployment.offer import Offer, shared_settings
 from fusseg.deployment.site import SiteSettings
@@ -24,6 +26,7 @@ from fusseg.evaluation.held_out import read_labels
 from fusseg.features.backbones import load_backbone
 from fusseg.features.extraction import Progress
 from fusseg.preparation import prepare
+from fusseg.segmentation.objectives import spell_out
 
 FILTERBANK = load_backbone("filterbank")
 CONFIG = Config(data=DataConfig(image_size=(64, 64)))
@@ -78,6 +81,29 @@ def test_the_operators_copy_stands_in_for_the_servers_name(site):
     assert "/none.onnx" in refused(choose_backbone, missing, offer, error=ConfigError)
 
 
+def test_the_sites_copy_lies_on_the_servers_grid(site, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    sides = {"image": ["b", 3, 16, 16], "tokens": ["b", 4, 192]}
+    ports = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in sides.items()
+    ]
+    nodes = [
+        onnx.helper.make_node("Constant", [], ["shape"], value_ints=[-1, 4, 192]),
+        onnx.helper.make_node("Reshape", ["image", "shape"], ["tokens"]),
+    ]
+    graph = onnx.helper.make_graph(nodes, "tiny", ports[:1], ports[1:])
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    onnx.save(model, tmp_path / "tokens.onnx")
+    name = f"onnx:{tmp_path / 'tokens.onnx'}"
+    for grid in ("square", (2, 2)):
+        config = replace(CONFIG, backbone=BackboneConfig(name="onnx:/srv/tokens.onnx", grid=grid))
+        fingerprint = load_backbone(name, grid=grid).fingerprint
+        chosen = choose_backbone(replace(site, backbone=name), offered(config, fingerprint))
+        assert (chosen.grid, chosen.stride, chosen.image_size) == (grid, 8, (16, 16))
+
+
 @pytest.mark.parametrize("backbone", [None, "filterbank"])
 def test_a_backbone_of_other_weights_is_refused(site, backbone):
     offer = offered(fingerprint="0123456789abcdef" * 4)
@@ -101,6 +127,11 @@ def test_the_agreed_configuration_passes_whatever_the_server_keeps_to_itself(sit
     data = DataConfig(root="/my/copy", held_out_sites=("west",), image_size=(64, 64))
     named = replace(CONFIG, data=data, backbone=BackboneConfig(name="onnx:/mine.onnx"))
     check_pinned(pin(site, tmp_path, named), offered())
+
+
+def test_a_default_that_is_written_out_differs_in_nothing(site, tmp_path):
+    check_pinned(pin(site, tmp_path, spell_out(CONFIG)), offered())
+    check_pinned(pin(site, tmp_path, CONFIG), offered(spell_out(CONFIG)))
 
 
 def test_another_configuration_is_refused_and_the_keys_are_named(site, tmp_path):
@@ -308,3 +339,26 @@ def test_a_site_writes_the_shared_settings_with_its_own_data_and_backbone(site):
     assert (mine.data.root, mine.backbone.name) == (site.data, "onnx:/mine.onnx")
     assert shared_settings(replace(mine, backbone=offer.config.backbone)) == offer.config
     assert own_config(site, offered()).backbone.name == "filterbank"
+
+
+def test_a_site_decodes_as_the_server_says_and_is_told_what_its_files_hold(tmp_path):
+    images = tmp_path / "north" / "images"
+    images.mkdir(parents=True)
+    for index in range(2):
+        values = np.random.default_rng(index).integers(0, 4096, (64, 64)).astype(np.uint16)
+        values[0, 0] = 4095
+        Image.fromarray(values).save(images / f"{index}.png")
+    site = SiteSettings("north", str(tmp_path / "north"), str(tmp_path / "cache"))
+    events, dark = run(prepare_site(site, offered()))
+    told = [event.message for event in events if isinstance(event, Finding)]
+    assert len(told) == 1
+    assert "use 0 to 4095 of 65535 (12 bits)" in told[0]
+    config = replace(CONFIG, data=replace(CONFIG.data, white_level=4095))
+    events, bright = run(prepare_site(site, offered(config)))
+    assert not any(isinstance(event, Finding) for event in events)
+    assert bright.settings.white_levels == (4095,) * 4
+    assert dark.settings.key != bright.settings.key
+    # What was noted is found again under the same settings.
+    remember_features(tmp_path, offered(config), bright)
+    recalled = recall_client(tmp_path, site, offered(config))
+    np.testing.assert_array_equal(recalled.features.pooled, bright.client.features.pooled)

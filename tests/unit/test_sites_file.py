@@ -44,6 +44,21 @@ def test_sites_are_sorted_and_comments_dropped(tmp_path):
     )
 
 
+def test_a_site_may_have_a_largest_number_of_images(tmp_path):
+    text = f'[sites.a]\npublic_key = "{FIRST}"\nexpires = 2027-11-24\nmax_images = 500\n'
+    assert read_sites(write(tmp_path, text))[0].max_images == 500
+    without = text.replace("max_images = 500\n", "")
+    assert read_sites(write(tmp_path, without))[0].max_images is None
+
+
+@pytest.mark.parametrize("value", ["1", "10_000_001", "true", "5.0", '"500"', "-3"])
+def test_a_number_of_images_that_cannot_be_is_refused(tmp_path, value):
+    text = f'[sites.a]\npublic_key = "{FIRST}"\nexpires = 2027-11-24\nmax_images = {value}\n'
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError, match="max_images of site 'a' must be a whole number from 2 "):
+        read_sites(path)
+
+
 @pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()])
 def test_every_curve_of_openssh_will_do(tmp_path, curve):
     line = public_line(ec.generate_private_key(curve))

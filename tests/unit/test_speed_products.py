@@ -11,6 +11,7 @@ from fusseg.bench.speed.products import (
     step_products,
 )
 from fusseg.config import LocalConfig
+from fusseg.segmentation.objectives import settle_local
 
 CPU = torch.device("cpu")
 
@@ -20,7 +21,7 @@ def test_a_product_is_a_multiplication_and_an_addition_per_triple():
 
 
 def test_the_products_of_a_step_are_those_of_its_formula():
-    local = LocalConfig()
+    local = settle_local(LocalConfig(), 27)
     dim, code, clusters, rows = 768, 70, 27, 2 * 8 * 121
     head = 2 * rows * (2 * dim * dim + 5 * dim * code)
     pairs = 7 * 8 * 121 * 121 * 2 * (dim + 3 * code)
@@ -34,7 +35,9 @@ def test_the_head_multiplies_each_position_by_three_layers():
 
 
 def test_a_floor_does_the_arithmetic_that_was_counted():
-    products = step_products(16, 5, 3, LocalConfig(batch_size=2, positions=7, random_supports=3))
+    tables = {"stego": {"positions": 7, "random_supports": 3}}
+    local = settle_local(LocalConfig(batch_size=2, tables=tables), 3)
+    products = step_products(16, 5, 3, local)
     multiply = prepare_products(products, torch.float32, CPU, calls=2)
     with FlopCounterMode(display=False) as counter:
         multiply()

@@ -359,3 +359,20 @@ def test_a_store_from_before_there_was_a_choice_is_read(tmp_path):
     (store.path / "meta.json").write_text(json.dumps(meta))
     assert open_store(tmp_path, "s", SETTINGS, (2, 4, 3)) == store
     assert list_stores(tmp_path) == [store]
+
+
+def test_another_meaning_of_values_has_a_key_of_its_own_and_others_keep_theirs(tmp_path):
+    # That of the first release: caches stay valid.
+    plain = FeatureSettings("filterbank", "f" * 64, (16, 32), "crop", "bilinear")
+    same = replace(plain, white_levels=(65535,) * 4, alpha_channel="blend")
+    assert plain.key == same.key
+    assert plain.key.startswith("09f8dfe7efc904d9")
+    twelve, ignoring = (
+        replace(plain, white_levels=(4095,) * 4),
+        replace(plain, alpha_channel="ignore"),
+    )
+    assert len({plain.key, twelve.key, ignoring.key}) == 3
+    for settings in (twelve, ignoring):
+        open_store(tmp_path, "a", settings, SHAPE)
+    found = {one.settings for one in list_stores(tmp_path)}
+    assert found == {twelve, ignoring}

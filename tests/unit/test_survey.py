@@ -7,7 +7,13 @@ from PIL import Image
 
 from fusseg.config import DataConfig
 from fusseg.data.items import Dataset, Item
-from fusseg.data.survey import choose_size, choose_splits, find_layout, sites_of_split
+from fusseg.data.survey import (
+    choose_size,
+    choose_split_sites,
+    choose_splits,
+    find_layout,
+    sites_of_split,
+)
 from fusseg.errors import DataError
 
 
@@ -85,6 +91,27 @@ def test_unreadable_images_are_passed_over_unless_all_are(tmp_path):
 def test_the_usual_names_of_splits_are_known(splits, chosen):
     dataset = Dataset(tuple(split_item(f"s{n}", split) for n, split in enumerate(splits)), None)
     assert choose_splits(dataset) == chosen
+
+
+@pytest.mark.parametrize(
+    ("sites", "masked", "chosen"),
+    [
+        (("train", "val", "test"), ("train", "val"), (("train",), "val")),
+        (("test", "train", "val"), ("test",), (("train",), "test")),
+        (("training", "validation"), (), (("training",), "validation")),
+        (("train2017", "val2017"), (), (("train2017",), "val2017")),
+        (("Train", "Test", "yard"), (), (("Train",), "Test")),
+        (("train", "test"), ("train",), None),
+        (("train", "station"), (), None),
+        (("test", "val"), (), None),
+    ],
+)
+def test_sites_called_like_splits_are_taken_for_splits(sites, masked, chosen):
+    found = tuple(
+        Item(site, "x", "", Path("x.png"), Path("m.png") if site in masked else None)
+        for site in sites
+    )
+    assert choose_split_sites(Dataset(found, None)) == chosen
 
 
 def test_the_sites_of_a_split_are_those_with_images_in_it():

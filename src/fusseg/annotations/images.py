@@ -90,6 +90,14 @@ class AnnotatedImage:
         return self.outlines.shape[1]
 
 
+@dataclass(frozen=True)
+class NotWritten:
+    """An image whose own file cannot be written, and why."""
+
+    name: str
+    reason: str
+
+
 def annotate_image(image: LabeledImage, options: AnnotationOptions) -> AnnotatedImage:
     """Divide an image's regions into annotations, the largest first.
 

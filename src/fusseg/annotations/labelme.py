@@ -15,12 +15,14 @@ from fusseg.annotations.images import (
     Annotation,
     AnnotationOptions,
     Label,
+    NotWritten,
     Shapes,
 )
 from fusseg.annotations.parts import bounding_box, row_runs
 from fusseg.annotations.polygons import outline_part
 from fusseg.annotations.rle import fill_runs
 from fusseg.atomic import write_atomically
+from fusseg.unwritable import UnwritableError, blaming
 
 _FORMAT = "5.5.0"
 """The version of LabelMe whose fields are written; later ones read them."""
@@ -32,7 +34,7 @@ def write_labelme(
     images: Iterable[AnnotatedImage],
     options: AnnotationOptions,
     image_folder: Path,
-) -> Iterator[AnnotatedImage]:
+) -> Iterator[AnnotatedImage | NotWritten]:
     """Write a JSON file for each image, in the folders of the images, and all names to labels.txt.
 
     Args:
@@ -43,14 +45,13 @@ def write_labelme(
         image_folder: Where the images are; the files hold the way to them, not their pixels.
 
     Yields:
-        Each image when its file is written.
+        Each image when its file is written, or why it cannot be.
     """
     folder.mkdir(parents=True, exist_ok=True)
     names = "".join(f"{label.name}\n" for label in labels)
     write_atomically(folder / "labels.txt", names.encode())
     for image in images:
         path = (folder / image.name).with_suffix(".json")
-        path.parent.mkdir(parents=True, exist_ok=True)
         way = os.path.relpath((image_folder / image.name).resolve(), path.parent.resolve())
         shapes = [
             shape
@@ -68,7 +69,13 @@ def write_labelme(
             "imageHeight": image.height,
             "imageWidth": image.width,
         }
-        write_atomically(path, json.dumps(content, ensure_ascii=False, indent=1).encode())
+        try:
+            with blaming([path]):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(path, json.dumps(content, ensure_ascii=False, indent=1).encode())
+        except UnwritableError as error:
+            yield NotWritten(image.name, str(error))
+            continue
         yield image
 
 

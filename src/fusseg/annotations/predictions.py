@@ -1,6 +1,7 @@
 """What `fusseg predict` left, as labeled images: index PNGs, their descriptions, and names."""
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,20 +19,11 @@ from fusseg.annotations.naming import (
     names_from_list,
     numbered_names,
 )
+from fusseg.annotations.origins import Prediction, check_origins
 from fusseg.data.decoding import decode, decoded_shape, read_file
 from fusseg.data.images import SUFFIXES
 from fusseg.errors import DataError
 from fusseg.report.colors import palette
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """An image and its index PNG."""
-
-    name: str
-    """Path of the image below the folder of images, with slashes."""
-    image: Path
-    regions: Path
 
 
 @dataclass(frozen=True)
@@ -44,6 +36,8 @@ class Found:
     """Images without a prediction."""
     named: bool
     """Whether the names are known; else they are numbers."""
+    doubts: tuple[str, ...]
+    """What may be wrong with the predictions, a line each."""
 
 
 def find_predictions(folder: Path, images: Path, names_file: Path | None) -> Found:
@@ -56,7 +50,7 @@ def find_predictions(folder: Path, images: Path, names_file: Path | None) -> Fou
 
     Raises:
         DataError: If a folder is missing or holds nothing, a prediction has no image or several,
-            or names are missing or disagree.
+            an image is another one than was predicted, or names are missing or disagree.
         ConfigError: If the names file is wrong.
     """
     for path, what in ((folder, "predictions"), (images, "images")):
@@ -69,7 +63,8 @@ def find_predictions(folder: Path, images: Path, names_file: Path | None) -> Fou
     pictures = _images_by_place(images, folder)
     predictions = tuple(_match(path, folder, images, pictures) for path in files)
     names, named = _learn_names(predictions, names_file)
-    return Found(predictions, names, len(pictures) - len(predictions), named)
+    doubts = check_origins(predictions)
+    return Found(predictions, names, len(pictures) - len(predictions), named, doubts)
 
 
 def read_predictions(found: Found) -> Iterator[LabeledImage]:
@@ -130,12 +125,13 @@ def _learn_names(
 ) -> tuple[Names, bool]:
     if names_file is not None:
         return names_from_file(names_file), True
-    described = [path for path in map(_description, predictions) if path.exists()]
+    # Unlike Path.exists, os.path.exists bears names that are too long.
+    described = [one.description for one in predictions if os.path.exists(one.description)]
     if not described:
         num = max(_num_colors(prediction.regions) for prediction in predictions)
         return numbered_names(palette(num)), False
     if len(described) < len(predictions):
-        missing = next(_description(one) for one in predictions if not _description(one).exists())
+        missing = next(one.description for one in predictions if one.description not in described)
         raise DataError(
             f"{missing} is missing, but other predictions have theirs; predict again, or give "
             "--regions"
@@ -149,10 +145,6 @@ def _learn_names(
                     f"predict all with one model, or give --regions: {path}"
                 )
     return names_from_list(labels), True
-
-
-def _description(prediction: Prediction) -> Path:
-    return prediction.regions.with_suffix(".json")
 
 
 def _read_description(path: Path) -> dict[int, Label]:

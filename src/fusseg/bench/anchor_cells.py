@@ -9,18 +9,19 @@ from fusseg.atomic import write_atomically
 from fusseg.bench.grid import Anchor
 from fusseg.config import Config
 from fusseg.config_file import dump_config
+from fusseg.engine import score_models
 from fusseg.errors import ConfigError
-from fusseg.experiment import count_images, score_models
 from fusseg.features.extraction import wait_for
 from fusseg.federation.hello import agree, say_hello
-from fusseg.federation.schedule import num_rounds
 from fusseg.federation.state import GlobalState
+from fusseg.federation.strategies import resolve
 from fusseg.preparation import Prepared, prepare
 from fusseg.randomness import round_generator
 from fusseg.record import GLOBAL, describe_skipped, new_record
 from fusseg.runs import CONFIG, SavedState, save_record, save_state
+from fusseg.segmentation.objective import Model, no_estimate, no_numbers
 from fusseg.segmentation.segmenter import build_segmenter
-from fusseg.segmentation.training import Model, TrainingPlan
+from fusseg.segmentation.training import TrainingPlan
 
 _PARTY = "/anchors"
 """The party whose random source the anchors take; no site's name holds a slash."""
@@ -44,9 +45,8 @@ def run_anchor(config: Config, anchor: Anchor, run_dir: Path, cache: Path) -> No
         write_atomically(run_dir / CONFIG, dump_config(config).encode())
     except OSError as error:
         raise ConfigError(f"cannot write the run directory {run_dir}: {error.strerror}") from error
-    record = new_record(
-        run_dir, config, prepared.backbone, count_images(prepared.clients), prepared.center
-    )
+    num_images = {client.client_id: len(client.features) for client in prepared.clients}
+    record = new_record(run_dir, config, prepared.backbone, num_images, prepared.center)
     plan = _plan(config, prepared)
     started = time.perf_counter()
     model = _fit(config, anchor, prepared, plan)
@@ -64,18 +64,21 @@ def run_anchor(config: Config, anchor: Anchor, run_dir: Path, cache: Path) -> No
         },
     }
     # Finished as far as any reader of run directories can tell.
-    state = GlobalState(num_rounds(config.federation), model, plan)
+    state = GlobalState(resolve(config).num_rounds, model, plan)
     save_state(run_dir, SavedState(state, {}, prepared.backbone.fingerprint))
     # The record last: with its scores the cell counts as finished.
     save_record(run_dir, record)
 
 
 def _plan(config: Config, prepared: Prepared) -> TrainingPlan:
-    center = prepared.center
-    # Nothing is trained: shifts need no estimate.
-    local = replace(config.local, shift=(0.0, 0.0, 0.0))
-    hellos = [say_hello(client, local, config.seed, center=center) for client in prepared.clients]
-    return agree(hellos, local, prepared.backbone.fingerprint, center=center)
+    protocol, center = resolve(config), prepared.center
+    # Nothing is trained: the objective needs no numbers.
+    silent = replace(
+        protocol.local.objective, estimated=no_numbers, estimate=no_estimate, given=no_numbers
+    )
+    protocol = replace(protocol, local=replace(protocol.local, objective=silent))
+    hellos = [say_hello(client, protocol, center=center) for client in prepared.clients]
+    return agree(hellos, protocol, prepared.backbone.fingerprint, center=center)
 
 
 def _fit(config: Config, anchor: Anchor, prepared: Prepared, plan: TrainingPlan) -> Model:

@@ -12,12 +12,20 @@ from filelock import FileLock
 
 from fusseg.bench.anchor_cells import run_anchor
 from fusseg.bench.grid import Anchor, Grid, cell_config
+from fusseg.bookkeeping import recorded_round
 from fusseg.config import Config, DataConfig
-from fusseg.config_file import differing_keys, load_config
 from fusseg.data.leave_one_out import leave_one_out
+from fusseg.engine import RoundDone
 from fusseg.errors import ConfigError
-from fusseg.experiment import RoundDone, run_experiment
-from fusseg.runs import CONFIG, RECORD, load_record
+from fusseg.experiment import run_experiment
+from fusseg.runs import (
+    CONFIG,
+    RECORD,
+    changed_settings,
+    load_record,
+    read_run_config,
+    state_round,
+)
 
 CELLS = "cells"
 """Folder of the cells inside the output folder."""
@@ -85,20 +93,19 @@ def list_cells(grid: Grid, out: Path) -> tuple[Cell, ...]:
 
 
 def cell_progress(cell: Cell) -> Progress:
-    """Say how far a cell is.
+    """Say how far a cell is: finished where its record has scores, and its state is of that round.
 
     Raises:
         ConfigError: If its folder holds a run with another configuration.
-        DataError: If its record is damaged.
+        DataError: If its record or state is damaged, or its state is gone.
     """
     if not (cell.path / CONFIG).exists():
         return "new"
-    saved = load_config(cell.path / CONFIG)
-    if saved != cell.config:
-        keys = ", ".join(differing_keys(saved, cell.config))
+    keys = changed_settings(read_run_config(cell.path), cell.config)
+    if keys:
         raise ConfigError(
-            f"{cell.path} holds a run with another configuration (differs in {keys}); choose "
-            "another --out, or delete that folder"
+            f"{cell.path} holds a run with another configuration (differs in {', '.join(keys)}); "
+            "choose another --out, or delete that folder"
         )
     if not (cell.path / RECORD).exists():
         return "begun"
@@ -108,7 +115,9 @@ def cell_progress(cell: Cell) -> Progress:
             f"{cell.path} holds another kind of row, anchor {record.get('anchor')!r} and not "
             f"{cell.anchor!r}; choose another --out, or delete that folder"
         )
-    return "begun" if record["final"] is None else "finished"
+    told, kept = recorded_round(record), state_round(cell.path)
+    whole = told == kept or (told is None and kept > 0)
+    return "finished" if whole and record["final"] is not None else "begun"
 
 
 def run_cell(cell: Cell, cache: Path) -> Iterator[None]:

@@ -1,16 +1,17 @@
 """The settings that make numbers comparable, as a section of the table."""
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fusseg.bench.cells import Cell
 from fusseg.bench.grid import Grid
 from fusseg.bench.table import Entry, Section
-from fusseg.config_file import flatten
-from fusseg.federation.strategies import CENTRALIZED
+from fusseg.config_file import flatten, to_table
+from fusseg.federation.strategies import find_strategy
+from fusseg.portable_paths import without_folders_in
 from fusseg.report import formatting
 from fusseg.runs import RECORD, Record, load_record
+from fusseg.segmentation.objectives import spell_out
 
 _SETTINGS: tuple[tuple[str, str], ...] = (
     ("data", "data.root"),
@@ -37,7 +38,7 @@ _SETTINGS: tuple[tuple[str, str], ...] = (
     ("rounds", "federation.rounds"),
     ("Lloyd rounds of the finish", "federation.lloyd_rounds"),
     ("batch size", "local.batch_size"),
-    ("shifts", "local.shift"),
+    ("shifts", "local.stego.shift"),
 )
 
 
@@ -77,7 +78,9 @@ def methods_section(grid: Grid, methods: Sequence[str]) -> Section:
 
 
 def _settings_text(settings: Mapping[str, Any], anchor: str | None) -> str:
-    texts = [f"{key} = {_text(value)}" for key, value in flatten(settings).items()]
+    texts = [
+        f"{key} = {_text(value)}" for key, value in without_folders_in(flatten(settings)).items()
+    ]
     if anchor is not None:
         texts.insert(0, f"anchor {anchor}: no training")
     return ", ".join(texts) or "nothing"
@@ -85,6 +88,7 @@ def _settings_text(settings: Mapping[str, Any], anchor: str | None) -> str:
 
 def _column_settings(cells: Sequence[Cell]) -> dict[str, str]:
     shown = {name: _shared(cells, key) for name, key in _SETTINGS}
+    shown |= _made_by(cells)
     first = _first_federation(cells)
     shown["clients: images"] = formatting.ABSENT
     shown["steps per client and round"] = formatting.ABSENT
@@ -96,28 +100,43 @@ def _column_settings(cells: Sequence[Cell]) -> dict[str, str]:
             f"{len(clients)}: {', '.join(str(client['num_images']) for client in clients)}"
         )
         shown["steps per client and round"] = str(record["hello"]["local_steps"])
-        if record["hello"]["shift"]:
-            shifts = ", ".join(f"{shift:.3f}" for shift in record["hello"]["shift"])
+        agreed = record["hello"]["agreed"].items()
+        shifts = [f"{shift:.3f}" for name, shift in agreed if name.startswith("shift_")]
+        if shifts:
             # Other runs measure others.
             held_out = f", {cell.held_out} held out" if cell.held_out else ""
-            shown["shifts used"] = f"{shifts} (seed {cell.seed}{held_out})"
+            shown["shifts used"] = f"{', '.join(shifts)} (seed {cell.seed}{held_out})"
     return shown
 
 
 def _shared(cells: Sequence[Cell], key: str) -> str:
-    values = []
-    for cell in cells:
-        text = _text(flatten(dataclasses.asdict(cell.config))[key])
-        if text not in values:
-            values.append(text)
-    return " / ".join(values)
+    return _distinct(_text(_settings_of(cell).get(key)) for cell in cells)
+
+
+def _settings_of(cell: Cell) -> dict[str, Any]:
+    return without_folders_in(flatten(to_table(spell_out(cell.config))))
+
+
+def _made_by(cells: Sequence[Cell]) -> dict[str, str]:
+    """Say what else scores depend on: encoder and machine, as the cells' records name them."""
+    records = [load_record(cell.path) for cell in cells if (cell.path / RECORD).exists()]
+    digests = (record["backbone"]["fingerprint"] for record in records)
+    return {"SHA-256 of the encoder": _distinct(map(_text, digests))} | {
+        name: _distinct(_text(record["versions"].get(key)) for record in records)
+        for name, key in (("processor", "processor"), ("threads", "threads"), ("torch", "torch"))
+    }
+
+
+def _distinct(texts: Iterable[str]) -> str:
+    """Join what differs, in the order of its first appearance."""
+    return " / ".join(dict.fromkeys(texts)) or formatting.ABSENT
 
 
 def _first_federation(cells: Sequence[Cell]) -> tuple[Cell, Record] | None:
     """Pick a cell whose record tells what the clients of a federation do."""
     for cell in cells:
-        central = cell.config.federation.strategy == CENTRALIZED
-        if cell.anchor is None and not central and (cell.path / RECORD).exists():
+        pooled = find_strategy(cell.config.federation.strategy).pools_images
+        if cell.anchor is None and not pooled and (cell.path / RECORD).exists():
             record = load_record(cell.path)
             if record["hello"] is not None:
                 return cell, record

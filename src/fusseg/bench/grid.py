@@ -7,7 +7,7 @@ from typing import Any, Literal
 from fusseg.config import Config
 from fusseg.config_file import merge_tables, parse_config
 from fusseg.errors import ConfigError, nearest_name
-from fusseg.federation.strategies import resolve_federation
+from fusseg.federation.strategies import resolve
 
 Settings = Mapping[str, Any]
 """Nested tables of settings, as in a configuration file."""
@@ -77,7 +77,7 @@ def cell_config(grid: Grid, column: Column, method: Method, seed: int) -> Config
     try:
         config = parse_config({**table, "seed": seed})
         if method.anchor is None:
-            resolve_federation(config.federation, config.local)
+            resolve(config)
     except ConfigError as error:
         raise ConfigError(f"method {method.name!r}, column {column.name!r}: {error}") from error
     return config

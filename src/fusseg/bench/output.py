@@ -12,6 +12,7 @@ from fusseg.bench.rendering import to_csv, to_markdown
 from fusseg.bench.results import read_results
 from fusseg.bench.table import Entry, Section, table_sections
 from fusseg.errors import DataError
+from fusseg.portable_paths import without_folders
 from fusseg.report.bench_page import PageFigure, PageTable, render_bench
 
 GRID, MARKDOWN, CSV, PAGE, FIGURES = "grid.toml", "table.md", "table.csv", "table.html", "figures"
@@ -91,7 +92,8 @@ def _failed_section(failures: Mapping[str, str]) -> list[Section]:
     if not failures:
         return []
     rows = tuple(
-        (Entry(name), Entry(" ".join(reason.split()))) for name, reason in failures.items()
+        (Entry(name), Entry(without_folders(" ".join(reason.split()))))
+        for name, reason in failures.items()
     )
     return [Section("Failed", "Cells that could not be run.", ("cell", "reason"), rows)]
 

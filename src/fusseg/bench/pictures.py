@@ -22,11 +22,10 @@ from fusseg.data.datasets import open_dataset
 from fusseg.data.dominant import count_labels
 from fusseg.data.images import fit_image, load_image
 from fusseg.data.partition import training_images
+from fusseg.engine import final_models
 from fusseg.evaluation.held_out import HeldOut, read_labels, segment_held_out
-from fusseg.experiment import final_models
 from fusseg.features.extraction import wait_for
-from fusseg.federation.schedule import num_training_rounds
-from fusseg.federation.strategies import resolve_federation
+from fusseg.federation.strategies import resolve
 from fusseg.preparation import prepare
 from fusseg.report.bench_page import PageFigure
 from fusseg.report.class_distribution import draw_class_distribution
@@ -80,7 +79,7 @@ def draw_figures(
             yield f"{name}-class-distribution.png", PageFigure(caption, distribution)
         curves = _curves(of_column)
         if curves:
-            trained = max(num_training_rounds(cell.config.federation) for cell in of_column)
+            trained = max(resolve(cell.config).rounds for cell in of_column)
             caption = f"mIoU per round, mean and standard deviation over seeds: {column}"
             yield f"{name}-rounds.png", PageFigure(caption, seed_curves_png(curves, trained))
 
@@ -94,7 +93,7 @@ def _panels(
     rows: dict[str, list[UInt8[np.ndarray, "height width 3"]]] = {"image": [], "label": []}
     for index in indices:
         seen = shown.views[index].settings
-        image = load_image(shown.views[index].item)
+        image = load_image(shown.views[index].item, seen.decoding)
         rows["image"].append(fit_image(image, seen.image_size, seen.fit, seen.interpolation))
         labels = read_labels(shown, index)
         rows["label"].append(
@@ -117,7 +116,7 @@ def _load_segmenter(cell: Cell) -> Segmenter:
     saved = load_state(cell.path)
     model = saved.state.model
     if cell.anchor is None:
-        models = final_models(saved, resolve_federation(cell.config.federation))
+        models = final_models(saved, resolve(cell.config))
         model = next(iter(models.values()))
     return build_segmenter(model, saved.state.plan.mean_feature)
 
@@ -135,7 +134,7 @@ def _draw_clouds(
         }
         record = load_record(cell.path)
         trained = record.get("trained") or record["final"]
-        rounds = num_training_rounds(cell.config.federation)
+        rounds = resolve(cell.config).rounds
         training = {number: found for number, found in history.items() if number <= rounds}
         if rounds in training and trained["matching"] is not None and len(histories) < NUM_CLOUDS:
             histories[cell.method] = training, trained["matching"]

@@ -1,13 +1,13 @@
 """The table as Markdown and as CSV."""
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from fusseg.bench.cells import Cell
 from fusseg.bench.grid import Grid
 from fusseg.bench.results import Result
 from fusseg.bench.table import Entry, Section
+from fusseg.data.tables import dump_table
+from fusseg.portable_paths import without_folders
 
 _CSV_HEADER = ("method", "column", "seed", "held_out", "phase", "site", "score", "value")
 
@@ -20,7 +20,7 @@ def to_markdown(title: str, command: str, sections: Sequence[Section]) -> str:
         command: What made the table.
         sections: Its tables, in order.
     """
-    parts = [f"# {title}", f"    {command}"]
+    parts = [f"# {title}", f"    {without_folders(command)}"]
     for section in sections:
         rule = "|---" * len(section.header) + "|"
         rows = [_row([_marked(entry) for entry in row]) for row in section.rows]
@@ -38,23 +38,25 @@ def to_csv(grid: Grid, results: Mapping[Cell, Result]) -> str:
     `site` is empty for scores over all held-out sites; the paper's figures have the phase
     `published` and no seed.
     """
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(_CSV_HEADER)
+    return dump_table(_CSV_HEADER, _csv_rows(grid, results))
+
+
+def _csv_rows(grid: Grid, results: Mapping[Cell, Result]) -> Iterator[Sequence[object]]:
     for cell, result in results.items():
         place = (cell.method, cell.column, cell.seed, cell.held_out)
         for phase, scores in result.scores.items():
-            writer.writerow((*place, phase, "", "mean_iou", scores.mean_iou))
-            writer.writerow((*place, phase, "", "pixel_accuracy", scores.pixel_accuracy))
+            yield *place, phase, "", "mean_iou", scores.mean_iou
+            if scores.mean_iou_stego is not None:
+                yield *place, phase, "", "mean_iou_stego", scores.mean_iou_stego
+            yield *place, phase, "", "pixel_accuracy", scores.pixel_accuracy
             for site, value in scores.sites.items():
-                writer.writerow((*place, phase, site, "mean_iou", value))
-        writer.writerow((*place, "", "", "bytes_sent", result.bytes_sent))
-        writer.writerow((*place, "", "", "seconds", result.seconds))
+                yield *place, phase, site, "mean_iou", value
+        yield *place, "", "", "bytes_sent", result.bytes_sent
+        yield *place, "", "", "seconds", result.seconds
     for method, figures in (grid.published or {}).items():
         for column, percent in figures.items():
             value = round(percent / 100, 6)
-            writer.writerow((method, column, "", "", "published", "", "mean_iou", value))
-    return buffer.getvalue()
+            yield method, column, "", "", "published", "", "mean_iou", value
 
 
 def _marked(entry: Entry) -> str:

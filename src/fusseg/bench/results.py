@@ -22,6 +22,8 @@ class Scores:
     pixel_accuracy: float
     sites: Mapping[str, float]
     """mIoU of each held-out client."""
+    mean_iou_stego: float | None = None
+    """By STEGO's definition, for published figures; None in records from before it was kept."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +88,12 @@ def join_results(results: Sequence[Result]) -> Result:
 
 
 def _join_scores(scores: Sequence[Scores]) -> Scores:
+    stego = [one.mean_iou_stego for one in scores if one.mean_iou_stego is not None]
     return Scores(
         mean_iou=fmean(one.mean_iou for one in scores),
         pixel_accuracy=fmean(one.pixel_accuracy for one in scores),
         sites={site: value for one in scores for site, value in one.sites.items()},
+        mean_iou_stego=fmean(stego) if len(stego) == len(scores) else None,
     )
 
 
@@ -110,4 +114,4 @@ def _scores(part: Mapping[str, Any], cell: Cell) -> Scores:
     if part["mean_iou"] is None:
         raise DataError(f"{cell.path} has no scores: no held-out image is labeled")
     sites = {site: scores["mean_iou"] for site, scores in part["sites"].items()}
-    return Scores(part["mean_iou"], part["pixel_accuracy"], sites)
+    return Scores(part["mean_iou"], part["pixel_accuracy"], sites, part.get("mean_iou_stego"))

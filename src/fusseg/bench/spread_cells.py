@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fusseg.bench.cells import Cell
 from fusseg.bench.workers import CellDone, describe, run_cells
-from fusseg.runs import RECORD
+from fusseg.runs import RECORD, STATE
 from fusseg.spread.surroundings import is_wanted
 from fusseg.spread.workers import Workers, result_of, wait_until_seen
 
@@ -35,7 +35,8 @@ def run_cells_on(
             cell = running[future]
             error = _failure(future)
             if not error:
-                wait_until_seen(cell.path / RECORD)
+                for name in (RECORD, STATE):
+                    wait_until_seen(cell.path / name)
             yield CellDone(cell, error)
     finally:
         for future in running:

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from scipy.special import stdtrit
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -21,8 +23,8 @@ class Difference:
     """Mean difference of two rows over the seeds that both have."""
 
     mean: float
-    error: float | None
-    """Standard error of the mean: sample standard deviation over root n; None for one seed."""
+    margin: float | None
+    """Half the width of the 95 % confidence interval of the mean; None for one seed."""
     count: int
 
 
@@ -35,7 +37,10 @@ def spread(values: Sequence[float]) -> Spread:
 def paired_difference(
     values: Mapping[int, float], reference: Mapping[int, float]
 ) -> Difference | None:
-    """Subtract a reference seed by seed.
+    """Subtract a reference seed by seed, with a 95 % confidence interval by Student's t.
+
+    With few seeds the standard error says little: at n = 3 the interval is 4.30 of them wide to
+    each side, at n = 5 2.78.
 
     Args:
         values: Score by seed.
@@ -48,5 +53,7 @@ def paired_difference(
     if not seeds:
         return None
     found = spread([values[seed] - reference[seed] for seed in seeds])
-    error = None if found.std is None else found.std / math.sqrt(found.count)
-    return Difference(found.mean, error, found.count)
+    if found.std is None:
+        return Difference(found.mean, None, found.count)
+    quantile = float(stdtrit(found.count - 1, 0.975))
+    return Difference(found.mean, quantile * found.std / math.sqrt(found.count), found.count)

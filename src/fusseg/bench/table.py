@@ -87,14 +87,28 @@ def _score_section(view: _View, heading: str, read: Reading, *, published: bool 
             header.append(_heading(view, column, phase))
             columns.append(_spread_column(view, column, phase, read))
         if with_paper[column]:
+            for phase in view.phases:
+                header.append(f"{_heading(view, column, phase)}, STEGO's mIoU")
+                columns.append(_spread_column(view, column, phase, _stego_reading))
             header.append(f"{column}, paper")
             columns.append([_published(figures, method, column) for method in view.methods])
     return Section(
         heading,
-        "Percent, mean ± standard deviation over seeds; the best of a column is bold.",
+        "Percent, mean ± standard deviation over seeds; the best of a column is bold."
+        + (_STEGO_NOTE if any(with_paper.values()) else ""),
         tuple(header),
         _by_row(view.methods, columns),
     )
+
+
+_STEGO_NOTE = (
+    " STEGO's mIoU, for published figures: a class that no label has counts as 0 where it is "
+    "predicted."
+)
+
+
+def _stego_reading(scores: Scores) -> float | None:
+    return scores.mean_iou_stego
 
 
 def _spread_column(view: _View, column: str, phase: Phase, read: Reading) -> list[Entry]:
@@ -126,14 +140,21 @@ def _difference_section(view: _View, reference: str) -> Section:
             for method in rows:
                 values = _phase_values(view.found(method, column), phase, either=True)
                 difference = paired_difference(values, other)
-                text = view.absent(method, column) if difference is None else points(difference)
-                entries.append(Entry(text))
+                entries.append(
+                    Entry(
+                        view.absent(method, column)
+                        if difference is None
+                        else points(difference, len(view.grid.seeds))
+                    )
+                )
             header.append(_heading(view, column, phase))
             columns.append(entries)
     return Section(
         f"mIoU against {reference}",
-        "Points, mean ± standard error of the paired differences over seeds. A row without finish "
-        "enters both comparisons with its one score.",
+        f"Points, mean of the paired differences over n = {len(view.grid.seeds)} seeds ± half the "
+        "width of its 95 % confidence interval (Student's t, n - 1 degrees of freedom); an "
+        "interval that holds 0 shows no difference. A row without finish enters both comparisons "
+        "with its one score.",
         tuple(header),
         _by_row(rows, columns),
     )
@@ -193,19 +214,25 @@ def _cost_section(view: _View) -> Section:
     )
 
 
-def points(difference: Difference) -> str:
+def points(difference: Difference, num_seeds: int) -> str:
     """Print a difference of scores in points, with its sign."""
     sign = "+" if difference.mean >= 0 else "\N{MINUS SIGN}"
     text = f"{sign}{abs(100 * difference.mean):.2f}"
-    return text if difference.error is None else f"{text} ± {100 * difference.error:.2f}"
+    if difference.margin is not None:
+        text += f" ± {100 * difference.margin:.2f}"
+    return text + _of_seeds(difference.count, num_seeds)
 
 
 def _percent(found: Spread, num_seeds: int) -> str:
     text = f"{100 * found.mean:.2f}"
     if found.std is not None:
         text += f" ± {100 * found.std:.2f}"
-    # A mean over fewer seeds than its neighbors must not pass for theirs.
-    return text if found.count == num_seeds else f"{text} ({found.count} of {num_seeds} seeds)"
+    return text + _of_seeds(found.count, num_seeds)
+
+
+def _of_seeds(count: int, num_seeds: int) -> str:
+    """Say where a mean is over fewer seeds than its neighbors, so that it does not pass for one."""
+    return "" if count == num_seeds else f" ({count} of {num_seeds} seeds)"
 
 
 def _phase_values(

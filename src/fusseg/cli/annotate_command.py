@@ -38,4 +38,6 @@ def annotate(  # noqa: PLR0913 - one per option
     from fusseg.cli.annotating import AnnotateOptions, choose_how, run_annotate
 
     how = choose_how(shapes, instances, tolerance, min_area)
-    run_annotate(AnnotateOptions(predictions, images, format_, out, regions, image_prefix, how))
+    said = AnnotateOptions(predictions, images, format_, out, regions, image_prefix, how)
+    if not run_annotate(said):
+        raise typer.Exit(1)

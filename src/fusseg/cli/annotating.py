@@ -11,6 +11,7 @@ from fusseg.annotations.images import (
     AnnotatedImage,
     AnnotationOptions,
     Instances,
+    NotWritten,
     Shapes,
     annotate_image,
 )
@@ -51,24 +52,27 @@ def choose_how(shapes: str, instances: str, tolerance: float, min_area: int) -> 
     return AnnotationOptions(cast(Shapes, shapes), cast(Instances, instances), tolerance, min_area)
 
 
-def run_annotate(options: AnnotateOptions) -> None:
+def run_annotate(options: AnnotateOptions) -> bool:
     """Write the annotations of all predictions, and say what was left out.
+
+    Returns:
+        Whether there was a file for every image.
 
     Raises:
         FussegError: If an option, a prediction or an image is wrong, or nothing can be written.
     """
     _check_format(options)
     found = find_predictions(options.predictions, options.images, options.regions)
-    annotations = small = 0
+    annotations = small = skipped = 0
     with Display() as display:
-        if not found.named:
-            first = found.names.labels[0].name
-            display.line(
-                f"no names beside the predictions; regions are called {first!r} and so on: give "
-                "--regions RUN_DIR/regions.toml"
-            )
+        for line in _doubts(found):
+            display.line(line)
         try:
             for done, image in enumerate(_write(options, found), 1):
+                if isinstance(image, NotWritten):
+                    skipped += 1
+                    display.line(f"skipped {image.name}: {image.reason}")
+                    continue
                 annotations += len(image.annotations)
                 small += image.num_small
                 display.advance("annotating", done, len(found.predictions))
@@ -78,11 +82,22 @@ def run_annotate(options: AnnotateOptions) -> None:
             display.line(f"images without a prediction, left out: {found.num_without}")
         if small:
             display.line(f"parts below {options.how.min_area} pixels, left out: {small}")
-        display.line(
-            f"{annotations} annotations of {len(found.predictions)} images are in {options.out}"
-        )
+        written = len(found.predictions) - skipped
+        display.line(f"{annotations} annotations of {written} images are in {options.out}")
         if options.format == "label-studio":
             display.line(f"labeling configuration: {configuration_file(options.out)}")
+    return skipped == 0
+
+
+def _doubts(found: Found) -> Iterator[str]:
+    if not found.named:
+        first = found.names.labels[0].name
+        yield (
+            f"no names beside the predictions; regions are called {first!r} and so on: give "
+            "--regions RUN_DIR/regions.toml"
+        )
+    for doubt in found.doubts:
+        yield f"warning: {doubt}"
 
 
 def _check_format(options: AnnotateOptions) -> None:
@@ -108,7 +123,7 @@ def _check_format(options: AnnotateOptions) -> None:
         raise ConfigError(f"--out must be a file that ends in {suffix}, got {options.out}")
 
 
-def _write(options: AnnotateOptions, found: Found) -> Iterator[AnnotatedImage]:
+def _write(options: AnnotateOptions, found: Found) -> Iterator[AnnotatedImage | NotWritten]:
     out, labels, how = options.out, found.names.labels, options.how
     images = _annotated(found, how)
     out.parent.mkdir(parents=True, exist_ok=True)

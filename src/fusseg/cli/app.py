@@ -20,6 +20,7 @@ from fusseg.cli.run_commands import run_app
 from fusseg.cli.sharing import share_app
 from fusseg.errors import ConfigError, FussegError, nearest_name
 from fusseg.version import VERSION
+from fusseg.visible_text import say
 
 # Help is printed without rich, for speed; typer escapes brackets for it wherever it is installed.
 typer.core.HAS_RICH = False
@@ -75,7 +76,7 @@ def main() -> None:
         _refuse_tildes(sys.argv[1:])
         app(standalone_mode=True)
     except FussegError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         raise SystemExit(INPUT_ERROR) from None
 
 
@@ -91,7 +92,7 @@ def _refuse_tildes(arguments: list[str]) -> None:
 
 def _print_version(asked: bool | None) -> None:
     if asked:
-        print(f"fusseg {VERSION}")
+        say(f"fusseg {VERSION}")
         raise typer.Exit
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from fusseg.errors import ConfigError, DataError
 from fusseg.features.store import FeatureSettings, Store, list_stores
+from fusseg.visible_text import say, visible
 
 _DAY = 24 * 60 * 60
 
@@ -44,24 +46,23 @@ def choose_stores(
 
 def list_cache(cache: Path, stores: Sequence[Store]) -> None:
     """Print one row per site, backbone and size."""
-    console = Console()
     if not stores:
-        _say(console, f"nothing in the cache {cache}")
+        say(f"nothing in the cache {cache}")
         return
     table = Table("site", "backbone", "size", "images", "MB", "last used (days ago)")
     for store in stores:
         height, width = store.settings.image_size
         table.add_row(
-            store.site,
-            store.settings.backbone,
+            escape(visible(store.site)),
+            escape(visible(store.settings.backbone)),
             f"{height}x{width}{_variant(store.settings)}",
             str(len(store.digests())),
             f"{_bytes(store.path) / 1e6:.1f}",
             f"{_age(store) / _DAY:.1f}",
         )
-    console.print(table)
+    Console().print(table)
     total = sum(_bytes(store.path) for store in stores)
-    _say(console, f"{total / 1e6:.1f} MB in {cache}")
+    say(f"{total / 1e6:.1f} MB in {cache}")
 
 
 def _variant(settings: FeatureSettings) -> str:
@@ -85,22 +86,17 @@ def prune_cache(cache: Path, stores: Sequence[Store], *, everything: bool) -> No
     Raises:
         DataError: If a folder cannot be deleted.
     """
-    console = Console()
     freed = 0
     for store in stores:
         size = _bytes(store.path)
         if _delete(store):
             freed += size
-            _say(console, f"deleted {store.path.name}")
+            say(f"deleted {store.path.name}")
         else:
-            _say(console, f"in use, kept: {store.path.name}")
+            say(f"in use, kept: {store.path.name}")
     if everything:
         _delete_neighbors(cache / "neighbors")
-    _say(console, f"freed {freed / 1e6:.1f} MB")
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    say(f"freed {freed / 1e6:.1f} MB")
 
 
 def _delete(store: Store) -> bool:

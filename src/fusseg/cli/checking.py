@@ -11,20 +11,18 @@ import torch
 
 from fusseg.cli.progress import Display
 from fusseg.cli.starting import choose_config
-from fusseg.compute import choose_compute
-from fusseg.config import Config, DataConfig
+from fusseg.config import BackboneConfig, Config, DataConfig
 from fusseg.config_file import load_config
 from fusseg.data.check import check_sites
-from fusseg.data.crops import cut_up
-from fusseg.data.datasets import open_dataset, select_held_out, select_training
 from fusseg.data.findings import Finding
-from fusseg.data.images import fit_image, load_image
+from fusseg.data.images import decoding_of, fit_image, load_image
 from fusseg.data.items import Item
 from fusseg.data.survey import find_layout
 from fusseg.errors import ConfigError, FussegError
-from fusseg.features.backbones import Backbone, check_image_size, load_backbone
-from fusseg.features.codecs import check_cache, row_type
-from fusseg.federation.strategies import resolve_federation
+from fusseg.features.backbones import Backbone
+from fusseg.features.codecs import row_type
+from fusseg.features.views import with_mirrored
+from fusseg.preparation import Lookup, look_up_new
 
 _TIMED_IMAGES = 3
 
@@ -58,19 +56,21 @@ def run_check(root: Path, backbone: str | None, image_size: str | None, cache: P
         def track(items: Sequence[Item]) -> Iterable[Item]:
             return _tracked(items, display)
 
-        found = check_sites(config.data, track, config.local.batch_size)
-        findings = (*found, *_check_settings(config))
-        for finding in sorted(findings, key=lambda finding: _ORDER[finding.severity]):
-            counts[finding.severity] += 1
-            display.line(f"{finding.severity}: {finding.subject}: {finding.message}")
+        at_sites = config.evaluation.at_sites
+        findings = [*check_sites(config.data, track, config.local.batch_size, at_sites=at_sites)]
+        lookup: Lookup | None = None
         try:
-            estimate = estimate_features(config, cache)
+            lookup = look_up_new(config)
         except FussegError as error:
             # What the data lack was said above already.
-            if not any(finding.message == str(error) for finding in findings):
-                counts["error"] += 1
-                display.line(f"error: features: {error}")
-        else:
+            if str(error) not in {finding.message for finding in findings}:
+                findings.append(Finding("error", "settings", str(error)))
+        for finding in sorted(findings, key=lambda finding: _ORDER[finding.severity]):
+            counts[finding.severity] += 1
+            text = f"{finding.severity}: {finding.subject}: {finding.message}"
+            display.line(text, keep="\n")
+        if lookup is not None:
+            estimate = estimate_features(lookup, config, cache)
             display.line(describe_estimate(estimate, config, cache))
             counts["error"] += estimate.disk_bytes > estimate.free_bytes
         display.line(
@@ -83,27 +83,28 @@ def run_check(root: Path, backbone: str | None, image_size: str | None, cache: P
 _ORDER = {"note": 0, "warning": 1, "error": 2}
 
 
-def estimate_features(config: Config, cache: Path) -> Estimate:
-    """Measure the backbone on a few images and scale up to all that a run would extract.
-
-    Raises:
-        ConfigError: If the data or the backbone do not suit each other.
-        DataError: If no image can be read.
-    """
-    dataset = open_dataset(config.data)
-    training = cut_up(select_training(dataset, config.data), config.data.crops)
-    items = (*training, *select_held_out(dataset, config.data))
-    backbone = load_backbone(config.backbone.name, choose_compute(config.compute))
-    check_image_size(backbone, config.data.image_size)
-    check_cache(config.backbone, backbone.feature_dim)
-    height, width = (side // backbone.stride for side in config.data.image_size)
-    row = row_type(config.backbone.cache, (height, width, backbone.feature_dim))
+def estimate_features(lookup: Lookup, config: Config, cache: Path) -> Estimate:
+    """Measure the backbone on a few images and scale up to all that a run would extract."""
+    backbone = lookup.backbone
+    views = (*lookup.training, *with_mirrored(lookup.shown, config.evaluation))
+    # Who holds an image and whether its mask is read decide nothing about its features.
+    distinct = {replace(view, item=replace(view.item, mask=None, client="")) for view in views}
+    sizes = Counter(view.settings.image_size for view in distinct)
+    items = [view.item for view in lookup.training]
     return Estimate(
-        num_images=len(items),
-        disk_bytes=len(items) * row.itemsize,
-        seconds=len(items) * _seconds_per_image(backbone, items, config.data),
+        num_images=len(distinct),
+        disk_bytes=sum(
+            number * _row_bytes(size, backbone, config) for size, number in sizes.items()
+        ),
+        seconds=len(distinct) * _seconds_per_image(backbone, items, config.data),
         free_bytes=shutil.disk_usage(_existing(cache)).free,
     )
+
+
+def _row_bytes(size: tuple[int, int], backbone: Backbone, config: Config) -> int:
+    height, width = (side // backbone.stride for side in size)
+    shape = (height, width, backbone.feature_dim)
+    return row_type(config.backbone.cache, shape).itemsize
 
 
 def describe_estimate(estimate: Estimate, config: Config, cache: Path) -> str:
@@ -124,7 +125,7 @@ def _seconds_per_image(backbone: Backbone, items: Sequence[Item], data: DataConf
     for item in items:
         try:
             started = time.perf_counter()
-            image = load_image(item)
+            image = load_image(item, decoding_of(data))
             seen = fit_image(image, data.image_size, data.fit, data.interpolation)
             with torch.inference_mode():
                 backbone.extract(torch.from_numpy(seen)[None])
@@ -154,7 +155,7 @@ def _config_of_folder(root: Path, backbone: str | None) -> Config:
     data = DataConfig(root=str(root))
     try:
         data = find_layout(root)
-        return choose_config(root, backbone or Config().backbone.name)
+        return choose_config(root, BackboneConfig(name=backbone or Config().backbone.name))
     except FussegError:
         return Config(data=data)
 
@@ -164,13 +165,6 @@ def _parse_size(text: str) -> tuple[int, int]:
     if not (cross and height.isdecimal() and width.isdecimal()):
         raise ConfigError(f"--image-size must be HEIGHTxWIDTH, such as 320x480, got {text!r}")
     return int(height), int(width)
-
-
-def _check_settings(config: Config) -> Iterator[Finding]:
-    try:
-        resolve_federation(config.federation, config.local)
-    except ConfigError as error:
-        yield Finding("error", "federation", str(error))
 
 
 def _tracked(items: Sequence[Item], display: Display) -> Iterator[Item]:

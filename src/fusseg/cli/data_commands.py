@@ -45,12 +45,16 @@ def init(
     num_clusters: Annotated[
         int | None, typer.Option("--k", help="Regions to tell apart; default: as many as classes.")
     ] = None,
+    grid: Annotated[
+        str | None,
+        typer.Option(help="Where the tokens of an ONNX file lie: square, or ROWSxCOLUMNS."),
+    ] = None,
 ) -> None:
     """Look at a folder of images and write a configuration to start from."""
-    from fusseg.cli.starting import StartOptions, run_init
+    from fusseg.cli.starting import StartOptions, parse_grid, run_init
 
     file = Path(f"{root.resolve().name or 'fusseg'}.toml") if out is None else out
-    run_init(StartOptions(root, file, backbone, num_clusters))
+    run_init(StartOptions(root, file, backbone, num_clusters, parse_grid(grid)))
 
 
 @data_app.command()

@@ -1,21 +1,24 @@
 """Commands of a real federation: serve, join, ledger."""
 
+import os
 import shlex
 import signal
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from fusseg.cli.progress import Display, visible
-from fusseg.cli.running import follow, show_progress, summary
-from fusseg.config_file import load_config
+from fusseg.cli.progress import Display
+from fusseg.cli.running import choose_settings, follow, show_progress, summary
+from fusseg.engine import check_resumable
 from fusseg.errors import ConfigError
 from fusseg.features.extraction import Progress
 from fusseg.gallery import write_report
-from fusseg.runs import REPORT, Record, create_run, load_record, load_state, resume_run
+from fusseg.record import describe_command
+from fusseg.runs import REPORT, Record, create_run, load_record, load_state, resume_run, save_record
 from fusseg.warm_start import carry_names, check_start
 
 if TYPE_CHECKING:
@@ -42,34 +45,50 @@ def run_serve(
     """Serve a federation to its end, then write the report."""
     check_installed()
     from fusseg.deployment.offer import check_deployable
+    from fusseg.deployment.processes import listen
     from fusseg.deployment.serve import check_options, serve
     from fusseg.deployment.server_data import prepare_server
 
     run_dir = options.run_dir
-    if config_path is None and overrides:
-        config_path = run_dir / "config.toml"
-    config = None if config_path is None else load_config(config_path, overrides)
+    config = choose_settings(config_path, overrides, run_dir)
     if resume:
         config = resume_run(run_dir, config)
+        check_resumable(run_dir, config)
     assert config is not None
     _stop_on_terminate()
-    with Display() as display:
+    with Display() as display, ExitStack() as stack:
         check_deployable(config)
         for event in check_options(config, options):
             display.line(event.text)
+        # Before anything slow: two servers on one port would both begin their work.
+        sockets = [stack.enter_context(one) for one in listen(options.host, options.port)]
         prepared = follow(prepare_server(config, options.cache), display)
         if not resume:
-            check_start(config, prepared.backbone.fingerprint)
+            check_start(config, prepared.backbone.fingerprint, center=prepared.center)
             create_run(run_dir, config)
             if config.model.start:
                 carry_names(Path(config.model.start), run_dir)
-        for event in serve(config, options):
-            display.line(visible(event.text))
+        for event in serve(config, options, sockets):
+            display.line(event.text)
         record = load_record(run_dir)
+        record["command"] = describe_serve(options)
+        save_record(run_dir, record)
         write_report(run_dir, config, record, load_state(run_dir), prepared.held_out)
         for line in (*summary(record), *left_out_of_score(record)):
-            display.line(visible(line))
+            display.line(line)
         display.line(f"report: {run_dir / REPORT}")
+
+
+def describe_serve(options: "ServeOptions") -> str:
+    """Spell out for the record what repeats a deployment, from within its run directory.
+
+    Paths that were given relative stay so; of others only the name is told.
+    """
+    words = []
+    for option, path in (("--sites", options.sites), ("--keys", options.keys)):
+        apart = path.is_absolute() or options.run_dir.is_absolute()
+        words += [option, path.name if apart else os.path.relpath(path, options.run_dir)]
+    return describe_command("serve", *words)
 
 
 def left_out_of_score(record: Record) -> list[str]:
@@ -95,7 +114,7 @@ def run_join(settings: "SiteSettings", options: "JoinOptions") -> None:
             if isinstance(event, Progress):
                 show_progress(event, display)
             else:
-                display.line(visible(event.text))
+                display.line(event.text)
 
 
 def site_folder(name: str) -> Path:
@@ -135,13 +154,11 @@ def run_ledger(folder: Path, site: str | None) -> None:
             )
             fields = ", ".join(f"{name}={value}" for name, value in line.fields.items())
             display.line(
-                visible(
-                    f"{line.time} {line.site} round {line.round} {line.task} {line.direction}: "
-                    f"{line.bytes} bytes, SHA-256 {line.sha256[:16]}"
-                )
+                f"{line.time} {line.site} round {line.round} {line.task} {line.direction}: "
+                f"{line.bytes} bytes, SHA-256 {line.sha256[:16]}"
             )
-            display.line(visible(f"    tensors: {tensors or 'none'}"))
-            display.line(visible(f"    fields: {fields}"))
+            display.line(f"    tensors: {tensors or 'none'}")
+            display.line(f"    fields: {fields}")
         for name, totals in sorted(total_bytes(chosen).items()):
             display.line(
                 f"{name}: {totals['to site']:,} bytes to the site, "

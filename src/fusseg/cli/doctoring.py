@@ -13,6 +13,7 @@ from fusseg.compute import choose_compute, has_bfloat16
 from fusseg.config import ComputeConfig
 from fusseg.features.store import list_stores
 from fusseg.record import versions
+from fusseg.visible_text import say
 
 EXTRAS = {
     "flower": ("flwr", "cryptography", "httpx", "starlette", "uvicorn"),
@@ -27,7 +28,7 @@ _LOW_DISK = 2 * 10**9
 def run_doctor(cache: Path) -> None:
     """Print versions, extras, devices and what is cached; nothing is downloaded or written."""
     for line in describe_installation(cache):
-        print(line)
+        say(line)
 
 
 def describe_installation(cache: Path) -> Iterator[str]:

@@ -9,6 +9,7 @@ from fusseg.export.hub import Publication, push, write_repository
 from fusseg.export.opening import describe_need
 from fusseg.export.packing import pack_run
 from fusseg.trained_run import load_run
+from fusseg.visible_text import say
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ def run_pack(packed: Packed, out: Path) -> None:
     artifact = _pack(packed)
     save_artifact(out, artifact)
     segmenter = artifact.segmenter
-    print(f"{out}: {segmenter.num_clusters} regions, {out.stat().st_size:,} bytes")
-    print(f"its backbone is not in it: {describe_need(artifact.backbone)}")
+    say(f"{out}: {segmenter.num_clusters} regions, {out.stat().st_size:,} bytes")
+    say(f"its backbone is not in it: {describe_need(artifact.backbone)}")
 
 
 def run_push(packed: Packed, publication: Publication, dry_run: Path | None) -> None:
@@ -50,10 +51,10 @@ def run_push(packed: Packed, publication: Publication, dry_run: Path | None) -> 
     artifact = _pack(packed)
     if dry_run is not None:
         for file in write_repository(dry_run, artifact, publication):
-            print(f"{file}: {file.stat().st_size:,} bytes")
-        print("nothing was sent")
+            say(f"{file}: {file.stat().st_size:,} bytes")
+        say("nothing was sent")
         return
-    print(f"sent: {push(artifact, publication)}")
+    say(f"sent: {push(artifact, publication)}")
 
 
 def _pack(packed: Packed) -> Artifact:

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 from fusseg.atomic import write_atomically
 from fusseg.cli.progress import Display
 from fusseg.cli.running import follow
-from fusseg.config_file import load_config
+from fusseg.config_file import load_config, read_toml
 from fusseg.errors import ConfigError, DataError
 from fusseg.evaluation.cluster_number import Judged, Suggestion, suggest_number
 from fusseg.evaluation.held_out import HeldOut
 from fusseg.evaluation.quality import average_quality
 from fusseg.evaluation.stability import ImageQuality, Judgement, check_comparable, judge_regions
 from fusseg.preparation import prepare
+from fusseg.previous_version import PREVIOUS, moved_keys
+from fusseg.runs import CONFIG
 from fusseg.segmentation.segmenter import Segmenter
 from fusseg.suggesting import CANDIDATES, Sampled, judge_candidates, sample_training
 from fusseg.trained_run import TrainedRun, load_run, pick_segmenter
@@ -148,9 +150,15 @@ def run_quality(run_dir: Path, other_dir: Path | None, options: QualityOptions) 
 def second_run_commands(run_dir: Path, seed: int) -> list[str]:
     """Write the commands that train a run again with the next seed, and compare the two."""
     first, second = str(run_dir), f"{run_dir}-seed{seed + 1}"
-    config = str(run_dir / "config.toml")
-    train = ["fusseg", "run", config, "--set", f"seed={seed + 1}", "--out", second]
-    return [shlex.join(train), shlex.join(["fusseg", "quality", first, second])]
+    config = run_dir / CONFIG
+    train = ["fusseg", "run", str(config), "--set", f"seed={seed + 1}", "--out", second]
+    commands = [shlex.join(train), shlex.join(["fusseg", "quality", first, second])]
+    if moved_keys(read_toml(config)):
+        note = (
+            f"# {CONFIG} has names of fusseg {PREVIOUS}: first change those that the command names"
+        )
+        return [note, *commands]
+    return commands
 
 
 def describe_judgement(judgement: Judgement) -> list[str]:

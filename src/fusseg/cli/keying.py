@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from fusseg.errors import ConfigError
+from fusseg.visible_text import say
 
 keys_app = typer.Typer(
     help="Make the certificates of the server and the keys of the sites.",
@@ -56,8 +57,8 @@ def run_authority(out: Path, days: int) -> None:
     from fusseg.deployment.keys import create_authority
 
     key, certificate = create_authority(out, days)
-    print(f"wrote {key}\nwrote {certificate}")
-    print(
+    say(f"wrote {key}\nwrote {certificate}")
+    say(
         f"Keep {key.name} offline: whoever has it can pretend to be the server. It is needed only "
         f"for `fusseg keys server`.\nGive {certificate.name} to every site."
     )
@@ -70,8 +71,8 @@ def run_server(hosts: list[str], authority: Path, out: Path, days: int) -> None:
     from fusseg.deployment.keys import create_server_certificate
 
     key, certificate = create_server_certificate(authority, hosts, out, days)
-    print(f"wrote {key}\nwrote {certificate}")
-    print(
+    say(f"wrote {key}\nwrote {certificate}")
+    say(
         f"Both belong on the server, with ca.crt beside them; {key.name} never leaves it. Valid "
         f"until {read_certificate_expiry(certificate):%Y-%m-%d}; make new ones before."
     )
@@ -83,8 +84,8 @@ def run_site(name: str, out: Path, days: int) -> None:
     from fusseg.deployment.keys import create_site_key
 
     made = create_site_key(name, out, days)
-    print(f"wrote {made.private_key}\nwrote {made.public_key}")
-    print(
+    say(f"wrote {made.private_key}\nwrote {made.public_key}")
+    say(
         f"{made.private_key.name} never leaves the site. Send these lines to the server's "
         f"operator, for sites.toml; they hold the key of {made.public_key.name}:\n\n{made.entry}"
     )

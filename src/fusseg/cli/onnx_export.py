@@ -9,10 +9,10 @@ import numpy as np
 
 from fusseg.compute import EXACT
 from fusseg.data.datasets import open_dataset, select_held_out
-from fusseg.data.images import load_image
+from fusseg.data.images import Decoding, decoding_of, load_image
 from fusseg.data.items import Item
 from fusseg.errors import ConfigError, DataError
-from fusseg.export.artifact import Artifact
+from fusseg.export.artifact import Artifact, describe_backbone
 from fusseg.export.packing import pack_run
 from fusseg.export.parity import Graph, Parity, Pixels, measure_parity
 from fusseg.prediction.segmenter import segment_image
@@ -20,6 +20,7 @@ from fusseg.prediction.sources import find_images
 from fusseg.prediction.viewing import MAX_AREA
 from fusseg.runs import read_run_config, spread_evenly
 from fusseg.trained_run import load_run, pick_segmenter
+from fusseg.visible_text import say
 
 MOST_IMAGES = 8
 """That are compared."""
@@ -61,22 +62,23 @@ def run_export(
 
     if out.suffix != ".onnx":
         raise ConfigError(f"an ONNX file is named *.onnx, got --out {out}")
+    decoding = decoding_of(read_run_config(run_dir).data)
     # First, because the export takes a while.
-    pictures = _load_pictures(_compared(run_dir, images))
+    pictures = _load_pictures(_compared(run_dir, images), decoding)
     pictures.append(_another_shape(pictures[0]))
     # The graph computes in float32, whatever the run did.
     run = load_run(run_dir, EXACT)
     segmenter = pick_segmenter(run, site)
-    print("exporting (up to a minute)")
+    say("exporting (up to a minute)")
     model = build_onnx(run, segmenter, MAX_AREA, _metadata(pack_run(run, run_dir, site)))
     pairs = [(picture, segment_image(picture, run, segmenter)) for picture in pictures]
     parity = measure_parity(Graph(model.SerializeToString()), run, segmenter, pairs)
-    print(_describe(parity))
+    say(_describe(parity))
     if not _agrees(parity) and not force:
-        print(f"the graph differs from the model, {out} is not written; --force keeps it")
+        say(f"the graph differs from the model, {out} is not written; --force keeps it")
         return False
     save_onnx(out, model)
-    print(f"{out}: {out.stat().st_size:,} bytes")
+    say(f"{out}: {out.stat().st_size:,} bytes")
     return True
 
 
@@ -92,14 +94,14 @@ def _compared(run_dir: Path, images: Sequence[Path]) -> list[Item]:
     return spread_evenly(held_out, MOST_IMAGES)
 
 
-def _load_pictures(items: Sequence[Item]) -> list[Pixels]:
+def _load_pictures(items: Sequence[Item], decoding: Decoding) -> list[Pixels]:
     """Load the images to compare on; one that cannot be read is named and left out."""
     pictures = []
     for item in items:
         try:
-            pictures.append(load_image(item))
+            pictures.append(load_image(item, decoding))
         except DataError as error:
-            print(f"skipped {item.image}: {error}")
+            say(f"skipped {item.image}: {error}")
     if not pictures:
         raise DataError("none of the images to compare on can be read; give others with --images")
     return pictures
@@ -114,9 +116,11 @@ def _another_shape(picture: Pixels) -> Pixels:
 def _metadata(artifact: Artifact) -> Mapping[str, object]:
     clusters = artifact.clusters
     return {
-        "backbone": asdict(artifact.backbone),
+        "backbone": describe_backbone(artifact.backbone),
         "clusters": clusters and [asdict(cluster) for cluster in clusters],
         "training": artifact.training,
+        "white_level": artifact.data.white_level,
+        "alpha_channel": artifact.data.alpha_channel,
     }
 
 

@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from fusseg.visible_text import say
+
 CacheOption = Annotated[
     Path | None,
     typer.Option("--cache", help="Feature cache; default: FUSSEG_CACHE, else the user's cache."),
@@ -89,7 +91,7 @@ def stopped_with(message: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print(f"\n{message}", file=sys.stderr)
+        say(f"\n{message}", error=True)
         raise SystemExit(INTERRUPTED) from None
 
 
@@ -100,5 +102,5 @@ def interruptible(run_dir: Path, mend: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         begun = (run_dir / "config.toml").exists()
-        print(f"\nstopped; go on with: {mend}" if begun else "\nstopped", file=sys.stderr)
+        say(f"\nstopped; go on with: {mend}" if begun else "\nstopped", error=True)
         raise SystemExit(INTERRUPTED) from None

@@ -1,11 +1,14 @@
 """The command that segments images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fusseg.cli.progress import Display
-from fusseg.prediction.batches import AlreadyThere, NotPredicted, predict_images
+from fusseg.data.images import decoding_of
+from fusseg.data.stored import judge_unlike
+from fusseg.federation.strategies import resolve
+from fusseg.prediction.batches import AlreadyThere, NotPredicted, Predicted, predict_images
 from fusseg.prediction.segmenter import Segmenter
 from fusseg.prediction.sources import find_images
 from fusseg.prediction.tiling import Bands
@@ -43,6 +46,7 @@ def run_predict(
     view_image(segmenter.data.image_size, segmenter.data, segmenter.backbone, options)
     sources = find_images(images, out)
     there = skipped = 0
+    predicted: list[Predicted] = []
     with Display() as display:
 
         def track(bands: Bands, number: int) -> Bands:
@@ -53,15 +57,39 @@ def run_predict(
             if isinstance(outcome, NotPredicted):
                 skipped += 1
                 display.line(f"skipped {outcome.source}: {outcome.reason}")
+            elif isinstance(outcome, Predicted):
+                predicted.append(outcome)
             there += isinstance(outcome, AlreadyThere)
             display.advance("segmenting", done, len(sources))
-        if there:
-            display.line(f"{there} were there already; --again redoes them")
-        planned = read_run_config(run_dir).federation.rounds if run_dir.is_dir() else 0
+        for line in _remarks(predicted, there, segmenter):
+            display.line(line)
+        planned = _planned_rounds(run_dir)
         if segmenter.round_number < planned:
-            display.line(f"the run is not finished: it has {segmenter.round_number} rounds")
+            display.line(f"the run is not finished: round {segmenter.round_number} of {planned}")
         display.line(f"{len(sources) - skipped} of {len(sources)} images are in {out}")
     return skipped == 0
+
+
+def _remarks(predicted: Sequence[Predicted], there: int, segmenter: Segmenter) -> Iterator[str]:
+    """Say what is doubtful about the images, and what was there before."""
+    stored = [outcome.stored for outcome in predicted]
+    for finding in judge_unlike(stored, segmenter.stored_values, decoding_of(segmenter.data)):
+        yield f"{finding.severity}: {finding.subject}: {finding.message}"
+    if there:
+        yield f"{there} were there already; --again redoes them"
+    replaced = sum(outcome.replaced for outcome in predicted)
+    if replaced:
+        yield (
+            "results of other images of the same name, or of what these images held before, were "
+            f"replaced: {replaced}"
+        )
+
+
+def _planned_rounds(run_dir: Path) -> int:
+    """Count the rounds of a run that is finished; 0 for a file, which says so itself."""
+    if not run_dir.is_dir():
+        return 0
+    return resolve(read_run_config(run_dir)).num_rounds
 
 
 def _tracked(bands: Bands, number: int, display: Display) -> Bands:

@@ -13,15 +13,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from fusseg.visible_text import visible
+
 _LINES_PER_STAGE = 10
 """Progress lines of a stage where there is no terminal."""
-
-
-def visible(text: str) -> str:
-    """Escape what others could write to move the cursor or to begin a line of their own."""
-    return "".join(
-        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text
-    )
 
 
 class Display:
@@ -69,6 +64,11 @@ class Display:
         elif lines and (done == total or done % max(1, total // _LINES_PER_STAGE) == 0):
             self.line(f"{stage}: {done} of {total}")
 
-    def line(self, text: str) -> None:
-        """Print a line, above the bars where there are any."""
-        self._console.print(text, markup=False, highlight=False, emoji=False)
+    def line(self, text: str, keep: str = "") -> None:
+        r"""Print a line, above the bars where there are any.
+
+        Args:
+            text: The line.
+            keep: As in `visible`: `\n` for a text of several lines.
+        """
+        self._console.print(visible(text, keep), markup=False, highlight=False, emoji=False)

@@ -8,21 +8,30 @@ from string import ascii_uppercase
 from urllib.parse import quote
 
 from fusseg.atomic import write_atomically
+from fusseg.bookkeeping import check_same_round
 from fusseg.cli.progress import Display
 from fusseg.cli.running import follow
 from fusseg.errors import ConfigError, DataError, FussegError
 from fusseg.preparation import prepare
-from fusseg.runs import REPORT, load_record, load_state, read_run_config
+from fusseg.runs import (
+    REPORT,
+    Record,
+    load_record,
+    load_state,
+    read_run_config,
+    state_round,
+)
+from fusseg.visible_text import say
 
 
 def run_report(run_dir: Path, cache: Path) -> bool:
     """Write the report anew and say where it is; False if it had to do without pictures.
 
     Raises:
-        FussegError: If it is no run directory, or its data cannot be used and a report is there
-            already.
+        FussegError: If it is no run directory, its record and its state are of different rounds,
+            or its data cannot be used and a report is there already.
     """
-    config, record = read_run_config(run_dir), load_record(run_dir)
+    config, record = read_run_config(run_dir), _load_record(run_dir)
     saved, shown = None, None
     with Display() as display:
         try:
@@ -51,7 +60,8 @@ def run_comparison(run_dirs: Sequence[Path], out: Path) -> None:
 
     Raises:
         ConfigError: If a folder is no run directory, stands twice, or there are too many.
-        DataError: If a record cannot be read, or the page cannot be written.
+        DataError: If a record cannot be read or is of another round than its state, or the page
+            cannot be written.
     """
     if len(run_dirs) > len(ascii_uppercase):
         raise ConfigError(
@@ -69,7 +79,7 @@ def run_comparison(run_dirs: Sequence[Path], out: Path) -> None:
             key=ascii_uppercase[place],
             name=name,
             config=read_run_config(run_dir),
-            record=load_record(run_dir),
+            record=_load_record(run_dir),
             link=_link(run_dir, out),
         )
         for place, (run_dir, name) in enumerate(zip(run_dirs, _names(resolved), strict=True))
@@ -81,7 +91,19 @@ def run_comparison(run_dirs: Sequence[Path], out: Path) -> None:
         write_atomically(out, page.encode())
     except OSError as error:
         raise DataError(f"cannot write {out}: {error.strerror}") from error
-    print(f"comparison: {out}")
+    say(f"comparison: {out}")
+
+
+def _load_record(run_dir: Path) -> Record:
+    """Read a record, and refuse one of another round than the state beside it."""
+    record = load_record(run_dir)
+    try:
+        saved_round = state_round(run_dir)
+    except DataError:
+        # Without its model a record is still true: it is shown, without pictures.
+        return record
+    check_same_round(run_dir, record, saved_round)
+    return record
 
 
 def _link(run_dir: Path, out: Path) -> str | None:

@@ -42,20 +42,21 @@ def run(
     cache: CacheOption = None,
 ) -> None:
     """Train a federation and score it."""
-    from fusseg.cli.running import run_training, start_overrides
+    from fusseg.cli.running import choose_settings, run_training, start_overrides
 
     overrides = set_ or []
     if start is not None:
         refuse_given("that of a run already begun", {"--resume": resume})
         out = out or (None if config else dated_run_dir(start.resolve().name))
-        config, overrides = config or start / "config.toml", start_overrides(start, overrides)
-    out = new_run_dir(config, out, resume=resume)
+        overrides = start_overrides(start, overrides)
+    out = new_run_dir(config or start, out, resume=resume)
     mend = f"fusseg run --resume --out {shlex.quote(str(out))}"
     if cache is not None:
         mend += f" --cache {shlex.quote(str(cache))}"
     with interruptible(out, mend):
         folder = cache_folder(cache)
-        run_training(config, overrides, out, folder, resume=resume, trackers=track or [])
+        settings = choose_settings(config, overrides, out if resume else start)
+        run_training(settings, out, folder, resume=resume, trackers=track or [])
 
 
 @run_app.command()

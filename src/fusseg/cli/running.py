@@ -8,8 +8,11 @@ from typing import Any, TypeVar
 
 from fusseg.cli.progress import Display
 from fusseg.cli.spreading import workers_at
+from fusseg.config import Config
 from fusseg.config_file import load_config
-from fusseg.experiment import Event, Finished, RoundDone, TrainingBegun, run_experiment
+from fusseg.data.findings import Finding
+from fusseg.engine import RoundDone, TrainingBegun
+from fusseg.experiment import Event, Finished, run_experiment
 from fusseg.features.extraction import Progress
 from fusseg.federation.state import ClientUpdate
 from fusseg.preparation import prepare
@@ -21,7 +24,7 @@ Outcome = TypeVar("Outcome")
 _STAGES = {"read": "reading images", "extract": "extracting features"}
 
 
-def follow(stages: Generator[Progress, None, Outcome], display: Display) -> Outcome:
+def follow(stages: Generator[Progress | Finding, None, Outcome], display: Display) -> Outcome:
     """Show an extraction to its end and hand on what it returns."""
     while True:
         try:
@@ -32,8 +35,11 @@ def follow(stages: Generator[Progress, None, Outcome], display: Display) -> Outc
         show_progress(progress, display)
 
 
-def show_progress(progress: Progress, display: Display) -> None:
-    """Show how far an extraction is."""
+def show_progress(progress: Progress | Finding, display: Display) -> None:
+    """Show how far an extraction is, or what is doubtful about its images."""
+    if isinstance(progress, Finding):
+        display.line(f"{progress.severity}: {progress.subject}: {progress.message}")
+        return
     display.advance(_STAGES[progress.stage], progress.done, progress.total)
 
 
@@ -49,9 +55,29 @@ def run_extract(
         display.line(f"the features are in {cache} ({prepared.seconds:.1f} s)")
 
 
+def choose_settings(
+    config_path: Path | None, overrides: Sequence[str], run_dir: Path | None
+) -> Config | None:
+    """Read the settings of a run: from a file, or from the run that it goes on from.
+
+    Args:
+        config_path: TOML file; None: none was given.
+        overrides: On top of it, or of the run's settings.
+        run_dir: Run that is resumed or started from; None: neither.
+
+    Returns:
+        None where a run is resumed with what it has.
+
+    Raises:
+        ConfigError: If the settings cannot be read, or an override is wrong.
+    """
+    if config_path is not None:
+        return load_config(config_path, overrides)
+    return read_run_config(run_dir, overrides) if overrides and run_dir is not None else None
+
+
 def run_training(
-    config_path: Path | None,
-    overrides: Sequence[str],
+    config: Config | None,
     run_dir: Path,
     cache: Path,
     *,
@@ -60,9 +86,6 @@ def run_training(
 ) -> None:
     """Train, score, write the report, and print where everything is."""
     check_trackers(trackers)
-    if config_path is None and overrides:
-        config_path = run_dir / "config.toml"
-    config = None if config_path is None else load_config(config_path, overrides)
     with Display() as display, ExitStack() as stack:
         log: Log | None = None
         trainings = _Trainings(display)
@@ -111,7 +134,7 @@ class _Trainings:
         self._done = self._total = self._rounds = 0
 
     def show(self, event: Event) -> None:
-        if isinstance(event, Progress):
+        if isinstance(event, Progress | Finding):
             show_progress(event, self._display)
         elif isinstance(event, TrainingBegun):
             self._done, self._total = event.updates_done, event.num_updates

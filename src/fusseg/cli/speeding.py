@@ -1,6 +1,5 @@
 """The command that measures every stage against its floor."""
 
-import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import closing
@@ -20,6 +19,7 @@ from fusseg.bench.speed.table import SpeedTable, count_status, row_texts, write_
 from fusseg.compute import choose_compute
 from fusseg.config import ComputeConfig, DeviceName
 from fusseg.errors import ConfigError
+from fusseg.visible_text import say
 
 _WIDTH = 110
 """Of the table, on narrower terminals too: names that are broken are hard to read."""
@@ -99,7 +99,7 @@ def _check_device(name: str) -> DeviceName:
 def _show(measured: Measured, place: str, console: Console) -> None:
     if measured.failure:
         console.print(f"{place} {measured.name}: failed")
-        print(measured.failure, file=sys.stderr)
+        say(measured.failure, error=True)
         return
     for row in measured.rows:
         _, seconds, floor, ratio, *_ = row_texts(row)

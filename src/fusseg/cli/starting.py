@@ -12,16 +12,27 @@ import tomli_w
 
 from fusseg.atomic import write_atomically
 from fusseg.compute import choose_compute
-from fusseg.config import BackboneConfig, Config, EvaluationConfig, LocalConfig, ModelConfig
+from fusseg.config import BackboneConfig, Config, EvaluationConfig, Grid, LocalConfig, ModelConfig
 from fusseg.config_file import parse_config
+from fusseg.data.check_masks import doubt_masks
 from fusseg.data.datasets import open_dataset, select_held_out, select_training
 from fusseg.data.findings import counted
 from fusseg.data.scene_folder import write_scenes
 from fusseg.data.small_clients import MIN_IMAGES, MOST_NAMED, small_sites
-from fusseg.data.survey import choose_size, choose_splits, find_layout, sites_of_split
+from fusseg.data.stored import doubt_stored
+from fusseg.data.survey import (
+    NUM_LOOKED_AT,
+    choose_size,
+    choose_split_sites,
+    choose_splits,
+    find_layout,
+    sites_of_split,
+)
 from fusseg.data.unused import find_unused
+from fusseg.data.unused_masks import find_unused_masks
 from fusseg.errors import ConfigError
 from fusseg.features.backbones import load_backbone
+from fusseg.visible_text import say
 
 NUM_CLUSTERS = 8
 """Regions where nothing tells how many."""
@@ -50,6 +61,7 @@ strategy = {strategy}
 rounds = {rounds}
 {evaluation}"""
 _REMARK_COLUMN = 32
+_BACKBONE = BackboneConfig()
 
 
 @dataclass(frozen=True)
@@ -61,6 +73,24 @@ class StartOptions:
     backbone: str
     num_clusters: int | None
     """None: the number of classes where they are named, else a guess."""
+    grid: Grid | None = None
+    """As `backbone.grid`."""
+
+
+def parse_grid(text: str | None) -> Grid | None:
+    """Read how tokens lie in an image: `square`, or ROWSxCOLUMNS.
+
+    Raises:
+        ConfigError: If it is neither.
+    """
+    if text is None:
+        return None
+    if text == "square":
+        return "square"
+    rows, cross, columns = text.partition("x")
+    if not (cross and rows.isdecimal() and columns.isdecimal()):
+        raise ConfigError(f"--grid must be square or ROWSxCOLUMNS, such as 14x28, got {text!r}")
+    return int(rows), int(columns)
 
 
 def run_init(options: StartOptions) -> None:
@@ -72,7 +102,8 @@ def run_init(options: StartOptions) -> None:
     """
     if options.out.exists():
         raise ConfigError(f"{options.out} is there already; give another --out, or remove it")
-    config = choose_config(options.root, options.backbone, options.num_clusters)
+    backbone = BackboneConfig(name=options.backbone, grid=options.grid)
+    config = choose_config(options.root, backbone, options.num_clusters)
     dataset = open_dataset(config.data)
     num_training = len(select_training(dataset, config.data))
     num_held_out = len(select_held_out(dataset, config.data))
@@ -84,14 +115,20 @@ def run_init(options: StartOptions) -> None:
     except OSError as error:
         raise ConfigError(f"cannot write {options.out}: {error.strerror}") from error
     file = shlex.quote(str(options.out))
-    for finding in find_unused(config.data):
-        print(f"{finding.severity}: {finding.subject}: {finding.message}")
+    looked_at = dataset.items[:: -(-len(dataset.items) // NUM_LOOKED_AT)]
+    for finding in (
+        *find_unused(config.data),
+        *find_unused_masks(dataset, config.data),
+        *doubt_stored(dataset.items, config.data),
+        *doubt_masks(looked_at, dataset.classes, config.data.root),
+    ):
+        say(f"{finding.severity}: {finding.subject}: {finding.message}")
     _print_small(list(small_sites(dataset, config.data)), config)
-    print(f"{counted(num_training, 'image')} train, {num_held_out} held out")
-    print(f"wrote {options.out}; look it through, then:")
-    print(f"  fusseg check {file}")
-    print(f"  fusseg suggest-k {file}")
-    print(f"  fusseg run {file} --out {shlex.quote(str(Path('runs') / options.out.stem))}")
+    say(f"{counted(num_training, 'image')} train, {num_held_out} held out")
+    say(f"wrote {options.out}; look it through, then:")
+    say(f"  fusseg check {file}")
+    say(f"  fusseg suggest-k {file}")
+    say(f"  fusseg run {file} --out {shlex.quote(str(Path('runs') / options.out.stem))}")
 
 
 def _print_small(small: Sequence[str], config: Config) -> None:
@@ -99,11 +136,11 @@ def _print_small(small: Sequence[str], config: Config) -> None:
         return
     rule = f"fewer than the {MIN_IMAGES} training images that a site needs"
     if not config.data.train_sites:
-        print(f"warning: each site has {rule}; add images before you run it")
+        say(f"warning: each site has {rule}; add images before you run it")
         return
     more = f" and {len(small) - MOST_NAMED} more" if len(small) > MOST_NAMED else ""
     names = ", ".join(small[:MOST_NAMED]) + more
-    print(f"warning: {rule}: {names}; left out of data.train_sites")
+    say(f"warning: {rule}: {names}; left out of data.train_sites")
 
 
 def run_scenes(kind: str, out: Path, images: int, seed: int, held_out: str | None) -> None:
@@ -114,15 +151,17 @@ def run_scenes(kind: str, out: Path, images: int, seed: int, held_out: str | Non
         DataError: If the folder is not empty, or cannot be written.
     """
     write_scenes(kind, out, images, seed, held_out)
-    print(f"wrote {images} images a site, with masks; next: fusseg init {shlex.quote(str(out))}")
+    say(f"wrote {images} images a site, with masks; next: fusseg init {shlex.quote(str(out))}")
 
 
-def choose_config(root: Path, backbone_name: str, num_clusters: int | None = None) -> Config:
+def choose_config(
+    root: Path, chosen: BackboneConfig = _BACKBONE, num_clusters: int | None = None
+) -> Config:
     """Choose settings for a folder of images by what lies in it.
 
     Args:
         root: Folder of sites, of images, or of a known data set.
-        backbone_name: As in `backbone.name`.
+        chosen: Name and grid of the backbone.
         num_clusters: Regions; None: as many as classes are named, else a guess.
 
     Raises:
@@ -131,11 +170,16 @@ def choose_config(root: Path, backbone_name: str, num_clusters: int | None = Non
     """
     data = find_layout(root)
     dataset = open_dataset(data)
-    backbone = load_backbone(backbone_name, choose_compute(Config().compute))
-    data = replace(
-        data, image_size=backbone.image_size or choose_size(dataset.items, backbone.stride)
-    )
-    splits = choose_splits(dataset)
+    backbone = load_backbone(chosen.name, choose_compute(Config().compute), chosen.grid)
+    size = choose_size(dataset.items, backbone.stride)
+    data = replace(data, image_size=backbone.only_size((min(size), min(size))) or size)
+    splits, split_sites = choose_splits(dataset), choose_split_sites(dataset)
+    if split_sites is not None and splits is None:
+        training, held_out_site = split_sites
+        others = len(dataset.sites) > len(training) + 1
+        data = replace(
+            data, train_sites=training if others else (), held_out_sites=(held_out_site,)
+        )
     if splits is not None:
         held_out = sites_of_split(dataset, splits[1])
         data = replace(
@@ -151,10 +195,12 @@ def choose_config(root: Path, backbone_name: str, num_clusters: int | None = Non
     steps = math.ceil(largest / Config().local.batch_size)
     return Config(
         data=data,
-        backbone=BackboneConfig(name=backbone_name),
+        backbone=chosen,
         model=ModelConfig(num_clusters=known if num_clusters is None else num_clusters),
         local=LocalConfig(steps=min(max(steps, FEWEST_STEPS), MOST_STEPS)),
-        evaluation=EvaluationConfig(at_sites=labeled and splits is None, every=1 if labeled else 0),
+        evaluation=EvaluationConfig(
+            at_sites=labeled and not data.held_out_sites, every=1 if labeled else 0
+        ),
     )
 
 
@@ -178,36 +224,49 @@ def describe_config(config: Config, sites: Sequence[str], *, guessed: bool) -> s
         settings.append(
             _row(
                 f"train_sites = {_values(data.train_sites)}",
-                f"those with at least {MIN_IMAGES} images to train on",
+                f"each with at least {MIN_IMAGES} images to train on",
             )
         )
     if data.held_out_sites:
-        settings += [
-            f"train_split = {_value(data.train_split)}",
-            f"held_out_sites = {_values(data.held_out_sites)}",
-            f"held_out_split = {_value(data.held_out_split)}",
-        ]
-    elif len(sites) > 1:
-        last = f"# held_out_sites = {_values((left_out or sites)[-1:])}"
-        settings.append(_row(last, "sites that do not train, to score or look at"))
+        settings.append(f"held_out_sites = {_values(data.held_out_sites)}")
+    splits = {key: getattr(data, key) for key in ("train_split", "held_out_split")}
+    settings += [f"{key} = {_value(split)}" for key, split in splits.items() if split]
+    held_out = ""
+    if len(sites) > 1 and not data.held_out_sites:
+        held_out = f"held_out_sites = {_values((left_out or sites)[-1:])}"
+    if held_out and not config.evaluation.at_sites:
+        settings.append(_row(f"# {held_out}", "sites that do not train, to score or look at"))
     clusters = "how many regions to tell apart" + ("; fusseg suggest-k guesses" if guessed else "")
     steps = f"training steps of each site per round, of {config.local.batch_size} images"
     return _TEMPLATE.format(
         data="\n".join(settings),
-        backbone=_row(f"name = {_value(config.backbone.name)}", _remark(config.backbone.name)),
+        backbone=_describe_backbone(config.backbone),
         model=_row(f"num_clusters = {config.model.num_clusters}", clusters),
         local=_row(f"steps = {config.local.steps}", steps),
         rounds=config.federation.rounds,
         strategy=_value(config.federation.strategy),
-        evaluation=_describe_evaluation(config.evaluation),
+        evaluation=_describe_evaluation(config.evaluation, held_out),
     )
 
 
-def _describe_evaluation(evaluation: EvaluationConfig) -> str:
+def _describe_backbone(backbone: BackboneConfig) -> str:
+    row = _row(f"name = {_value(backbone.name)}", _remark(backbone.name))
+    if backbone.grid is None:
+        return row
+    grid = '"square"' if backbone.grid == "square" else str(list(backbone.grid))
+    return f"{row}\n" + _row(f"grid = {grid}", "where the tokens of the file lie in the image")
+
+
+def _describe_evaluation(evaluation: EvaluationConfig, held_out: str) -> str:
     if evaluation.every == 0:
         row = _row("every = 0", "label-free figures after the last round only; 1: after each")
     elif evaluation.at_sites:
         row = _row("at_sites = true", "score on masks of training images; training reads none")
+        if held_out:
+            # One excludes the other, so that it must not look like a line to be taken in as it is.
+            row += (
+                f"\n# To score on sites that do not train, remove at_sites and set data.{held_out}"
+            )
     else:
         return ""
     return f"\n[evaluation]\n{row}\n"

@@ -12,6 +12,7 @@ from fusseg.config import DataConfig
 from fusseg.data.datasets import check_names, check_split, open_dataset
 from fusseg.errors import ConfigError, DataError
 from fusseg.evaluation.named import score_named
+from fusseg.federation.strategies import resolve
 from fusseg.probing import probe_run
 from fusseg.record import GLOBAL
 from fusseg.regions import Regions, load_regions
@@ -65,6 +66,8 @@ def _describe(run: TrainedRun, scores: Record) -> Iterator[str]:
         yield f"skipped {skipped['site']}/{skipped['image']}: {skipped['reason']}"
     yield from _caveats(run, scores)
     yield from describe_final(scores)
+    if scores["mean_iou_stego"] is not None:
+        yield f"mIoU as STEGO defines it, for published figures: {scores['mean_iou_stego']:.4f}"
     for name, iou in (scores["per_class_iou"] or {}).items():
         yield f"  {name}: " + ("not in the labels" if iou is None else f"IoU {iou:.4f}")
     if scores["named"] is not None:
@@ -100,7 +103,8 @@ def _describe_probe(name: str, scores: Record) -> str:
 
 
 def _caveats(run: TrainedRun, scores: Record) -> list[str]:
-    rounds, trained = run.config.federation.rounds, scores["trained_images"]
+    rounds = resolve(run.config).num_rounds
+    trained = scores["trained_images"]
     lines = []
     if run.rounds_done < rounds:
         lines.append(f"the run is not finished: round {run.rounds_done} of {rounds}")

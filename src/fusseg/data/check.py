@@ -2,32 +2,32 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
-from contextlib import suppress
 from pathlib import Path
 
 from fusseg.config import DataConfig
 from fusseg.data.check_images import ReadImage, describe_sizes, find_duplicates, read_image
+from fusseg.data.check_masks import describe_faults, find_fault, name_classes
 from fusseg.data.crops import cut_up
 from fusseg.data.datasets import open_dataset, select_held_out, select_training
-from fusseg.data.findings import Finding, counted, item_name
-from fusseg.data.items import Classes, Dataset, Item
-from fusseg.data.masks import classes_of, load_mask, mask_values
+from fusseg.data.findings import Finding, counted
+from fusseg.data.images import decoding_of
+from fusseg.data.items import Dataset, Item
+from fusseg.data.mask_turns import find_turned
 from fusseg.data.partition import partition
-from fusseg.data.roots import files_by_stem
-from fusseg.data.sites import site_folders
-from fusseg.data.small_clients import MIN_IMAGES, small_clients, small_sites
+from fusseg.data.small_clients import MIN_IMAGES, check_held_out, small_clients, small_sites
 from fusseg.data.splits import read_splits
+from fusseg.data.stored import judge_stored
 from fusseg.data.unused import find_unused
+from fusseg.data.unused_masks import find_unused_masks
 from fusseg.errors import DataError, FussegError
-
-_ANY = Classes(tuple(str(value) for value in range(256)))
-"""Stands for unknown classes: whatever a mask holds, it is one of them."""
 
 
 def check_sites(
     config: DataConfig,
     track: Callable[[Sequence[Item]], Iterable[Item]] = iter,
     min_images: int = MIN_IMAGES,
+    *,
+    at_sites: bool = False,
 ) -> Iterator[Finding]:
     """Open every image and mask of a data set, yielding what is worth saying; nothing is raised.
 
@@ -35,6 +35,7 @@ def check_sites(
         config: The data set, and which of its images train and are held out.
         track: Wraps the images that are gone through, for a progress bar around them.
         min_images: As in `training_images`.
+        at_sites: Whether training images are scored on their masks.
     """
     subject = config.scenes if config.layout == "synthetic" else config.root
     yield from find_unused(config)
@@ -44,31 +45,41 @@ def check_sites(
         yield Finding("error", subject, str(error))
         return
     yield from _overview(dataset, subject)
+    yield from find_unused_masks(dataset, config)
     if config.layout == "sites":
-        yield from _stray_files(dataset, config)
+        yield from _stray_rows(dataset, config)
     training, held_out, problems = _selection(dataset, config, min_images)
     yield from problems
+    # A run reads the masks of what it scores, and no others.
+    trains = {(item.site, item.stem) for item in training if at_sites}
+    scored = held_out or frozenset(
+        item for item in dataset.items if (item.site, item.stem) in trains
+    )
     images: list[ReadImage] = []
+    faults: dict[Item, str] = {}
+    decoding = decoding_of(config)
     for item in track(dataset.items):
-        read = read_image(item)
+        read = read_image(item, decoding)
         if isinstance(read, Finding):
             yield read
             continue
         images.append(read)
         if dataset.classes is not None:
-            yield from _mask(item, dataset.classes, held_out)
-    usable = frozenset(image.item for image in images)
+            faults[item] = find_fault(item, dataset.classes)
+    items = [image.item for image in images]
+    usable = frozenset(items)
     if dataset.classes is None:
-        yield from _unnamed(images, held_out & usable, subject)
-    if held_out and usable.isdisjoint(held_out):
-        yield Finding(
-            "error",
-            "selection",
-            f"every held-out image would be skipped ({len(held_out)} in all); "
-            "replace them, or hold out other sites",
-        )
+        classes = yield from name_classes(items, scored & usable, subject)
+        faults = {item: find_fault(item, classes) for item in items}
+    yield from describe_faults(faults, scored)
+    yield from find_turned(items)
+    try:
+        check_held_out(len(held_out & usable), len(held_out))
+    except DataError as error:
+        yield Finding("error", "selection", str(error))
     yield from _too_few(training, usable, config)
     yield from find_duplicates(images)
+    yield from judge_stored([image.stored for image in images], decoding)
     yield from describe_sizes(images, config, subject)
 
 
@@ -101,24 +112,10 @@ def _overview(dataset: Dataset, subject: str) -> Iterator[Finding]:
         yield Finding("note", subject, text)
 
 
-def _stray_files(dataset: Dataset, config: DataConfig) -> Iterator[Finding]:
-    """Find masks and rows in the table of splits that belong to no image."""
-    root = Path(config.root)
+def _stray_rows(dataset: Dataset, config: DataConfig) -> Iterator[Finding]:
+    """Find rows in the table of splits that belong to no image."""
     stems = {(item.site, item.stem) for item in dataset.items}
-    filled = {item.site for item in dataset.items}
-    for site in site_folders(root):
-        if site.name not in filled:
-            continue
-        masks = files_by_stem(site / "masks", (".png",))
-        lost = [path.name for stem, path in masks.items() if (site.name, stem) not in stems]
-        if lost:
-            yield Finding(
-                "warning",
-                str(site / "masks"),
-                f"{counted(len(lost), 'mask')} without an image, {lost[0]!r} first; "
-                "a mask is called like its image",
-            )
-    table = root / config.splits
+    table = Path(config.root) / config.splits
     if not table.is_file():
         return
     rows = [row for row in read_splits(table) if (row.site, row.stem) not in stems]
@@ -161,43 +158,11 @@ def _selection(
     return training, held_out, findings
 
 
-def _unnamed(images: list[ReadImage], held_out: Set[Item], subject: str) -> Iterator[Finding]:
-    """Judge masks without a classes.toml, by the classes that the held-out ones show."""
-    values: set[int] = set()
-    for item in held_out:
-        # A held-out image may be without a mask; a broken mask is reported below.
-        with suppress(DataError):
-            values |= mask_values(item)
-    classes = _ANY
-    if values:
-        try:
-            classes = classes_of(values)
-        except DataError as error:
-            yield Finding("error", subject, str(error))
-        else:
-            text = (
-                f"no classes.toml; the held-out masks show the classes 0 to "
-                f"{len(classes.names) - 1}, {classes.ignore_index} ignored"
-            )
-            yield Finding("note", subject, text)
-    for image in images:
-        yield from _mask(image.item, classes, held_out)
-
-
-def _mask(item: Item, classes: Classes, held_out: Set[Item]) -> Iterator[Finding]:
-    """Look at an item's mask, if it has one; a run reads those of held-out images only."""
-    if item.mask is None:
-        return
-    try:
-        load_mask(item, classes)
-    except DataError as error:
-        yield Finding("error" if item in held_out else "warning", item_name(item), str(error))
-
-
 def _too_few(training: Sequence[Item], usable: Set[Item], config: DataConfig) -> Iterator[Finding]:
     """Find clients that the skipped images leave with too few."""
     readable = {(item.site, item.stem) for item in usable}
     counts = Counter({item.client: 0 for item in training})
-    counts.update(item.client for item in training if (item.site, item.stem) in readable)
-    for client, message in small_clients(counts, config).items():
+    read = [item for item in training if (item.site, item.stem) in readable]
+    counts.update(item.client for item in cut_up(read, config.crops))
+    for client, message in small_clients(counts, config, usable=True).items():
         yield Finding("error", client, message)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from fusseg.config import DataConfig
 from fusseg.data.findings import Finding, counted, item_name
-from fusseg.data.images import pixels_of, read_bytes
+from fusseg.data.images import Decoding, raster_of, read_bytes
 from fusseg.data.items import Item
+from fusseg.data.stored import Stored, look_at
 from fusseg.errors import DataError
 
 
@@ -19,16 +20,19 @@ class ReadImage:
     item: Item
     digest: str
     shape: tuple[int, int]
+    stored: Stored
 
 
-def read_image(item: Item) -> ReadImage | Finding:
+def read_image(item: Item, decoding: Decoding) -> ReadImage | Finding:
     """Read an image, or say why a run would skip it."""
     try:
         data = read_bytes(item)
-        height, width = pixels_of(item, data).shape[:2]
+        raster = raster_of(item, data)
     except DataError as error:
         return Finding("warning", item_name(item), f"{error}; a run skips it")
-    return ReadImage(item, hashlib.sha256(data).hexdigest(), (height, width))
+    height, width, _ = raster.values.shape
+    digest = hashlib.sha256(data).hexdigest()
+    return ReadImage(item, digest, (height, width), look_at(raster, decoding, item.site))
 
 
 def find_duplicates(images: Sequence[ReadImage]) -> Iterator[Finding]:

@@ -1,7 +1,7 @@
 """Cityscapes as it is distributed: one site per city, the 27 classes of unsupervised work."""
 
 from fusseg.config import DataConfig
-from fusseg.data.items import Classes, Dataset, Item
+from fusseg.data.items import NO_CLASS, Classes, Dataset, Item
 from fusseg.data.roots import data_root, files_by_ending, named, visible
 from fusseg.errors import DataError
 
@@ -9,6 +9,7 @@ LAYOUT = (
     "expected ROOT/leftImg8bit/{train,val}/CITY/*_leftImg8bit.png and "
     "ROOT/gtFine/{train,val}/CITY/*_gtFine_labelIds.png"
 )
+LABEL_ENDING = "_gtFine_labelIds.png"
 SPLITS = ("train", "val", "test")
 
 CITIES = (
@@ -18,7 +19,7 @@ CITIES = (
 )
 """The training cities in the order of the paper's tables of 3, 6 and 18 clients."""
 
-_FIRST_ID = 7
+_FIRST_ID, _LAST_ID = 7, 33
 _NAMES_AND_COLORS = (
     ("road", (128, 64, 128)),
     ("sidewalk", (244, 35, 232)),
@@ -54,12 +55,20 @@ CLASSES = Classes(
     names=tuple(name for name, _ in _NAMES_AND_COLORS),
     ignore_index=_IGNORED,
     colors=tuple(color for _, color in _NAMES_AND_COLORS),
-    index_of=tuple(
-        value - _FIRST_ID if 0 <= value - _FIRST_ID < len(_NAMES_AND_COLORS) else _IGNORED
-        for value in range(256)
+    index_of=(
+        *(_IGNORED,) * _FIRST_ID,
+        *range(len(_NAMES_AND_COLORS)),
+        *(NO_CLASS,) * (255 - _LAST_ID),
+    ),
+    advice=(
+        "label ids are 0 to 33, and 255 occurs in *_labelTrainIds.png only, whose numbers stand "
+        "for other classes; put the *_gtFine_labelIds.png of the package in its place"
     ),
 )
-"""Label ids 7 to 33 as 0 to 26; every other id is ignored."""
+"""Label ids 7 to 33 as 0 to 26; 0 to 6 are ignored, and there are no others.
+
+A license plate has the id -1 and is left out of the official masks.
+"""
 
 
 def open_cityscapes(config: DataConfig) -> Dataset:
@@ -76,9 +85,7 @@ def open_cityscapes(config: DataConfig) -> Dataset:
             for split in SPLITS
             if (root / "leftImg8bit" / split).is_dir()
             for city in map(named, visible(root / "leftImg8bit" / split))
-            for masks in [
-                files_by_ending(root / "gtFine" / split / city.name, "_gtFine_labelIds.png")
-            ]
+            for masks in [files_by_ending(root / "gtFine" / split / city.name, LABEL_ENDING)]
             for stem, image in files_by_ending(city, "_leftImg8bit.png").items()
         ]
     except OSError as error:

@@ -1,15 +1,16 @@
 """The file `classes.toml`: what the pixel values of masks are called."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fusseg.data.items import Classes
+from fusseg.data.items import NO_CLASS, Classes
 from fusseg.errors import DataError, nearest_name
 from fusseg.toml_file import load_toml
 
 MAX_CLASSES = 255
 
-_KEYS = ("names", "ignore_index", "colors")
+_KEYS = ("names", "values", "ignore_index", "colors")
 
 
 def read_classes(path: Path) -> Classes:
@@ -32,7 +33,19 @@ def _classes(table: dict[str, Any], path: Path) -> Classes:
         if key not in _KEYS:
             raise DataError(f"unknown key {key!r}; {nearest_name(key, _KEYS)}: {path}")
     names = _names(table, path)
-    return Classes(names, _ignore_index(table, names, path), _colors(table, names, path))
+    colors = _colors(table, names, path)
+    values = _values(table, names, path)
+    ignored = _ignore_index(table, values, names, path)
+    if "values" not in table:
+        return Classes(names, ignored, colors)
+    index_of = [NO_CLASS] * 256
+    for index, value in enumerate(values):
+        index_of[value] = index
+    if ignored is None:
+        return Classes(names, None, colors, tuple(index_of))
+    # Any value may be the ignored one here, the index of which must be that of no class.
+    index_of[ignored] = MAX_CLASSES
+    return Classes(names, MAX_CLASSES, colors, tuple(index_of))
 
 
 def _names(table: dict[str, Any], path: Path) -> tuple[str, ...]:
@@ -47,16 +60,35 @@ def _names(table: dict[str, Any], path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _ignore_index(table: dict[str, Any], names: tuple[str, ...], path: Path) -> int | None:
+def _values(table: dict[str, Any], names: tuple[str, ...], path: Path) -> Sequence[int]:
+    """Read the pixel value of each class: as in the table, or 0, 1, 2 and so on."""
+    if "values" not in table:
+        return range(len(names))
+    values = table["values"]
+    if not isinstance(values, list) or len(values) != len(names):
+        got = len(values) if isinstance(values, list) else repr(values)
+        raise DataError(f"values must be one per name, {len(names)} in all, got {got}: {path}")
+    for value in values:
+        if not _is_byte(value):
+            raise DataError(f"a value must be an integer in [0, 255], got {value!r}: {path}")
+        if values.count(value) > 1:
+            raise DataError(f"values must differ, got {value} twice: {path}")
+    return values
+
+
+def _ignore_index(
+    table: dict[str, Any], values: Sequence[int], names: tuple[str, ...], path: Path
+) -> int | None:
     if "ignore_index" not in table:
         return None
     value = table["ignore_index"]
     if not _is_byte(value):
         raise DataError(f"ignore_index must be an integer in [0, 255], got {value!r}: {path}")
-    if value < len(names):
+    if value in values:
+        other = "another value" if "values" in table else f"a value from {len(names)} on"
         raise DataError(
-            f"ignore_index {value} is the class {names[value]!r}; "
-            f"choose a value from {len(names)} on: {path}"
+            f"ignore_index {value} is the class {names[values.index(value)]!r}; "
+            f"choose {other}: {path}"
         )
     return int(value)
 

@@ -6,6 +6,7 @@ from importlib.resources import files
 
 from fusseg.config import DataConfig
 from fusseg.data.items import NO_CLASS, Classes, Dataset, Item
+from fusseg.data.mask_files import masks_by_stem
 from fusseg.data.roots import data_root, files_by_stem
 from fusseg.errors import DataError
 
@@ -15,6 +16,15 @@ SITES = {"train2017": "train", "val2017": "val"}
 
 UNLABELED = 255
 """Pixel value that is ignored."""
+NEVER_LABELED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
+"""Pixel values of the 11 things that have names and no annotation (street sign, hat, ...)."""
+
+_ADVICE = (
+    "the maps of stuffthingmaps_trainval2017.zip hold 0 to 181, without 11 values that no "
+    "annotation has, and 255; *_labelTrainIds.png (0 to 170) and the maps of "
+    "stuff_annotations_trainval2017.zip (92 to 183) number the classes otherwise; put the PNG of "
+    "stuffthingmaps in its place"
+)
 
 
 def open_coco_stuff(config: DataConfig) -> Dataset:
@@ -29,7 +39,7 @@ def open_coco_stuff(config: DataConfig) -> Dataset:
         items = [
             Item(site, stem, split, image, masks.get(stem))
             for site, split in SITES.items()
-            for masks in [files_by_stem(root / "stuffthingmaps" / site, (".png",))]
+            for masks in [masks_by_stem(root / "stuffthingmaps" / site)]
             for stem, image in files_by_stem(root / "images" / site, (".jpg",)).items()
         ]
     except OSError as error:
@@ -42,15 +52,17 @@ def open_coco_stuff(config: DataConfig) -> Dataset:
 
 @cache
 def coarse_classes() -> Classes:
-    """Read the table of the 27 coarse classes: pixel values 0 to 181 to theirs, 255 ignored."""
+    """Read the table of the 27 coarse classes: 171 pixel values to theirs, 255 ignored."""
     table = files("fusseg.data") / "cocostuff27.csv"
     rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
     names = {int(row["coarse_index"]): row["coarse_name"] for row in rows}
     index_of = dict.fromkeys(range(256), NO_CLASS)
     index_of |= {int(row["pixel_value"]): int(row["coarse_index"]) for row in rows}
+    index_of |= dict.fromkeys(NEVER_LABELED, NO_CLASS)
     index_of[UNLABELED] = UNLABELED
     return Classes(
         names=tuple(names[index] for index in sorted(names)),
         ignore_index=UNLABELED,
         index_of=tuple(index_of[value] for value in range(256)),
+        advice=_ADVICE,
     )

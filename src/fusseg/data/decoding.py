@@ -1,15 +1,21 @@
 """Reading image files that nobody vouches for: everything wrong with them is a DataError."""
 
+import ctypes
 import io
+import logging
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+import numpy as np
+from PIL import Image, ImageFile, UnidentifiedImageError, _imaging
 from PIL.TiffImagePlugin import TiffImageFile
 
+from fusseg.data.raster import Raster, from_integers
+from fusseg.data.tiff import MAGIC, is_deep_or_transparent, read_shape, read_tiff, unread_layout
 from fusseg.errors import DataError
 
 MAX_PIXELS = 200_000_000
@@ -69,12 +75,24 @@ def decode(data: bytes, kind: str, name: object) -> Image.Image:
     Raises:
         DataError: If it is in none of the formats, broken, truncated or too large.
     """
-    with _undisturbed(), _blaming(kind, name):
-        image = _open(data, kind, name)
-        image.load()
-        # after loading: a TIFF turns itself and drops the tag
-        turn = _UPRIGHT.get(_orientation(image))
-        return image if turn is None else image.transpose(turn)
+    with _undisturbed(), _blaming(kind, name, data):
+        return _decode(data, kind, name)
+
+
+def decode_raster(data: bytes, name: object) -> Raster:
+    """Decode the first frame of an image, upright, with all bits that are stored.
+
+    Raises:
+        DataError: As `decode`, or if it is of a mode without RGB.
+    """
+    with _undisturbed(), _blaming("image", name, data):
+        if data.startswith(MAGIC):
+            raster = read_tiff(data, name, MAX_PIXELS)
+            if raster is not None:
+                return raster
+        if _is_deep_png(data):
+            return _deep_png(data, name)
+        return _raster_of(_decode(data, "image", name), name)
 
 
 def decoded_shape(data: bytes, kind: str, name: object) -> tuple[int, int]:
@@ -83,8 +101,15 @@ def decoded_shape(data: bytes, kind: str, name: object) -> tuple[int, int]:
     Raises:
         DataError: If the header is broken or tells of too many pixels.
     """
-    with _undisturbed(), _blaming(kind, name):
-        image = _open(data, kind, name)
+    with _undisturbed(), _blaming(kind, name, data):
+        try:
+            image = _open(data, kind, name)
+        except UnidentifiedImageError:
+            shape = read_shape(data) if data.startswith(MAGIC) else None
+            if shape is None or shape.height * shape.width > MAX_PIXELS:
+                raise
+            turned = shape.orientation >= 5
+            return (shape.width, shape.height) if turned else (shape.height, shape.width)
         width, height = image.size
         if isinstance(image, TiffImageFile):
             # some versions of Pillow give the upright size of a TIFF before loading, some do not
@@ -92,7 +117,103 @@ def decoded_shape(data: bytes, kind: str, name: object) -> tuple[int, int]:
         return (width, height) if _orientation(image) >= 5 else (height, width)
 
 
-def _open(data: bytes, kind: str, name: object) -> Image.Image:
+def read_orientation(data: bytes, kind: str, name: object) -> int:
+    """EXIF orientation that `decode` turns by, from the header alone; 1 is upright, 5 to 8 lie.
+
+    Raises:
+        DataError: As `decoded_shape`.
+    """
+    with _undisturbed(), _blaming(kind, name, data):
+        try:
+            return _orientation(_open(data, kind, name))
+        except UnidentifiedImageError:
+            shape = read_shape(data) if data.startswith(MAGIC) else None
+            if shape is None:
+                raise
+            return shape.orientation
+
+
+def holds_more(path: Path) -> bool:
+    """Whether a file holds more than 8-bit colors, as far as its header tells; else it is plain.
+
+    Raises:
+        DataError: If it may not be read.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(26)
+    except OSError as error:
+        raise DataError(f"image cannot be read ({error.strerror}): {path}") from error
+    if start.startswith(b"\x89PNG") and len(start) == 26:
+        return start[24] == 16 or start[25] in (4, 6)
+    with _undisturbed():
+        return start.startswith(MAGIC) and is_deep_or_transparent(path)
+
+
+_TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
+_PLAIN = ("1", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
+_DEEP_PNG = {2: ("RGB;16B", "RGB;16L"), 4: ("RGBA",), 6: ("RGBA;16B", "RGBA;16L")}
+"""By color type of a 16-bit PNG: raw modes that give the high bytes and the low bytes, or both."""
+
+
+def _decode(data: bytes, kind: str, name: object, raw_mode: str | None = None) -> Image.Image:
+    image = _open(data, kind, name)
+    if raw_mode is not None:
+        image.tile = [_with_raw_mode(tile, raw_mode) for tile in image.tile]
+    image.load()
+    # after loading: a TIFF turns itself and drops the tag
+    turn = _UPRIGHT.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
+def _raster_of(image: Image.Image, name: object) -> Raster:
+    """Take what Pillow decoded, in any mode that has a meaning as RGB."""
+    if image.mode.startswith("I"):
+        is_12_bit = isinstance(image, TiffImageFile) and image.tag_v2.get(258) == (12,)
+        return from_integers(np.asarray(image), name, 4095 if is_12_bit else 65535)
+    if image.mode in _TRANSPARENT or "transparency" in image.info:
+        premultiplied = image.mode in ("La", "RGBa")
+        if not premultiplied:
+            image = image.convert("LA" if image.mode == "LA" else "RGBA")
+        return Raster(np.array(image), 255, premultiplied=premultiplied)
+    if image.mode == "L":
+        return Raster(np.array(image)[:, :, None], 255)
+    if image.mode == "F":
+        raise UnidentifiedImageError
+    if image.mode not in _PLAIN:
+        raise DataError(f"image has color mode {image.mode}; save it as RGB: {name}")
+    # Pillow's conversion of what is RGB already takes ten times as long as the copy.
+    return Raster(np.array(image if image.mode == "RGB" else image.convert("RGB")), 255)
+
+
+def _is_deep_png(data: bytes) -> bool:
+    return data.startswith(b"\x89PNG") and len(data) > 25 and data[24] == 16 and data[25] != 0
+
+
+def _deep_png(data: bytes, name: object) -> Raster:
+    """Read a 16-bit PNG with several bands, of which Pillow keeps the high bytes only.
+
+    Its decoder undoes the filters of the rows by the number of bits of the raw mode, and takes the
+    high bytes of big-endian values, or the low ones, which are the high ones of little-endian.
+    """
+    images = [_decode(data, "image", name, mode) for mode in _DEEP_PNG[data[25]]]
+    parts = [np.asarray(image).astype(np.uint16) for image in images]
+    if len(parts) == 1:
+        parts = [parts[0][:, :, 0::2], parts[0][:, :, 1::2]]
+    values = parts[0] << 8 | parts[1]
+    key = images[0].info.get("transparency")
+    if key is not None and data[25] == 2:
+        visible = (values != np.array(key, np.uint16)).any(axis=2, keepdims=True)
+        values = np.concatenate([values, visible * np.uint16(65535)], axis=2)
+    return Raster(values, 65535)
+
+
+def _with_raw_mode(tile: Any, raw_mode: str) -> Any:  # noqa: ANN401 - a class of Pillow's own
+    # A plain tuple in older versions of Pillow.
+    return tile._replace(args=raw_mode) if hasattr(tile, "_replace") else (*tile[:3], raw_mode)
+
+
+def _open(data: bytes, kind: str, name: object) -> ImageFile.ImageFile:
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     width, height = image.size
     if width * height > MAX_PIXELS:
@@ -113,7 +234,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 @contextmanager
-def _blaming(kind: str, name: object) -> Iterator[None]:
+def _blaming(kind: str, name: object, data: bytes) -> Iterator[None]:
     """Turn whatever the decoder raises into a DataError that names the file.
 
     Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, KeyError and more on
@@ -124,6 +245,9 @@ def _blaming(kind: str, name: object) -> Iterator[None]:
     except DataError:
         raise
     except UnidentifiedImageError as error:
+        layout = unread_layout(data) if data.startswith(MAGIC) else None
+        if layout is not None:
+            raise DataError(f"{kind}: {layout}: {name}") from error
         raise DataError(f"{kind} is not a JPEG, PNG, TIFF, BMP or WebP file: {name}") from error
     except MemoryError as error:
         raise DataError(f"{kind} does not fit into memory: {name}") from error
@@ -132,9 +256,9 @@ def _blaming(kind: str, name: object) -> Iterator[None]:
 
 
 class _Quiet:
-    """Pillow's warnings and its own limit of pixels, both off while any thread decodes.
+    """What decoders say of their own, and Pillow's limit of pixels: off while any thread decodes.
 
-    Both are settings of the process, so they are saved by the first thread that enters and
+    All are settings of the process, so they are saved by the first thread that enters and
     restored by the last that leaves; `warnings.catch_warnings` alone is not safe with threads.
     """
 
@@ -149,6 +273,9 @@ class _Quiet:
                 self.saved.enter_context(warnings.catch_warnings())
                 self.saved.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
                 warnings.filterwarnings("ignore", module=r"PIL\.")
+                log = logging.getLogger("tifffile")
+                self.saved.callback(setattr, log, "disabled", log.disabled)
+                log.disabled = True
                 Image.MAX_IMAGE_PIXELS = None
             self.threads += 1
 
@@ -160,6 +287,19 @@ class _Quiet:
 
 
 _QUIET = _Quiet()
+
+
+def _silence_libtiff() -> None:
+    """Keep libtiff from writing to the standard error: its lines name no file, and errors do.
+
+    Found through the module of Pillow that is linked to it; where it is linked in statically, its
+    lines stay.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
+
+
+_silence_libtiff()
 
 
 @contextmanager

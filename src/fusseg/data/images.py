@@ -1,15 +1,18 @@
 """Images as 8-bit RGB, whatever they are stored as, and fitted to one size."""
 
+from dataclasses import dataclass
+from functools import lru_cache
+
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from fusseg.config import Interpolation
-from fusseg.data.decoding import decode, decoded_shape, read_file
+from fusseg.config import AlphaChannel, DataConfig, Interpolation
+from fusseg.data.decoding import decode_raster, decoded_shape, read_file
 from fusseg.data.geometry import Fit, cut, resample, shared_shape
 from fusseg.data.items import Item
+from fusseg.data.raster import Raster
 from fusseg.data.scenes import SCENE_SHAPE, Scene, draw_scene
-from fusseg.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 """Files that are listed as images; what they are, their content tells."""
@@ -21,8 +24,39 @@ _FILTERS: dict[Interpolation, Image.Resampling] = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-_TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
-_PLAIN = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
+
+_LARGEST = 65535
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What the values in image files mean, for all images of a run."""
+
+    white_levels: tuple[int, int, int, int] = (_LARGEST, _LARGEST, _LARGEST, _LARGEST)
+    """Value that is white in files of 1 to 4 bands; above a type's maximum: that maximum."""
+    alpha_channel: AlphaChannel = "blend"
+
+    def white_of(self, raster: Raster) -> int:
+        """Say which value is white in an image."""
+        return min(self.white_levels[raster.num_bands - 1], raster.largest)
+
+
+def decoding_of(data: DataConfig) -> Decoding:
+    """Spell out `data.white_level` and `data.alpha_channel`.
+
+    In a table, files with transparency take the level of those without where theirs is not named.
+    """
+    level = data.white_level
+    if level is None or isinstance(level, int):
+        same = level or _LARGEST
+        return Decoding((same, same, same, same), data.alpha_channel)
+    gray, rgb = level.get("1", _LARGEST), level.get("3", _LARGEST)
+    levels = (gray, level.get("2", gray), rgb, level.get("4", rgb))
+    return Decoding(levels, data.alpha_channel)
+
+
+DEFAULT = Decoding()
+"""Every value of a type counts, and transparency shows white."""
 
 
 def read_bytes(item: Item) -> bytes:
@@ -36,26 +70,79 @@ def read_bytes(item: Item) -> bytes:
     return read_file(item.image, "image")
 
 
-def load_image(item: Item) -> UInt8[np.ndarray, "height width 3"]:
+def load_image(item: Item, decoding: Decoding = DEFAULT) -> UInt8[np.ndarray, "height width 3"]:
     """Read an image upright (EXIF), as RGB in [0, 255].
+
+    Args:
+        item: An image or a crop of one.
+        decoding: What its values mean.
 
     Raises:
         DataError: If the file cannot be read, is broken, too large, or of a mode without RGB.
     """
-    return pixels_of(item, read_bytes(item))
+    pixels = to_rgb(read_raster(item), decoding)
+    return pixels if item.crop is None else cut(pixels, item.crop.share)
 
 
-def pixels_of(item: Item, data: bytes) -> UInt8[np.ndarray, "height width 3"]:
-    """Turn what `read_bytes` returned into pixels, for callers that hash the bytes as well.
+def read_raster(item: Item) -> Raster:
+    """Read the whole image behind an item upright (EXIF), as it is stored.
+
+    Raises:
+        DataError: As `load_image`.
+    """
+    return raster_of(item, read_bytes(item))
+
+
+def raster_of(item: Item, data: bytes) -> Raster:
+    """Decode what `read_bytes` returned, for callers that hash the bytes as well.
 
     Raises:
         DataError: As `load_image`.
     """
     if isinstance(item.image, Scene):
-        pixels = np.frombuffer(data, np.uint8).reshape(*SCENE_SHAPE, 3).copy()
-    else:
-        pixels = _as_rgb(decode(data, "image", item.image), item.image)
-    return pixels if item.crop is None else cut(pixels, item.crop.share)
+        return Raster(np.frombuffer(data, np.uint8).reshape(*SCENE_SHAPE, 3).copy(), 255)
+    return decode_raster(data, item.image)
+
+
+def to_rgb(raster: Raster, decoding: Decoding) -> UInt8[np.ndarray, "height width 3"]:
+    """Scale stored values to 8 bits, the white level to 255, and lay transparency onto white.
+
+    The white level holds for all bands of a file, values above it are white, and nothing depends on
+    what else is in the image.
+    """
+    values, white = raster.values, decoding.white_of(raster)
+    if values.dtype != np.uint8 or white != 255:
+        values = _to_8_bits(white)[values]
+    if raster.inverted:
+        values = values.copy()
+        colors = values[:, :, :-1] if raster.has_alpha else values
+        np.subtract(255, colors, out=colors)
+    if raster.has_alpha:
+        values = values[:, :, :-1] if decoding.alpha_channel == "ignore" else _blend(values, raster)
+    rgb = values.repeat(3, axis=2) if values.shape[2] == 1 else values
+    return np.ascontiguousarray(rgb)
+
+
+@lru_cache(maxsize=8)
+def _to_8_bits(white: int) -> UInt8[np.ndarray, " values"]:
+    """Table of the 8-bit value of every 16-bit one, rounded half up."""
+    values = np.minimum(np.arange(_LARGEST + 1), white)
+    return ((values * 510 + white) // (2 * white)).astype(np.uint8)
+
+
+def _blend(
+    values: UInt8[np.ndarray, "height width bands"], raster: Raster
+) -> UInt8[np.ndarray, "height width 3"]:
+    modes = ("La", "RGBa") if raster.premultiplied else ("LA", "RGBA")
+    bands = np.ascontiguousarray(values)
+    mode = modes[values.shape[2] // 4]
+    size = (values.shape[1], values.shape[0])
+    layer = Image.frombytes(mode, size, bands.tobytes())
+    if raster.premultiplied:
+        layer = layer.convert(mode.upper())
+    layer = layer.convert("RGBA")
+    white = Image.new("RGBA", layer.size, "white")
+    return np.array(Image.alpha_composite(white, layer).convert("RGB"))
 
 
 def image_shape(item: Item) -> tuple[int, int]:
@@ -94,35 +181,3 @@ def fit_image(
         interpolation: Resampling filter; `nearest` is the only one without antialiasing.
     """
     return resample(image, size, fit, _FILTERS[interpolation])
-
-
-def _as_rgb(image: Image.Image, name: object) -> UInt8[np.ndarray, "height width 3"]:
-    """Convert any mode that has a meaning as RGB; transparent pixels show white behind."""
-    if image.mode.startswith("I"):
-        return _from_16_bit(image, name)
-    if image.mode == "F":
-        raise DataError(
-            f"image has floating-point pixels; save it with 8 or 16 bits per channel: {name}"
-        )
-    if image.mode in _TRANSPARENT or "transparency" in image.info:
-        if image.mode in ("La", "RGBa"):
-            image = image.convert(image.mode.upper())
-        layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    elif image.mode not in _PLAIN:
-        raise DataError(f"image has color mode {image.mode}; save it as RGB: {name}")
-    # Pillow's conversion of what is RGB already takes ten times as long as the copy.
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
-
-
-def _from_16_bit(image: Image.Image, name: object) -> UInt8[np.ndarray, "height width 3"]:
-    """Scale 16-bit gray, black 0 and white 65535, to 8 bits."""
-    gray = np.asarray(image)
-    low, high = int(gray.min()), int(gray.max())
-    if low < 0 or high > 65535:
-        raise DataError(
-            f"image has gray values from {low} to {high}, outside 0 to 65535; "
-            f"save it with 8 or 16 bits: {name}"
-        )
-    narrow = ((gray.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    return np.repeat(narrow[:, :, None], 3, axis=2)

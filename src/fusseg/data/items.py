@@ -59,6 +59,8 @@ class Classes:
     """RGB in [0, 255], one per name."""
     index_of: tuple[int, ...] | None = None
     """Class index of each pixel value from 0 to 255, or `NO_CLASS`; None: the value itself."""
+    advice: str = ""
+    """What a value that is neither a class nor ignored hints at, and what to do."""
 
 
 @dataclass(frozen=True)

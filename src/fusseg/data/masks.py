@@ -1,20 +1,19 @@
 """Labels: masks and the classes in them; read in evaluation, and to draw some partitions."""
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 from PIL import Image
 
-from fusseg.data.decoding import decode, read_file
 from fusseg.data.geometry import Fit, cut, resample
 from fusseg.data.images import source_shape
 from fusseg.data.items import NO_CLASS, Classes, Item
+from fusseg.data.mask_files import read_mask
+from fusseg.data.mask_turns import explain_misfit
+from fusseg.data.mask_values import IGNORED, SeenValues, see_values
 from fusseg.data.scenes import Scene, draw_scene
 from fusseg.errors import DataError
-
-DEFAULT_IGNORE = 255
-"""Value that is ignored where no `classes.toml` says otherwise."""
 
 
 def load_mask(item: Item, classes: Classes) -> UInt8[np.ndarray, "height width"]:
@@ -24,11 +23,12 @@ def load_mask(item: Item, classes: Classes) -> UInt8[np.ndarray, "height width"]
         DataError: If there is no mask, it is broken, it does not fit its image, or a value is
             neither a class nor ignored.
     """
-    mask = _read_mask(item)
+    mask = read_values(item)
     shape = source_shape(item)
     if mask.shape != shape:
         raise DataError(
-            f"mask of shape {mask.shape} does not fit its image of shape {shape}: {item.mask}"
+            f"mask of shape {mask.shape} does not fit its image of shape {shape}"
+            f"{explain_misfit(item, shape, mask.shape)}: {item.mask}"
         )
     return _class_indices(mask, item, classes)
 
@@ -39,7 +39,7 @@ def count_classes(item: Item, classes: Classes) -> Int64[np.ndarray, " classes"]
     Raises:
         DataError: If there is no mask, it is broken, or a value is neither a class nor ignored.
     """
-    mask = _class_indices(_read_mask(item), item, classes)
+    mask = _class_indices(read_values(item), item, classes)
     counts = np.bincount(mask.ravel(), minlength=256)[: len(classes.names)]
     return counts.astype(np.int64)
 
@@ -68,35 +68,40 @@ def infer_classes(items: Iterable[Item]) -> Classes:
         items: Those without a mask are passed over.
 
     Raises:
-        DataError: If a mask cannot be read, there is none, or they are black and white.
+        DataError: If a mask cannot be read, there is none, or their values cannot be classes.
     """
-    return classes_of({value for item in items if item.mask for value in mask_values(item)})
+    return classes_of(see_values((item.mask, read_values(item)) for item in items if item.mask))
 
 
-def mask_values(item: Item) -> frozenset[int]:
-    """Collect the values that occur in a mask.
-
-    Raises:
-        DataError: If there is no mask, or it cannot be read.
-    """
-    return frozenset(np.unique(_read_mask(item)).tolist())
-
-
-def classes_of(values: Set[int]) -> Classes:
+def classes_of(seen: SeenValues) -> Classes:
     """Name the classes 0 to the largest value but 255, which is ignored.
 
     Raises:
-        DataError: If there is no value, or none but those of black-and-white masks.
+        DataError: If there is no value, only one besides 255, or some cannot be classes
+            (`fusseg.data.mask_values.find_blends`).
     """
-    if not values:
+    values = sorted(seen.counts.values - {IGNORED})
+    if not seen.first:
         raise DataError("no mask to infer the classes from; add a classes.toml")
-    if values in ({0, 255}, {255}):
+    if IGNORED in seen.first and len(values) < 2:
+        shown, other = (f"{values[0]} and 255", int(values[0] == 0)) if values else ("255", 1)
         raise DataError(
-            "masks hold no values but 0 and 255; store class indices (1 in place of 255), "
-            "or say in classes.toml what 255 means"
+            f"masks hold no values but {shown}, and 255 is ignored without a classes.toml, which "
+            f"leaves {len(values)} to score; write a classes.toml with names and values = "
+            f"{[*values, IGNORED]}, or with ignore_index = 255 if that is meant, or store class "
+            f"indices ({other} in place of 255): {seen.first[IGNORED]}"
         )
-    largest = max(values - {DEFAULT_IGNORE})
-    return Classes(tuple(str(value) for value in range(largest + 1)), DEFAULT_IGNORE)
+    blends = seen.blends()
+    if blends:
+        shown = ", ".join(map(str, blends[:5])) + (", ..." if len(blends) > 5 else "")
+        raise DataError(
+            f"masks look smoothed, scaled, or once kept as JPEG: {len(blends)} of the "
+            f"{len(seen.first)} values in them ({shown}) occur in nothing but thin lines and "
+            f"specks, as no class would, and would make {values[-1] + 1} classes; export the masks "
+            "anew without smoothing and scale them by the nearest pixel, or, if all values are "
+            f"classes, name them in a classes.toml (names, values): {seen.first[blends[0]]}"
+        )
+    return Classes(tuple(str(value) for value in range(values[-1] + 1)), IGNORED)
 
 
 def check_values(mask: UInt8[np.ndarray, "height width"], classes: Classes, name: object) -> None:
@@ -116,7 +121,10 @@ def check_values(mask: UInt8[np.ndarray, "height width"], classes: Classes, name
         return
     shown = ", ".join(map(str, strange[:5])) + (", ..." if len(strange) > 5 else "")
     if classes.index_of is not None:
-        raise DataError(f"mask has the values {shown}, which the layout does not know: {name}")
+        advice = f"; {classes.advice}" if classes.advice else ""
+        raise DataError(
+            f"mask has the values {shown}, which the layout does not know{advice}: {name}"
+        )
     mend = "correct the mask, or add names or an ignore_index to classes.toml"
     if strange == [255] and len(classes.names) == 2:
         mend = "write 1 in place of 255 in black-and-white masks, or set ignore_index = 255"
@@ -126,15 +134,14 @@ def check_values(mask: UInt8[np.ndarray, "height width"], classes: Classes, name
     )
 
 
-def _read_mask(item: Item) -> UInt8[np.ndarray, "height width"]:
+def read_values(item: Item) -> UInt8[np.ndarray, "height width"]:
+    """Read the values of an item's mask as they are stored; its image is not looked at.
+
+    Raises:
+        DataError: If there is no mask, or it cannot be read.
+    """
     if item.mask is None:
         raise DataError(f"image has no mask; put one at masks/{item.stem}.png: {item.image}")
     if isinstance(item.mask, Scene):
         return draw_scene(item.mask)[1].copy()
-    image = decode(read_file(item.mask, "mask"), "mask", item.mask)
-    if image.mode not in ("1", "L", "P"):
-        raise DataError(
-            f"mask has pixels of mode {image.mode}, expected one 8-bit channel; "
-            f"store the class index in each pixel, as mode L or P: {item.mask}"
-        )
-    return np.array(image).astype(np.uint8)
+    return read_mask(item.mask)

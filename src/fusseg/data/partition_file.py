@@ -1,13 +1,11 @@
 """A partition as a file: which client holds which image."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from fusseg.data.columns import check_client
 from fusseg.data.items import Dataset, Item
-from fusseg.data.tables import TableRow, read_table
+from fusseg.data.tables import TableRow, dump_table, read_table
 from fusseg.errors import DataError
 
 COLUMNS = ("client", "site", "stem")
@@ -16,11 +14,7 @@ KIND = "partition"
 
 def dump_partition(items: Sequence[Item]) -> str:
     """Write one line per image, by client, site and stem."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(sorted((item.client, item.site, item.stem) for item in items))
-    return buffer.getvalue()
+    return dump_table(COLUMNS, sorted((item.client, item.site, item.stem) for item in items))
 
 
 def read_partition(path: Path, items: Sequence[Item], dataset: Dataset) -> list[str]:

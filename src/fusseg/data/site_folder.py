@@ -7,6 +7,7 @@ from fusseg.config import DataConfig
 from fusseg.data.class_file import read_classes
 from fusseg.data.images import SUFFIXES
 from fusseg.data.items import Dataset, Item
+from fusseg.data.mask_files import masks_by_stem
 from fusseg.data.roots import files_by_stem
 from fusseg.data.sites import open_sites
 from fusseg.data.splits import read_splits, split_by_image
@@ -40,7 +41,7 @@ def open_site(folder: Path, name: str) -> Dataset:
 def _list_site(folder: Path, name: str) -> Dataset:
     table, class_file = folder / "splits.csv", folder / "classes.toml"
     splits = split_by_image(read_splits(table)) if table.is_file() else {}
-    masks = files_by_stem(folder / "masks", (".png",))
+    masks = masks_by_stem(folder / "masks")
     items = tuple(
         Item(name, stem, splits.get((name, stem), ""), image, masks.get(stem))
         for stem, image in sorted(files_by_stem(folder / "images", SUFFIXES).items())

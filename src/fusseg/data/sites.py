@@ -1,15 +1,23 @@
 """Folders of sites: one folder per site with its images and, if it is labeled, its masks."""
 
+import json
+import os
 from pathlib import Path
 
 from fusseg.config import DataConfig
 from fusseg.data.class_file import read_classes
 from fusseg.data.images import SUFFIXES
 from fusseg.data.items import Dataset, Item
+from fusseg.data.known_trees import find_tree
+from fusseg.data.mask_files import masks_by_stem
+from fusseg.data.mask_names import is_masks_folder
 from fusseg.data.roots import data_root, files_by_stem, named, visible
 from fusseg.data.splits import read_splits, split_by_image
+from fusseg.data.tree_links import describe_tree
 from fusseg.errors import DataError
 
+KNOWN_LAYOUTS = {"cityscapes": "leftImg8bit", "coco-stuff": "stuffthingmaps"}
+"""The folder by which each of the data sets is told that is read as it is distributed."""
 LAYOUT = "expected ROOT/SITE/images/*.jpg (or png, tif, bmp, webp)"
 
 
@@ -37,7 +45,7 @@ def _list_sites(config: DataConfig) -> Dataset:
     items = [
         Item(site.name, stem, splits.get((site.name, stem), ""), image, masks.get(stem))
         for site in site_folders(root)
-        for masks in [files_by_stem(site / "masks", (".png",))]
+        for masks in [masks_by_stem(site / "masks")]
         for stem, image in files_by_stem(site / "images", SUFFIXES).items()
     ]
     if not items:
@@ -72,19 +80,42 @@ def _splits(config: DataConfig, root: Path) -> dict[tuple[str, str], str]:
 
 def _mend(root: Path) -> str:
     """Say what to do about a root without sites, by what lies in it."""
-    for layout, name in (("cityscapes", "leftImg8bit"), ("coco-stuff", "stuffthingmaps")):
-        if (root / name).is_dir():
-            return f'there is a folder {name!r}; set data.layout = "{layout}"'
-    if (root / "images").is_dir():
+    known = find_known_layout(root)
+    if known is not None:
+        layout, folder = known
+        return f'set data.layout = "{layout}" and data.root = {json.dumps(str(folder))}'
+    tree = find_tree(root)
+    if tree is not None:
+        return describe_tree(tree)
+    if (root / "images").is_dir() and _first_image(root / "images") is not None:
         return "it looks like a single site; give the folder above it as data.root"
     sites = [path for path in visible(root) if path.is_dir()]
     for folder in (root, *sites, *(path for site in sites for path in visible(site))):
-        image = _first_image(folder)
+        names = folder.relative_to(root).parts
+        image = None if any(map(is_masks_folder, names)) else _first_image(folder)
         if image is not None and folder.name != "images":
-            site = "SITE" if folder == root else folder.relative_to(root).parts[0]
+            site = names[0] if names else "SITE"
             target = root / site / "images"
             return f"the image {image.name!r} lies in {str(folder)!r}; move it to {str(target)!r}"
     return LAYOUT
+
+
+def find_known_layout(root: Path) -> tuple[str, Path] | None:
+    """Look for Cityscapes or COCO-Stuff in a folder, one or two below it, or above it.
+
+    Returns:
+        Layout and root; None where there is neither.
+    """
+    above = [folder.parent for folder in (root, *root.parents) if folder.name == "leftImg8bit"]
+    try:
+        below = [path for depth in ("*", "*/*") for path in sorted(root.glob(depth))]
+    except OSError:
+        below = []
+    for folder in (root, *above, *below):
+        for layout, name in KNOWN_LAYOUTS.items():
+            if os.path.isdir(folder / name):
+                return layout, folder
+    return None
 
 
 def _first_image(folder: Path) -> Path | None:

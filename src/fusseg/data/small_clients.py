@@ -8,6 +8,7 @@ from fusseg.config import DataConfig
 from fusseg.data.datasets import select_training
 from fusseg.data.findings import counted
 from fusseg.data.items import Dataset
+from fusseg.errors import DataError
 
 MIN_IMAGES = 2
 """Images a client needs: every image is compared with its nearest neighbor."""
@@ -15,24 +16,47 @@ MOST_NAMED = 8
 """Sites that a message lists."""
 
 
-def small_clients(images: Counter[str], config: DataConfig) -> dict[str, str]:
+def small_clients(
+    images: Counter[str], config: DataConfig, *, usable: bool = False
+) -> dict[str, str]:
     """Say of each client with fewer than two training images what is wrong and what to do.
 
     Args:
-        images: Number of training images by client.
+        images: Number of training images by client, or of their crops.
         config: What the clients follow from.
+        usable: Whether those that are skipped were left out of the number.
     """
     named = _are_named(config)
     who, mend = ("site", _mend_sites(images, config)) if named else ("client", "")
     if not named:
         by_file = config.partition.startswith("file:")
         mend = "write another partition" if by_file else "lower data.num_clients"
+    kind = "usable training image" if usable else "training image"
+    if usable:
+        mend = f"fusseg check names what is skipped; {mend}"
     return {
-        client: f"{who} {client!r} has {counted(count, 'training image')}, at least "
+        client: f"{who} {client!r} has {counted(count, kind)}, at least "
         f"{MIN_IMAGES} are needed; {mend}"
         for client, count in sorted(images.items())
         if count < MIN_IMAGES
     }
+
+
+def check_held_out(usable: int, listed: int) -> None:
+    """Refuse held-out images that are all skipped: there would be nothing to score.
+
+    Args:
+        usable: How many can be read.
+        listed: How many there are.
+
+    Raises:
+        DataError: If there are some, and none can be read.
+    """
+    if listed and not usable:
+        raise DataError(
+            f"every held-out image is skipped ({listed} in all), fusseg check says why; replace "
+            "them, or hold out other sites"
+        )
 
 
 def small_sites(dataset: Dataset, config: DataConfig) -> dict[str, int]:

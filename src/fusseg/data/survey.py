@@ -7,7 +7,9 @@ from statistics import median
 from fusseg.config import DataConfig
 from fusseg.data.images import SUFFIXES, source_shape
 from fusseg.data.items import Dataset, Item
+from fusseg.data.known_trees import lies_in_masks
 from fusseg.data.roots import visible
+from fusseg.data.sites import find_known_layout
 from fusseg.errors import DataError
 
 SHORTER_SIDE, LONGEST_RATIO = 320, 3
@@ -26,9 +28,12 @@ def find_layout(root: Path) -> DataConfig:
     Raises:
         DataError: If the folder cannot be read.
     """
-    for layout, name in (("cityscapes", "leftImg8bit"), ("coco-stuff", "stuffthingmaps")):
-        if (root / name).is_dir():
-            return DataConfig(layout=layout, root=str(root))
+    known = find_known_layout(root)
+    if known is not None:
+        layout, folder = known
+        return DataConfig(layout=layout, root=str(folder))
+    if lies_in_masks(root):
+        return DataConfig(root=str(root))
     try:
         if any(root.glob("*/images")):
             return DataConfig(root=str(root))
@@ -81,6 +86,24 @@ def choose_splits(dataset: Dataset) -> tuple[str, str] | None:
     splits = {item.split for item in dataset.items}
     held_out = next((name for name in ("test", "val", "validation") if name in splits), None)
     return ("train", held_out) if "train" in splits and held_out is not None else None
+
+
+def choose_split_sites(dataset: Dataset) -> tuple[tuple[str, ...], str] | None:
+    """Name the sites that train and the held-out one where sites are called like splits.
+
+    Returns:
+        As `train` and `val`, or `training` and `validation`; of several to hold out one with masks,
+        and validation before test, whose masks are often kept back. None where sites are sites.
+    """
+    sites = {site.lower().removesuffix("2017"): site for site in dataset.sites}
+    training = tuple(sites[name] for name in ("train", "training") if name in sites)
+    masked = {item.client for item in dataset.items if item.mask is not None}
+    held_out = [sites[name] for name in ("val", "valid", "validation", "test") if name in sites]
+    chosen = min(held_out, key=lambda site: site not in masked, default="")
+    # A test set without masks would take the place of scores where the training set has some.
+    if not training or not chosen or (masked and chosen not in masked):
+        return None
+    return training, chosen
 
 
 def sites_of_split(dataset: Dataset, split: str) -> tuple[str, ...]:

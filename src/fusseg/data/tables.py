@@ -1,12 +1,37 @@
-"""Tables of images: CSV files with a header and one row per image."""
+"""CSV files with a header: tables of images that are read, and tables that are written."""
 
 import csv
 import io
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fusseg.errors import DataError
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+"""How a text begins that a spreadsheet would compute, or that is marked already."""
+
+
+def dump_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Write a table in which no text is a formula to a spreadsheet.
+
+    A text that begins with `=`, `+`, `-`, `@` or a control character gets an apostrophe before it,
+    which `read_table` takes off again. Numbers stay as they are.
+
+    Args:
+        header: Names of the columns.
+        rows: Texts and numbers.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([_marked(cell) for cell in row] for row in rows)
+    return buffer.getvalue()
+
+
+def _marked(cell: object) -> object:
+    return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell
 
 
 @dataclass(frozen=True)
@@ -15,7 +40,7 @@ class TableRow:
 
     line: int
     cells: dict[str, str]
-    """By column, without surrounding blanks."""
+    """By column, without surrounding blanks and without the mark of a text that is no formula."""
 
 
 def read_table(path: Path, kind: str, columns: tuple[str, ...]) -> tuple[TableRow, ...]:
@@ -52,7 +77,7 @@ def _rows(text: str, path: Path, kind: str, columns: tuple[str, ...]) -> Iterato
             header = cells
             _check_header(header, path, kind, columns)
             continue
-        row = dict(zip(header, cells, strict=False))
+        row = dict(zip(header, map(_unmarked, cells), strict=False))
         if any(column not in row for column in columns):
             raise DataError(
                 f"line {reader.line_num} has {len(cells)} columns, expected {len(header)}: {path}"
@@ -60,6 +85,10 @@ def _rows(text: str, path: Path, kind: str, columns: tuple[str, ...]) -> Iterato
         yield TableRow(reader.line_num, row)
     if header is None:
         raise DataError(f"{kind} is empty, expected the columns {', '.join(columns)}: {path}")
+
+
+def _unmarked(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def _check_header(header: list[str], path: Path, kind: str, columns: tuple[str, ...]) -> None:

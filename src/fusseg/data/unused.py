@@ -7,6 +7,9 @@ from pathlib import Path
 from fusseg.config import DataConfig
 from fusseg.data.findings import Finding, counted
 from fusseg.data.images import SUFFIXES
+from fusseg.data.known_trees import find_tree
+from fusseg.data.mask_names import is_masks_folder
+from fusseg.data.tree_links import describe_tree
 
 UNREAD = (".heic", ".heif", ".avif", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".jp2", ".gif")
 """Images that people have, and that are not listed."""
@@ -14,31 +17,48 @@ UNREAD = (".heic", ".heif", ".avif", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".j
 
 def find_unused(config: DataConfig) -> Iterator[Finding]:
     """Warn of images that the layouts `sites` and `images` pass over; nothing is raised."""
-    root = Path(config.root)
-    if not config.root or config.layout not in ("sites", "images"):
+    if config.root and config.layout == "images":
+        yield from _of_plain_folder(config.root)
+    if config.root and config.layout == "sites":
+        yield from _of_sites(config.root)
+
+
+def _of_plain_folder(root: str) -> Iterator[Finding]:
+    tree = find_tree(Path(root))
+    if tree is not None and any(part.mixed for part in tree.parts):
+        text = f"masks are read as images: {describe_tree(tree)}"
+        yield Finding("warning", _printable(root), _printable(text))
+    yield from _passed_over(files_below(Path(root)), root, "sub-folders")
+
+
+def _of_sites(root: str) -> Iterator[Finding]:
+    place, folders, names = next(os.walk(root), (root, [], []))
+    visible = [Path(place, name) for name in sorted(folders) if _is_visible(name)]
+    # Unlike a method of the path, this is false for what may not be looked at.
+    sites = [folder for folder in visible if os.path.isdir(folder / "images")]
+    filled = (next(os.walk(folder / "images"), ("", [], []))[2] for folder in sites)
+    if not any(map(_images_among, filled)) and find_tree(Path(root)) is not None:
+        # What to do with all of it stands in the error that there is no site.
         return
-    if config.layout == "images":
-        yield from _passed_over(_files_below(root, without="masks"), config.root, "sub-folders")
-        return
-    _, folders, names = next(os.walk(root), ("", [], []))
     loose = [Path(name) for name in sorted(names) if _is_visible(name)]
     if _images(loose):
         text = f"{counted(len(_images(loose)), 'image')} in no site; move {{}} to SITE/images"
-        yield _warning(config.root, text, len(_images(loose)))
-    yield from _unread(loose, config.root)
-    for folder in sorted(root / name for name in folders if _is_visible(name)):
-        # Unlike a method of the path, this is false for what may not be looked at.
-        is_site = os.path.isdir(folder / "images")
-        yield from _of_site(folder) if is_site else _of_other(folder)
+        yield _warning(root, text, len(_images(loose)))
+    yield from _unread(loose, root)
+    for folder in visible:
+        if folder in sites:
+            yield from _of_site(folder)
+        elif not is_masks_folder(folder.name):
+            yield from _of_other(folder)
 
 
 def _of_site(folder: Path) -> Iterator[Finding]:
-    files = _files_below(folder / "images")
+    files = files_below(folder / "images")
     if not any(len(path.parts) == 1 for path in _images(files)):
         yield _warning(folder.name, "no image in its folder images; it is no site")
     yield from _passed_over(files, folder.name, "folders below images/")
     _, _, names = next(os.walk(folder), ("", [], []))
-    beside = len(_images([Path(name) for name in names if _is_visible(name)]))
+    beside = len(_images_among(names))
     if beside:
         text = f"{counted(beside, 'image')} beside its folder images; move {{}} into it"
         yield _warning(folder.name, text, beside)
@@ -46,7 +66,7 @@ def _of_site(folder: Path) -> Iterator[Finding]:
 
 def _of_other(folder: Path) -> Iterator[Finding]:
     """Look at a folder that is no site: below `SITE/Images` there may be many."""
-    files = _files_below(folder)
+    files = files_below(folder)
     images = _images(files)
     if images:
         parents = {path.parent for path in images}
@@ -84,16 +104,21 @@ def _unread(files: Sequence[Path], subject: str) -> Iterator[Finding]:
         yield _warning(subject, text, len(unread))
 
 
-def _files_below(folder: Path, without: str = "") -> list[Path]:
+def files_below(folder: Path) -> list[Path]:
     """List the visible files at any depth, relative to the folder; what may not be read is empty.
 
-    A folder that is a link is gone into only at the top, so that no loop of links is.
+    Folders of masks below it are left out. A folder that is a link is gone into only at the top, so
+    that no loop of links is.
     """
     found = []
     for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if _is_visible(name) and name != without]
+        folders[:] = [name for name in folders if _is_visible(name) and not is_masks_folder(name)]
         found += [Path(place, name).relative_to(folder) for name in names if _is_visible(name)]
     return sorted(found)
+
+
+def _images_among(names: Sequence[str]) -> list[Path]:
+    return _images([Path(name) for name in names if _is_visible(name)])
 
 
 def _images(files: Sequence[Path]) -> list[Path]:
@@ -107,5 +132,8 @@ def _is_visible(name: str) -> bool:
 def _warning(subject: str, text: str, number: int = 1) -> Finding:
     """Say it of one or of several; a name that is not valid UTF-8 is printed with escapes."""
     filled = text.replace("{}", "it" if number == 1 else "them")
-    shown = [part.encode(errors="backslashreplace").decode() for part in (subject, filled)]
-    return Finding("warning", *shown)
+    return Finding("warning", _printable(subject), _printable(filled))
+
+
+def _printable(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()

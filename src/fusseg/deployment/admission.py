@@ -62,17 +62,27 @@ def admit_sites(
         DataError: If the file cannot be written.
     """
     known = _read(nodes)
-    wanted = {site.name: site.public_key for site in approved}
-    for name in [name for name, entry in known.items() if wanted.get(name) != entry["public_key"]]:
+    wanted = {site.name: site for site in approved}
+    keys = {site.name: site.public_key for site in approved}
+    for name in [name for name, entry in known.items() if keys.get(name) != entry["public_key"]]:
         node = known.pop(name)["node"]
         _write(nodes, known)
         flower.unregister_site(server, node)
         yield f"{name} is no longer admitted"
-    for name, key in wanted.items():
+    for name, site in wanted.items():
         if name not in known:
-            known[name] = {"node": flower.register_site(server, name, key), "public_key": key}
+            node = flower.register_site(server, name, site.public_key)
+            known[name] = {
+                "node": node,
+                "public_key": site.public_key,
+                "max_images": site.max_images,
+            }
             _write(nodes, known)
             yield f"{name} is admitted"
+        elif known[name]["max_images"] != site.max_images:
+            known[name]["max_images"] = site.max_images
+            _write(nodes, known)
+            yield f"{name} may say it has {site.max_images or 'any number of'} images at its hello"
 
 
 def forget_strangers(server: LoopbackServer, nodes: Path) -> None:
@@ -96,13 +106,26 @@ def admitted_nodes(nodes: Path) -> dict[str, int]:
     return {name: entry["node"] for name, entry in sorted(_read(nodes).items())}
 
 
+def image_limits(nodes: Path) -> dict[str, int | None]:
+    """Read how many images every admitted site may say it has at most; None: any number.
+
+    Raises:
+        DataError: If the file is damaged.
+    """
+    return {name: entry["max_images"] for name, entry in _read(nodes).items()}
+
+
 def _read(nodes: Path) -> dict[str, dict[str, Any]]:
     if not nodes.exists():
         return {}
     try:
         found = json.loads(nodes.read_text())
         return {
-            str(name): {"node": int(entry["node"]), "public_key": str(entry["public_key"])}
+            str(name): {
+                "node": int(entry["node"]),
+                "public_key": str(entry["public_key"]),
+                "max_images": None if entry.get("max_images") is None else int(entry["max_images"]),
+            }
             for name, entry in found.items()
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

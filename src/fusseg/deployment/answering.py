@@ -4,45 +4,46 @@ import json
 from pathlib import Path
 
 from fusseg.atomic import write_atomically
-from fusseg.config import Config
 from fusseg.config_file import dump_config
 from fusseg.deployment.ledger import Field, append_line, describe_message
 from fusseg.deployment.offer import HELLO, Offer, unpack_offer
 from fusseg.deployment.packet import Packet
 from fusseg.deployment.payloads import (
     EVALUATE,
-    FINISH,
     Request,
+    find_task,
     pack_hello,
     pack_update,
     read_request,
-    unpack_state,
+    unpack_task,
 )
+from fusseg.deployment.received import LackError
 from fusseg.deployment.site import (
     Preparation,
     SiteSettings,
+    load_memory,
     load_offer,
-    load_own_model,
     load_preparation,
     load_settings,
     run_folder,
+    save_memory,
     save_offer,
-    save_own_model,
 )
 from fusseg.deployment.site_data import own_config, prepare_site, recall_client
 from fusseg.errors import DataError, FederationError
 from fusseg.evaluation.held_out import evaluate
 from fusseg.features.extraction import wait_for
-from fusseg.federation.client import Client, answer, current_model, remembers_own_model
+from fusseg.federation.answer import answer, current_model
+from fusseg.federation.client import Client
 from fusseg.federation.hello import say_hello
 from fusseg.federation.points import KeptCodes
-from fusseg.federation.schedule import num_rounds, tasks
+from fusseg.federation.protocol import Protocol, Task, sent_parts
 from fusseg.federation.state import GlobalState
-from fusseg.federation.strategies import keeps_own_models, resolve_federation
+from fusseg.federation.strategies import resolve
 from fusseg.federation.wire import narrow_update
 from fusseg.runs import CONFIG, SavedState, save_state
 from fusseg.segmentation.segmenter import build_segmenter
-from fusseg.segmentation.shifts import balance_quantiles
+from fusseg.visible_text import brief
 
 
 def answer_packet(packet: Packet, folder: Path) -> Packet:
@@ -82,7 +83,8 @@ def _answer_hello(packet: Packet, folder: Path, site: SiteSettings) -> Packet:
         offer = unpack_offer(packet)
     except FederationError as error:
         # Answered as a hello: `fusseg join --once` ends with it, and not with a refused round.
-        return Packet({"task": HELLO, "round": 0, "state": "refused", "reason": str(error)})
+        reason = brief(str(error))
+        return Packet({"task": HELLO, "round": 0, "state": "refused", "reason": reason})
     known = load_offer(folder)
     if known is None or known.digest != offer.digest:
         save_offer(folder, offer)
@@ -90,8 +92,7 @@ def _answer_hello(packet: Packet, folder: Path, site: SiteSettings) -> Packet:
     if preparation.state != "ready":
         return _not_ready(offer, preparation)
     client = recall_client(folder, site, offer)
-    local = balance_quantiles(offer.config.local, offer.config.model.num_clusters)
-    hello = say_hello(client, local, offer.config.seed, center=offer.center)
+    hello = say_hello(client, resolve(offer.config), center=offer.center)
     return pack_hello(hello, offer.digest, offer.run)
 
 
@@ -103,7 +104,7 @@ def _not_ready(offer: Offer, preparation: Preparation) -> Packet:
         "offer": offer.digest,
     }
     if preparation.state == "refused":
-        return Packet({**fields, "state": "refused", "reason": preparation.reason})
+        return Packet({**fields, "state": "refused", "reason": brief(preparation.reason)})
     progress = {"done": preparation.done, "total": preparation.total}
     return Packet({**fields, "state": "preparing", **progress})
 
@@ -117,43 +118,38 @@ def _answer_task(packet: Packet, folder: Path, site: SiteSettings) -> Packet:
     if preparation.state != "ready":
         reason = preparation.reason or "its features are not there yet"
         raise FederationError(f"this site is not ready: {reason}")
-    federation = resolve_federation(offer.config.federation)
-    _check_task(request, offer.config)
+    protocol = resolve(offer.config)
+    task = find_task(request, protocol, at_sites=offer.config.evaluation.at_sites)
     client = recall_client(folder, site, offer)
-    dim = client.features.map_shape[2]
-    state = unpack_state(packet, offer.config, federation, dim)
     kept = run_folder(folder, offer.run)
+    try:
+        state = unpack_task(packet, task, protocol, client.features.map_shape[2], kept)
+    except LackError as error:
+        return Packet({**request.fields(), "state": "lacks", "reason": str(error)})
+    if task is not None:
+        return _take_part(request, task, state, kept, protocol, client)
     if request.task == EVALUATE:
         return _evaluate(request, state, kept, offer, site)
-    if request.task == FINISH:
-        _keep_result(state, kept, offer, site)
-        return Packet({**request.fields(), "state": "done"})
-    return _take_part(request, state, kept, offer.config, client)
-
-
-def _check_task(request: Request, config: Config) -> None:
-    """Refuse what the agreed settings do not ask of a site: other sums, or further rounds."""
-    federation = resolve_federation(config.federation)
-    number, task = request.round_number, request.task
-    agreed: set[str] = {FINISH, *tasks(number, federation)}
-    if config.evaluation.at_sites:
-        agreed.add(EVALUATE)
-    if number > num_rounds(federation) or task not in agreed:
-        raise FederationError(f"the agreed settings hold no task {task!r} in round {number}")
+    _keep_result(state, kept, offer, site)
+    return Packet({**request.fields(), "state": "done"})
 
 
 def _take_part(
-    request: Request, state: GlobalState, kept: Path, config: Config, client: Client
+    request: Request,
+    task: Task,
+    state: GlobalState,
+    kept: Path,
+    protocol: Protocol,
+    client: Client,
 ) -> Packet:
-    assert request.task in ("train", "lloyd", "moments")
-    federation = resolve_federation(config.federation)
-    own = load_own_model(kept, request.round_number)
-    codes = KeptCodes(federation.positions_per_image, config.seed)
-    update, after = answer(state, request.task, own, client, config.local, federation, codes)
-    changes = request.task == "train" or keeps_own_models(federation)
-    if after is not None and changes and remembers_own_model(federation, config.local):
-        save_own_model(kept, request.round_number, after)
-    return pack_update(narrow_update(update, state.model.head, federation.wire), request)
+    memory = load_memory(kept, request.round_number)
+    codes = KeptCodes(protocol.positions_per_image, protocol.seed)
+    answered = answer(state, task, memory, client, protocol, codes)
+    if answered.memory is not None and protocol.keeps_memories:
+        save_memory(kept, request.round_number, answered.memory)
+    parts = sent_parts(task, state, protocol)
+    sent = narrow_update(answered.update, parts, state.model.head, protocol.wire)
+    return pack_update(sent, request)
 
 
 def _evaluate(
@@ -163,8 +159,8 @@ def _evaluate(
     labeled = wait_for(prepare_site(site, offer)).labeled
     if labeled is None or labeled.classes is None:
         return Packet({**request.fields(), "state": "done", "num_images": 0})
-    own = load_own_model(kept, request.round_number + 1)
-    model = current_model(state, own, resolve_federation(offer.config.federation))
+    memory = load_memory(kept, request.round_number + 1)
+    model = current_model(state, memory, resolve(offer.config))
     segmenter = build_segmenter(model, state.plan.mean_feature)
     scores = evaluate(segmenter, labeled).scores
     num_images = 0 if scores is None else sum(scores.num_images.values())
@@ -177,12 +173,12 @@ def _evaluate(
 
 def _keep_result(state: GlobalState, kept: Path, offer: Offer, site: SiteSettings) -> None:
     """Leave the trained model at the site, as a run that `fusseg predict` can use."""
-    own = load_own_model(kept, state.round_number + 1)
+    memory = load_memory(kept, state.round_number + 1)
     result = kept / "result"
-    models = {} if own is None else {site.name: own}
+    memories = {} if memory is None else {site.name: memory}
     try:
         result.mkdir(parents=True, exist_ok=True)
         write_atomically(result / CONFIG, dump_config(own_config(site, offer)).encode())
     except OSError as error:
         raise DataError(f"cannot write {result}: {error.strerror}") from error
-    save_state(result, SavedState(state, models, offer.fingerprint))
+    save_state(result, SavedState(state, memories, offer.fingerprint))

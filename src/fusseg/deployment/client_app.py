@@ -8,8 +8,11 @@ from flwr.clientapp import ClientApp
 
 from fusseg.deployment.answering import answer_packet, note_sent
 from fusseg.deployment.messages import pack, unpack
+from fusseg.deployment.own_script import import_own_script
 from fusseg.deployment.packet import Packet
+from fusseg.deployment.refusals import log_error
 from fusseg.errors import FederationError
+from fusseg.visible_text import brief
 
 LOG = logging.getLogger(__name__)
 SITE_DIR = "site-dir"
@@ -27,13 +30,17 @@ def answer(message: Message, context: Context) -> Message:
 def _answer(message: Message, context: Context) -> Packet:
     folder = Path(str(context.node_config[SITE_DIR]))
     try:
+        # Before anything is looked up in a table that it may have added to. What is wrong with it
+        # is no refusal: the text names a file of this site, and stays here.
+        import_own_script()
         return answer_packet(unpack(message.content), folder)
     except FederationError as error:
-        LOG.warning("refused: %s", error)
-        return _excuse(folder, "refused", str(error))
+        reason = brief(str(error))
+        LOG.warning("refused: %s", reason)
+        return _excuse(folder, "refused", reason)
     except Exception as error:
         # The server learns the kind of error only: its text may name files of this site.
-        LOG.exception("failed")
+        log_error("failed", error)
         reason = f"the site failed with {type(error).__name__}; its log says why"
         return _excuse(folder, "failed", reason)
 

@@ -9,6 +9,7 @@ import torch
 
 from fusseg.compute import choose_compute
 from fusseg.config_file import load_config
+from fusseg.data.findings import Finding
 from fusseg.deployment.join import JoinOptions, check_join
 from fusseg.deployment.ledger import LedgerLine, describe_message
 from fusseg.deployment.offer import Offer, make_offer
@@ -18,21 +19,21 @@ from fusseg.deployment.site_data import FILTERBANK, PreparedSite, prepare_site
 from fusseg.errors import ConfigError
 from fusseg.features.backbones import load_backbone
 from fusseg.features.extraction import Progress
-from fusseg.federation.client import answer
+from fusseg.federation.answer import answer
 from fusseg.federation.hello import agree, say_hello
 from fusseg.federation.points import KeptCodes
+from fusseg.federation.protocol import sent_parts
 from fusseg.federation.rounds import initial_state
-from fusseg.federation.schedule import num_rounds, tasks
-from fusseg.federation.strategies import resolve_federation
+from fusseg.federation.strategies import resolve
 from fusseg.federation.wire import narrow_update, receive_state
-from fusseg.segmentation.shifts import balance_quantiles
+from fusseg.preparation import is_centered
 
 _RUN = "dryrun"
 
 
 def rehearse(
     settings: SiteSettings, options: JoinOptions
-) -> Generator[Progress, None, list[tuple[int, LedgerLine]]]:
+) -> Generator[Progress | Finding, None, list[tuple[int, LedgerLine]]]:
     """Do a site's part under the settings of its configuration, alone and for one step a task.
 
     The messages have the names, shapes and types of real ones; a trained head is that of one step,
@@ -43,7 +44,7 @@ def rehearse(
         options: Only checked: nothing is connected.
 
     Yields:
-        Progress of the extraction.
+        What is doubtful about the images; progress of the extraction.
 
     Returns:
         The kinds of message, each with how often it would be sent.
@@ -56,8 +57,9 @@ def rehearse(
         raise ConfigError("--dry-run needs --config CONFIG.toml: what is sent follows from it")
     check_join(settings, options)
     config = load_config(Path(settings.pinned))
-    backbone = load_backbone(settings.backbone or FILTERBANK, choose_compute(config.compute))
-    center = backbone.center if config.backbone.center == "auto" else config.backbone.center
+    name, compute = settings.backbone or FILTERBANK, choose_compute(config.compute)
+    backbone = load_backbone(name, compute, config.backbone.grid)
+    center = is_centered(config, backbone)
     offer = make_offer(config, _RUN, backbone.fingerprint, center=center)
     prepared = yield from prepare_site(settings, offer)
     return _messages(prepared, offer)
@@ -79,25 +81,22 @@ def describe_sent(messages: Sequence[tuple[int, LedgerLine]]) -> Iterator[str]:
 
 def _messages(prepared: PreparedSite, offer: Offer) -> list[tuple[int, LedgerLine]]:
     config, client = offer.config, prepared.client
-    federation = resolve_federation(config.federation)
-    local = balance_quantiles(config.local, config.model.num_clusters)
-    hello = say_hello(client, local, config.seed, center=offer.center)
+    protocol = resolve(config)
+    hello = say_hello(client, protocol, center=offer.center)
     found = [(1, pack_hello(hello, offer.digest, offer.run))]
-    plan = replace(
-        agree([hello], config.local, offer.fingerprint, center=offer.center), num_steps=1
-    )
-    state = receive_state(initial_state(config.model, plan, config.seed), federation.wire)
+    plan = replace(agree([hello], protocol, offer.fingerprint, center=offer.center), num_steps=1)
+    state = receive_state(initial_state(protocol, plan), protocol.wire)
     asked = [
-        task
-        for number in range(1, num_rounds(federation) + 1)
-        for task in tasks(number, federation)
+        task for number in range(1, protocol.num_rounds + 1) for task in protocol.tasks(number)
     ]
-    codes = KeptCodes(federation.positions_per_image, config.seed)
-    for task in dict.fromkeys(asked):
-        update, _ = answer(state, task, None, client, config.local, federation, codes)
-        sent = narrow_update(update, state.model.head, federation.wire)
-        request = Request(offer.run, offer.digest, task, 1, 0)
-        found.append((asked.count(task), pack_update(sent, request)))
+    codes = KeptCodes(protocol.positions_per_image, protocol.seed)
+    # By name: the same task may be made anew for every round.
+    for name, task in {task.name: task for task in asked}.items():
+        update = answer(state, task, None, client, protocol, codes).update
+        parts = sent_parts(task, state, protocol)
+        sent = narrow_update(update, parts, state.model.head, protocol.wire)
+        request = Request(offer.run, offer.digest, name, 1, 0)
+        found.append((sum(one.name == name for one in asked), pack_update(sent, request)))
     lines = [
         (times, describe_message(client.client_id, "to server", packet.tensors, packet.fields))
         for times, packet in found

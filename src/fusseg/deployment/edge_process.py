@@ -3,8 +3,8 @@
 import argparse
 import asyncio
 import logging
+import socket
 import ssl
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from fusseg.deployment.credentials import check_private, read_certificate_expiry
 from fusseg.deployment.edge import HEADER_BYTES, EdgeLimits, edge_app
 from fusseg.errors import ConfigError, FussegError
+from fusseg.visible_text import say
 
 # Nodes ask every 3 s; also how long a connection may take to send a header.
 _IDLE_SECONDS = 15
@@ -24,19 +25,15 @@ _IDLE_SECONDS = 15
 
 def edge_server(
     app: ASGIApp,
-    host: str,
-    port: int,
     *,
     certificate: Path,
     key: Path,
     limits: EdgeLimits | None = None,
 ) -> uvicorn.Server:
-    """Prepare a server for the edge; its `run()` returns when it is told to stop.
+    """Prepare a server for the edge; its `run(sockets)` returns when it is told to stop.
 
     Args:
         app: Of `edge_app`.
-        host: Address to listen on.
-        port: Port to listen on; 0 takes a free one.
         certificate: Server certificate in PEM form.
         key: Its private key.
         limits: Of connections.
@@ -54,8 +51,6 @@ def edge_server(
         )
     config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
         loop="asyncio",
         http=_PunctualProtocol,
         ws="none",
@@ -91,8 +86,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: Of the command line; default: the process's own.
     """
     parser = argparse.ArgumentParser(prog="fusseg.deployment.edge_process", description=__doc__)
-    parser.add_argument("--host", required=True)
-    parser.add_argument("--port", required=True, type=int)
+    parser.add_argument(
+        "--socket",
+        required=True,
+        type=int,
+        action="append",
+        help="number of a listening socket that this process was given",
+    )
     parser.add_argument("--certificate", required=True, type=Path)
     parser.add_argument("--key", required=True, type=Path)
     parser.add_argument("--upstream", required=True, help="Flower's server, https://HOST:PORT")
@@ -102,15 +102,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         server = edge_server(
             edge_app(options.upstream, options.ca),
-            options.host,
-            options.port,
             certificate=options.certificate,
             key=options.key,
         )
     except FussegError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         raise SystemExit(2) from None
-    server.run()
+    server.run([socket.socket(fileno=number) for number in options.socket])
 
 
 class _PunctualProtocol(H11Protocol):

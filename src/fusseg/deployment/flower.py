@@ -17,6 +17,7 @@ from typing import Any
 import tomli_w
 
 from fusseg.atomic import write_atomically
+from fusseg.deployment.own_script import MODULE, SCRIPT
 from fusseg.errors import FederationError
 
 APP = Path(__file__).parent / "flower-app"
@@ -29,14 +30,20 @@ QUIET = {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
+    "NO_PROXY": "*",
 }
-"""Nothing phones home, and nothing is installed at run time. The pause between looks for work is
-half of Flower's; a shorter one takes a core from a dozen sites on one machine.
+"""Nothing phones home, nothing is installed at run time, and no proxy is used: neither one of the
+environment (see below) nor one of the system's settings. The pause between looks for work is half
+of Flower's; a shorter one takes a core from a dozen sites on one machine.
 """
 STALE_MESSAGE = b"status. Ignoring message"
 """What a SuperNode writes when the run of a message it was pulling has ended, as after a restart of
 the server. It has an answer too many from then on, and sends every other one a message late.
 """
+UNKNOWN_KEY = b"Failed to activate SuperNode"
+"""What a SuperNode writes when its key is not registered."""
+STOPPED = b"SuperNode terminated gracefully"
+"""What a SuperNode writes when it stops itself, as it does when a signature is refused."""
 _KEPT_VARIABLES = re.compile(
     r"(LANG|LC_\w+|TZ|HOME|TMPDIR|LD_LIBRARY_PATH|PYTHON\w+|\w+_NUM_THREADS|OPENBLAS_\w+|MKL_\w+|"
     r"KMP_\w+|CUDA_\w+|HF_\w+|FUSSEG_\w+|VIRTUAL_ENV)"
@@ -69,6 +76,9 @@ def environment(home: Path, programs: Path) -> dict[str, str]:
         programs: The one folder it finds programs in.
     """
     kept = {name: value for name, value in os.environ.items() if _KEPT_VARIABLES.fullmatch(name)}
+    # Which script is imported says the command that this process was started as, nothing else.
+    for name in (SCRIPT, MODULE):
+        kept.pop(name, None)
     return kept | QUIET | {"FLWR_HOME": str(home), "PATH": str(programs)}
 
 

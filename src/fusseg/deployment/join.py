@@ -5,19 +5,17 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import Popen
 
 from filelock import FileLock, Timeout
 
+from fusseg.data.findings import Finding
 from fusseg.data.site_folder import open_site
 from fusseg.data.small_clients import MIN_IMAGES
-from fusseg.deployment import flower
-from fusseg.deployment.client_app import SITE_DIR
 from fusseg.deployment.credentials import check_private, read_certificate_expiry, read_owner
 from fusseg.deployment.ledger import LEDGER, LedgerLine, read_ledger
 from fusseg.deployment.offer import HELLO, Offer
 from fusseg.deployment.payloads import FINISH
-from fusseg.deployment.processes import free_port, last_lines, start_process, stop_process
+from fusseg.deployment.server_address import ServerAddress, parse_address
 from fusseg.deployment.site import (
     Preparation,
     SiteSettings,
@@ -26,6 +24,7 @@ from fusseg.deployment.site import (
     save_settings,
 )
 from fusseg.deployment.site_data import PreparedSite, prepare_site, remember_features
+from fusseg.deployment.site_node import SiteNode
 from fusseg.deployment.sites_file import check_site_name
 from fusseg.errors import ConfigError, DataError, FederationError, FussegError
 from fusseg.features.backbones import check_backbone_name
@@ -33,10 +32,6 @@ from fusseg.features.extraction import Progress
 
 _LOOK_SECONDS = 0.5
 _NOTE_SECONDS = 1.0
-_PAUSES = (1.0, 2.0, 5.0, 10.0, 15.0)
-"""Seconds before Flower's process is started again; the last holds from then on."""
-_STEADY_SECONDS = 120.0
-"""A process that lived so long starts the pauses anew."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +68,7 @@ def join(settings: SiteSettings, options: JoinOptions) -> Iterator[SiteEvent | P
     Raises:
         FussegError: If settings, key or data are wrong, before anything is started.
     """
-    check_join(settings, options)
+    address = check_join(settings, options)
     options.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     options.folder.chmod(0o700)
     lock = FileLock(options.folder / "join.lock")
@@ -82,7 +77,7 @@ def join(settings: SiteSettings, options: JoinOptions) -> Iterator[SiteEvent | P
     except Timeout as error:
         raise FederationError(f"another fusseg join works in {options.folder}") from error
     save_settings(options.folder, settings)
-    node = _Node(options)
+    node = SiteNode(address, options.folder, options.key, options.authority)
     try:
         yield from _take_part(settings, options, node)
     finally:
@@ -90,8 +85,11 @@ def join(settings: SiteSettings, options: JoinOptions) -> Iterator[SiteEvent | P
         lock.release()
 
 
-def check_join(settings: SiteSettings, options: JoinOptions) -> None:
+def check_join(settings: SiteSettings, options: JoinOptions) -> ServerAddress:
     """Look at everything that can be wrong before the server is asked.
+
+    Returns:
+        Where the server is.
 
     Raises:
         ConfigError: If the name, the address, the key, the certificate or the backbone cannot be
@@ -99,9 +97,7 @@ def check_join(settings: SiteSettings, options: JoinOptions) -> None:
         DataError: If the folder holds no site.
     """
     check_site_name(settings.name)
-    host, colon, port = options.server.rpartition(":")
-    if not (host and colon and port.isdigit() and 0 < int(port) < 65536):
-        raise ConfigError(f"the server must be HOST:PORT, got {options.server!r}")
+    address = parse_address(options.server)
     check_private(options.key)
     owner = read_owner(options.key)
     if owner not in (None, settings.name):
@@ -119,10 +115,11 @@ def check_join(settings: SiteSettings, options: JoinOptions) -> None:
     count = len(open_site(Path(settings.data), settings.name).items)
     if count < MIN_IMAGES:
         raise DataError(f"{settings.data} has {count} images, at least {MIN_IMAGES} are needed")
+    return address
 
 
 def _take_part(
-    settings: SiteSettings, options: JoinOptions, node: "_Node"
+    settings: SiteSettings, options: JoinOptions, node: SiteNode
 ) -> Iterator[SiteEvent | Progress]:
     ledger = _LedgerReader(options.folder)
     prepared_for = ""
@@ -131,7 +128,8 @@ def _take_part(
         # What was ready once is looked at anew: the operator may have decided otherwise since.
         save_preparation(options.folder, Preparation(known.digest, "preparing"))
     while True:
-        yield from node.keep_running()
+        for text in node.keep_running():
+            yield SiteEvent(text)
         for line in ledger.read():
             yield SiteEvent(describe_line(line))
             if options.once and _is_last(line):
@@ -186,6 +184,9 @@ def _prepare(settings: SiteSettings, offer: Offer, folder: Path) -> Iterator[Sit
             save_preparation(folder, Preparation(offer.digest, "refused", reason))
             yield SiteEvent(f"error: {error}")
             return
+        if isinstance(progress, Finding):
+            yield SiteEvent(f"{progress.severity}: {progress.message} (the server sets data.*)")
+            continue
         yield progress
         if time.monotonic() - noted > _NOTE_SECONDS:
             noted = time.monotonic()
@@ -208,73 +209,6 @@ def describe_line(line: LedgerLine) -> str:
     if state in ("", "done"):
         return text
     return f"{text} ({state}: {reason})" if reason else f"{text} ({state})"
-
-
-class _Node:
-    """Flower's process at the site: started, and started again when it ends."""
-
-    def __init__(self, options: JoinOptions) -> None:
-        self._options = options
-        self._process: Popen[bytes] | None = None
-        self._started = self._next_start = 0.0
-        self._failures = 0
-        self._log = options.folder / "supernode.log"
-        self._read = self._log.stat().st_size if self._log.exists() else 0
-
-    def keep_running(self) -> Iterator[SiteEvent]:
-        """Start the process if there is none and it is time to."""
-        now = time.monotonic()
-        if self._process is not None:
-            code = self._process.poll()
-            if code is None:
-                if self._has_stale_answer():
-                    self.stop()
-                    yield SiteEvent("the server was started anew; connecting again")
-                return
-            self.stop()
-            self._failures = 0 if now - self._started > _STEADY_SECONDS else self._failures + 1
-            pause = _PAUSES[min(self._failures, len(_PAUSES) - 1)]
-            self._next_start = now + pause
-            said = last_lines(self._log, 2).replace("\n", " ")[-300:]
-            yield SiteEvent(
-                f"the connection ended (exit code {code}: {said}); next try in {pause:.0f} s"
-            )
-        elif now >= self._next_start:
-            self._process = self._start()
-            self._started = now
-            yield SiteEvent(f"connecting to {self._options.server}")
-
-    def _has_stale_answer(self) -> bool:
-        """Look at what the process has written since the last look."""
-        with self._log.open("rb") as file:
-            file.seek(self._read)
-            written = file.read()
-        # A line in the making is read again.
-        whole = written[: written.rfind(b"\n") + 1]
-        self._read += len(whole)
-        return flower.STALE_MESSAGE in whole
-
-    def stop(self) -> None:
-        """Stop the process, and what it started."""
-        if self._process is not None:
-            stop_process(self._process)
-            self._process = None
-
-    def _start(self) -> "Popen[bytes]":
-        options, programs = self._options, self._options.folder / "programs"
-        flower.link_programs(programs, "flwr-clientapp", "fusseg.deployment.client_process")
-        command = flower.supernode_command(
-            options.server,
-            options.authority.resolve(),
-            options.key.resolve(),
-            f"{SITE_DIR}={flower.quote(options.folder.resolve())}",
-            free_port(),
-        )
-        home = options.folder / "flower"
-        home.mkdir(exist_ok=True, mode=0o700)
-        variables = flower.environment(home.resolve(), programs.resolve())
-        # The backbone may be named relative to where the command was given.
-        return start_process(command, variables, self._log, Path.cwd())
 
 
 class _LedgerReader:

@@ -7,6 +7,7 @@ from fusseg.deployment.ledger import Field
 from fusseg.deployment.packet import Packet
 from fusseg.deployment.raw_tensors import dtype_name, from_bytes, to_bytes
 from fusseg.errors import FederationError
+from fusseg.visible_text import shown
 
 _TENSORS, _FIELDS = "tensors", "fields"
 _STYPE = "fusseg.raw"
@@ -35,7 +36,8 @@ def unpack(records: RecordDict) -> Packet:
     """
     if set(records) != {_TENSORS, _FIELDS}:
         raise FederationError(
-            f"a message must hold the records 'fields' and 'tensors', got {sorted(records)[:9]}"
+            f"a message must hold the records 'fields' and 'tensors', got "
+            f"{shown(sorted(records)[:9], 200)}"
         )
     arrays, fields = records[_TENSORS], records[_FIELDS]
     if not isinstance(arrays, ArrayRecord) or not isinstance(fields, ConfigRecord):
@@ -48,8 +50,8 @@ def unpack(records: RecordDict) -> Packet:
     for name in (*arrays, *fields):
         if len(name) > LONGEST_NAME or not name.isprintable():
             raise FederationError(
-                f"a message names {name[:LONGEST_NAME]!r}; names are at most {LONGEST_NAME} "
-                "printable characters"
+                f"a message names {shown(name)}; names are at most {LONGEST_NAME} printable "
+                "characters"
             )
     tensors = {name: _tensor(name, array) for name, array in arrays.items()}
     return Packet({name: _field(name, value) for name, value in fields.items()}, tensors)
@@ -57,13 +59,13 @@ def unpack(records: RecordDict) -> Packet:
 
 def _tensor(name: str, array: Array) -> Tensor:
     if array.stype != _STYPE:
-        raise FederationError(f"tensor {name!r} is written as {array.stype!r}, not {_STYPE!r}")
+        raise FederationError(f"tensor {name!r} is written as {shown(array.stype)}, not {_STYPE!r}")
     return from_bytes(name, array.dtype, array.shape, array.data)
 
 
 def _field(name: str, value: object) -> Field:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise FederationError(f"field {name!r} must be a number or a word, got {value!r:.50}")
+        raise FederationError(f"field {name!r} must be a number or a word, got {shown(value)}")
     if isinstance(value, str) and len(value) > LONGEST_WORD:
         raise FederationError(
             f"field {name!r} has {len(value)} characters, at most {LONGEST_WORD} are allowed"

@@ -4,15 +4,17 @@ import tomllib
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
-from fusseg.config import ComputeConfig, Config, DataConfig
+from fusseg.config import SEEN, ComputeConfig, Config, DataConfig
 from fusseg.config_file import differing_keys, dump_config, parse_config
-from fusseg.deployment.packet import Packet, expect_field, take_int, take_word
+from fusseg.deployment.packet import FIELDS, Packet, expect_field, take_int, take_word
 from fusseg.errors import ConfigError, FederationError
-from fusseg.federation.strategies import BASELINES, resolve_federation
+from fusseg.federation.strategies import resolve
+from fusseg.segmentation.objectives import spell_out
 from fusseg.version import VERSION
+from fusseg.visible_text import shown
 
 HELLO = "hello"
-_SHARED_DATA = ("train_split", "crops", "image_size", "fit", "interpolation")
+_SHARED_DATA = ("train_split", "crops", *SEEN)
 """Settings of the data that hold at every site; where things lie is each site's own business."""
 
 
@@ -59,7 +61,8 @@ def shared_settings(config: Config) -> Config:
     Where the first model is from is the server's business too: it sends it in round 1.
     """
     kept = {name: getattr(config.data, name) for name in _SHARED_DATA}
-    compute = ComputeConfig(precision=config.compute.precision)
+    # Threads, too: with another number of them sums are rounded otherwise.
+    compute = ComputeConfig(precision=config.compute.precision, threads=config.compute.threads)
     model = replace(config.model, start="")
     return replace(config, data=DataConfig(**kept), model=model, compute=compute)
 
@@ -70,11 +73,19 @@ def check_deployable(config: Config) -> None:
     Raises:
         ConfigError: If a setting asks for it.
     """
-    federation = resolve_federation(config.federation, config.local)
-    if config.federation.strategy in BASELINES:
+    protocol = resolve(config, deployed=True)
+    name, strategy, local = protocol.strategy_name, protocol.strategy, protocol.local
+    numbers = {*local.objective.estimated(local.settings), *local.objective.given(local.settings)}
+    if numbers & FIELDS:
         raise ConfigError(
-            f"federation.strategy {config.federation.strategy!r} is a baseline for fusseg run; "
-            "sites have nothing to exchange under it"
+            f"local.objective {config.local.objective!r} agrees on numbers called "
+            f"{', '.join(sorted(numbers & FIELDS))}, which name other fields of a message; rename "
+            "them"
+        )
+    if strategy.baseline:
+        raise ConfigError(
+            f"federation.strategy {name!r} is a baseline for fusseg run; sites have nothing to "
+            "exchange under it"
         )
     if config.data.partition != "site" or config.data.num_clients:
         raise ConfigError(
@@ -92,10 +103,12 @@ def check_deployable(config: Config) -> None:
             f"data.train_list is {config.data.train_list!r}, but the server does not know the "
             "sites' file names; leave it empty"
         )
-    for name in ("min_sites", "clients_per_round"):
-        if getattr(federation, name) == 1 and federation.strategy == "consensus":
+    for key in ("min_sites", "clients_per_round"):
+        if 0 < getattr(config.federation, key) < strategy.min_clients:
             raise ConfigError(
-                f"federation.{name} is 1, but one site is no consensus; set it to 2 or more"
+                f"federation.{key} is {getattr(config.federation, key)}, but federation.strategy "
+                f"{name!r} needs at least {strategy.min_clients} sites; set it to "
+                f"{strategy.min_clients} or more"
             )
 
 
@@ -132,7 +145,7 @@ def unpack_offer(packet: Packet) -> Offer:
         raise FederationError(f"the server's settings cannot be read: {error}") from error
     run = take_word(packet, "run")
     if not (run.isalnum() and run.isascii() and len(run) <= 64):
-        raise FederationError(f"field 'run' must be letters and digits, got {run!r:.80}")
+        raise FederationError(f"field 'run' must be letters and digits, got {shown(run, 80)}")
     if config != shared_settings(config):
         raise FederationError("the server sent settings that are a site's own business")
     try:
@@ -152,7 +165,8 @@ def unpack_offer(packet: Packet) -> Offer:
 def differing_settings(left: Config, right: Config) -> list[str]:
     """Name the dotted keys in which two sets of shared settings differ, the backbone's name aside.
 
-    A backbone is compared by its fingerprint: each machine may keep it elsewhere.
+    A backbone is compared by its fingerprint: each machine may keep it elsewhere. A default may be
+    written out in one alone.
     """
     left = replace(left, backbone=replace(left.backbone, name=right.backbone.name))
-    return differing_keys(left, right)
+    return differing_keys(spell_out(left), spell_out(right))

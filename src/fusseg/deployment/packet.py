@@ -8,6 +8,16 @@ from torch import Tensor
 
 from fusseg.deployment.ledger import Field
 from fusseg.errors import FederationError
+from fusseg.visible_text import shown
+
+FIELDS = frozenset(
+    {
+        *("center", "classes", "done", "feature_count", "feature_spread", "fingerprint"),
+        *("head", "loss", "num_images", "num_steps", "offer", "place", "plan", "reason", "round"),
+        *("run", "settings", "state", "task", "total", "version"),
+    }
+)
+"""Names of the fields of messages; the numbers of an objective have others."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +37,9 @@ def take_int(packet: Packet, name: str, least: int = 0, most: int = 2**53) -> in
     value = packet.fields.get(name)
     # bool is an int to Python, and nobody's count.
     if isinstance(value, bool) or not isinstance(value, int):
-        raise FederationError(f"field {name!r} must be a whole number, got {value!r:.50}")
+        raise FederationError(f"field {name!r} must be a whole number, got {shown(value)}")
     if not least <= value <= most:
-        raise FederationError(f"field {name!r} must be {least} to {most}, got {value}")
+        raise FederationError(f"field {name!r} must be {least} to {most}, got {shown(value)}")
     return value
 
 
@@ -41,7 +51,7 @@ def take_float(packet: Packet, name: str) -> float:
     """
     value = packet.fields.get(name)
     if not isinstance(value, float) or not math.isfinite(value):
-        raise FederationError(f"field {name!r} must be a finite number, got {value!r:.50}")
+        raise FederationError(f"field {name!r} must be a finite number, got {shown(value)}")
     return value
 
 
@@ -53,7 +63,7 @@ def take_word(packet: Packet, name: str) -> str:
     """
     value = packet.fields.get(name)
     if not isinstance(value, str):
-        raise FederationError(f"field {name!r} must be a word, got {value!r:.50}")
+        raise FederationError(f"field {name!r} must be a word, got {shown(value)}")
     return value
 
 
@@ -65,4 +75,4 @@ def expect_field(packet: Packet, name: str, expected: Field) -> None:
     """
     value = packet.fields.get(name)
     if value != expected or type(value) is not type(expected):
-        raise FederationError(f"field {name!r} must be {expected!r}, got {value!r:.80}")
+        raise FederationError(f"field {name!r} must be {expected!r}, got {shown(value, 80)}")

@@ -1,33 +1,28 @@
 """Tasks, answers and hellos as packets, and back with every value checked."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Final, Literal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
 import torch
-from torch import Tensor
 
-from fusseg.config import Config, FederationConfig
 from fusseg.deployment.ledger import Field
 from fusseg.deployment.packet import Packet, expect_field, take_float, take_int, take_word
+from fusseg.deployment.received import kept_head_parts, plan_parts, take_kept_head, take_plan
 from fusseg.errors import FederationError
-from fusseg.federation.checks import check_tensors
-from fusseg.federation.lloyd import CodeSums
-from fusseg.federation.moments import FeatureMoments
+from fusseg.federation.parts import CENTROIDS, HEAD, Part, check_parts
+from fusseg.federation.protocol import Protocol, Task
 from fusseg.federation.rounds import initial_state
-from fusseg.federation.state import CentroidUsage, ClientUpdate, GlobalState, Hello, Task
-from fusseg.federation.strategies import CONSENSUS
-from fusseg.federation.wire import narrow_head, widen_head
-from fusseg.segmentation.head import SegmentationHead
-from fusseg.segmentation.training import Model, TrainingPlan
+from fusseg.federation.state import ClientUpdate, GlobalState, Hello
+from fusseg.federation.traffic import MEAN_FEATURE, PLAN, Bundle, Delivery, needs, plan_numbers
+from fusseg.segmentation.objective import Model
 from fusseg.version import VERSION
+from fusseg.visible_text import shown
 
 EVALUATE: Final = "evaluate"
 FINISH: Final = "finish"
-RoundTask = Task | Literal["evaluate", "finish"]
-"""What a site is asked for once it has said hello."""
-_HEAD = "head."
-_MOST_STEPS = 10**9
+"""Tasks beside those of the rounds: to score the model, and to keep it."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +32,8 @@ class Request:
     run: str
     offer: str
     """Digest of the settings that hold."""
-    task: RoundTask
+    task: str
+    """The name of a task of the round, or `evaluate` or `finish`."""
     round_number: int
     """Round that is going on, from 1; for `evaluate` and `finish` the last that is finished."""
     place: int
@@ -61,16 +57,38 @@ def read_request(packet: Packet) -> Request:
     Raises:
         FederationError: If a field is missing or out of range.
     """
-    task = take_word(packet, "task")
-    if task not in ("train", "lloyd", "moments", EVALUATE, FINISH):
-        raise FederationError(f"field 'task' must be a known task, got {task!r:.50}")
     expect_field(packet, "version", VERSION)
     return Request(
         run=take_word(packet, "run"),
         offer=take_word(packet, "offer"),
-        task=task,  # type: ignore[arg-type]
+        task=take_word(packet, "task"),
         round_number=take_int(packet, "round", 1),
         place=take_int(packet, "place"),
+    )
+
+
+def find_task(request: Request, protocol: Protocol, *, at_sites: bool) -> Task | None:
+    """Find the task that a message asks for; None: to score or keep the model.
+
+    Args:
+        request: What is asked for.
+        protocol: Which tasks there are in which round.
+        at_sites: Whether the agreed settings have the sites score the model.
+
+    Raises:
+        FederationError: If the agreed settings ask nothing of the kind: other sums, or further
+            rounds.
+    """
+    number, name = request.round_number, request.task
+    if number <= protocol.num_rounds:
+        if name == FINISH or (name == EVALUATE and at_sites):
+            return None
+        tasks = protocol.tasks(number)
+        if request.place < len(tasks) and tasks[request.place].name == name:
+            return tasks[request.place]
+    raise FederationError(
+        f"the agreed settings hold no task {shown(name, 40)} in round {number} at place "
+        f"{request.place}"
     )
 
 
@@ -84,58 +102,55 @@ def check_answers(packet: Packet, request: Request) -> None:
         expect_field(packet, name, value)
 
 
-def pack_state(state: GlobalState, request: Request, federation: FederationConfig) -> Packet:
-    """Write a task with the parts of the state that are shared."""
-    plan = state.plan
-    tensors = {"mean_feature": plan.mean_feature}
-    if federation.aggregate_heads:
-        head = narrow_head(state.model.head, federation.wire)
-        tensors |= {f"{_HEAD}{name}": part for name, part in head.items()}
-    if federation.aggregate_centroids:
-        tensors["centroids"] = state.model.centroids
-    shifts = {f"shift_{kind}": shift for kind, shift in enumerate(plan.shift)}
-    return Packet({**request.fields(), "num_steps": plan.num_steps, **shifts}, tensors)
-
-
-def unpack_state(
-    packet: Packet, config: Config, federation: FederationConfig, feature_dim: int
-) -> GlobalState:
-    """Read the state at the start of a round; parts that are not shared are those of round 0.
+def pack_task(
+    state: GlobalState, request: Request, delivery: Delivery, sent: Mapping[str, Bundle]
+) -> Packet:
+    """Write a task.
 
     Args:
-        packet: As `pack_state` wrote it.
-        config: The shared settings.
-        federation: Its strategy, with baselines resolved.
+        state: Whose plan is sent with it.
+        request: Which exchange it is.
+        delivery: What a client needs for it: what the client has already is named by its digest.
+        sent: What this client has not.
+    """
+    fields = request.fields()
+    fields |= {name: bundle.digest for name, bundle in delivery.kept.items()}
+    tensors = dict(delivery.fresh)
+    for bundle in sent.values():
+        tensors |= bundle.tensors
+    if PLAN in sent:
+        fields |= plan_numbers(state.plan)
+    return Packet(fields, tensors)
+
+
+def unpack_task(
+    packet: Packet, task: Task | None, protocol: Protocol, feature_dim: int, folder: Path
+) -> GlobalState:
+    """Read the state at the start of a task; parts that are not shared are those of round 0.
+
+    Args:
+        packet: As `pack_task` wrote it.
+        task: What is asked for; None: to score or keep the model.
+        protocol: Which parts are shared, and how heads travel.
         feature_dim: Channels of the site's features.
+        folder: Of the run, where this site keeps plan and head.
 
     Raises:
         FederationError: If a tensor is missing, malformed or not finite, or a field out of range.
+        LackError: If the server counts on something that this site does not have.
+        DataError: If what came cannot be kept.
     """
-    shift = [take_float(packet, f"shift_{kind}") for kind in range(3)]
-    mean_feature = packet.tensors.get("mean_feature")
-    check_tensors(
-        "the server",
-        {"mean_feature": mean_feature} if mean_feature is not None else {},
-        {"mean_feature": torch.zeros(feature_dim)},
-    )
-    assert mean_feature is not None
-    plan = TrainingPlan(
-        num_steps=take_int(packet, "num_steps", 1, _MOST_STEPS),
-        mean_feature=mean_feature,
-        shift=(shift[0], shift[1], shift[2]),
-    )
-    start = initial_state(config.model, plan, config.seed)
-    sent = {name: part for name, part in packet.tensors.items() if name != "mean_feature"}
-    expected = _shared_tensors(config, federation, feature_dim)
-    check_tensors("the server", sent, expected)
-    head = {name.removeprefix(_HEAD): part for name, part in sent.items() if name != "centroids"}
-    model = Model(
-        head=widen_head(head) if federation.aggregate_heads else start.model.head,
-        centroids=sent.get("centroids", start.model.centroids),
-    )
-    done = packet.fields.get("task") in (EVALUATE, FINISH)
-    round_number = take_int(packet, "round", 1) - (0 if done else 1)
-    return replace(start, model=model, round_number=round_number)
+    parts = _packed_parts(packet, task, protocol, feature_dim)
+    check_parts("the server", packet.tensors, parts)
+    plan = take_plan(packet, protocol, feature_dim, folder)
+    start = initial_state(protocol, plan)
+    needs_head, _ = needs(task, protocol)
+    head = start.model.head
+    if needs_head:
+        head = take_kept_head(packet, protocol, feature_dim, folder)
+    model = Model(head, packet.tensors.get(CENTROIDS, start.model.centroids))
+    round_number = take_int(packet, "round", 1) - (0 if task is None else 1)
+    return GlobalState(round_number, model, plan)
 
 
 def pack_update(update: ClientUpdate, request: Request) -> Packet:
@@ -143,46 +158,24 @@ def pack_update(update: ClientUpdate, request: Request) -> Packet:
     fields = {**request.fields(), "state": "done", "num_images": update.num_images}
     if update.loss is not None:
         fields["loss"] = update.loss
-    return Packet(fields, update.tensors())
+    return Packet(fields, dict(update.parts))
 
 
-def unpack_update(
-    packet: Packet,
-    site: str,
-    expected: Mapping[str, Tensor],
-    task: Task,
-    federation: FederationConfig,
-) -> ClientUpdate:
+def unpack_update(packet: Packet, site: str, parts: Mapping[str, Part], task: Task) -> ClientUpdate:
     """Read an answer.
 
     Args:
         packet: What the site sent.
         site: Who sent it, as its key says and not as it says itself.
-        expected: Stand-ins for its tensors, the head's as they travel.
+        parts: What it has to hold, as it travels.
         task: What was asked for.
-        federation: Strategy and switches, with baselines resolved.
 
     Raises:
         FederationError: If a tensor is missing, malformed or not finite, or a field out of range.
     """
-    check_tensors(f"client {site!r}", packet.tensors, expected)
-    update = ClientUpdate(site, take_int(packet, "num_images", 1))
-    sent = dict(packet.tensors)
-    if task == "moments":
-        return replace(update, moments=FeatureMoments(**sent))
-    if task == "lloyd":
-        return replace(update, code_sums=CodeSums(**sent)) if sent else update
-    centroids = sent.pop("centroids", None)
-    usage = None
-    if federation.strategy == CONSENSUS and "counts" in sent:
-        usage = CentroidUsage(sent.pop("counts"), sent.pop("cosines"))
-    return replace(
-        update,
-        head=sent or None,
-        centroids=centroids,
-        usage=usage,
-        loss=take_float(packet, "loss"),
-    )
+    check_parts(f"client {site!r}", packet.tensors, parts)
+    loss = take_float(packet, "loss") if task.trains else None
+    return ClientUpdate(site, take_int(packet, "num_images", 1), loss, dict(packet.tensors))
 
 
 def pack_hello(hello: Hello, offer: str, run: str) -> Packet:
@@ -197,57 +190,60 @@ def pack_hello(hello: Hello, offer: str, run: str) -> Packet:
         "feature_count": hello.feature_count,
         "fingerprint": hello.fingerprint,
         "version": hello.version,
+        "feature_spread": hello.feature_spread,
+        **hello.numbers,
     }
-    if hello.shift is not None:
-        fields |= {f"shift_{kind}": shift for kind, shift in enumerate(hello.shift)}
     return Packet(fields, {"feature_sum": hello.feature_sum})
 
 
-def unpack_hello(packet: Packet, site: str, feature_dim: int, *, shifts: bool) -> Hello:
+def unpack_hello(packet: Packet, site: str, feature_dim: int, protocol: Protocol) -> Hello:
     """Read a hello.
 
     Args:
         packet: What the site sent.
         site: Who sent it, as its key says.
         feature_dim: Channels of the features.
-        shifts: Whether it has to hold the site's own estimates.
+        protocol: Whose objective may need the site's own estimates.
 
     Raises:
-        FederationError: If a field or the sum is missing, malformed or not finite.
+        FederationError: If a field or the sum is missing, malformed or not finite, or an estimate
+            out of range.
     """
-    expected = {"feature_sum": torch.zeros(feature_dim, dtype=torch.float64)}
-    check_tensors(f"client {site!r}", packet.tensors, expected)
-    found = [take_float(packet, f"shift_{kind}") for kind in range(3)] if shifts else []
-    if any(abs(shift) > 2 for shift in found):
-        raise FederationError(f"client {site!r} sent the shifts {found}, each must lie in [-2, 2]")
+    check_parts(
+        f"client {site!r}",
+        packet.tensors,
+        {"feature_sum": Part((feature_dim,), torch.float64, "sum")},
+    )
+    numbers = {}
+    for name, (least, most) in protocol.local.objective.estimated(protocol.local.settings).items():
+        numbers[name] = take_float(packet, name)
+        if not least <= numbers[name] <= most:
+            raise FederationError(
+                f"client {site!r} sent {name} of {numbers[name]}, must lie in [{least:g}, {most:g}]"
+            )
     return Hello(
         client_id=site,
         num_images=take_int(packet, "num_images", 2),
         feature_sum=packet.tensors["feature_sum"],
         feature_count=take_int(packet, "feature_count", 2),
-        shift=(found[0], found[1], found[2]) if shifts else None,
+        numbers=numbers,
         fingerprint=take_word(packet, "fingerprint"),
         version=take_word(packet, "version"),
+        feature_spread=take_float(packet, "feature_spread"),
     )
 
 
-def narrow_expected(
-    expected: Mapping[str, Tensor], head: Mapping[str, Tensor], federation: FederationConfig
-) -> dict[str, Tensor]:
-    """Stand-ins for an answer's tensors as they travel."""
-    narrowed = narrow_head(dict(head), federation.wire)
-    return {name: narrowed.get(name, part) for name, part in expected.items()}
-
-
-def _shared_tensors(
-    config: Config, federation: FederationConfig, feature_dim: int
-) -> dict[str, Tensor]:
-    expected: dict[str, Tensor] = {}
-    if federation.aggregate_heads:
-        head = SegmentationHead(feature_dim, config.model.code_dim).state_dict()
-        narrowed = narrow_head(dict(head), federation.wire)
-        expected |= {f"{_HEAD}{name}": part for name, part in narrowed.items()}
-    if federation.aggregate_centroids:
-        shape = (config.model.num_clusters, config.model.code_dim)
-        expected["centroids"] = torch.zeros(shape)
-    return expected
+def _packed_parts(
+    packet: Packet, task: Task | None, protocol: Protocol, feature_dim: int
+) -> dict[str, Part]:
+    """Say which tensors a message has to hold, of those that it may leave out if any is there."""
+    needs_head, needs_centroids = needs(task, protocol)
+    found: dict[str, Part] = {}
+    if MEAN_FEATURE in packet.tensors:
+        found |= plan_parts(feature_dim)
+    if needs_head and any(name.startswith(HEAD) for name in packet.tensors):
+        found |= kept_head_parts(protocol, feature_dim)
+    if needs_centroids:
+        shape = (protocol.num_clusters, protocol.code_dim)
+        found[CENTROIDS] = Part(shape, torch.float32, "collect")
+    return found

@@ -5,20 +5,24 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
+from flwr.supercore.run import RunNotRunningException
 
 from fusseg.deployment.admission import admitted_nodes
 from fusseg.deployment.ledger import append_line, describe_message
 from fusseg.deployment.messages import pack, unpack
 from fusseg.deployment.packet import Packet
+from fusseg.deployment.refusals import refusing
 from fusseg.errors import FederationError
+from fusseg.visible_text import brief
 
 NODES = "nodes.json"
 """File in Flower's folder: the node id of every site that is admitted now."""
 _POLL_SECONDS = 0.5
-_PULLED_AT_ONCE = 8
-"""Answers that are in memory together, however many wait."""
+_NO_FAULT_OF_A_SITE = (httpx.TransportError, RunNotRunningException)
+"""Errors of Flower's while an answer is pulled: the SuperLink is gone, or has stopped the run."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,18 @@ def online_sites(post: Post) -> dict[str, int]:
 
 
 def ask(post: Post, packets: Mapping[str, Packet], timeout: float) -> Iterator[Reply]:
-    """Send each site its packet and wait for the answers.
+    """Send each site its packet and wait for the answers: `ask_and_look`, with pauses."""
+    for reply in ask_and_look(post, packets, timeout):
+        if reply is None:
+            time.sleep(_POLL_SECONDS)
+        else:
+            yield reply
+
+
+def ask_and_look(
+    post: Post, packets: Mapping[str, Packet], timeout: float
+) -> Iterator[Reply | None]:
+    """Send each site its packet and look for the answers, for who does other things meanwhile.
 
     Args:
         post: The way to the sites.
@@ -65,7 +80,8 @@ def ask(post: Post, packets: Mapping[str, Packet], timeout: float) -> Iterator[R
             longer either, so that a site that was away does not work through old ones.
 
     Yields:
-        The replies as they come, and a failure for everyone who sent none.
+        The replies as they come, and a failure for everyone who sent none; None where it is time
+        for a pause.
     """
     nodes = admitted_nodes(post.nodes)
     sent = {}
@@ -73,34 +89,66 @@ def ask(post: Post, packets: Mapping[str, Packet], timeout: float) -> Iterator[R
         if site not in nodes:
             yield Reply(site, Failure("it is no longer admitted"), 0, 0)
             continue
-        line = describe_message(site, "to site", packet.tensors, packet.fields)
-        append_line(post.run_dir, line)
-        message = Message(pack(packet), nodes[site], MessageType.QUERY, ttl=timeout)
-        # One by one: the messages of many sites together may be too large a request.
-        (message_id,) = post.grid.push_messages([message])
-        sent[message_id] = (site, line.bytes)
+        message_id, bytes_down = _send(post, site, nodes[site], packet, timeout)
+        if not message_id:
+            yield Reply(site, Failure("Flower's server no longer knows it"), 0, 0)
+            continue
+        sent[message_id] = site, bytes_down
     until = time.monotonic() + timeout
-    while sent and time.monotonic() < until:
-        waiting = list(sent)
-        for start in range(0, len(waiting), _PULLED_AT_ONCE):
-            for message in post.grid.pull_messages(waiting[start : start + _PULLED_AT_ONCE]):
-                # By the question, not by what the answer says of itself: only the site that was
-                # asked knows its number.
-                asked = sent.pop(message.metadata.reply_to_message_id, None)
-                if asked is not None:
-                    yield _read(post, asked[0], asked[1], message)
-        time.sleep(_POLL_SECONDS)
+    over = False
+    while sent and not over:
+        # Looked at before the answers are: what was there in time counts, however long the others
+        # take to be read.
+        over = time.monotonic() >= until
+        yield from _pull_all(post, sent)
+        if sent and not over:
+            yield None
     for site, bytes_down in sent.values():
         yield Reply(site, Failure(f"no answer within {timeout:.0f} s"), bytes_down, 0)
 
 
-def _read(post: Post, site: str, bytes_down: int, message: Message) -> Reply:
-    if not message.has_content():
-        return Reply(site, Failure(f"no answer: {message.error.reason}"), bytes_down, 0)
+def _send(
+    post: Post, site: str, node: int, packet: Packet, timeout: float
+) -> tuple[str | None, int]:
+    """Send a packet; the number of its message, if Flower takes it, and its bytes."""
+    line = describe_message(site, "to site", packet.tensors, packet.fields)
+    append_line(post.run_dir, line)
+    message = Message(pack(packet), node, MessageType.QUERY, ttl=timeout)
+    # One by one: the messages of many sites together may be too large a request.
+    (message_id,) = post.grid.push_messages([message])
+    return message_id, line.bytes
+
+
+def _pull_all(post: Post, sent: dict[str, tuple[str, int]]) -> Iterator[Reply]:
+    """Take the answers that are there, and their messages off the list.
+
+    One by one: an answer that Flower cannot read takes none of the others with it, one is in
+    memory at a time, and it is from the site that was asked, whatever it says of itself.
+    """
+    for message_id, (site, bytes_down) in list(sent.items()):
+        reply = _pull(post, site, bytes_down, message_id)
+        if reply is not None:
+            del sent[message_id]
+            yield reply
+
+
+def _pull(post: Post, site: str, bytes_down: int, message_id: str) -> Reply | None:
+    """Take a site's answer to a message; None where there is none yet."""
     try:
-        packet = unpack(message.content)
+        with refusing(f"the answer of {site}", _NO_FAULT_OF_A_SITE):
+            messages = list(post.grid.pull_messages([message_id]))
+            if not messages:
+                return None
+            content = _read(messages[0])
+            # Whatever can be read can be described.
+            line = describe_message(site, "to server", content.tensors, content.fields)
     except FederationError as error:
         return Reply(site, Failure(str(error)), bytes_down, 0)
-    line = describe_message(site, "to server", packet.tensors, packet.fields)
     append_line(post.run_dir, line)
-    return Reply(site, packet, bytes_down, line.bytes)
+    return Reply(site, content, bytes_down, line.bytes)
+
+
+def _read(message: Message) -> Packet:
+    if not message.has_content():
+        raise FederationError(f"no answer: {brief(message.error.reason or 'no reason')}")
+    return unpack(message.content)

@@ -24,7 +24,11 @@ _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 
 
 def start_process(
-    command: Sequence[str], environment: Mapping[str, str], log: Path, cwd: Path
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    log: Path,
+    cwd: Path,
+    sockets: Sequence[socket.socket] = (),
 ) -> "subprocess.Popen[bytes]":
     """Start a process that writes to a log and dies with this one, however this one dies.
 
@@ -33,6 +37,7 @@ def start_process(
         environment: All of its variables.
         log: File its output is appended to.
         cwd: Working directory.
+        sockets: Which it gets too, under the same numbers.
 
     Raises:
         FederationError: If the program cannot be started.
@@ -46,6 +51,7 @@ def start_process(
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=cwd,
+                pass_fds=[one.fileno() for one in sockets],
                 # In a session of its own: Ctrl-C reaches this process only, which stops its
                 # children in order.
                 start_new_session=True,
@@ -94,8 +100,14 @@ def free_port() -> int:
         return port
 
 
-def check_listen(host: str, port: int) -> None:
-    """Refuse an address that a server could not listen on.
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Listen on an address, so that nobody else can.
+
+    Connections wait until a process that is given the sockets takes them.
+
+    Returns:
+        A socket for each of the host's addresses, of which there may be several: a name may stand
+        for IPv4 and IPv6.
 
     Raises:
         ConfigError: If the port is taken, or the address is not one of this machine.
@@ -104,19 +116,26 @@ def check_listen(host: str, port: int) -> None:
         found = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-    except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {host!r}: {error.strerror}; choose another --host"
-        ) from error
-    faults = [_try_to_bind(family, address) for family, _, _, _, address in found]
-    if any(fault is not None and fault.errno == errno.EADDRINUSE for fault in faults):
-        raise ConfigError(f"port {port} of {host} is taken; choose another --port")
+    except (OSError, UnicodeError) as error:
+        said = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"cannot listen on {host!r}: {said}; choose another --host") from error
+    sockets, faults = [], []
+    for family, _, _, _, address in found:
+        try:
+            sockets.append(_listen(family, address))
+        except OSError as error:
+            faults.append(error)
+    taken = any(fault.errno == errno.EADDRINUSE for fault in faults)
     # One of a name's addresses is enough: a machine may have no IPv6.
-    if None not in faults:
-        reason = "" if faults[0] is None else faults[0].strerror
-        raise ConfigError(
-            f"cannot listen on {host}:{port}: {reason}; choose another --host or --port"
-        )
+    if sockets and not taken:
+        return sockets
+    for one in sockets:
+        one.close()
+    if taken:
+        raise ConfigError(f"port {port} of {host} is taken; choose another --port")
+    raise ConfigError(
+        f"cannot listen on {host}:{port}: {faults[0].strerror}; choose another --host or --port"
+    )
 
 
 def last_lines(log: Path, count: int = 5) -> str:
@@ -127,17 +146,20 @@ def last_lines(log: Path, count: int = 5) -> str:
     return "\n".join(line for line in lines[-count:] if line.strip())
 
 
-def _try_to_bind(family: int, address: Any) -> OSError | None:  # noqa: ANN401 - by family
+def _listen(family: int, address: Any) -> socket.socket:  # noqa: ANN401 - by family
+    found = socket.socket(family, socket.SOCK_STREAM)
     try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            # As the server does: connections that are closing do not keep a port.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            probe.bind(address)
-    except OSError as error:
-        return error
-    return None
+        # Connections that are closing do not keep a port.
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        found.bind(address)
+        # With the option above two may bind to one port, but only one may listen.
+        found.listen()
+    except OSError:
+        found.close()
+        raise
+    return found
 
 
 def _signal_group(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:

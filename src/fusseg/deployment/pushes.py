@@ -1,13 +1,17 @@
 """What Flower does not check about an answer: that it is one, and that it is the sender's own."""
 
 from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.proto.message_pb2 import ObjectTree
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 _SUPERLINK_NODE_ID = 1
+MOST_OBJECTS = 256
+"""Parts that an answer may have: Flower fetches each by itself. An honest one has some four, one
+per tensor, and one per 5 MiB."""
 
 
 def find_forgery(body: bytes) -> str:
-    """Say why a push is not the answer of the node that sends it; empty if it is.
+    """Say why a push is not the answer of the node that sends it, or too many; empty if it is.
 
     Flower 1.41 checks that `node` has the key that signed the request, but not that the message
     comes from `node`: a site could answer for another, or, with a message that answers none, give
@@ -27,4 +31,13 @@ def find_forgery(body: bytes) -> str:
             return "an answer for another node"
         if metadata.dst_node_id != _SUPERLINK_NODE_ID or not metadata.reply_to_message_id:
             return "a message that is no answer"
+    for tree in push.message_object_trees:
+        parts = _count_objects(tree)
+        if parts > MOST_OBJECTS:
+            return f"an answer of {parts} parts, at most {MOST_OBJECTS} are allowed"
     return ""
+
+
+def _count_objects(tree: ObjectTree) -> int:
+    # Flower's parser takes no trees that are deeper than Python's stack.
+    return 1 + sum(map(_count_objects, tree.children))

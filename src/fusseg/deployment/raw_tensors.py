@@ -7,16 +7,15 @@ import torch
 from torch import Tensor
 
 from fusseg.errors import FederationError
+from fusseg.federation.parts import TRAVELING
+from fusseg.visible_text import shown
 
-DTYPES = {
-    "float32": torch.float32,
-    "float64": torch.float64,
-    "bfloat16": torch.bfloat16,
-    "int64": torch.int64,
-}
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in TRAVELING}
 """Types of numbers that may travel."""
 MOST_BYTES = 512 * 2**20
 """Of one tensor."""
+MOST_SIDES = 8
+LONGEST_SIDE = 2**31
 
 
 def dtype_name(tensor: Tensor) -> str:
@@ -35,16 +34,26 @@ def from_bytes(name: str, dtype: str, shape: Sequence[int], content: bytes) -> T
     Args:
         name: For the error message.
         dtype: One of `DTYPES`.
-        shape: Sides, not negative.
+        shape: At most `MOST_SIDES` whole numbers of 0 to `LONGEST_SIDE`.
         content: As `to_bytes` wrote it.
 
     Raises:
-        FederationError: If the type is unknown, a side negative, or the bytes do not fit.
+        FederationError: If the type is unknown, the shape is none, or the bytes do not fit.
     """
     if dtype not in DTYPES:
-        raise FederationError(f"tensor {name!r} is {dtype!r}, must be one of {', '.join(DTYPES)}")
-    if any(side < 0 for side in shape):
-        raise FederationError(f"tensor {name!r} has the shape {tuple(shape)}")
+        known = ", ".join(DTYPES)
+        raise FederationError(f"tensor {name!r} is {shown(dtype)}, must be one of {known}")
+    # Before anything is multiplied: the product of giant or of many sides takes minutes, and
+    # Python refuses to write it.
+    if len(shape) > MOST_SIDES:
+        raise FederationError(f"tensor {name!r} has {len(shape)} sides, must be 0 to {MOST_SIDES}")
+    for side in shape:
+        # bool is an int to Python, and nobody's length.
+        if isinstance(side, bool) or not isinstance(side, int) or not 0 <= side <= LONGEST_SIDE:
+            raise FederationError(
+                f"tensor {name!r} has a side of {shown(side)}, must be a whole number of 0 to "
+                f"{LONGEST_SIDE}"
+            )
     size = math.prod(shape) * DTYPES[dtype].itemsize
     # As if no side were 0: beside one, the others could be of any length.
     room = math.prod(max(1, side) for side in shape) * DTYPES[dtype].itemsize

@@ -1,10 +1,11 @@
 """`fusseg serve`: start and watch everything a federation's server consists of."""
 
 import secrets
+import socket
 import ssl
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -26,21 +27,25 @@ from fusseg.deployment.credentials import (
 from fusseg.deployment.events import DeploymentEvent, EventReader
 from fusseg.deployment.flower import LoopbackServer
 from fusseg.deployment.keys import AUTHORITY_CERTIFICATE, SERVER_CERTIFICATE, SERVER_KEY
+from fusseg.deployment.own_script import own_variables
 from fusseg.deployment.post import NODES
 from fusseg.deployment.processes import (
-    check_listen,
     free_port,
     last_lines,
     start_process,
     stop_process,
 )
+from fusseg.deployment.server_address import ServerAddress
 from fusseg.deployment.server_app import CACHE, RUN_DIR
 from fusseg.deployment.server_rounds import FLOWER
 from fusseg.errors import ConfigError, FederationError
 
 _START_SECONDS = 60.0
 _LOOK_SECONDS = 0.5
-_STATUS_SECONDS = 5.0
+_SITES_SECONDS = 5.0
+_STATUS_SECONDS = 20.0
+"""Between two questions to Flower, each of which is a process of a second; it is asked at once
+when the rounds say that they have ended, and only a crash waits for this."""
 _RESTARTS = 5
 """Of one process; more are no accident."""
 _WARN_DAYS = 14
@@ -69,6 +74,7 @@ class _Child:
     command: list[str]
     variables: dict[str, str]
     process: "Popen[bytes]"
+    sockets: Sequence[socket.socket] = ()
     restarts: int = 0
 
 
@@ -81,9 +87,15 @@ class _Children:
     """Working directory: paths of the configuration are relative to it."""
     running: list[_Child] = field(default_factory=list)
 
-    def start(self, name: str, command: list[str], variables: dict[str, str]) -> _Child:
-        process = start_process(command, variables, self.log(name), self.place)
-        child = _Child(name, command, variables, process)
+    def start(
+        self,
+        name: str,
+        command: list[str],
+        variables: dict[str, str],
+        sockets: Sequence[socket.socket] = (),
+    ) -> _Child:
+        process = start_process(command, variables, self.log(name), self.place, sockets)
+        child = _Child(name, command, variables, process, sockets)
         self.running.append(child)
         return child
 
@@ -107,7 +119,9 @@ class _Children:
                 )
             child.restarts += 1
             log = self.log(child.name)
-            child.process = start_process(child.command, child.variables, log, self.place)
+            child.process = start_process(
+                child.command, child.variables, log, self.place, child.sockets
+            )
             yield f"the {child.name} ended with exit code {code}; it was started again"
 
     def stop(self) -> None:
@@ -117,12 +131,15 @@ class _Children:
         self.running.clear()
 
 
-def serve(config: Config, options: ServeOptions) -> Iterator[DeploymentEvent]:
+def serve(
+    config: Config, options: ServeOptions, sockets: Sequence[socket.socket]
+) -> Iterator[DeploymentEvent]:
     """Run a federation to its end, or to the point where it cannot go on.
 
     Args:
         config: The run's configuration, which is in the run directory already.
         options: Keys, sites and addresses, which `check_options` has found usable.
+        sockets: Of `processes.listen`, for the edge.
 
     Yields:
         What happens.
@@ -146,13 +163,13 @@ def serve(config: Config, options: ServeOptions) -> Iterator[DeploymentEvent]:
         server = LoopbackServer(
             home=folder, port=free_port(), authority=_key(options, AUTHORITY_CERTIFICATE)
         )
-        yield from _start(children, server, config, options)
+        yield from _start(children, server, config, options, sockets)
         run_id = flower.submit_run(server)
         yield from _watch(children, server, config, options, run_id)
 
 
 def check_options(config: Config, options: ServeOptions) -> Iterator[DeploymentEvent]:
-    """Look at keys, certificates, list of sites and port before anything is written or started.
+    """Look at keys, certificates and list of sites before anything is written or started.
 
     Yields:
         What will be wrong soon.
@@ -180,11 +197,14 @@ def check_options(config: Config, options: ServeOptions) -> Iterator[DeploymentE
             f"federation.min_sites is {least}, {options.sites} lists {len(approved)} that may "
             f"join: rounds wait for {least} sites; add the others to the file",
         )
-    check_listen(options.host, options.port)
 
 
 def _start(
-    children: _Children, server: LoopbackServer, config: Config, options: ServeOptions
+    children: _Children,
+    server: LoopbackServer,
+    config: Config,
+    options: ServeOptions,
+    sockets: Sequence[socket.socket],
 ) -> Iterator[DeploymentEvent]:
     """Start SuperLink, SuperExec and edge, and admit the sites."""
     folder = children.folder
@@ -207,11 +227,11 @@ def _start(
             flower.stop_run(server, run_id)
     command = flower.superexec_command(server, secret)
     place = {RUN_DIR: str(options.run_dir.resolve()), CACHE: str(options.cache.resolve())}
-    children.start("superexec", command, variables | place)
-    edge = children.start("edge", _edge_command(server, options), variables)
-    public = f"{_reachable(options.host)}:{options.port}"
-    _wait_until_healthy(public, server.authority, edge, children)
-    yield DeploymentEvent("waiting", f"sites can join at {options.host}:{options.port}")
+    children.start("superexec", command, variables | place | own_variables())
+    edge = children.start("edge", _edge_command(server, options, sockets), variables, sockets)
+    _wait_until_healthy(_reachable(sockets[0]), server.authority, edge, children)
+    public = ServerAddress(options.host, options.port)
+    yield DeploymentEvent("waiting", f"sites can join at {public}")
 
 
 def _watch(
@@ -223,19 +243,22 @@ def _watch(
 ) -> Iterator[DeploymentEvent]:
     """Tell what happens until Flower says that the run has ended."""
     events = EventReader(options.run_dir)
-    reason = ""
-    looked = time.monotonic()
+    reason, ended = "", False
+    looked = asked = time.monotonic()
     admission = _Admission(server, children.folder / NODES, config, options)
     while True:
         for event in events.read():
             yield event
             reason = event.text if event.kind == "stopped" else reason
+            ended = ended or event.kind in ("finished", "stopped")
         for text in children.revive():
             yield DeploymentEvent("waiting", text)
-        if time.monotonic() - looked > _STATUS_SECONDS:
+        if time.monotonic() - looked > _SITES_SECONDS:
             looked = time.monotonic()
             yield from admission.renew()
+        if time.monotonic() - asked > (_LOOK_SECONDS if ended else _STATUS_SECONDS):
             status, details = _status(server, run_id)
+            asked = time.monotonic()
             if status.startswith("finished"):
                 yield from events.read()
                 _check_completed(status, reason or details)
@@ -283,10 +306,12 @@ def _status(server: LoopbackServer, run_id: int) -> tuple[str, str]:
         return "unknown", ""
 
 
-def _edge_command(server: LoopbackServer, options: ServeOptions) -> list[str]:
+def _edge_command(
+    server: LoopbackServer, options: ServeOptions, sockets: Sequence[socket.socket]
+) -> list[str]:
     return [
         *(sys.executable, "-P", "-m", "fusseg.deployment.edge_process"),
-        *("--host", options.host, "--port", str(options.port)),
+        *(part for one in sockets for part in ("--socket", str(one.fileno()))),
         *("--certificate", str(_key(options, SERVER_CERTIFICATE))),
         *("--key", str(_key(options, SERVER_KEY))),
         *("--upstream", f"https://{server.address}", "--ca", str(server.authority)),
@@ -295,6 +320,8 @@ def _edge_command(server: LoopbackServer, options: ServeOptions) -> list[str]:
 
 def _wait_until_healthy(address: str, authority: Path, child: _Child, children: _Children) -> None:
     trust = ssl.create_default_context(cafile=str(authority))
+    # A process of this one's own: which names its certificate has is of no account here.
+    trust.check_hostname = False
     until = time.monotonic() + _START_SECONDS
     # Bare: no proxy of the surroundings may stand between.
     with httpx.Client(verify=trust, trust_env=False) as client:
@@ -316,9 +343,11 @@ def _wait_until_healthy(address: str, authority: Path, child: _Child, children: 
     raise FederationError(f"the {child.name} is not there after {_START_SECONDS:.0f} s: {failure}")
 
 
-def _reachable(host: str) -> str:
-    """Name an address of this machine on which a server of any address can be reached."""
-    return "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
+def _reachable(listening: socket.socket) -> str:
+    """Name an address of this machine at which a socket can be reached."""
+    host, port = listening.getsockname()[:2]
+    loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+    return str(ServerAddress(loopback.get(host, host), port))
 
 
 def _key(options: ServeOptions, name: str) -> Path:

@@ -5,15 +5,18 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fusseg.compute import choose_compute
+from fusseg.compute import choose_compute, set_threads
 from fusseg.config import Config
 from fusseg.data.datasets import open_dataset, select_held_out
+from fusseg.data.findings import Finding
+from fusseg.data.stored import doubt_stored
 from fusseg.evaluation.held_out import HeldOut, gather_held_out
-from fusseg.features.backbones import Backbone, check_image_size, load_backbone
+from fusseg.features.backbones import Backbone, load_backbone
 from fusseg.features.extraction import Progress, extract_features
 from fusseg.features.pipeline import Skipped
-from fusseg.features.views import held_out_views, with_mirrored
-from fusseg.preparation import check_scored
+from fusseg.features.views import check_views, held_out_views, with_mirrored
+from fusseg.federation.strategies import resolve
+from fusseg.preparation import check_scored, is_centered
 
 
 @dataclass(frozen=True)
@@ -39,24 +42,32 @@ class PreparedServer:
         return (height // self.backbone.stride) * (width // self.backbone.stride)
 
 
-def prepare_server(config: Config, cache: Path) -> Generator[Progress, None, PreparedServer]:
+def prepare_server(
+    config: Config, cache: Path
+) -> Generator[Progress | Finding, None, PreparedServer]:
     """Load the backbone, and extract the features of held-out images that the cache lacks.
 
     Yields:
-        Progress of the extraction, image by image.
+        What is doubtful about the images; progress of the extraction, image by image.
 
     Raises:
         ConfigError: If the configuration names what is not there.
         DataError: If held-out images cannot be used.
     """
     check_scored(config)
-    backbone = load_backbone(config.backbone.name, choose_compute(config.compute))
-    check_image_size(backbone, config.data.image_size)
-    center = backbone.center if config.backbone.center == "auto" else config.backbone.center
+    set_threads(config.compute)
+    backbone = load_backbone(
+        config.backbone.name, choose_compute(config.compute), config.backbone.grid
+    )
+    check_views(config, backbone)
+    resolve(config, deployed=True, feature_dim=backbone.feature_dim)
+    center = is_centered(config, backbone)
     if not config.data.held_out_sites:
         return PreparedServer(backbone, center, None, (), 0.0)
     dataset = open_dataset(config.data)
-    views = held_out_views(select_held_out(dataset, config.data), backbone, config)
+    items = select_held_out(dataset, config.data)
+    yield from doubt_stored(items, config.data)
+    views = held_out_views(items, backbone, config)
     wanted = with_mirrored(views, config.evaluation)
     started = time.perf_counter()
     features = yield from extract_features(wanted, backbone, config.backbone.batch_size, cache)

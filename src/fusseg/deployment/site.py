@@ -7,14 +7,17 @@ from typing import Any, Literal, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import Tensor
 
 from fusseg.atomic import write_atomically
 from fusseg.deployment.offer import Offer, pack_offer, unpack_offer
 from fusseg.deployment.packet import Packet
 from fusseg.errors import DataError, FederationError
-from fusseg.segmentation.training import Model
+from fusseg.federation.state import Memory
+from fusseg.segmentation.objective import Model
 
 _SITE, _OFFER, _READY, _RUNS = "site.json", "offer.json", "ready.json", "runs"
+_HEAD, _CARRIED, _CENTROIDS = "head.", "carried.", "centroids"
 Kept = TypeVar("Kept")
 _KEPT_ROUNDS = 5
 """Own models that are kept: a restarted server repeats a round, not five."""
@@ -117,19 +120,20 @@ def run_folder(folder: Path, run: str) -> Path:
     return folder / _RUNS / run
 
 
-def save_own_model(folder: Path, round_number: int, model: Model) -> None:
-    """Keep the site's own model after a round, for its next one.
+def save_memory(folder: Path, round_number: int, memory: Memory) -> None:
+    """Keep what stays with the site after a round, for its next one.
 
     Args:
         folder: Of the run.
         round_number: Round that made it, from 1.
-        model: Head and centroids.
+        memory: The site's own head and centroids, and what the objective left.
 
     Raises:
         DataError: If it cannot be written.
     """
-    tensors = {f"head.{name}": part for name, part in model.head.items()}
-    tensors["centroids"] = model.centroids
+    tensors = {f"{_HEAD}{name}": part for name, part in memory.model.head.items()}
+    tensors |= {f"{_CARRIED}{name}": part for name, part in memory.carried.items()}
+    tensors[_CENTROIDS] = memory.model.centroids
     content = save({name: part.contiguous().clone() for name, part in tensors.items()})
     _write(_own_model(folder, round_number), content)
     # Counted one by one: a site does not take part in every round.
@@ -139,8 +143,8 @@ def save_own_model(folder: Path, round_number: int, model: Model) -> None:
         path.unlink(missing_ok=True)
 
 
-def load_own_model(folder: Path, round_number: int) -> Model | None:
-    """Read the site's own model as it was before a round, also when the round is repeated.
+def load_memory(folder: Path, round_number: int) -> Memory | None:
+    """Read what stayed with the site before a round, also when the round is repeated.
 
     Args:
         folder: Of the run.
@@ -162,10 +166,16 @@ def load_own_model(folder: Path, round_number: int) -> Model | None:
     path = _own_model(folder, max(earlier))
     try:
         tensors = load_file(path)
-        centroids = tensors.pop("centroids")
+        centroids = tensors.pop(_CENTROIDS)
     except (SafetensorError, KeyError, OSError) as error:
         raise DataError(f"damaged model: {path} ({error})") from error
-    return Model({name.removeprefix("head."): part for name, part in tensors.items()}, centroids)
+    return Memory(Model(_named(tensors, _HEAD), centroids), _named(tensors, _CARRIED))
+
+
+def _named(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): part for name, part in tensors.items() if name.startswith(prefix)
+    }
 
 
 def _own_model(folder: Path, round_number: int) -> Path:

@@ -6,13 +6,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from fusseg.atomic import write_atomically
-from fusseg.compute import choose_compute
+from fusseg.compute import choose_compute, set_threads
 from fusseg.config import Config
 from fusseg.config_file import load_config
 from fusseg.data.crops import cut_up
+from fusseg.data.findings import Finding
 from fusseg.data.items import Dataset, Item, select
 from fusseg.data.site_folder import open_site
 from fusseg.data.small_clients import MIN_IMAGES
+from fusseg.data.stored import doubt_stored
 from fusseg.deployment.offer import Offer, differing_settings, shared_settings
 from fusseg.deployment.site import SiteSettings
 from fusseg.errors import DataError, FederationError
@@ -60,7 +62,8 @@ def choose_backbone(site: SiteSettings, offer: Offer) -> Backbone:
                 "site's copy with fusseg join --backbone"
             )
         name = FILTERBANK
-    backbone = load_backbone(name, choose_compute(offer.config.compute))
+    compute = choose_compute(offer.config.compute)
+    backbone = load_backbone(name, compute, offer.config.backbone.grid)
     if backbone.fingerprint != offer.fingerprint:
         raise FederationError(
             f"this site's backbone has the fingerprint {backbone.fingerprint[:16]}, the server's "
@@ -107,11 +110,13 @@ def select_site(dataset: Dataset, site: SiteSettings, config: Config) -> tuple[I
     return items
 
 
-def prepare_site(site: SiteSettings, offer: Offer) -> Generator[Progress, None, PreparedSite]:
+def prepare_site(
+    site: SiteSettings, offer: Offer
+) -> Generator[Progress | Finding, None, PreparedSite]:
     """Check the settings, open the data, extract what the cache lacks.
 
     Yields:
-        Progress of the extraction, image by image.
+        What is doubtful about the images; progress of the extraction, image by image.
 
     Raises:
         FederationError: If the site refuses the offer; fit to be sent.
@@ -119,10 +124,12 @@ def prepare_site(site: SiteSettings, offer: Offer) -> Generator[Progress, None, 
         DataError: If the data cannot be used.
     """
     check_pinned(site, offer)
+    set_threads(offer.config.compute)
     backbone = choose_backbone(site, offer)
     config, cache = offer.config, Path(site.cache)
     dataset = open_site(Path(site.data), site.name)
     items = select_site(dataset, site, config)
+    yield from doubt_stored(items, config.data)
     training = training_views(cut_up(items, config.data.crops), backbone, config)
     scored = held_out_views(_labeled(items, config), backbone, config)
     wanted = (*training, *with_mirrored(scored, config.evaluation))
@@ -169,14 +176,17 @@ def remember_features(folder: Path, offer: Offer, prepared: PreparedSite) -> Non
 def recall_client(folder: Path, site: SiteSettings, offer: Offer) -> Client:
     """Find the training features again, mapped from disk; neither images nor backbone are read.
 
+    This process computes with them as the offer says, with its number of threads.
+
     Raises:
         DataError: If they were not noted for this offer, or the cache no longer has them.
     """
+    set_threads(offer.config.compute)
     path, cache = folder / _FEATURES, Path(site.cache)
     try:
         noted = json.loads(path.read_text())
-        size = tuple(noted["settings"]["image_size"])
-        settings = FeatureSettings(**{**noted["settings"], "image_size": size})
+        tuples = {name: tuple(noted["settings"][name]) for name in ("image_size", "white_levels")}
+        settings = FeatureSettings(**{**noted["settings"], **tuples})
         if noted["offer"] != offer.digest:
             raise DataError(f"{path} was written under other settings; restart fusseg join")
         store = open_store(cache, site.name, settings, tuple(noted["shape"]))

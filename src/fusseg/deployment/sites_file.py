@@ -1,4 +1,4 @@
-"""The file `sites.toml`: which sites may join, by which key, and until when."""
+"""The file `sites.toml`: which sites may join, by which key, until when, with how many images."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,10 +16,12 @@ from cryptography.hazmat.primitives.serialization import (
 
 from fusseg.config_file import read_toml
 from fusseg.errors import ConfigError, nearest_name
+from fusseg.federation.bounds import MOST_IMAGES
 
 MAX_NAME_LENGTH = 100
 
-_KEYS = ("public_key", "expires")
+_REQUIRED = ("public_key", "expires")
+_KEYS = (*_REQUIRED, "max_images")
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class ApprovedSite:
     """OpenSSH form, type and base64, without a comment."""
     expires: date
     """Last day (UTC) on which it may join."""
+    max_images: int | None = None
+    """Images that it may say it has at most; None: as many as it says."""
 
 
 def read_sites(path: Path) -> tuple[ApprovedSite, ...]:
@@ -94,7 +98,7 @@ def _site(name: str, entry: Any) -> ApprovedSite:  # noqa: ANN401 - whatever TOM
     for key in entry:
         if key not in _KEYS:
             raise ConfigError(f"unknown key {key!r} of site {name!r}; {nearest_name(key, _KEYS)}")
-    for key in _KEYS:
+    for key in _REQUIRED:
         if key not in entry:
             raise ConfigError(f"site {name!r} has no {key}; add what `fusseg keys site` printed")
     expires = entry["expires"]
@@ -104,7 +108,15 @@ def _site(name: str, entry: Any) -> ApprovedSite:  # noqa: ANN401 - whatever TOM
             f"expires of site {name!r} must be a date such as 2027-11-24, without quotation "
             f"marks, got {expires!r}"
         )
-    return ApprovedSite(name, _public_key(name, entry["public_key"]), expires)
+    max_images = entry.get("max_images")
+    if "max_images" in entry and (
+        type(max_images) is not int or not 2 <= max_images <= MOST_IMAGES
+    ):
+        raise ConfigError(
+            f"max_images of site {name!r} must be a whole number from 2 to {MOST_IMAGES}, got "
+            f"{max_images!r}"
+        )
+    return ApprovedSite(name, _public_key(name, entry["public_key"]), expires, max_images)
 
 
 def _public_key(name: str, line: Any) -> str:  # noqa: ANN401 - whatever TOML holds

@@ -219,7 +219,9 @@ def _segment(
     # Here and not above: its parts of scipy take long to import, and few evaluations refine.
     from fusseg.evaluation.crf import refine
 
-    image = fit_image(load_image(item), seen.image_size, seen.fit, seen.interpolation)
+    image = fit_image(
+        load_image(item, seen.decoding), seen.image_size, seen.fit, seen.interpolation
+    )
     return torch.from_numpy(refine(image, pixel_cosines(segmenter, codes, seen.image_size).numpy()))
 
 

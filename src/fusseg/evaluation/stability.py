@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from jaxtyping import Int
 from torch import Tensor
 
-from fusseg.config import Config
+from fusseg.config import SEEN, Config
 from fusseg.errors import ConfigError
 from fusseg.evaluation.agreement import adjusted_rand, count_pairs
 from fusseg.evaluation.held_out import HeldOut, encode_held_out
@@ -19,9 +19,6 @@ from fusseg.evaluation.quality import (
     sum_quality,
 )
 from fusseg.segmentation.segmenter import Segmenter, cosines
-
-_SEEN = ("image_size", "fit", "interpolation")
-"""Settings of the data that decide what a backbone sees of an image."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +123,9 @@ def check_comparable(config: Config, other: Config) -> None:
     """Refuse two runs that see different images, or see them differently.
 
     Raises:
-        ConfigError: If size, fit or interpolation differ.
+        ConfigError: If the size or another of these settings differs.
     """
-    for name in _SEEN:
+    for name in SEEN:
         left, right = getattr(config.data, name), getattr(other.data, name)
         if left != right:
             raise ConfigError(

@@ -14,18 +14,21 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fusseg.atomic import write_atomically
-from fusseg.config import DataConfig, Fit, Interpolation
+from fusseg.config import SEEN, BackboneConfig, DataConfig, Grid
+from fusseg.config_file import parse_config
 from fusseg.errors import DataError, FussegError
 from fusseg.regions import Color, NamedCluster
 from fusseg.segmentation.head import HeadWeights, SegmentationHead, build_head
 from fusseg.segmentation.segmenter import Segmenter
 from fusseg.version import VERSION
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Newest that is read, and written where a value in an image file does not mean what it did under
+the first: there an older fusseg must not read the model."""
 KEY = "fusseg"
 """Of the metadata: a JSON object; see docs/share.md."""
 BackboneKind = Literal["filterbank", "hub", "folder", "onnx"]
-_FIELDS = ("backbone", "image_size", "fit", "interpolation", "clusters", "training")
+_DECODED = ("white_level", "alpha_channel")
 _HEAD, _CENTROIDS, _MEAN = "head.", "centroids", "mean_feature"
 
 
@@ -41,6 +44,8 @@ class BackboneNeed:
     stride: int
     file_sha256: str | None = None
     """Of the ONNX file, as `sha256sum` prints it."""
+    grid: Grid | None = None
+    """How the tokens of the ONNX file lie in the image; None: it gives a map."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +54,8 @@ class Artifact:
 
     segmenter: Segmenter
     backbone: BackboneNeed
-    image_size: tuple[int, int]
-    """Height and width in training: the scale at which the backbone sees images."""
-    fit: Fit
-    interpolation: Interpolation
+    data: DataConfig
+    """How images were decoded and seen in training; the other settings are not kept."""
     clusters: tuple[NamedCluster, ...] | None
     """Name and color of every cluster, where they were given."""
     training: Mapping[str, Any]
@@ -66,12 +69,21 @@ def save_artifact(path: Path, artifact: Artifact) -> None:
         DataError: If the file cannot be written.
     """
     tensors = _tensors(artifact.segmenter)
-    described = {name: getattr(artifact, name) for name in _FIELDS} | {
-        "format_version": FORMAT_VERSION,
+    decoded = {
+        name: getattr(artifact.data, name)
+        for name in _DECODED
+        if getattr(artifact.data, name) != getattr(DataConfig(), name)
+    }
+    described = decoded | {
+        "image_size": artifact.data.image_size,
+        "fit": artifact.data.fit,
+        "interpolation": artifact.data.interpolation,
+        "training": artifact.training,
+        "format_version": FORMAT_VERSION if decoded else 1,
         "fusseg": VERSION,
         "num_clusters": artifact.segmenter.num_clusters,
         "code_dim": artifact.segmenter.head.code_dim,
-        "backbone": asdict(artifact.backbone),
+        "backbone": describe_backbone(artifact.backbone),
         "clusters": artifact.clusters and [asdict(cluster) for cluster in artifact.clusters],
     }
     # Through JSON once, so that what is hashed is what will be read: lists in place of tuples.
@@ -81,6 +93,14 @@ def save_artifact(path: Path, artifact: Artifact) -> None:
         write_atomically(path, save(tensors, {KEY: json.dumps(metadata, sort_keys=True)}))
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror}") from error
+
+
+def describe_backbone(need: BackboneNeed) -> dict[str, Any]:
+    """Write down which backbone it is; a grid only where there is one."""
+    described = asdict(need)
+    if need.grid is None:
+        del described["grid"]
+    return described
 
 
 def load_artifact(path: Path) -> Artifact:
@@ -142,19 +162,13 @@ def _digest(metadata: Mapping[str, object], tensors: Mapping[str, Tensor]) -> st
 
 
 def _unpack(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Artifact:
-    height, width = (int(side) for side in metadata["image_size"])
-    data = DataConfig(image_size=(height, width))
+    seen = {name: metadata[name] for name in SEEN if name not in _DECODED or name in metadata}
     need = _need(metadata["backbone"])
-    fit, interpolation = metadata["fit"], metadata["interpolation"]
-    _check_choice(fit, Fit)
-    _check_choice(interpolation, Interpolation)
     segmenter = _segmenter(tensors, need)
     return Artifact(
         segmenter=segmenter,
         backbone=need,
-        image_size=data.image_size,
-        fit=fit,
-        interpolation=interpolation,
+        data=parse_config({"data": seen}).data,
         clusters=_clusters(metadata["clusters"], segmenter.num_clusters),
         training=dict(metadata["training"]),
     )
@@ -167,7 +181,13 @@ def _need(entry: Mapping[str, Any]) -> BackboneNeed:
         raise ValueError("backbone must be described by text on one line")
     if not all(type(entry[name]) is int and entry[name] > 0 for name in ("feature_dim", "stride")):
         raise ValueError("channels and stride of the backbone must be integers above 0")
-    return BackboneNeed(**entry)
+    grid = entry.get("grid")
+    if isinstance(grid, list):
+        rows, columns = grid
+        grid = (rows, columns)
+    if grid not in (None, "square") and not all(type(side) is int for side in grid):
+        raise ValueError(f"grid {grid!r} of the backbone")
+    return BackboneNeed(**{**entry, "grid": BackboneConfig(grid=grid).grid})
 
 
 def _check_choice(value: object, choices: object) -> None:

@@ -12,6 +12,7 @@ import torch
 from onnx import ModelProto, version_converter
 from torch import Tensor
 
+from fusseg.config import Grid
 from fusseg.errors import ConfigError, first_line
 from fusseg.export.graph_text import chain, parse_graph
 from fusseg.features.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
@@ -35,6 +36,25 @@ _NORMALIZE = """
         pixels = Div (centered, std)
     }"""
 
+_RECTANGLE = """
+    grid (float[batch, tokens, dim] tokens) => (float[batch, dim, rows, columns] features)
+    {
+        channels = Transpose <perm = [0, 2, 1]> (tokens)
+        features = Reshape (channels, sides)
+    }"""
+_SQUARE = """
+    grid (float[batch, tokens, dim] tokens) => (float[batch, dim, rows, columns] features)
+    {
+        channels = Transpose <perm = [0, 2, 1]> (tokens)
+        number = Shape <start = 2, end = 3> (channels)
+        area = Cast <to = 1> (number)
+        root = Sqrt (area)
+        whole = Round (root)
+        side = Cast <to = 7> (whole)
+        sides = Concat <axis = 0> (kept, side, side)
+        features = Reshape (channels, sides)
+    }"""
+
 
 def backbone_graph(backbone: Backbone) -> tuple[ModelProto, str, str]:
     """Make the graph of a backbone.
@@ -50,7 +70,7 @@ def backbone_graph(backbone: Backbone) -> tuple[ModelProto, str, str]:
         ConfigError: If it cannot be expressed in ONNX.
     """
     if backbone.name.startswith(PREFIX):
-        return _of_file(Path(backbone.name.removeprefix(PREFIX)))
+        return _of_file(Path(backbone.name.removeprefix(PREFIX)), backbone.grid)
     extract = filterbank_function() if backbone.name == "filterbank" else backbone.extract
     return _traced(backbone, extract), "images", "features"
 
@@ -102,7 +122,7 @@ def _traced(backbone: Backbone, extract: Callable[[Tensor], Tensor]) -> ModelPro
     return onnx.load_from_string(program.model_proto.SerializeToString())
 
 
-def _of_file(path: Path) -> tuple[ModelProto, str, str]:
+def _of_file(path: Path, grid: Grid | None) -> tuple[ModelProto, str, str]:
     try:
         model = onnx.load(path)
         if opset_of(model) < OLDEST_OPSET:
@@ -125,9 +145,19 @@ def _of_file(path: Path) -> tuple[ModelProto, str, str]:
         )
     features = model.graph.output[0].name
     normalize = parse_graph(_NORMALIZE, opset_of(model), constants)
-    parts = [("normalize", normalize), ("encoder", model)]
-    joined = chain(parts, [{"normalize/pixels": port.name}])
-    return joined, "normalize/seen", f"encoder/{features}"
+    parts, links = [("normalize", normalize), ("encoder", model)], [{"normalize/pixels": port.name}]
+    if grid is None:
+        return chain(parts, links), "normalize/seen", f"encoder/{features}"
+    parts.append(("grid", _grid_graph(grid, opset_of(model))))
+    links.append({f"encoder/{features}": "tokens"})
+    return chain(parts, links), "normalize/seen", "grid/features"
+
+
+def _grid_graph(grid: Grid, opset: int) -> ModelProto:
+    """Lay tokens out as a map; a zero keeps the batch, and a second one the channels."""
+    if grid == "square":
+        return parse_graph(_SQUARE, opset, {"kept": np.zeros(2, np.int64)})
+    return parse_graph(_RECTANGLE, opset, {"sides": np.array([0, 0, *grid], np.int64)})
 
 
 @contextmanager

@@ -1,10 +1,10 @@
 """Small ONNX graphs written as text, and how they are joined to one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from onnx import GraphProto, ModelProto, compose, helper, numpy_helper, parser
+from onnx import GraphProto, ModelProto, NodeProto, compose, helper, numpy_helper, parser
 
 IR_VERSION = 10
 """What torch writes; onnxruntime reads it from 1.18 on."""
@@ -47,6 +47,32 @@ def chain(
             joined, model, io_map=[(out, f"{prefix}/{name}") for out, name in link.items()]
         )
     return joined
+
+
+def strip_notes(model: ModelProto) -> None:
+    """Remove what tools note in a graph for its author: texts, stack traces, paths of files."""
+    model.ClearField("doc_string")
+    del model.metadata_props[:]
+    _strip_graph(model.graph)
+    for function in model.functions:
+        _strip_entries([function, *function.value_info, *function.node])
+
+
+def _strip_graph(graph: GraphProto) -> None:
+    ports = (*graph.input, *graph.output, *graph.value_info)
+    _strip_entries([graph, *ports, *graph.initializer, *graph.node])
+
+
+def _strip_entries(entries: Iterable[Any]) -> None:
+    for entry in entries:
+        entry.ClearField("doc_string")
+        del entry.metadata_props[:]
+        for attribute in entry.attribute if isinstance(entry, NodeProto) else ():
+            attribute.ClearField("doc_string")
+            if attribute.HasField("g"):
+                _strip_graph(attribute.g)
+            for inner in attribute.graphs:
+                _strip_graph(inner)
 
 
 def _rename(graph: GraphProto, prefix: str) -> None:

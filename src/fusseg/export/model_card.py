@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from fusseg.config import WhiteLevel
 from fusseg.export.artifact import Artifact
 from fusseg.export.opening import describe_need, regions_of
-from fusseg.federation.strategies import BASELINES
+from fusseg.federation.strategies import STRATEGIES
 from fusseg.record import DEPLOYMENT
 from fusseg.regions import hex_color
 
@@ -52,7 +53,8 @@ def _header(license_id: str | None) -> str:
 
 def _origin(training: Mapping[str, Any]) -> str:
     clients = training.get("num_clients")
-    if training.get("strategy") in BASELINES:
+    strategy = STRATEGIES.get(str(training.get("strategy")))
+    if strategy is not None and strategy.baseline:
         how = "as a baseline without a federation"
     elif training.get("engine") == DEPLOYMENT:
         how = f"by {_METHOD} at {clients} clients: their images stayed with them"
@@ -99,11 +101,13 @@ def _regions(artifact: Artifact) -> str:
 
 def _training_rows(artifact: Artifact) -> list[tuple[str, object]]:
     training, need = artifact.training, artifact.backbone
-    height, width = artifact.image_size
-    fit, filter_ = artifact.fit, artifact.interpolation
+    data, (height, width) = artifact.data, artifact.data.image_size
+    ignored = "ignored" if data.alpha_channel == "ignore" else None
     rows: list[tuple[str, object]] = [
         ("backbone", f"{need.name}, {need.feature_dim} channels, stride {need.stride}"),
-        ("image size", f"{height} x {width} pixels, {fit}, {filter_}"),
+        ("image size", f"{height} x {width} pixels, {data.fit}, {data.interpolation}"),
+        ("value that is white", _white(data.white_level)),
+        ("transparency", ignored),
         ("regions, channels of a code", f"{artifact.segmenter.num_clusters}, "
          f"{artifact.segmenter.head.code_dim}"),
         ("strategy", training.get("strategy")),
@@ -125,6 +129,12 @@ def _training_rows(artifact: Artifact) -> list[tuple[str, object]]:
             ("pixel accuracy on them", f"{100 * training['pixel_accuracy']:.1f} %"),
         ]
     return [(name, value) for name, value in rows if value is not None]
+
+
+def _white(level: WhiteLevel | None) -> str | None:
+    if isinstance(level, dict):
+        return ", ".join(f"{white} in files of {bands} bands" for bands, white in level.items())
+    return None if level is None else str(level)
 
 
 def _rounds(training: Mapping[str, Any]) -> str | None:

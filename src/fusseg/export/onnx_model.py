@@ -9,7 +9,7 @@ from onnx import ModelProto, checker, helper
 from fusseg.atomic import write_atomically
 from fusseg.errors import ConfigError, DataError
 from fusseg.export.backbone_graph import backbone_graph, opset_of
-from fusseg.export.graph_text import chain
+from fusseg.export.graph_text import chain, strip_notes
 from fusseg.export.head_graph import head_graph
 from fusseg.export.view_graph import view_graph
 from fusseg.segmentation.segmenter import Segmenter
@@ -37,7 +37,7 @@ def build_onnx(
     data, backbone = run.config.data, run.backbone
     encoder, images, features = backbone_graph(backbone)
     opset = opset_of(encoder)
-    free = data.fit == "crop" and backbone.image_size is None
+    free = data.fit == "crop" and backbone.only_size(data.image_size) is None
     largest = max_area * data.image_size[0] * data.image_size[1] if free else None
     view = view_graph(data.image_size, data.interpolation, backbone.stride, largest, opset)
     model = chain(
@@ -48,6 +48,7 @@ def build_onnx(
         ],
     )
     _name_ports(model)
+    strip_notes(model)
     if model.ByteSize() > _MOST_BYTES:
         raise ConfigError(
             f"the graph takes {model.ByteSize():,} bytes, and an ONNX file holds {_MOST_BYTES:,}; "

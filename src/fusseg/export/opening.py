@@ -5,7 +5,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from fusseg.compute import EXACT, Compute
-from fusseg.config import BackboneConfig, Config, DataConfig, ModelConfig
+from fusseg.config import BackboneConfig, Config, ModelConfig
 from fusseg.errors import ConfigError
 from fusseg.export.artifact import Artifact, BackboneNeed, load_artifact
 from fusseg.features.backbones import Backbone, load_backbone
@@ -34,22 +34,23 @@ def load_model(
     """
     artifact = load_artifact(path)
     loaded = _load(artifact.backbone, backbone, compute)
-    data = DataConfig(
-        image_size=artifact.image_size, fit=artifact.fit, interpolation=artifact.interpolation
-    )
     head = artifact.segmenter.head
     model = ModelConfig(num_clusters=artifact.segmenter.num_clusters, code_dim=head.code_dim)
     rounds = int(artifact.training.get("rounds", 0))
     federation = replace(Config().federation, rounds=max(1, rounds))
     run = TrainedRun(
         config=Config(
-            data=data, backbone=BackboneConfig(name=loaded.name), model=model, federation=federation
+            data=artifact.data,
+            backbone=BackboneConfig(name=loaded.name, grid=loaded.grid),
+            model=model,
+            federation=federation,
         ),
         backbone=loaded,
         segmenters={GLOBAL: artifact.segmenter},
         rounds_done=rounds,
         name=path.stem,
         digest=sha256(path.read_bytes()).hexdigest(),
+        stored_values=tuple(artifact.training.get("stored_values", ())),
     )
     return run, regions_of(artifact)
 
@@ -78,7 +79,7 @@ def _load(need: BackboneNeed, name: str | None, compute: Compute) -> Backbone:
             f"this model needs its backbone, which is not in its file: {describe_need(need)} with "
             "--backbone, or backbone= in Python"
         )
-    backbone = load_backbone(name or need.name, compute)
+    backbone = load_backbone(name or need.name, compute, need.grid)
     if backbone.fingerprint != need.fingerprint:
         raise ConfigError(
             f"this model belongs to a backbone with fingerprint {need.fingerprint[:16]}, but "

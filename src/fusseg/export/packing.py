@@ -4,11 +4,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from fusseg.bookkeeping import check_same_round
+from fusseg.config import DataConfig, seen_alike
 from fusseg.errors import DataError
 from fusseg.export.artifact import Artifact, BackboneKind, BackboneNeed
 from fusseg.features.backbones import Backbone
-from fusseg.federation.schedule import num_rounds
-from fusseg.federation.strategies import resolve_federation
+from fusseg.federation.strategies import resolve
 from fusseg.record import GLOBAL
 from fusseg.regions import NamedCluster, load_regions
 from fusseg.runs import Record, load_record
@@ -28,18 +29,16 @@ def pack_run(
 
     Raises:
         ConfigError: As `pick_segmenter`.
-        DataError: If the record cannot be read.
+        DataError: If the record cannot be read, or is of another round than the model.
     """
-    segmenter = pick_segmenter(run, site)
-    data = run.config.data
+    segmenter, record = pick_segmenter(run, site), load_record(run_dir)
+    check_same_round(run_dir, record, run.rounds_done)
     return Artifact(
         segmenter=segmenter,
         backbone=need_of(run.backbone),
-        image_size=data.image_size,
-        fit=data.fit,
-        interpolation=data.interpolation,
+        data=seen_alike(DataConfig(), run.config.data),
         clusters=_clusters(run_dir, segmenter.num_clusters, site),
-        training=_training(run, load_record(run_dir), site, with_sites=with_sites),
+        training=_training(run, record, site, with_sites=with_sites),
     )
 
 
@@ -64,6 +63,7 @@ def need_of(backbone: Backbone) -> BackboneNeed:
         feature_dim=backbone.feature_dim,
         stride=backbone.stride,
         file_sha256=digest,
+        grid=backbone.grid,
     )
 
 
@@ -99,7 +99,7 @@ def _training(
         "strategy": record["strategy"],
         "seed": record["seed"],
         "rounds": run.rounds_done,
-        "rounds_planned": num_rounds(resolve_federation(config.federation)),
+        "rounds_planned": resolve(config).num_rounds,
         "local_steps": (record["hello"] or {}).get("local_steps"),
         "num_clients": len(clients),
         "num_images": sum(client["num_images"] for client in clients),
@@ -108,6 +108,7 @@ def _training(
         "adapted": record.get("adapted") is not None,
         "versions": {name: record["versions"].get(name) for name in ("fusseg", "torch")},
         "protocol": record["protocol"],
+        "stored_values": list(run.stored_values),
         **_scores(record, site),
     }
     if with_sites:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from fusseg.config import Precision
+from fusseg.config import Grid, Precision
 from fusseg.errors import ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -36,6 +36,12 @@ class Backbone:
     """Of its matrix products; never `auto`."""
     same_on_any_threads: bool = False
     """Whether features have the same bits however many threads compute them."""
+    grid: Grid | None = None
+    """How the tokens of its file lie in the image, as `backbone.grid`."""
+
+    def only_size(self, size: tuple[int, int]) -> tuple[int, int] | None:
+        """Say which size every image has to have where training images have this one; None: any."""
+        return size if self.grid == "square" and self.image_size is None else self.image_size
 
 
 def check_image_size(
@@ -53,6 +59,12 @@ def check_image_size(
             another size only.
     """
     check_sides(backbone.name, backbone.stride, size, backbone.image_size, key)
+    if backbone.grid == "square" and size[0] != size[1]:
+        raise ConfigError(
+            f"backbone {backbone.name!r} lays its tokens out as a square (backbone.grid) and takes "
+            f"square images, got {list(size)}; set {key} to {[min(size)] * 2}, or backbone.grid to "
+            "[rows, columns]"
+        )
 
 
 def check_sides(

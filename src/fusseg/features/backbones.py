@@ -4,7 +4,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from fusseg.compute import EXACT, Compute
+from fusseg.compute import EXACT, Compute, settle_in_child
+from fusseg.config import Grid
 from fusseg.errors import ConfigError, nearest_name
 from fusseg.features.backbone import Backbone, check_image_size
 from fusseg.features.filterbank import load_filterbank
@@ -23,18 +24,27 @@ BACKBONES: dict[str, Callable[[str, Compute], Backbone]] = {
 what to compute. Those that leave it out run in float32 on the processor."""
 
 
-def load_backbone(name: str, compute: Compute = EXACT) -> Backbone:
+def load_backbone(name: str, compute: Compute = EXACT, grid: Grid | None = None) -> Backbone:
     """Load a frozen backbone by its name.
 
     Args:
         name: `filterbank`, `onnx:PATH`, the local folder of a ViT, or its id on the Hugging Face
             hub such as `facebook/dino-vitb8`. A folder goes before a hub id of the same name.
         compute: Device and precision of a ViT; the others run in float32 on the processor.
+        grid: How the tokens of an ONNX file lie in the image; None: it gives a map.
 
     Raises:
         ConfigError: If there is no such backbone, or it cannot be loaded.
     """
-    return BACKBONES[_form(name)](name, compute)
+    settle_in_child()
+    form = _form(name)
+    if grid is None:
+        return BACKBONES[form](name, compute)
+    if form != "onnx:PATH":
+        raise ConfigError(
+            f"backbone.grid is for ONNX files that give tokens, got backbone {name!r}; drop it"
+        )
+    return load_onnx(name, grid)
 
 
 def check_backbone_name(name: str) -> None:

@@ -11,6 +11,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from fusseg.config import ComputeConfig
+from fusseg.data.findings import Finding
 from fusseg.data.images import read_bytes
 from fusseg.data.items import Item, Source
 from fusseg.errors import DataError
@@ -50,7 +51,7 @@ class Elsewhere:
     def source_of(self, backbone: Backbone) -> BackboneSource:
         """Say how a worker loads the same backbone: `auto` is decided by this machine."""
         compute = replace(self.compute, precision=backbone.precision)
-        return BackboneSource(backbone.name, compute)
+        return BackboneSource(backbone.name, compute, backbone.grid)
 
 
 @dataclass(frozen=True)
@@ -168,8 +169,8 @@ def _extract_all(
             yield store, extracted
 
 
-def wait_for(stages: Generator[Progress, None, Outcome]) -> Outcome:
-    """Run an extraction to its end where nobody watches its progress."""
+def wait_for(stages: Generator[Progress | Finding, None, Outcome]) -> Outcome:
+    """Run an extraction to its end where nobody watches it."""
     while True:
         try:
             next(stages)

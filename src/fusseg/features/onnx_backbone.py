@@ -1,7 +1,9 @@
 """Any encoder saved as an ONNX file, run on the CPU by onnxruntime."""
 
+import ctypes
+import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -11,6 +13,7 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
+from fusseg.config import Grid
 from fusseg.errors import ConfigError, first_line
 from fusseg.features.backbone import (
     IMAGENET_MEAN,
@@ -19,12 +22,19 @@ from fusseg.features.backbone import (
     check_sides,
     normalize_colors,
 )
+from fusseg.features.onnx_layout import (
+    Layout,
+    Run,
+    find_layout,
+    lay_out,
+    probe_images,
+)
 
 PREFIX = "onnx:"
-PROBE_SIZE = (224, 448)
-"""Divided by every usual stride (7, 8, 14, 16, 28, 32); oblong to tell height from width."""
-
-Forward = Callable[[Float[np.ndarray, "batch 3 height width"]], Float32[np.ndarray, "*shape"]]
+TOLERANCE = 1e-3
+"""Share of the largest value by which the features of an image may differ in a batch: rounding."""
+_FEW = 4
+"""Positions a side of the images that are compared alone and together."""
 
 
 @runtime_checkable
@@ -56,44 +66,71 @@ def onnx_path(name: str) -> Path:
     return path
 
 
-def load_onnx(name: str) -> Backbone:
+def load_onnx(name: str, grid: Grid | None = None) -> Backbone:
     """Load an encoder from an ONNX file.
 
     The file has one float32 input (batch, 3, height, width), RGB normalized by ImageNet's mean
-    and standard deviation, and one float32 output (batch, dim, height / stride, width / stride).
-    Dimension and stride are found by running it once. It gets as many threads as torch has.
+    and standard deviation, and one float32 output (batch, dim, height / stride, width / stride),
+    or (batch, tokens, dim) with a grid. Dimension and stride are found by running it. Images run
+    one by one where it does not take two at once. It gets as many threads as torch has.
 
     Args:
         name: `onnx:` and the path of the file.
+        grid: How tokens lie in the image; None: the output is a map.
 
     Raises:
         ConfigError: If the file is missing, is no ONNX model, or does not have that form.
     """
     path = onnx_path(name)
-    session = _open_session(path)
-    batch, image_size = _fixed_sides(session, path)
-    forward = _forward(session, path, one_by_one=batch == 1)
-    feature_dim, stride = _probe(forward, path, image_size)
+    fingerprint = _fingerprint(path, grid)
+    session = _Session(path)
+    batch, fixed = _fixed_sides(session.get(), path)
+    run = _runner(session, path)
+    gives_tokens = len(session.get().get_outputs()[0].shape) == 3
+    layout = find_layout(run, path, fixed, grid, gives_tokens=gives_tokens)
+    stride, image_size = layout.stride, layout.image_size
+    together = batch is None and _takes_batches(run, path, layout)
 
     def extract(
         images: UInt8[Tensor, "batch height width 3"],
     ) -> Float[Tensor, "batch dim h w"]:
         size = (images.shape[1], images.shape[2])
         check_sides(name, stride, size, image_size)
-        features = forward(normalize_colors(images).numpy())
-        expected = (len(images), feature_dim, size[0] // stride, size[1] // stride)
-        _check_output(features, path, expected)
+        pixels = normalize_colors(images).numpy()
+        features = run(pixels) if together else np.concatenate([run(one[None]) for one in pixels])
+        rows, columns = size[0] // stride, size[1] // stride
+        if grid is not None:
+            _check_output(features, path, (len(images), rows * columns, layout.feature_dim))
+            features = lay_out(features, rows, columns)
+        _check_output(features, path, (len(images), layout.feature_dim, rows, columns))
         return torch.from_numpy(features)
 
     return Backbone(
         name=name,
-        fingerprint=_fingerprint(path),
-        feature_dim=feature_dim,
+        fingerprint=fingerprint,
+        feature_dim=layout.feature_dim,
         stride=stride,
         center=True,
         extract=extract,
         image_size=image_size,
+        grid=grid,
     )
+
+
+class _Session:
+    """An open file, opened again in a forked child: the session's threads are not there."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._opened, self._process = _open_session(path), os.getpid()
+
+    def get(self) -> Session:
+        """Give the session of this process."""
+        if self._process != os.getpid():
+            # Never freed here: that would wait for its threads without end.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._opened))
+            self._opened, self._process = _open_session(self._path), os.getpid()
+        return self._opened
 
 
 def _open_session(path: Path) -> Session:
@@ -133,10 +170,12 @@ def _fixed_sides(session: Session, path: Path) -> tuple[int | None, tuple[int, i
         )
     shape = tuple(inputs[0].shape)
     fixed = tuple(side if isinstance(side, int) else None for side in shape)
-    if inputs[0].type != "tensor(float)" or len(fixed) != 4 or fixed[1] not in {None, 3}:
+    last = len(fixed) == 4 and fixed[1] != 3 and fixed[3] == 3
+    if last or inputs[0].type != "tensor(float)" or len(fixed) != 4 or fixed[1] not in {None, 3}:
+        mend = "; its channels are last: export it with a transposition before it" * last
         raise ConfigError(
             f"the input of ONNX file {str(path)!r} must be float32 of shape "
-            f"(batch, 3, height, width), got {inputs[0].type} of shape {shape}"
+            f"(batch, 3, height, width), got {inputs[0].type} of shape {shape}{mend}"
         )
     batch, _, height, width = fixed
     if batch not in {None, 1} or (height is None) != (width is None):
@@ -147,13 +186,13 @@ def _fixed_sides(session: Session, path: Path) -> tuple[int | None, tuple[int, i
     return batch, None if height is None or width is None else (height, width)
 
 
-def _forward(session: Session, path: Path, *, one_by_one: bool) -> Forward:
-    """Wrap a session as a function, image by image where the file has a batch of 1."""
-    name = session.get_inputs()[0].name
+def _runner(session: _Session, path: Path) -> Run:
+    """Wrap a session as a function."""
+    name = session.get().get_inputs()[0].name
 
     def run(pixels: Float[np.ndarray, "batch 3 height width"]) -> Float32[np.ndarray, "*shape"]:
         try:
-            features = session.run(None, {name: pixels})[0]
+            features = session.get().run(None, {name: pixels})[0]
         except Exception as error:  # onnxruntime's errors share no base class
             raise ConfigError(
                 f"ONNX file {str(path)!r} fails on images of {pixels.shape[2:]}: "
@@ -161,25 +200,39 @@ def _forward(session: Session, path: Path, *, one_by_one: bool) -> Forward:
             ) from error
         return np.asarray(features)
 
-    if one_by_one:
-        return lambda pixels: np.concatenate([run(image[None]) for image in pixels])
     return run
 
 
-def _probe(forward: Forward, path: Path, image_size: tuple[int, int] | None) -> tuple[int, int]:
-    """Find the number of channels and the stride by running one gray image."""
-    height, width = image_size or PROBE_SIZE
-    features = forward(np.zeros((1, 3, height, width), np.float32))
-    shape = features.shape
-    stride = height // shape[2] if len(shape) == 4 and shape[2] else 0
-    if stride == 0 or (shape[2] * stride, shape[3] * stride) != (height, width):
+def _takes_batches(run: Run, path: Path, layout: Layout) -> bool:
+    """Tell whether two images can run at once; refuse a file in which one changes the other.
+
+    Raises:
+        ConfigError: If the features of an image depend on the rest of its batch, or are not finite.
+    """
+    small = layout.image_size or (_FEW * layout.stride, _FEW * layout.stride)
+    try:
+        images = probe_images(small)
+        alone = np.concatenate([run(image[None]) for image in images])
+    except ConfigError:
+        # Positions are learned for one size, that of the probe.
+        images = probe_images(layout.probe)
+        alone = np.concatenate([run(image[None]) for image in images])
+    _check_output(alone, path, alone.shape)
+    try:
+        together = run(images)
+    except ConfigError:
+        return False
+    if together.shape != alone.shape:
+        return False
+    difference, largest = (float(np.abs(part).max()) for part in (together - alone, alone))
+    if not difference <= TOLERANCE * largest:
         raise ConfigError(
-            f"the output of ONNX file {str(path)!r} must be of shape "
-            f"(batch, dim, height / stride, width / stride), got {shape} for an image of "
-            f"{(height, width)}"
+            f"in ONNX file {str(path)!r} the features of an image depend on the other images of "
+            f"its batch: they differ by {difference:.3g}, the largest is {largest:.3g}; "
+            "export the encoder in evaluation mode (model.eval() in PyTorch), without statistics "
+            "over the batch, or with a batch that is fixed to 1"
         )
-    _check_output(features, path, shape)
-    return shape[1], stride
+    return True
 
 
 def _check_output(
@@ -198,10 +251,11 @@ def _check_output(
         )
 
 
-def _fingerprint(path: Path) -> str:
-    """Hash the file, the files it keeps its weights in, and the normalization."""
+def _fingerprint(path: Path, grid: Grid | None) -> str:
+    """Hash the file, the files it keeps its weights in, the normalization and the grid."""
     content = path.read_bytes()
-    digest = sha256(f"onnx 1 {IMAGENET_MEAN} {IMAGENET_STD}".encode())
+    laid_out = "" if grid is None else f" grid {grid}"
+    digest = sha256(f"onnx 1 {IMAGENET_MEAN} {IMAGENET_STD}{laid_out}".encode())
     digest.update(sha256(content).digest())
     # An entry of the protobuf map of an external tensor: key "location", value of one-byte length.
     entries = re.finditer(rb"\n\x08location\x12([\x01-\x7f])", content, re.DOTALL)

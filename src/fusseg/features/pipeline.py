@@ -104,7 +104,7 @@ def _decode_ahead(
 ) -> Iterator[_Decoded]:
     def decode(entry: DigestedItem) -> _Decoded:
         try:
-            image = load_image(entry.item)
+            image = load_image(entry.item, settings.decoding)
             fitted = fit_image(image, settings.image_size, settings.fit, settings.interpolation)
             return entry, fitted[:, ::-1] if settings.mirrored else fitted
         except DataError as error:

@@ -21,8 +21,8 @@ import torch
 
 from fusseg.atomic import write_atomically
 from fusseg.compute import choose_compute, set_threads
-from fusseg.config import ComputeConfig
-from fusseg.data.images import load_image
+from fusseg.config import ComputeConfig, Grid
+from fusseg.data.images import Decoding, load_image
 from fusseg.data.items import Item
 from fusseg.errors import DataError
 from fusseg.features.backbones import Backbone, load_backbone
@@ -42,6 +42,7 @@ class BackboneSource:
     """As written in `backbone.name`."""
     compute: ComputeConfig
     """Precision as decided by who asks; device `auto`: each worker's own."""
+    grid: Grid | None = None
 
 
 @dataclass(frozen=True)
@@ -153,15 +154,17 @@ def _extract(part: Store, shard: Shard, backbone: Backbone) -> None:
     outcomes: list[tuple[int, str, bool]] = []
     for event in extract_site(part, shard.entries, backbone, shard.batch_size):
         if isinstance(event, Skipped):
-            outcomes.append((places[event.item], event.reason, _is_readable(event.item)))
+            outcomes.append(
+                (places[event.item], event.reason, _is_readable(event.item, part.settings.decoding))
+            )
         else:
             outcomes.append((places[event.item], "", True))
     write_atomically(part.path / OUTCOMES, json.dumps(outcomes).encode())
 
 
-def _is_readable(item: Item) -> bool:
+def _is_readable(item: Item, decoding: Decoding) -> bool:
     try:
-        load_image(item)
+        load_image(item, decoding)
     except DataError:
         return False
     return True
@@ -181,4 +184,4 @@ def _check_seen(entries: Sequence[DigestedItem]) -> None:
 @lru_cache(maxsize=1)
 def _load(source: BackboneSource, _fingerprint: str, _threads: int) -> Backbone:
     """Keep a backbone for the next shard, unless other weights or threads are asked for."""
-    return load_backbone(source.name, choose_compute(source.compute))
+    return load_backbone(source.name, choose_compute(source.compute), source.grid)

@@ -28,7 +28,8 @@ from filelock import FileLock
 from jaxtyping import Float16, Float32
 
 from fusseg.atomic import write_atomically
-from fusseg.config import Fit, Interpolation, Precision
+from fusseg.config import AlphaChannel, Fit, Interpolation, Precision
+from fusseg.data.images import Decoding
 from fusseg.errors import DataError
 from fusseg.features.codecs import (
     Basis,
@@ -64,6 +65,13 @@ class FeatureSettings:
     """Of the backbone's products."""
     cache: str = "float16"
     """How the features lie on disk, as `backbone.cache`."""
+    white_levels: tuple[int, int, int, int] = Decoding().white_levels
+    alpha_channel: AlphaChannel = "blend"
+
+    @property
+    def decoding(self) -> Decoding:
+        """What the values in the image's file mean."""
+        return Decoding(self.white_levels, self.alpha_channel)
 
     @property
     def key(self) -> str:
@@ -288,6 +296,8 @@ def list_stores(cache: Path) -> list[Store]:
                 meta.get("mirrored", False),
                 meta.get("precision", "float32"),
                 meta.get("cache", "float16"),
+                tuple(meta.get("white_levels", Decoding().white_levels)),
+                meta.get("alpha_channel", "blend"),
             )
             row_type(settings.cache, tuple(meta["shape"]))
             stores.append(Store(path.parent, meta["site"], settings, tuple(meta["shape"])))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fusseg.config import Config, EvaluationConfig
-from fusseg.data.images import image_shape
+from fusseg.data.images import decoding_of, image_shape
 from fusseg.data.items import Item
 from fusseg.errors import ConfigError, DataError
 from fusseg.features.backbones import Backbone, check_image_size
@@ -20,6 +20,25 @@ class View:
     settings: FeatureSettings
 
 
+def check_views(config: Config, backbone: Backbone) -> None:
+    """Refuse sizes that the backbone does not take, and a cache that its channels do not fill.
+
+    Raises:
+        ConfigError: If the size does not suit the backbone, `backbone.cache` its channels, or it
+            takes one size only and images are to be seen whole.
+    """
+    check_cache(config.backbone, backbone.feature_dim)
+    check_image_size(backbone, config.data.image_size)
+    if config.evaluation.image_size is not None:
+        check_image_size(backbone, config.evaluation.image_size, "evaluation.image_size")
+    only = backbone.only_size(config.data.image_size)
+    if config.evaluation.whole and only is not None:
+        raise ConfigError(
+            f"backbone {backbone.name!r} takes images of {list(only)} only and cannot see them "
+            "whole; set evaluation.whole to false"
+        )
+
+
 def training_views(items: Sequence[Item], backbone: Backbone, config: Config) -> tuple[View, ...]:
     """View training images, all at `data.image_size`.
 
@@ -27,7 +46,6 @@ def training_views(items: Sequence[Item], backbone: Backbone, config: Config) ->
         ConfigError: If the size does not suit the backbone, or `backbone.cache` its channels.
     """
     settings = _settings(backbone, config)
-    check_image_size(backbone, settings.image_size)
     return tuple(View(item, settings) for item in items)
 
 
@@ -40,15 +58,9 @@ def held_out_views(items: Sequence[Item], backbone: Backbone, config: Config) ->
     """
     settings, size = _settings(backbone, config), config.evaluation.image_size
     if size is not None:
-        check_image_size(backbone, size, "evaluation.image_size")
         settings = replace(settings, image_size=size)
     if not config.evaluation.whole:
         return tuple(View(item, settings) for item in items)
-    if backbone.image_size is not None:
-        raise ConfigError(
-            f"backbone {backbone.name!r} takes images of {list(backbone.image_size)} only and "
-            "cannot see them whole; set evaluation.whole to false"
-        )
     return tuple(View(item, _uncut(item, settings, backbone.stride)) for item in items)
 
 
@@ -76,7 +88,8 @@ def whole_size(shape: tuple[int, int], shorter: int, stride: int) -> tuple[int, 
 
 
 def _settings(backbone: Backbone, config: Config) -> FeatureSettings:
-    check_cache(config.backbone, backbone.feature_dim)
+    check_views(config, backbone)
+    decoding = decoding_of(config.data)
     return FeatureSettings(
         backbone=backbone.name,
         fingerprint=backbone.fingerprint,
@@ -85,6 +98,8 @@ def _settings(backbone: Backbone, config: Config) -> FeatureSettings:
         interpolation=config.data.interpolation,
         precision=backbone.precision,
         cache=config.backbone.cache,
+        white_levels=decoding.white_levels,
+        alpha_channel=decoding.alpha_channel,
     )
 
 

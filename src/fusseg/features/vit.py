@@ -15,14 +15,9 @@ from torch import Tensor
 
 from fusseg.compute import EXACT, Compute
 from fusseg.errors import ConfigError
-from fusseg.features.backbone import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Backbone,
-    check_sides,
-    normalize_colors,
-)
+from fusseg.features.backbone import Backbone, check_sides, normalize_colors
 from fusseg.features.hub import download, has_weights
+from fusseg.features.preprocessor import read_normalization
 
 
 @dataclass(frozen=True)
@@ -90,7 +85,8 @@ def load_local_vit(name: str, compute: Compute = EXACT) -> Backbone:
 
 def _load(name: str, folder: Path, compute: Compute) -> Backbone:
     family = _family(_read_json(folder / "config.json", name), name)
-    mean, std = _normalization(folder, name)
+    path = folder / "preprocessor_config.json"
+    mean, std = read_normalization(_read_json(path, name) if path.is_file() else None, path)
     model, settings = _load_model(folder, family, name)
     stride = _patch_size(settings, name)
     prefix = family.prefix_tokens + settings.get("num_register_tokens", 0)
@@ -199,22 +195,6 @@ def _patch_size(settings: dict[str, Any], name: str) -> int:
             f"got patches of {sides} and {channels} channels"
         )
     return int(sides[0])
-
-
-def _normalization(folder: Path, name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Read the mean and standard deviation the model was trained with, else ImageNet's."""
-    path = folder / "preprocessor_config.json"
-    settings = _read_json(path, name) if path.is_file() else {}
-    if settings.get("do_normalize") is False:
-        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    mean = tuple(settings.get("image_mean") or IMAGENET_MEAN)
-    std = tuple(settings.get("image_std") or IMAGENET_STD)
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise ConfigError(
-            f"{str(path)!r} must hold 3 means and 3 standard deviations above 0, "
-            f"got image_mean {mean} and image_std {std}"
-        )
-    return mean, std
 
 
 def _read_json(path: Path, name: str) -> dict[str, Any]:

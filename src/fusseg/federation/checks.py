@@ -1,4 +1,4 @@
-"""What the server refuses to aggregate."""
+"""What the server refuses to aggregate, whatever the strategy."""
 
 import math
 from collections.abc import Container, Mapping
@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fusseg.errors import FederationError
+from fusseg.federation.parts import Part, check_parts
 from fusseg.federation.state import ClientUpdate
-
-_COUNTS = ("counts", "count")
+from fusseg.segmentation.objective import Model
 
 
 def check_first(client_id: str, known: Container[str], round_number: int) -> None:
@@ -29,12 +29,12 @@ def check_first(client_id: str, known: Container[str], round_number: int) -> Non
         )
 
 
-def check_update(update: ClientUpdate, expected: Mapping[str, Tensor]) -> None:
+def check_update(update: ClientUpdate, parts: Mapping[str, Part]) -> None:
     """Refuse one client's answer if it does not fit.
 
     Args:
         update: What the client sent.
-        expected: What it has to send, by name: tensors of the right shape and dtype.
+        parts: What it has to send.
 
     Raises:
         FederationError: If it has no image, its loss is not finite, or a tensor is missing, of
@@ -49,37 +49,7 @@ def check_update(update: ClientUpdate, expected: Mapping[str, Tensor]) -> None:
         raise FederationError(
             f"client {update.client_id!r} sent a loss that is not finite, got {update.loss}"
         )
-    check_tensors(f"client {update.client_id!r}", update.tensors(), expected)
-
-
-def check_tensors(sender: str, sent: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Refuse tensors of other names, shapes or dtypes, or with values that nobody could use.
-
-    Args:
-        sender: Who sent them, as an error message begins.
-        sent: By name.
-        expected: Stand-ins of the right names, shapes and dtypes.
-
-    Raises:
-        FederationError: If a tensor is missing, of another shape or dtype, not finite, or a
-            negative count.
-    """
-    if sent.keys() != expected.keys():
-        raise FederationError(f"{sender} sent {sorted(sent)}, expected {sorted(expected)}")
-    for name, tensor in sent.items():
-        if tensor.shape != expected[name].shape:
-            raise FederationError(
-                f"{sender} sent {name} of shape {tuple(tensor.shape)}, "
-                f"expected {tuple(expected[name].shape)}"
-            )
-        if tensor.dtype != expected[name].dtype:
-            raise FederationError(
-                f"{sender} sent {name} as {tensor.dtype}, expected {expected[name].dtype}"
-            )
-        if not bool(tensor.isfinite().all()):
-            raise FederationError(f"{sender} sent {name} with values that are not finite")
-        if name in _COUNTS and bool((tensor < 0).any()):
-            raise FederationError(f"{sender} sent {name} below 0, got {int(tensor.min())}")
+    check_parts(f"client {update.client_id!r}", update.parts, parts)
 
 
 def check_centroids(
@@ -109,3 +79,34 @@ def check_centroids(
     if not bool(found.isfinite().all()):
         raise FederationError(f"{begin} values that are not finite; {wanted}")
     return found
+
+
+def check_model(strategy: str, found: object, expected: Model) -> None:
+    """Refuse what a strategy made of the updates if it is no next model.
+
+    Args:
+        strategy: Whose rule was called.
+        found: What it returned.
+        expected: The model it replaces: of the right names, shapes and dtypes.
+
+    Raises:
+        FederationError: If it is no model, or a tensor of it is missing, of another shape or dtype,
+            or not finite.
+    """
+    begin = f"federation.strategy {strategy!r} returned"
+    if not isinstance(found, Model):
+        raise FederationError(f"{begin} a value of type {type(found).__name__}; return a Model")
+    if found.head.keys() != expected.head.keys():
+        raise FederationError(
+            f"{begin} a head of {sorted(found.head)}; return one of {sorted(expected.head)}"
+        )
+    for name, weight in expected.head.items():
+        made = found.head[name]
+        if made.shape != weight.shape or made.dtype != weight.dtype:
+            raise FederationError(
+                f"{begin} head.{name} of {tuple(made.shape)} and {made.dtype}; return "
+                f"{tuple(weight.shape)} and {weight.dtype}"
+            )
+        if not bool(made.isfinite().all()):
+            raise FederationError(f"{begin} head.{name} with values that are not finite")
+    check_centroids(strategy, found.centroids, expected.centroids)

@@ -1,59 +1,63 @@
 """The exchange before round 1: what the sites tell once, and the plan that follows from it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import median_low
+from typing import SupportsFloat
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fusseg.config import LocalConfig
 from fusseg.errors import FederationError
 from fusseg.federation.client import Client
+from fusseg.federation.protocol import Protocol
 from fusseg.federation.state import Hello
+from fusseg.federation.weights import bounded_counts
 from fusseg.randomness import round_generator
-from fusseg.segmentation.shifts import Shift, automatic_shift
+from fusseg.segmentation.objective import LocalTraining, Numbers
 from fusseg.segmentation.training import TrainingPlan
 from fusseg.version import VERSION
 
+MOST_TIMES_MEDIAN = 10
+"""Passes over the largest client are at most so many times those over the median one: nobody makes
+all others work for images that it alone has."""
 
-def say_hello(client: Client, local: LocalConfig, seed: int, *, center: bool) -> Hello:
+
+def say_hello(client: Client, protocol: Protocol, *, center: bool) -> Hello:
     """Answer for one client (method section 2).
 
-    The shifts are estimated before the global mean feature is known, with the client's own mean in
-    its place.
+    The objective's numbers are estimated before the global mean feature is known, with the client's
+    own mean in its place.
 
     Args:
         client: Who answers.
-        local: How shifts are estimated, unless it gives them.
-        seed: Seed of the experiment.
+        protocol: The objective, which may need estimates, and the seed.
         center: Whether the mean feature is subtracted before any cosine.
     """
-    features = client.features
+    features, local = client.features, protocol.local
     total = features.feature_sum()
-    shift: Shift | None = None
-    if local.shift == "auto":
-        own_mean = _mean(total, features.feature_count, center=center)
-        generator = round_generator(seed, 0, client.client_id)
-        shift = automatic_shift(features, own_mean, local, generator)
+    own_mean = _mean(total, features.feature_count, center=center)
+    generator = round_generator(protocol.seed, 0, client.client_id)
     return Hello(
         client_id=client.client_id,
         num_images=len(features),
         feature_sum=total,
         feature_count=features.feature_count,
-        shift=shift,
+        numbers=_as_floats(local.objective.estimate(features, own_mean, local, generator)),
         fingerprint=features.fingerprint,
         version=VERSION,
+        feature_spread=features.feature_spread(),
     )
 
 
 def agree(
-    hellos: Sequence[Hello], local: LocalConfig, fingerprint: str, *, center: bool
+    hellos: Sequence[Hello], protocol: Protocol, fingerprint: str, *, center: bool
 ) -> TrainingPlan:
-    """Settle what is the same for all clients: steps per round, mean feature, shifts.
+    """Settle what is the same for all clients: steps per round, mean feature, agreed numbers.
 
     Args:
         hellos: One per client, in any order.
-        local: Steps or epochs, and shifts where they are given.
+        protocol: Steps or epochs, the objective, and how much one client can count.
         fingerprint: Of the server's backbone.
         center: Whether the mean feature is subtracted before any cosine.
 
@@ -65,37 +69,67 @@ def agree(
     hellos = sorted(hellos, key=lambda hello: hello.client_id)
     for hello in hellos:
         check_same_backbone(hello, fingerprint)
-    total = torch.stack([hello.feature_sum for hello in hellos]).sum(dim=0)
-    count = sum(hello.feature_count for hello in hellos)
+    images = [hello.num_images for hello in hellos]
+    counts = bounded_counts(images, protocol.max_weight_share)
+    # Of a client that counts with fewer images than it has, a part of its sum.
+    parts = [count / hello.num_images for count, hello in zip(counts, hellos, strict=True)]
+    sums = [hello.feature_sum * part for hello, part in zip(hellos, parts, strict=True)]
+    count = sum(hello.feature_count * part for hello, part in zip(hellos, parts, strict=True))
     return TrainingPlan(
-        num_steps=local_steps(local, max(hello.num_images for hello in hellos)),
-        mean_feature=_mean(total, count, center=center),
-        shift=_average_shift(hellos) if local.shift == "auto" else local.shift,
+        num_steps=local_steps(protocol.local, images),
+        mean_feature=_mean(torch.stack(sums).sum(dim=0), count, center=center),
+        agreed=_agree_on_numbers(hellos, counts, protocol.local),
     )
 
 
-def local_steps(local: LocalConfig, largest: int) -> int:
-    """Steps per round: as given, or so many epochs of the largest client, at least one step."""
+def local_steps(local: LocalTraining, images: Sequence[int]) -> int:
+    """Steps per round: as given, or so many epochs of the largest client, at least one step.
+
+    Args:
+        local: Steps or epochs, and the size of a batch.
+        images: Images of each client. The largest number counts as at most `MOST_TIMES_MEDIAN`
+            times the steps of the median one, the lower of two.
+    """
     if local.steps is not None:
         return local.steps
+    return min(
+        _steps_over(local, max(images)), MOST_TIMES_MEDIAN * _steps_over(local, median_low(images))
+    )
+
+
+def _steps_over(local: LocalTraining, images: int) -> int:
     epochs = 1.0 if local.epochs is None else local.epochs
-    return max(1, int(epochs * (largest // local.batch_size)))
+    return max(1, int(epochs * (images // local.batch_size)))
 
 
-def _average_shift(hellos: Sequence[Hello]) -> Shift:
-    total = sum(hello.num_images for hello in hellos)
-    averages = [0.0, 0.0, 0.0]
+def _agree_on_numbers(
+    hellos: Sequence[Hello], counts: Sequence[int], local: LocalTraining
+) -> Numbers:
+    """Combine what clients estimated, and add what the configuration gives."""
+    objective, wanted = local.objective, local.objective.estimated(local.settings)
     for hello in hellos:
-        if hello.shift is None:
+        if hello.numbers.keys() != wanted.keys():
             raise FederationError(
-                f"client {hello.client_id!r} sent no shifts, but local.shift is 'auto'"
+                f"client {hello.client_id!r} sent the numbers {sorted(hello.numbers)}, expected "
+                f"{sorted(wanted)}"
             )
-        for kind, shift in enumerate(hello.shift):
-            averages[kind] += hello.num_images * shift / total
-    return averages[0], averages[1], averages[2]
+    combined = objective.combine([hello.numbers for hello in hellos], counts) if wanted else {}
+    if combined.keys() != wanted.keys():
+        raise FederationError(
+            f"the objective combined the clients' numbers to {sorted(combined)}, expected "
+            f"{sorted(wanted)}; let its combine return what its estimated names"
+        )
+    return _as_floats({**combined, **objective.given(local.settings)})
 
 
-def _mean(total: Float[Tensor, " dim"], count: int, *, center: bool) -> Float[Tensor, " dim"]:
+def _as_floats(numbers: Mapping[str, SupportsFloat]) -> Numbers:
+    """Let whole numbers, and those of NumPy, be what travels: an objective may give them."""
+    return {name: float(number) for name, number in numbers.items()}
+
+
+def _mean(
+    total: Float[Tensor, " dim"], count: int | float, *, center: bool
+) -> Float[Tensor, " dim"]:
     return (total / count).float() if center else torch.zeros(len(total))
 
 

@@ -8,6 +8,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from fusseg.federation.bounds import counts_of_positions, sums_of_unit_codes
+from fusseg.federation.parts import Part
+from fusseg.federation.protocol import Gathered, Protocol, Task, Work
+from fusseg.federation.state import GlobalState
+from fusseg.segmentation.objective import Model
+
+FINISH = "lloyd"
+"""What the record calls the rounds after training."""
+
 
 @dataclass(frozen=True)
 class CodeSums:
@@ -56,3 +65,35 @@ def move_centroids(
     kept = normalize(centroids.double(), dim=1)
     moved = torch.where(lengths > 0, total.sums / lengths.clamp(min=1e-300), kept)
     return moved.to(centroids.dtype)
+
+
+def code_parts(state: GlobalState, protocol: Protocol) -> dict[str, Part]:
+    """Describe the sums of codes, which add up."""
+    centroids = state.model.centroids
+    counts = counts_of_positions("counts", protocol.positions_per_image)
+    return {
+        # Before the sums, which are measured by them.
+        "counts": Part((len(centroids),), torch.int64, "sum", counts),
+        "sums": Part(
+            tuple(centroids.shape), torch.float64, "sum", sums_of_unit_codes("sums", "counts")
+        ),
+    }
+
+
+def measure_codes(work: Work) -> dict[str, Tensor]:
+    """Sum the codes nearest to each centroid: the client's half of a step."""
+    client, mean_feature = work.client, work.state.plan.mean_feature
+    codes = work.kept.of_client(client.client_id, client.features, work.model.head, mean_feature)
+    found = sum_codes(codes, work.model.centroids)
+    return {"sums": found.sums, "counts": found.counts}
+
+
+def merge_codes(gathered: Gathered) -> Model:
+    """Move the centroids by the clients' sums: the server's half of a step."""
+    model, totals = gathered.state.model, gathered.totals
+    found = CodeSums(totals["sums"], totals["counts"])
+    return Model(model.head, move_centroids(model.centroids, found))
+
+
+LLOYD_STEP = Task(FINISH, code_parts, measure_codes, merge_codes)
+"""One step of federated Lloyd."""

@@ -9,8 +9,14 @@ from torch import Generator, Tensor
 from torch.nn.functional import normalize
 
 from fusseg.errors import FederationError
+from fusseg.federation.bounds import moments_of_features
 from fusseg.federation.clustering import kmeans
-from fusseg.segmentation.head import HeadWeights, SegmentationHead
+from fusseg.federation.parts import Part
+from fusseg.federation.points import feature_chunks, sample_positions
+from fusseg.federation.protocol import Gathered, Protocol, Task, Work
+from fusseg.federation.state import GlobalState
+from fusseg.segmentation.head import HeadWeights, linear_head
+from fusseg.segmentation.objective import Model
 
 _START_POINTS = 4096
 """Codes drawn to place the first centroids."""
@@ -35,10 +41,13 @@ def sum_moments(features: Iterable[Float[Tensor, "_ dim"]], dim: int) -> Feature
     first = torch.zeros(dim, dtype=torch.float64)
     count = 0
     for chunk in features:
-        # The product of a chunk in float32, the sum of chunks in float64: the rounding stays far
-        # below the eigenvalues that are kept.
-        second += (chunk.T @ chunk).double()
-        first += chunk.sum(dim=0, dtype=torch.float64)
+        # Around the chunk's mean: beside a large one float32 products would bury the variance.
+        pilot = chunk.mean(dim=0)
+        moved = chunk - pilot
+        pilot, rest = pilot.double(), moved.sum(dim=0, dtype=torch.float64)
+        cross = torch.outer(pilot, rest + len(chunk) / 2 * pilot)
+        second += (moved.T @ moved).double() + cross + cross.T
+        first += rest + len(chunk) * pilot
         count += len(chunk)
     return FeatureMoments(second, first, torch.tensor(count))
 
@@ -77,17 +86,16 @@ def principal_components(
 
 
 def pca_head(
-    directions: Float[Tensor, "components dim"], mean: Float[Tensor, " dim"]
+    directions: Float[Tensor, "components dim"], mean: Float[Tensor, " dim"], drawn: HeadWeights
 ) -> HeadWeights:
-    """Make a head that projects centered features on directions; its nonlinear half is zero."""
-    code_dim, dim = directions.shape
-    weights = {
-        name: torch.zeros_like(weight)
-        for name, weight in SegmentationHead(dim, code_dim).state_dict().items()
-    }
-    weights["linear.weight"] = directions.float().contiguous()
-    weights["linear.bias"] = -(directions @ mean).float()
-    return weights
+    """Make a head that projects centered features on directions, until it is trained.
+
+    Args:
+        directions: Principal directions.
+        mean: Subtracted from the features first.
+        drawn: Head whose hidden layer is taken, for training that goes on from here.
+    """
+    return linear_head(directions, -(directions @ mean), drawn)
 
 
 def starting_centroids(
@@ -101,3 +109,37 @@ def starting_centroids(
     noise = torch.randn(_START_POINTS, len(variances), dtype=torch.float64, generator=generator)
     drawn = normalize(noise * variances.sqrt(), dim=1)
     return kmeans(drawn, num_clusters, "cosine", generator, _START_RESTARTS).float()
+
+
+def moment_parts(state: GlobalState, protocol: Protocol) -> dict[str, Part]:
+    """Describe the moments, which add up."""
+    dim = len(state.plan.mean_feature)
+    check = moments_of_features(protocol.positions_per_image)
+    return {
+        "second": Part((dim, dim), torch.float64, "sum", check),
+        "first": Part((dim,), torch.float64, "sum"),
+        "count": Part((), torch.int64, "sum"),
+    }
+
+
+def measure_moments(work: Work) -> dict[str, Tensor]:
+    """Sum the features of the sampled positions and their outer products."""
+    features, mean_feature = work.client.features, work.state.plan.mean_feature
+    protocol = work.protocol
+    positions = sample_positions(features, protocol.positions_per_image, protocol.seed)
+    found = sum_moments(feature_chunks(features, positions, mean_feature), len(mean_feature))
+    return {"second": found.second, "first": found.first, "count": found.count}
+
+
+def merge_moments(gathered: Gathered) -> Model:
+    """Make the head of the principal components, and centroids to start Lloyd from."""
+    start, totals = gathered.state.model, gathered.totals
+    num_clusters, code_dim = start.centroids.shape
+    moments = FeatureMoments(totals["second"], totals["first"], totals["count"])
+    directions, variances, mean = principal_components(moments, code_dim)
+    head = pca_head(directions, mean, start.head)
+    return Model(head, starting_centroids(variances, num_clusters, gathered.generator))
+
+
+MOMENTS = Task("moments", moment_parts, measure_moments, merge_moments, receives=())
+"""The moments of all features, and the start that follows from them."""

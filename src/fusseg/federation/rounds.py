@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from fusseg.config import FederationConfig, ModelConfig
-from fusseg.federation.aggregation import Gathering
-from fusseg.federation.schedule import num_rounds, tasks
-from fusseg.federation.state import ClientUpdate, GlobalState, Task
+from fusseg.federation.gathering import Gathering
+from fusseg.federation.protocol import Protocol, Task
+from fusseg.federation.state import ClientUpdate, GlobalState
 from fusseg.randomness import SERVER, round_generator
 from fusseg.segmentation.head import initial_head
-from fusseg.segmentation.training import Model, TrainingPlan
+from fusseg.segmentation.objective import Model
+from fusseg.segmentation.training import TrainingPlan
 
 Exchange = Callable[[GlobalState, Task], Iterable[ClientUpdate]]
 """Sends the state and a task to the clients of the round; gives their updates as they arrive."""
@@ -23,7 +23,7 @@ class Answers:
 
     task: Task
     updates: tuple[ClientUpdate, ...]
-    """Sorted by client. Of heads, sums of codes and moments only the shapes are left."""
+    """Sorted by client. Of parts that were added up or averaged only the shapes are left."""
 
 
 @dataclass(frozen=True)
@@ -39,33 +39,32 @@ class Round:
         return self.exchanges[0].updates
 
 
-def initial_state(model: ModelConfig, plan: TrainingPlan, seed: int) -> GlobalState:
+def initial_state(protocol: Protocol, plan: TrainingPlan) -> GlobalState:
     """Draw the head and centroids that all clients start from; centroids are standard normal."""
-    generator = round_generator(seed, 0, SERVER)
-    head = initial_head(len(plan.mean_feature), model.code_dim, generator)
-    centroids = torch.randn(model.num_clusters, model.code_dim, generator=generator)
+    generator = round_generator(protocol.seed, 0, SERVER)
+    head = initial_head(len(plan.mean_feature), protocol.code_dim, generator)
+    centroids = torch.randn(protocol.num_clusters, protocol.code_dim, generator=generator)
     return GlobalState(round_number=0, model=Model(head, centroids), plan=plan)
 
 
 def run_rounds(
-    state: GlobalState, exchange: Exchange, federation: FederationConfig, seed: int
+    state: GlobalState, exchange: Exchange, protocol: Protocol
 ) -> Iterator[ClientUpdate | Round]:
     """Train until the last round.
 
     Args:
         state: State to start from, fresh or restored.
         exchange: How updates are obtained: simulated here, or sent over the network.
-        federation: Strategy, switches and number of rounds, with baselines resolved.
-        seed: Seed of the experiment.
+        protocol: Strategy, switches and number of rounds.
 
     Yields:
         Each client's update as it arrives, and after them the finished round.
     """
-    for round_number in range(state.round_number + 1, num_rounds(federation) + 1):
-        generator = round_generator(seed, round_number, SERVER)
+    for round_number in range(state.round_number + 1, protocol.num_rounds + 1):
+        generator = round_generator(protocol.seed, round_number, SERVER)
         exchanges = []
-        for task in tasks(round_number, federation):
-            gathering = Gathering(state, federation, task)
+        for task in protocol.tasks(round_number):
+            gathering = Gathering(state, protocol, task)
             for update in exchange(state, task):
                 gathering.add(update)
                 yield update

@@ -3,126 +3,124 @@
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 
-from fusseg.config import FederationConfig, LocalConfig
 from fusseg.features.feature_set import FeatureSet
 from fusseg.features.resident import FeatureSource, keep_resident
-from fusseg.federation.client import (
-    Client,
-    answer,
-    remembers_own_model,
-    report_training,
-    start_training,
-)
+from fusseg.federation.answer import Answer, answer, report_training, start_training
+from fusseg.federation.client import Client
 from fusseg.federation.participation import draw_participants
 from fusseg.federation.points import KeptCodes
-from fusseg.federation.rounds import Exchange
-from fusseg.federation.state import ClientUpdate, GlobalState, Task
+from fusseg.federation.protocol import Protocol, Task, sent_parts
+from fusseg.federation.state import ClientUpdate, GlobalState, Memory
+from fusseg.federation.traffic import Traffic, bytes_up, make_delivery
 from fusseg.federation.wire import narrow_update, receive_state, widen_update
 from fusseg.segmentation.stacking import clients_that_fit
-from fusseg.segmentation.training import Model, train_together
+from fusseg.segmentation.training import train_together
 
 
 def simulate(
     clients: Sequence[Client],
-    own_models: MutableMapping[str, Model],
-    local: LocalConfig,
-    federation: FederationConfig,
-    seed: int,
+    memories: MutableMapping[str, Memory],
+    protocol: Protocol,
     clients_at_once: int = 1,
-) -> Exchange:
+    held: MutableMapping[str, dict[str, str]] | None = None,
+) -> "Simulation":
     """Make the exchange that asks the clients of a round in this process, in their order.
 
     Args:
         clients: Who could take part, all of them computing alike.
-        own_models: Each client's own model after its last round, by id; updated in every round,
-            left empty where no client needs one.
-        local: How a step is done.
-        federation: Who takes part and which parts are sent, with baselines resolved.
-        seed: Seed of the experiment.
+        memories: What each client kept of its last round, by id; updated in every round, left empty
+            where no client needs one.
+        protocol: Who takes part, what is sent, and how a step is done.
         clients_at_once: Clients that train in one batched step, to the same results but for
             rounding; 0: one on the processor, as many as fit on a device beside it.
+        held: What each client has been sent and keeps (`Traffic.held`); updated in every round, so
+            that a run that goes on counts the bytes of one that never stopped; None: nothing yet.
     """
-    return _Simulation(
+    return Simulation(
         clients=clients,
-        own_models=own_models,
-        local=local,
-        federation=federation,
+        memories=memories,
+        protocol=protocol,
         clients_at_once=clients_at_once,
-        kept=KeptCodes(federation.positions_per_image, seed),
+        kept=KeptCodes(protocol.positions_per_image, protocol.seed),
         place=keep_resident(clients[0].compute),
+        traffic=Traffic({} if held is None else held),
     )
 
 
 @dataclass(frozen=True)
-class _Simulation:
+class Simulation:
     """The arguments of `simulate`, and what lasts from round to round."""
 
     clients: Sequence[Client]
-    own_models: MutableMapping[str, Model]
-    local: LocalConfig
-    federation: FederationConfig
+    memories: MutableMapping[str, Memory]
+    protocol: Protocol
     clients_at_once: int
     kept: KeptCodes
-    """Holds the seed as well."""
     place: Callable[[str, FeatureSet], FeatureSource]
+    traffic: Traffic
 
     def __call__(self, state: GlobalState, task: Task) -> Iterator[ClientUpdate]:
         """Ask the clients of the round that begins, one after another or side by side."""
-        wire, received = self.federation.wire, receive_state(state, self.federation.wire)
-        remember = remembers_own_model(self.federation, self.local)
-        if task == "train":
+        protocol, wire = self.protocol, self.protocol.wire
+        received = receive_state(state, wire)
+        if task.trains:
             self.kept.forget()
-        asked = asked_clients(self.clients, state.round_number + 1, self.federation, self.kept.seed)
-        for update, after in self._answers(received, task, asked):
-            if remember and after is not None:
-                self.own_models[update.client_id] = after
-            sent = narrow_update(update, received.model.head, wire)
-            yield widen_update(sent, state.model.head, wire)
+        asked = asked_clients(self.clients, state.round_number + 1, protocol)
+        delivery = make_delivery(state, task, protocol)
+        # Of the server's own state: what went down rounded comes up as a change to what was not.
+        parts = sent_parts(task, state, protocol)
+        for answered in self._answers(received, task, asked):
+            name = answered.update.client_id
+            if protocol.keeps_memories and answered.memory is not None:
+                self.memories[name] = answered.memory
+            sent = narrow_update(answered.update, parts, received.model.head, wire)
+            if not protocol.strategy.pools_images:
+                self.traffic.send(name, delivery)
+                self.traffic.arrived(name, delivery)
+                self.traffic.receive(name, bytes_up(sent))
+            yield widen_update(sent, parts, wire)
 
     def _answers(
         self, received: GlobalState, task: Task, asked: Sequence[Client]
-    ) -> Iterator[tuple[ClientUpdate, Model | None]]:
+    ) -> Iterator[Answer]:
         dim, compute = asked[0].features.map_shape[2], asked[0].compute
-        at_once = self.clients_at_once or clients_that_fit(dim, self.local, compute)
-        if task == "train" and at_once > 1:
-            yield from self._train_in_groups(received, asked, at_once)
+        at_once = self.clients_at_once or clients_that_fit(dim, self.protocol.local, compute)
+        if task.trains and at_once > 1:
+            yield from self._train_in_groups(received, task, asked, at_once)
             return
         for client in asked:
-            own = self.own_models.get(client.client_id)
-            yield answer(received, task, own, client, self.local, self.federation, self.kept)
+            memory = self.memories.get(client.client_id)
+            yield answer(received, task, memory, client, self.protocol, self.kept)
 
     def _train_in_groups(
-        self, received: GlobalState, asked: Sequence[Client], size: int
-    ) -> Iterator[tuple[ClientUpdate, Model]]:
+        self, received: GlobalState, task: Task, asked: Sequence[Client], size: int
+    ) -> Iterator[Answer]:
         """Train in batched steps; clients that have trained before and others never share one."""
-        trained = [client for client in asked if client.client_id in self.own_models]
-        others = [client for client in asked if client.client_id not in self.own_models]
+        trained = [client for client in asked if client.client_id in self.memories]
+        others = [client for client in asked if client.client_id not in self.memories]
         for alike in (trained, others):
             for first in range(0, len(alike), size):
-                yield from self._train_side_by_side(received, alike[first : first + size])
+                yield from self._train_side_by_side(received, task, alike[first : first + size])
 
     def _train_side_by_side(
-        self, received: GlobalState, group: Sequence[Client]
-    ) -> Iterator[tuple[ClientUpdate, Model]]:
-        local, federation, seed = self.local, self.federation, self.kept.seed
-        owns = [self.own_models.get(client.client_id) for client in group]
+        self, received: GlobalState, task: Task, group: Sequence[Client]
+    ) -> Iterator[Answer]:
+        protocol = self.protocol
+        memories = [self.memories.get(client.client_id) for client in group]
         trainees = [
             replace(
-                start_training(received, own, client, local, federation, seed),
+                start_training(received, memory, client, protocol),
                 features=self.place(client.client_id, client.features),
             )
-            for client, own in zip(group, owns, strict=True)
+            for client, memory in zip(group, memories, strict=True)
         ]
-        results = train_together(trainees, received.plan, local, group[0].compute)
-        for client, (trained, loss) in zip(group, results, strict=True):
-            update = report_training(received, trained, loss, client, local, federation, seed)
-            yield update, trained
+        results = train_together(trainees, received.plan, protocol.local, group[0].compute)
+        for client, trained in zip(group, results, strict=True):
+            yield report_training(received, task, trained, client, protocol, self.kept)
 
 
-def asked_clients(
-    clients: Sequence[Client], round_number: int, federation: FederationConfig, seed: int
-) -> list[Client]:
+def asked_clients(clients: Sequence[Client], round_number: int, protocol: Protocol) -> list[Client]:
     """Pick the clients that take part in a round, in their given order."""
     ids = [client.client_id for client in clients]
-    drawn = frozenset(draw_participants(ids, round_number, federation, seed))
+    drawn = frozenset(draw_participants(ids, round_number, protocol))
     return [client for client in clients if client.client_id in drawn]

@@ -1,16 +1,13 @@
-"""What travels between server and clients."""
+"""What travels between server and clients, and what stays with a client."""
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from fusseg.federation.lloyd import CodeSums
-from fusseg.federation.moments import FeatureMoments
-from fusseg.segmentation.head import HeadWeights
-from fusseg.segmentation.shifts import Shift
-from fusseg.segmentation.training import Model, TrainingPlan
+from fusseg.segmentation.objective import Model, Numbers
+from fusseg.segmentation.training import TrainingPlan
 
 
 @dataclass(frozen=True)
@@ -32,62 +29,34 @@ class Hello:
     feature_sum: Float[Tensor, " dim"]
     """Sum of the client's feature vectors, float64."""
     feature_count: int
-    shift: Shift | None
-    """The client's own estimate; None where the configuration gives the shifts."""
+    numbers: Numbers
+    """The client's own estimates for the objective; empty where the configuration gives them."""
     fingerprint: str
     """Of the backbone."""
     version: str
     """Of the package."""
-
-
-Task = Literal["train", "lloyd", "moments"]
-"""What the server asks the clients for: to train, to sum their codes, or to sum their features."""
-
-
-@dataclass(frozen=True)
-class CentroidUsage:
-    """How well each of a client's centroids stands for the client's codes."""
-
-    counts: Int[Tensor, " clusters"]
-    """Positions assigned to each centroid."""
-    cosines: Float[Tensor, " clusters"]
-    """Mean cosine of those to it, 0 where there are none; float64."""
+    feature_spread: float
+    """Standard deviation of the client's feature vectors: their distance from their mean."""
 
 
 @dataclass(frozen=True)
 class ClientUpdate:
-    """What a client returns when asked; None stands for what the task does not send."""
+    """What a client returns when it is asked."""
 
     client_id: str
     num_images: int
     """Images the client has; its weight in every average."""
-    head: HeadWeights | None = None
-    """None also where heads stay with the clients (E off)."""
-    centroids: Float[Tensor, "clusters code"] | None = None
-    """None also where centroids stay with the clients (C off)."""
     loss: float | None = None
-    """Mean loss over the round's steps."""
-    usage: CentroidUsage | None = None
-    """How the client's codes fall on its centroids, for consensus."""
-    code_sums: CodeSums | None = None
-    """For a Lloyd step."""
-    moments: FeatureMoments | None = None
-    """For PCA."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Name every tensor that is sent."""
-        named = dict(self.head or {})
-        if self.centroids is not None:
-            named["centroids"] = self.centroids
-        for part in (self.usage, self.code_sums, self.moments):
-            named |= vars(part) if part is not None else {}
-        return named
+    """Mean loss over the round's steps; None where nothing was trained."""
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the task asks for, by the names of its `Part`s."""
 
 
-def num_bytes(*tensors: Tensor | HeadWeights | None) -> int:
-    """Bytes of what is sent, without the envelope; None counts nothing."""
-    total = 0
-    for sent in tensors:
-        parts = sent.values() if isinstance(sent, dict) else [] if sent is None else [sent]
-        total += sum(part.numel() * part.element_size() for part in parts)
-    return total
+@dataclass(frozen=True)
+class Memory:
+    """What stays with a client between rounds and is never sent."""
+
+    model: Model
+    """Its own model after its last round."""
+    carried: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the objective left with it."""

@@ -1,6 +1,6 @@
-"""Sums of tensors that arrive one by one, whose result does not hang on the order of arrival."""
+"""Order-independent running sums of tensors that arrive one by one."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -31,15 +31,19 @@ class RunningSum:
         }
         self._low = {name: torch.zeros_like(part) for name, part in self._high.items()}
 
-    def add(self, terms: Mapping[str, Tensor], factor: int = 1) -> None:
-        """Add one tensor to each sum.
+    def add(
+        self, terms: Mapping[str, Tensor], factor: int = 1, names: Iterable[str] | None = None
+    ) -> None:
+        """Add one tensor to each sum, or to some of them.
 
         Args:
             terms: Of the names and shapes it was started with.
             factor: Times each term is counted; below 2 ** 29, so that its product with a float32
                 is exact.
+            names: Sums to add to; None: all.
         """
-        for name, high in self._high.items():
+        for name in self._high if names is None else names:
+            high = self._high[name]
             highs, lows, added = (
                 torch.split(part.reshape(-1), _BLOCK)
                 for part in (high, self._low[name], terms[name])

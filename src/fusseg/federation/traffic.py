@@ -1,59 +1,140 @@
-"""Bytes that cross the network in deployment, without the envelope of a protocol."""
+"""What really goes down to the clients and comes up, in bytes, without the envelope of a protocol.
 
-from fusseg.config import FederationConfig
-from fusseg.federation.rounds import Round
-from fusseg.federation.schedule import LLOYD, num_training_rounds
-from fusseg.federation.state import ClientUpdate, num_bytes
-from fusseg.federation.strategies import keeps_own_models
-from fusseg.federation.wire import wire_dtype
-from fusseg.segmentation.head import HeadWeights
+Simulation and deployment both ask here what a client still lacks, and count what is sent.
+"""
+
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+import torch
+from torch import Tensor
+
+from fusseg.federation.parts import CENTROIDS, name_head
+from fusseg.federation.protocol import Protocol, Task
+from fusseg.federation.state import ClientUpdate, GlobalState
+from fusseg.federation.wire import narrow_head
+from fusseg.segmentation.training import TrainingPlan
 
 NUMBER_BYTES = 8
-"""Bytes of a count, loss or shift that is sent beside the tensors."""
+"""Bytes of a count, loss or agreed number that is sent beside the tensors."""
+MEAN_FEATURE = "mean_feature"
+PLAN, HEAD_BUNDLE = "plan", "head"
+"""What clients keep once they have got it."""
 
 
-def bytes_up(update: ClientUpdate, federation: FederationConfig) -> int:
-    """Bytes of an update: its tensors, the number of images and, after training, the loss."""
+@dataclass(frozen=True)
+class Bundle:
+    """Tensors that a client keeps once it has got them: it is sent them again when they change."""
+
+    digest: str
+    """Of names and values."""
+    tensors: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What a client needs for a task."""
+
+    kept: Mapping[str, Bundle]
+    """By name: `plan`, and `head` where heads are shared and the task needs one."""
+    fresh: Mapping[str, Tensor]
+    """Sent every time: the centroids, where they are shared and the task needs them."""
+    numbers: int
+    """Numbers of the plan."""
+
+    def news(self, held: Mapping[str, str]) -> dict[str, Bundle]:
+        """Pick the bundles that are sent to a client that holds others, by name and digest."""
+        return {
+            name: bundle for name, bundle in self.kept.items() if held.get(name) != bundle.digest
+        }
+
+    def num_bytes(self, sent: Mapping[str, Bundle]) -> int:
+        """Count what is sent with these bundles: also the round's number."""
+        tensors = [tensor for bundle in sent.values() for tensor in bundle.tensors.values()]
+        numbers = 1 + (self.numbers if PLAN in sent else 0)
+        return num_bytes(*tensors, *self.fresh.values()) + numbers * NUMBER_BYTES
+
+
+@dataclass
+class Traffic:
+    """Who holds what, and the bytes of the round that is going on."""
+
+    held: MutableMapping[str, dict[str, str]] = field(default_factory=dict)
+    """Digests of the bundles that each client has, by client and name of the bundle."""
+    down: dict[str, int] = field(default_factory=dict)
+    up: dict[str, int] = field(default_factory=dict)
+
+    def send(self, client_id: str, delivery: Delivery) -> dict[str, Bundle]:
+        """Count what a client is sent for a task, and say which bundles that are."""
+        sent = delivery.news(self.held.get(client_id, {}))
+        self.down[client_id] = self.down.get(client_id, 0) + delivery.num_bytes(sent)
+        return sent
+
+    def arrived(self, client_id: str, delivery: Delivery) -> None:
+        """Note that a client has what it was sent: it has answered."""
+        digests = {name: bundle.digest for name, bundle in delivery.kept.items()}
+        self.held[client_id] = {**self.held.get(client_id, {}), **digests}
+
+    def forget(self, client_id: str) -> None:
+        """Note that a client has lost what it had."""
+        self.held.pop(client_id, None)
+
+    def receive(self, client_id: str, count: int) -> None:
+        """Count bytes that a client sent."""
+        self.up[client_id] = self.up.get(client_id, 0) + count
+
+    def take(self) -> dict[str, dict[str, int]]:
+        """Read the bytes of each client as the record has them, and begin anew."""
+        clients = sorted(self.down.keys() | self.up.keys())
+        taken = {
+            client: {"bytes_up": self.up.get(client, 0), "bytes_down": self.down.get(client, 0)}
+            for client in clients
+        }
+        self.down, self.up = {}, {}
+        return taken
+
+
+def needs(task: Task | None, protocol: Protocol) -> tuple[bool, bool]:
+    """Say whether a client needs the head and the centroids for a task; None: to use the model."""
+    head, centroids = protocol.aggregate_heads, protocol.aggregate_centroids
+    if task is not None:
+        head, centroids = head and "head" in task.receives, centroids and CENTROIDS in task.receives
+    return head, centroids
+
+
+def make_delivery(state: GlobalState, task: Task | None, protocol: Protocol) -> Delivery:
+    """Say what a client needs for a task; None: to use the model as it is."""
+    needs_head, needs_centroids = needs(task, protocol)
+    plan, model = state.plan, state.model
+    numbers = plan_numbers(plan)
+    kept = {PLAN: make_bundle({MEAN_FEATURE: plan.mean_feature}, numbers)}
+    if needs_head:
+        kept[HEAD_BUNDLE] = make_bundle(name_head(narrow_head(model.head, protocol.wire)), {})
+    fresh = {CENTROIDS: model.centroids} if needs_centroids else {}
+    return Delivery(kept, fresh, len(numbers))
+
+
+def plan_numbers(plan: TrainingPlan) -> dict[str, int | float]:
+    """Name the numbers of a plan, which travel beside the mean feature."""
+    return {"num_steps": plan.num_steps, **plan.agreed}
+
+
+def make_bundle(tensors: Mapping[str, Tensor], numbers: Mapping[str, int | float]) -> Bundle:
+    """Name tensors and numbers by what is in them."""
+    digest = sha256(repr(sorted(numbers.items())).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return Bundle(digest.hexdigest()[:32], tensors)
+
+
+def bytes_up(update: ClientUpdate) -> int:
+    """Bytes of an update as it travels: tensors, number of images and, after training, the loss."""
     numbers = 1 if update.loss is None else 2
-    rest = num_bytes(update.tensors()) - num_bytes(update.head)
-    return _head_bytes(update.head, federation) + rest + numbers * NUMBER_BYTES
+    return num_bytes(*update.parts.values()) + numbers * NUMBER_BYTES
 
 
-def bytes_down(finished: Round, place: int, federation: FederationConfig) -> int:
-    """Bytes that one client gets with a task: shared parts, and the round number.
-
-    Between Lloyd steps a client keeps the head, so that only its first brings one; where clients
-    are drawn for every round, the first of each round.
-
-    Args:
-        finished: The round.
-        place: Which of its exchanges.
-        federation: Which parts are shared, with baselines resolved.
-    """
-    task, model = finished.exchanges[place].task, finished.state.model
-    head = model.head if federation.aggregate_heads else None
-    centroids = model.centroids if federation.aggregate_centroids else None
-    if task == "moments":
-        head = centroids = None
-    elif task == "lloyd" and keeps_own_models(federation):
-        # Each client goes on alone; where only heads are shared, the last average is sent once.
-        head = head if _is_new(finished, place, federation) else None
-        centroids = None
-    elif task == "lloyd" and not _is_new(finished, place, federation):
-        head = None
-    return _head_bytes(head, federation) + num_bytes(centroids) + NUMBER_BYTES
-
-
-def _head_bytes(head: HeadWeights | None, federation: FederationConfig) -> int:
-    numbers = 0 if head is None else sum(part.numel() for part in head.values())
-    return numbers * wire_dtype(federation.wire).itemsize
-
-
-def _is_new(finished: Round, place: int, federation: FederationConfig) -> bool:
-    """Whether the head has changed since a client last got it, or it may never have got it."""
-    if place > 0:
-        return finished.exchanges[place - 1].task != "lloyd"
-    if federation.clients_per_round:
-        return True
-    starts = finished.state.round_number == num_training_rounds(federation) + 1
-    return starts and federation.strategy != LLOYD
+def num_bytes(*tensors: Tensor) -> int:
+    """Bytes of tensors."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

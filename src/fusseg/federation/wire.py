@@ -4,14 +4,16 @@ What arrives is what was sent: a simulated client gets the rounded head too, and
 the rounded changes, so that both give the same bits.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 
 from fusseg.config import Wire
+from fusseg.federation.parts import Part, name_head
 from fusseg.federation.state import ClientUpdate, GlobalState
 from fusseg.segmentation.head import HeadWeights
-from fusseg.segmentation.training import Model
+from fusseg.segmentation.objective import Model
 
 BFLOAT16: Wire = "bfloat16"
 
@@ -32,7 +34,9 @@ def receive_state(state: GlobalState, wire: Wire) -> GlobalState:
     return replace(state, model=Model(head, state.model.centroids))
 
 
-def narrow_update(update: ClientUpdate, received: HeadWeights, wire: Wire) -> ClientUpdate:
+def narrow_update(
+    update: ClientUpdate, parts: Mapping[str, Part], received: HeadWeights, wire: Wire
+) -> ClientUpdate:
     """Write an update as it travels up.
 
     In bfloat16 the *change* of each weight is sent: it is small beside the weight, so that rounding
@@ -40,16 +44,23 @@ def narrow_update(update: ClientUpdate, received: HeadWeights, wire: Wire) -> Cl
 
     Args:
         update: With its head in float32.
+        parts: What it holds.
         received: The head the client started from.
         wire: How heads travel.
     """
-    if update.head is None or wire != BFLOAT16:
+    if wire != BFLOAT16:
         return update
-    change = {name: (part - received[name]).bfloat16() for name, part in update.head.items()}
-    return replace(update, head=change)
+    start = name_head(received)
+    bases = {name: start.get(name, part.start) for name, part in parts.items() if part.narrow}
+    changes = {
+        name: (update.parts[name] - base).bfloat16()
+        for name, base in bases.items()
+        if base is not None
+    }
+    return replace(update, parts={**update.parts, **changes})
 
 
-def widen_update(sent: ClientUpdate, head: HeadWeights, wire: Wire) -> ClientUpdate:
+def widen_update(sent: ClientUpdate, parts: Mapping[str, Part], wire: Wire) -> ClientUpdate:
     """Read an update that came up.
 
     Changes are added to the server's own head and not to the rounded one the client had: what is
@@ -57,16 +68,24 @@ def widen_update(sent: ClientUpdate, head: HeadWeights, wire: Wire) -> ClientUpd
 
     Args:
         sent: As `narrow_update` wrote it.
-        head: The server's head at the start of the round.
+        parts: What it holds, each with the server's own weights.
         wire: How heads travel.
     """
-    if sent.head is None or wire != BFLOAT16:
+    if wire != BFLOAT16:
         return sent
-    return replace(
-        sent, head={name: head[name] + change.float() for name, change in sent.head.items()}
-    )
+    weights = {
+        name: part.start + sent.parts[name].float()
+        for name, part in parts.items()
+        if part.narrow and part.start is not None
+    }
+    return replace(sent, parts={**sent.parts, **weights})
 
 
-def wire_dtype(wire: Wire) -> torch.dtype:
-    """Type of a head's numbers on the way."""
-    return torch.bfloat16 if wire == BFLOAT16 else torch.float32
+def narrow_parts(parts: Mapping[str, Part], wire: Wire) -> dict[str, Part]:
+    """Describe the parts of an update as they travel."""
+    if wire != BFLOAT16:
+        return dict(parts)
+    return {
+        name: replace(part, dtype=torch.bfloat16) if part.narrow else part
+        for name, part in parts.items()
+    }

@@ -1,17 +1,30 @@
 """Segment image files one batch after the other, and skip what is done already."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
-from fusseg.data.images import load_image
+from fusseg.data.images import Decoding, decoding_of, raster_of, read_bytes, to_rgb
 from fusseg.data.items import Item
+from fusseg.data.stored import Stored, look_at
 from fusseg.errors import DataError, FussegError
-from fusseg.prediction.results import describe_making, is_done, write_results
+from fusseg.prediction.results import (
+    SourceImage,
+    check_folder,
+    check_writable,
+    describe_making,
+    look_up_results,
+    write_results,
+)
+from fusseg.prediction.segmentation import Segmentation
 from fusseg.prediction.segmenter import Segmenter, segment_images
 from fusseg.prediction.sources import result_files
 from fusseg.prediction.tiling import Pixels, Track, untracked
 from fusseg.prediction.viewing import PredictOptions
+from fusseg.unwritable import UnwritableError
 
 Place = tuple[Path, Path]
 """An image file, and where its results go: a path below the folder of results, without suffix."""
@@ -22,6 +35,10 @@ class Predicted:
     """One image segmented and written."""
 
     source: Path
+    stored: Stored
+    """What its file holds."""
+    replaced: bool = False
+    """Whether the results of another image had stood in its place."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +50,7 @@ class AlreadyThere:
 
 @dataclass(frozen=True)
 class NotPredicted:
-    """One image that could not be read or segmented, and why."""
+    """One image that could not be read or segmented, or its results written, and why."""
 
     source: Path
     reason: str
@@ -65,51 +82,93 @@ def predict_images(
         What became of each image, in their order but for those that are done already.
 
     Raises:
-        DataError: If a result cannot be written.
+        DataError: If no result can be written.
     """
-    making = describe_making(segmenter, options)
-    left = []
+    check_folder(out)
+    making, decoding = describe_making(segmenter, options), decoding_of(segmenter.data)
+    batch: list[_Loaded] = []
     for source, place in sources:
-        if not again and is_done(source, out, place, making):
-            yield AlreadyThere(source)
-        else:
-            left.append((source, place))
-    for start in range(0, len(left), options.batch):
-        batch = left[start : start + options.batch]
-        yield from _predict_batch(segmenter, batch, out, options, track)
+        loaded = _load(source, result_files(out, place), making, decoding, again=again)
+        if not isinstance(loaded, _Loaded):
+            yield loaded
+            continue
+        batch.append(loaded)
+        del loaded
+        if len(batch) == options.batch:
+            yield from _predict_batch(segmenter, batch, options, making, track)
+    yield from _predict_batch(segmenter, batch, options, making, track)
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """An image in memory that is to be segmented."""
+
+    image: SourceImage
+    pixels: Pixels
+    stored: Stored
+    files: tuple[Path, Path, Path]
+    replaces: bool
+
+
+def _load(
+    source: Path,
+    files: tuple[Path, Path, Path],
+    making: dict[str, Any],
+    decoding: Decoding,
+    *,
+    again: bool,
+) -> _Loaded | AlreadyThere | NotPredicted:
+    """Read an image, unless it is done already or its results could not be written."""
+    item = Item(site="", stem=source.stem, split="", image=source)
+    try:
+        content = read_bytes(item)
+    except DataError as error:
+        return NotPredicted(source, str(error))
+    image = SourceImage(source, sha256(content).hexdigest())
+    known = look_up_results(image, files, making)
+    if known == "done" and not again:
+        return AlreadyThere(source)
+    try:
+        check_writable(files)
+    except UnwritableError as error:
+        return NotPredicted(source, str(error))
+    try:
+        # What was hashed is decoded: the file may change in between.
+        raster = raster_of(item, content)
+    except DataError as error:
+        return NotPredicted(source, str(error))
+    stored = look_at(raster, decoding)
+    return _Loaded(image, to_rgb(raster, decoding), stored, files, replaces=known == "other image")
 
 
 def _predict_batch(
     segmenter: Segmenter,
-    sources: Sequence[Place],
-    out: Path,
+    batch: list[_Loaded],
     options: PredictOptions,
+    making: dict[str, Any],
     track: Track,
 ) -> Iterator[Outcome]:
-    making = describe_making(segmenter, options)
-    loaded: list[tuple[Place, Pixels]] = []
-    for source, place in sources:
-        try:
-            item = Item(site="", stem=source.stem, split="", image=source)
-            loaded.append(((source, place), load_image(item)))
-        except DataError as error:
-            yield NotPredicted(source, str(error))
-    try:
-        images = [image for _, image in loaded]
-        together = segment_images(segmenter, images, options) if len(images) > 1 else []
-    except FussegError:
-        together = []
-    del images
-    while loaded:
+    """Segment and write images, and empty the list of them."""
+    together: list[Segmentation] = []
+    if len(batch) > 1:
+        # Where they do not go together, each goes alone and says what is wrong with it.
+        with suppress(FussegError):
+            together = segment_images(segmenter, [one.pixels for one in batch], options)
+    while batch:
         # Let go of every image once it is written: a large one is all that there is room for.
-        (source, place), image = loaded.pop(0)
+        one = batch.pop(0)
+        source = one.image.path
         try:
             if together:
                 found = together.pop(0)
             else:
-                found = segment_images(segmenter, [image], options, track)[0]
+                found = segment_images(segmenter, [one.pixels], options, track)[0]
         except FussegError as error:
             yield NotPredicted(source, str(error))
             continue
-        write_results(image, found, source, result_files(out, place), making)
-        yield Predicted(source)
+        try:
+            write_results(one.pixels, found, one.image, one.files, making)
+        except UnwritableError as error:
+            yield NotPredicted(source, str(error))
+            continue
+        yield Predicted(source, one.stored, one.replaces)

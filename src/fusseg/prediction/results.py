@@ -2,31 +2,51 @@
 
 import io
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from errno import EACCES, EISDIR
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from stat import S_ISDIR
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
 from fusseg.atomic import write_atomically
+from fusseg.config import SEEN
 from fusseg.errors import DataError
-from fusseg.prediction.segmenter import Segmentation, Segmenter
-from fusseg.prediction.sources import result_files
+from fusseg.prediction.segmentation import Segmentation
+from fusseg.prediction.segmenter import Segmenter
 from fusseg.prediction.tiling import Pixels
 from fusseg.prediction.viewing import PredictOptions
 from fusseg.regions import hex_color
 from fusseg.report.colors import UNASSIGNED, overlay
+from fusseg.unwritable import blaming
 from fusseg.version import VERSION
 
 FORMAT_VERSION = 1
 JPEG_SIDE = 65_500
 """A JPEG has no longer side; overlays of longer images are made smaller."""
 _STRIP = 256
+_DIGESTS = ("png_sha256", "overlay_sha256")
+"""Fields of the description for the files beside it."""
+
+
+@dataclass(frozen=True)
+class SourceImage:
+    """An image file, known by its bytes."""
+
+    path: Path
+    sha256: str
+    """Of the file, hex."""
 
 
 def describe_making(segmenter: Segmenter, options: PredictOptions) -> dict[str, Any]:
-    """Say what results depend on besides the image: model, names and options.
+    """Say what results depend on besides the image: model, its view of images, names and options.
 
     The batch is left out: it shifts sums by rounding at most.
     """
@@ -36,65 +56,135 @@ def describe_making(segmenter: Segmenter, options: PredictOptions) -> dict[str, 
         "round": segmenter.round_number,
         "site": segmenter.site,
         "regions": segmenter.regions.digest,
+        # As JSON gives it back, to compare: lists for tuples.
+        **json.loads(json.dumps({name: getattr(segmenter.data, name) for name in SEEN})),
         "scale": options.scale,
         "tile": options.tile,
         "refine": options.refine,
     }
 
 
-def is_done(source: Path, out: Path, place: Path, making: dict[str, Any]) -> bool:
-    """Whether all results of an image are there, newer than it and made in the same way."""
-    files = result_files(out, place)
+Known = Literal["done", "other image", "not done"]
+"""What is known of the results of an image: that they are its own and whole, that they are those of
+another image, or neither."""
+
+
+def look_up_results(
+    image: SourceImage, files: tuple[Path, Path, Path], making: dict[str, Any]
+) -> Known:
+    """Tell whether results are whole, of this image, and made in this way.
+
+    Args:
+        image: Its name and its bytes count.
+        files: As named by `result_files`.
+        making: As said by `describe_making`.
+    """
     try:
-        changed = source.stat().st_mtime_ns
-        if any(file.stat().st_mtime_ns < changed for file in files):
-            return False
-        made_by = json.loads(files[-1].read_bytes())["made_by"]
-    except (OSError, ValueError, KeyError, TypeError):
-        # Missing or damaged: it is made anew, and whatever is wrong with the image shows then.
-        return False
-    return bool(made_by == {"fusseg": VERSION, **making})
+        described = json.loads(files[-1].read_bytes())
+        if described["image_sha256"] != image.sha256:
+            return "other image"
+        done = (
+            described["image"]["file"] == image.path.name
+            and described["made_by"] == {"fusseg": VERSION, **making}
+            and all(
+                sha256(file.read_bytes()).hexdigest() == described[field]
+                for file, field in zip(files[:-1], _DIGESTS, strict=True)
+            )
+        )
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        # Missing or damaged: it is made anew, and whatever is wrong with the folder shows then.
+        return "not done"
+    return "done" if done else "not done"
 
 
 def write_results(
-    image: Pixels,
+    pixels: Pixels,
     found: Segmentation,
-    source: Path,
+    image: SourceImage,
     files: tuple[Path, Path, Path],
     making: dict[str, Any],
 ) -> None:
     """Write the three files of an image, the description last: with it all are there.
 
     Args:
-        image: RGB; it is painted over.
+        pixels: RGB; it is painted over.
         found: Its regions.
-        source: Where the image comes from.
+        image: Where the pixels come from.
         files: As named by `result_files`.
         making: As said by `describe_making`.
 
     Raises:
-        DataError: If a file cannot be written.
+        DataError: As `blaming`.
     """
     index, painted, description = files
     colors = _color_table(found)
+    contents = (
+        _index_png(found.regions, colors),
+        _overlay_jpeg(pixels, found.regions, colors),
+    )
+    described = describe_result(found, image, making) | {
+        field: sha256(content).hexdigest()
+        for field, content in zip(_DIGESTS, contents, strict=True)
+    }
+    text = json.dumps(described, indent=1, ensure_ascii=False)
+    with blaming(files), _all_or_none(files):
+        # An old description must not stand beside new regions, even if this process is killed.
+        description.unlink(missing_ok=True)
+        write_atomically(index, contents[0])
+        write_atomically(painted, contents[1])
+        write_atomically(description, text.encode())
+
+
+@contextmanager
+def _all_or_none(files: tuple[Path, Path, Path]) -> Iterator[None]:
     try:
-        index.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(index, _index_png(found.regions, colors))
-        write_atomically(painted, _overlay_jpeg(image, found.regions, colors))
-        content = json.dumps(describe_result(found, source, making), indent=1, ensure_ascii=False)
-        write_atomically(description, content.encode())
+        yield
+    except OSError:
+        for file in files:
+            with suppress(OSError):
+                file.unlink()
+        raise
+
+
+def check_folder(out: Path) -> None:
+    """Make the folder of the results, and refuse one that nothing can be written to.
+
+    Raises:
+        DataError: If it cannot be made or written to.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not os.access(out, os.W_OK | os.X_OK):
+            raise PermissionError(EACCES, os.strerror(EACCES))
     except OSError as error:
-        raise DataError(f"cannot write {index.parent}: {error.strerror}") from error
+        raise DataError(f"cannot write to {out}: {error.strerror}; choose another --out") from error
 
 
-def describe_result(found: Segmentation, source: Path, making: dict[str, Any]) -> dict[str, Any]:
+def check_writable(files: tuple[Path, Path, Path]) -> None:
+    """Refuse names that the file system does not take, before anything is computed for them.
+
+    Raises:
+        DataError: As `blaming`.
+    """
+    with blaming(files):
+        files[0].parent.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            with suppress(FileNotFoundError):
+                if S_ISDIR(file.lstat().st_mode):
+                    raise IsADirectoryError(EISDIR, f"{file.name} is a folder")
+
+
+def describe_result(
+    found: Segmentation, image: SourceImage, making: dict[str, Any]
+) -> dict[str, Any]:
     """Describe an image's regions; every field is in docs/predict.md."""
     height, width = found.regions.shape
     tiling, seen = found.seen.tiling, found.seen.size
     stride = seen[0] // tiling.size[0]
     return {
         "format_version": FORMAT_VERSION,
-        "image": {"file": source.name, "height": height, "width": width},
+        "image": {"file": image.path.name, "height": height, "width": width},
+        "image_sha256": image.sha256,
         "seen": {
             "height": seen[0],
             "width": seen[1],

@@ -1,8 +1,10 @@
 """A trained model as its users meet it: an image in, named regions out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,17 +12,20 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from fusseg.coloring import numbered_regions
+from fusseg.compute import settle_in_child
 from fusseg.config import DataConfig
-from fusseg.data.images import fit_image, load_image
+from fusseg.data.images import decoding_of, fit_image, load_image
 from fusseg.data.items import Item
 from fusseg.errors import ConfigError, DataError
 from fusseg.export.opening import load_model
 from fusseg.features.backbones import Backbone
+from fusseg.prediction.identity import Source, identify
 from fusseg.prediction.refinement import refine_crf, refine_guided
-from fusseg.prediction.strips import Assigned, assign_strips
+from fusseg.prediction.segmentation import Segmentation, describe_areas
+from fusseg.prediction.strips import assign_strips
 from fusseg.prediction.tiling import Bands, Pixels, Track, code_bands, untracked
 from fusseg.prediction.viewing import PredictOptions, Viewing, view_image
-from fusseg.regions import Color, Region, Regions, load_regions
+from fusseg.regions import Regions, load_regions
 from fusseg.segmentation.segmenter import Segmenter as Model
 from fusseg.segmentation.segmenter import encode
 from fusseg.trained_run import TrainedRun, load_run, pick_segmenter
@@ -29,53 +34,11 @@ DEFAULT_OPTIONS = PredictOptions()
 
 
 @dataclass(frozen=True)
-class Area:
-    """One region of an image: what it is, how much of the image, how clearly."""
-
-    region: Region
-    pixels: int
-    share: float
-    """Of the image's pixels, in [0, 1]."""
-    confidence: float | None
-    """Mean over its pixels of the margin: how much nearer, in cosine, the code at their position is
-    to its own region than to the next one. None: no pixel, or no other region."""
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """An image cut into regions."""
-
-    regions: UInt8[np.ndarray, "height width"]
-    """Index of the region of each pixel."""
-    areas: tuple[Area, ...]
-    """Every region of the model, in the order of their indices."""
-    seen: Viewing
-    """How the backbone saw the image."""
-
-    @property
-    def names(self) -> dict[int, str]:
-        """Name of each region, by index."""
-        return {area.region.index: area.region.name for area in self.areas}
-
-    @property
-    def colors(self) -> dict[int, Color]:
-        """RGB of each region, by index."""
-        return {area.region.index: area.region.color for area in self.areas}
-
-    @property
-    def shares(self) -> dict[int, float]:
-        """Share of the image's pixels of each region, by index."""
-        return {area.region.index: area.share for area in self.areas}
-
-    @property
-    def confidence(self) -> dict[int, float | None]:
-        """Confidence of each region, by index."""
-        return {area.region.index: area.confidence for area in self.areas}
-
-
-@dataclass(frozen=True)
 class Segmenter:
-    """Backbone, model, scale and names: all that turns an image into named regions."""
+    """Backbone, model, scale and names: all that turns an image into named regions.
+
+    It is pickled by path: another process loads it from there, and refuses one that has changed.
+    """
 
     name: str
     """Of the run."""
@@ -86,10 +49,14 @@ class Segmenter:
     round_number: int
     """Of the last finished round."""
     data: DataConfig
-    """Size, fit and interpolation of training."""
+    """How images were decoded and seen in training."""
     backbone: Backbone
     model: Model
     regions: Regions
+    stored_values: tuple[Mapping[str, Any], ...] = ()
+    """What the files of training held, as in the record; empty: unknown."""
+    source: Source | None = None
+    """None: it was not loaded from a path, and cannot be pickled."""
 
     @classmethod
     def load(
@@ -109,16 +76,38 @@ class Segmenter:
                 unknown.
             DataError: If no round is finished, or the state or file is damaged.
         """
+        source = Source(Path(path).absolute(), site, backbone)
         if Path(path).is_file():
             run, named = load_model(Path(path), backbone)
             segmenter = segmenter_of(run, pick_segmenter(run, site))
-            return segmenter if named is None else segmenter.with_regions(named)
-        if backbone is not None:
+        elif backbone is not None:
             raise ConfigError(f"the run {path} names its backbone; drop {backbone!r}")
-        run = load_run(Path(path))
-        segmenter = segmenter_of(run, pick_segmenter(run, site), site)
-        named = load_regions(Path(path), segmenter.model.num_clusters, site)
-        return segmenter if named is None else segmenter.with_regions(named)
+        else:
+            run = load_run(Path(path))
+            segmenter = segmenter_of(run, pick_segmenter(run, site), site)
+            named = load_regions(Path(path), segmenter.model.num_clusters, site)
+        return replace(segmenter, source=source, regions=named or segmenter.regions)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle where the model is and which one it is, and the names, which may differ.
+
+        Raises:
+            ConfigError: If it was not loaded from a path.
+        """
+        if self.source is None:
+            raise ConfigError(
+                "this segmenter was not loaded from a path and cannot be pickled; load one with "
+                "Segmenter.load"
+            )
+        return _unpickle, (self.source, _identify(self), self.regions)
+
+    def __copy__(self) -> "Segmenter":
+        """Give itself: it never changes."""
+        return self
+
+    def __deepcopy__(self, _: object) -> "Segmenter":
+        """Give itself: it never changes."""
+        return self
 
     def with_regions(self, regions: Regions) -> "Segmenter":
         """Name the regions otherwise."""
@@ -144,7 +133,8 @@ class Segmenter:
         """
         if isinstance(image, Path | str):
             path = Path(image)
-            image = load_image(Item(site="", stem=path.stem, split="", image=path))
+            item = Item(site="", stem=path.stem, split="", image=path)
+            image = load_image(item, decoding_of(self.data))
         _check_image(image)
         return segment_images(self, [image], options)[0]
 
@@ -160,6 +150,7 @@ def segmenter_of(run: TrainedRun, model: Model, site: str | None = None) -> Segm
         backbone=run.backbone,
         model=model,
         regions=numbered_regions(model.num_clusters),
+        stored_values=run.stored_values,
     )
 
 
@@ -197,6 +188,7 @@ def segment_images(
         ConfigError: If the options do not suit an image or the backbone.
         DataError: If the features of an image are not finite.
     """
+    settle_in_child()
     views = []
     for image in images:
         shape = (image.shape[0], image.shape[1])
@@ -217,6 +209,27 @@ def segment_images(
         bands = track(bands, len(view.tiling.starts[0]))
         found.append(_finish(segmenter, (image, small), view, options, bands))
     return found
+
+
+@lru_cache(maxsize=2)
+def _load_again(source: Source, identity: str) -> Segmenter:
+    """Load what was pickled, once for all tasks of a process that bring it along."""
+    segmenter = Segmenter.load(source.path, source.site, backbone=source.backbone)
+    if _identify(segmenter) != identity:
+        raise DataError(
+            f"the model at {source.path} is not the one that was pickled: its state, backbone or "
+            "settings have changed since; load it again with Segmenter.load"
+        )
+    return segmenter
+
+
+def _unpickle(source: Source, identity: str, regions: Regions) -> Segmenter:
+    return _load_again(source, identity).with_regions(regions)
+
+
+def _identify(segmenter: Segmenter) -> str:
+    described = (segmenter.digest, segmenter.data, segmenter.backbone.fingerprint)
+    return identify(segmenter.model, *described)
 
 
 @torch.inference_mode()
@@ -258,18 +271,7 @@ def _finish(
         assigned = refine_crf(image, bands, model, regions)
     else:
         assigned = refine_guided(image, seen, bands, map_size, model, regions)
-    return _describe(assigned, regions, view)
-
-
-def _describe(assigned: Assigned, regions: Regions, view: Viewing) -> Segmentation:
-    total = int(assigned.pixels.sum())
-    areas = []
-    for region in regions.regions:
-        pixels = int(assigned.pixels[region.index])
-        clear = pixels > 0 and len(regions.regions) > 1
-        confidence = float(assigned.margins[region.index]) / pixels if clear else None
-        areas.append(Area(region, pixels, pixels / total, confidence))
-    return Segmentation(assigned.regions, tuple(areas), view)
+    return describe_areas(assigned, regions, view)
 
 
 def _fit(image: Pixels, view: Viewing, segmenter: Segmenter) -> Pixels:

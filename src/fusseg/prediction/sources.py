@@ -1,5 +1,6 @@
 """Which images a prediction is of, and where the results of each go."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -85,7 +86,8 @@ def _is_result(path: Path) -> bool:
     if path.name.endswith(_OVERLAY):
         return True
     regions, *others = result_files(path.parent, Path(path.stem))
-    return path == regions and all(map(Path.exists, others))
+    # Unlike Path.exists, it bears names that are too long.
+    return path == regions and all(map(os.path.exists, others))
 
 
 def _check_places(found: Sequence[tuple[Path, Path]], out: Path) -> None:

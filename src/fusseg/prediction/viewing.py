@@ -77,7 +77,7 @@ def view_image(
     Raises:
         ConfigError: If the scale makes the image too large, or the tile does not suit the backbone.
     """
-    stride, fixed = backbone.stride, backbone.image_size
+    stride, fixed = backbone.stride, backbone.only_size(data.image_size)
     seen = _seen_size(shape, data, fixed, options.scale)
     largest = _tile_size(data, backbone, options.tile, seen)
     height, width = (max(1, round(side / stride)) for side in seen)
@@ -113,13 +113,14 @@ def _seen_size(
 def _tile_size(
     data: DataConfig, backbone: Backbone, tile: int | None, seen: tuple[float, float]
 ) -> tuple[int, int]:
-    if backbone.image_size is not None:
+    only = backbone.only_size(data.image_size)
+    if only is not None:
         if tile is not None:
             raise ConfigError(
-                f"backbone {backbone.name!r} takes images of {list(backbone.image_size)} only, "
-                f"which is the size of its tiles; drop the tile of {tile}"
+                f"backbone {backbone.name!r} takes images of {list(only)} only, which is the size "
+                f"of its tiles; drop the tile of {tile}"
             )
-        return backbone.image_size
+        return only
     if tile is not None:
         if tile < backbone.stride:
             raise ConfigError(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from fusseg.report.templates import open_templates, read_part
+from fusseg.report.templates import finish_page, open_templates, read_part
 from fusseg.version import VERSION
 
 
@@ -62,5 +62,4 @@ def render_bench(
         style=Markup(style),
         version=VERSION,
     )
-    # a name on disk may hold bytes that are no text, which no encoder would take
-    return page.encode("utf-8", errors="replace").decode("utf-8")
+    return finish_page(page)

@@ -1,12 +1,12 @@
 """Two or more runs side by side: which belong together, where they differ, what sets them apart."""
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fusseg.config import Config
-from fusseg.config_file import differing_keys, flatten
+from fusseg.config_file import differing_keys, flatten, to_table
+from fusseg.portable_paths import without_folders_in
 from fusseg.report import formatting
 from fusseg.report.numbers import Spread, latest_scores, spread
 
@@ -87,12 +87,14 @@ def _by_seed(runs: Sequence[ComparedRun]) -> dict[int, ComparedRun]:
 def changed_keys(runs: Sequence[ComparedRun]) -> list[str]:
     """Name the settings that are not the same in all runs, in the order of the configuration."""
     changed = {key for run in runs[1:] for key in differing_keys(runs[0].config, run.config)}
-    return [key for key in flatten(dataclasses.asdict(runs[0].config)) if key in changed]
+    # Not every run has every key: an objective's table is there where the objective is used.
+    keys = dict.fromkeys(key for run in runs for key in flatten(to_table(run.config)))
+    return [key for key in keys if key in changed]
 
 
 def setting(run: ComparedRun, key: str) -> str:
     """Print one setting of a run."""
-    value = flatten(dataclasses.asdict(run.config))[key]
+    value = without_folders_in(flatten(to_table(run.config))).get(key)
     if value is None or value in ("", ()):
         return formatting.ABSENT
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -8,7 +8,9 @@ from importlib import resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from fusseg.portable_paths import without_folders
 from fusseg.report import formatting
+from fusseg.visible_text import visible
 
 _FILTERS = ("score", "loss", "share", "count", "size", "duration", "listing", "plural")
 
@@ -24,6 +26,7 @@ def open_templates() -> Environment:
     )
     for name in _FILTERS:
         environment.filters[name] = getattr(formatting, name)
+    environment.filters["portable"] = without_folders
     return environment
 
 
@@ -47,8 +50,12 @@ def render_page(template: str, scripts: Sequence[str], **values: object) -> str:
             script_hash=base64.b64encode(digest).decode("ascii"),
         )
     )
-    # a name on disk may hold bytes that are no text, which no encoder would take
-    return page.encode("utf-8", errors="replace").decode("utf-8")
+    return finish_page(page)
+
+
+def finish_page(page: str) -> str:
+    """Escape what hides or reorders text, and bytes in a name that are no text to an encoder."""
+    return visible(page, keep="\n\t")
 
 
 def read_part(name: str) -> str:

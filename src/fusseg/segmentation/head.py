@@ -62,6 +62,46 @@ def initial_head(feature_dim: int, code_dim: int, generator: Generator) -> HeadW
     }
 
 
+def linear_head(
+    projection: Float[Tensor, "code dim"], offset: Float[Tensor, " code"], drawn: HeadWeights
+) -> HeadWeights:
+    """Make a head that is a linear projection until it is trained.
+
+    Its hidden layer is drawn and the output of that zero: codes are those of the projection, and
+    gradients reach the output at the first step and the hidden layer from the second on. Were both
+    zero, none ever would.
+
+    Args:
+        projection: What codes are of features.
+        offset: Added to them.
+        drawn: Head of these sizes whose hidden layer is taken.
+    """
+    return {
+        "linear.weight": projection.float().contiguous(),
+        "linear.bias": offset.float(),
+        "hidden.weight": drawn["hidden.weight"],
+        "hidden.bias": drawn["hidden.bias"],
+        "output.weight": torch.zeros_like(drawn["output.weight"]),
+        "output.bias": torch.zeros_like(drawn["output.bias"]),
+    }
+
+
+def wake_hidden(weights: HeadWeights, drawn: HeadWeights) -> HeadWeights:
+    """Draw the hidden layer of a head that no gradient reaches; any other head is left as it is.
+
+    Args:
+        weights: Its hidden layer and its output's weights may all be zero: runs of federated PCA
+            and anchors were once saved so.
+        drawn: Head of the same sizes whose hidden layer is taken.
+
+    Returns:
+        A head of the same codes.
+    """
+    if any(bool(weights[name].any()) for name in ("hidden.weight", "hidden.bias", "output.weight")):
+        return weights
+    return weights | {name: drawn[name] for name in ("hidden.weight", "hidden.bias")}
+
+
 def build_head(weights: HeadWeights) -> SegmentationHead:
     """Make a trainable head with a copy of the given weights."""
     code_dim, feature_dim = weights["linear.weight"].shape

@@ -6,28 +6,52 @@ All work on sampled positions: `positions` and `others` are the 121 positions dr
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
 
+def share_weights(
+    counted: Bool[Tensor, "*pairs"], precision: torch.dtype
+) -> Float[Tensor, "*pairs"]:
+    """Weigh pairs of images: 0 for those left out, the same for the rest, 1 on average.
+
+    The mean of what is multiplied by them is the mean over the pairs that count, 0 where none does.
+    """
+    return counted.to(precision) * counted.numel() / counted.sum().clamp(min=1)
+
+
 def center_correspondence(
     cosines: Float[Tensor, "images positions others"],
+    counted: Bool[Tensor, " images"] | None = None,
 ) -> Float[Tensor, "images positions others"]:
     """Center a correspondence pointwise (STEGO; method section 3, step 2).
 
     For each query position the mean over the other image's positions is subtracted; one constant
     is then added so that the mean over the whole batch is what it was.
+
+    Args:
+        cosines: Of the features of every query with another image.
+        counted: Which pairs of images the mean over the batch is over; None: all.
     """
     centered = cosines - cosines.mean(dim=2, keepdim=True)
     # In place: fresh memory of this size costs more time than the arithmetic.
-    return centered.sub_(centered.mean()).add_(cosines.mean())
+    return centered.sub_(_batch_mean(centered, counted)).add_(_batch_mean(cosines, counted))
+
+
+def _batch_mean(
+    values: Float[Tensor, "images positions others"], counted: Bool[Tensor, " images"] | None
+) -> Float[Tensor, ""]:
+    if counted is None:
+        return values.mean()
+    return (values * share_weights(counted, values.dtype)[:, None, None]).mean()
 
 
 def correspondence_loss(
     centered: Float[Tensor, "images positions others"],
     codes: Float[Tensor, "images positions others"],
     shift: float,
+    weights: Float[Tensor, " images"] | None = None,
 ) -> Float[Tensor, ""]:
     """Make codes agree where the frozen features agree (FUSS paper, Eq. 6).
 
@@ -35,11 +59,15 @@ def correspondence_loss(
         centered: Centered correspondence of the features, without gradient.
         codes: Correspondence of the codes.
         shift: Cosine below which a pair is pushed apart, b in the paper.
+        weights: Of each pair of images in the mean, 1 on average; None: 1.
 
     Returns:
         Mean over all pairs of positions; lower is better, and it may be negative.
     """
-    loss: Tensor = _Agreement.apply(centered - shift, codes)  # type: ignore[no-untyped-call]
+    pull = centered - shift
+    if weights is not None:
+        pull = pull.mul_(weights[:, None, None])
+    loss: Tensor = _Agreement.apply(pull, codes)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -82,7 +110,9 @@ def clustering_loss(
         Negative mean cosine to the assigned centroid plus the weighted separation term.
     """
     directions = normalize(centroids, dim=1)
-    compactness = -(normalize(codes, dim=1) @ directions.T).amax(dim=1).mean()
+    # Of equal centroids the first takes a code whole: amax would split the gradient among them, and
+    # they would move alike for good.
+    compactness = -(normalize(codes, dim=1) @ directions.T).max(dim=1).values.mean()
     if separation_weight == 0:
         return compactness
     between = (directions @ directions.T).clamp(min=0)

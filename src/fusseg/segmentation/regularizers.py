@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, softplus
 
-from fusseg.config import LocalConfig
 from fusseg.segmentation.head import HeadWeights, narrow, project
+from fusseg.segmentation.objective import LocalTraining
 
 
 @dataclass(frozen=True)
@@ -21,17 +21,12 @@ class References:
     """The client's own after its previous round; None in its first."""
 
 
-def regularizes(local: LocalConfig) -> bool:
-    """Whether any of the terms is on."""
-    return local.fedprox_weight > 0 or local.fedmoon_weight > 0
-
-
 def regularization(
     weights: HeadWeights,
     inputs: Float[Tensor, "*positions dim"],
     codes: Float[Tensor, "*positions code"],
     references: References,
-    local: LocalConfig,
+    local: LocalTraining,
 ) -> Float[Tensor, ""]:
     """Weigh and add the terms that are on (method section 3).
 

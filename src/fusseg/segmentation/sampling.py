@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
-from fusseg.config import LocalConfig
 from fusseg.features.feature_set import FeatureSet
 
 
@@ -19,6 +18,9 @@ class Batch:
     """Of the queries, then of their neighbors in the same order."""
     partners: Int[Tensor, "supports images"]
     """Row by row a permutation of the queries without fixed point: the random supports."""
+    counted: Bool[Tensor, "supports images"]
+    """Whether the partner is another image than the query: one drawn twice is no support of itself.
+    """
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,12 @@ class Places:
     partners: Int[Tensor, "supports images"]
     """As in `Batch`."""
 
+    @property
+    def counted(self) -> Bool[Tensor, "supports images"]:
+        """As in `Batch`."""
+        queries = self.images[: self.partners.shape[1]]
+        return queries[self.partners] != queries
+
 
 def query_batches(
     num_images: int, batch_size: int, generator: Generator
@@ -38,7 +46,7 @@ def query_batches(
     """Draw batches of query images without end.
 
     Images come in shuffled epochs, of which an incomplete last batch is left out, so that no image
-    meets itself; a client with fewer images than a batch draws with replacement.
+    is twice in a batch; a client with fewer images than a batch draws with replacement.
     """
     while True:
         if num_images < batch_size:
@@ -67,10 +75,11 @@ def draw_places(
     nearest: Int[Tensor, "images neighbors"],
     queries: Int[Tensor, " batch"],
     num_positions: int,
-    local: LocalConfig,
+    per_image: int,
+    num_supports: int,
     generator: Generator,
 ) -> Places:
-    """Draw 121 positions in every query image and its neighbor, and the random supports.
+    """Draw positions in every query image and its neighbor, and the random supports.
 
     Unlike STEGO, which samples maps bilinearly at continuous coordinates and anew for each pairing,
     positions are integers drawn once per step, so that only these pass through the head.
@@ -79,13 +88,14 @@ def draw_places(
         nearest: Nearest images of each image; a query's neighbor is drawn from its row.
         queries: Query images.
         num_positions: Positions of a feature map.
-        local: Numbers of positions and supports.
+        per_image: Positions drawn in each image, with replacement.
+        num_supports: Random support images per query.
         generator: Random source.
     """
     choice = torch.randint(nearest.shape[1], (len(queries),), generator=generator)
     images = torch.cat([queries, nearest[queries, choice]])
-    positions = torch.randint(num_positions, (len(images), local.positions), generator=generator)
-    partners = [derangement(len(queries), generator) for _ in range(local.random_supports)]
+    positions = torch.randint(num_positions, (len(images), per_image), generator=generator)
+    partners = [derangement(len(queries), generator) for _ in range(num_supports)]
     return Places(images, positions, torch.stack(partners))
 
 
@@ -94,7 +104,8 @@ def draw_batch(
     nearest: Int[Tensor, "images neighbors"],
     queries: Int[Tensor, " batch"],
     mean_feature: Float[Tensor, " dim"],
-    local: LocalConfig,
+    per_image: int,
+    num_supports: int,
     generator: Generator,
 ) -> Batch:
     """Read what one step looks at.
@@ -104,13 +115,14 @@ def draw_batch(
         nearest: As in `draw_places`.
         queries: Query images.
         mean_feature: Subtracted from every feature; zeros where nothing is centered.
-        local: Numbers of positions and supports.
+        per_image: As in `draw_places`.
+        num_supports: As in `draw_places`.
         generator: Random source.
     """
     height, width, _ = features.map_shape
-    places = draw_places(nearest, queries, height * width, local, generator)
+    places = draw_places(nearest, queries, height * width, per_image, num_supports, generator)
     sampled = features.gather(places.images, places.positions).sub_(mean_feature)
-    return Batch(sampled, places.partners)
+    return Batch(sampled, places.partners, places.counted)
 
 
 def draw_kept(

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
 from fusseg.segmentation.head import SegmentationHead, build_head
-from fusseg.segmentation.training import Model
+from fusseg.segmentation.objective import Model
 
 _STRIP_BYTES = 2**19
 """Memory for one strip of upsampled similarities: two fit a processor's cache."""

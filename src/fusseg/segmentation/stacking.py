@@ -1,13 +1,12 @@
 """Several clients' tensors as one, so that a step advances all of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from fusseg.compute import Compute
-from fusseg.config import LocalConfig
-from fusseg.segmentation.head import HeadWeights
+from fusseg.segmentation.objective import LocalTraining
 
 _SHARE_OF_FREE_MEMORY = 0.5
 """Of the device's free memory that the clients of one step may fill, beside their features."""
@@ -22,9 +21,9 @@ def stack(tensors: Sequence[Tensor], compute: Compute) -> Tensor:
     return compute.send(joined)
 
 
-def stack_heads(heads: Sequence[HeadWeights], compute: Compute) -> HeadWeights:
-    """Join the clients' heads, weight by weight."""
-    return {name: stack([head[name] for head in heads], compute) for name in heads[0]}
+def stack_named(tensors: Sequence[Mapping[str, Tensor]], compute: Compute) -> dict[str, Tensor]:
+    """Join the clients' tensors name by name: the weights of heads, or what a step drew."""
+    return {name: stack([one[name] for one in tensors], compute) for name in tensors[0]}
 
 
 def unstack(joined: Tensor, num_clients: int) -> list[Tensor]:
@@ -33,27 +32,19 @@ def unstack(joined: Tensor, num_clients: int) -> list[Tensor]:
     return [on_host] if num_clients == 1 else [part.clone() for part in on_host]
 
 
-def unstack_heads(joined: HeadWeights, num_clients: int) -> list[HeadWeights]:
-    """Undo `stack_heads`, back on the host."""
-    parts = {name: unstack(weight, num_clients) for name, weight in joined.items()}
+def unstack_named(joined: Mapping[str, Tensor], num_clients: int) -> list[dict[str, Tensor]]:
+    """Undo `stack_named`, back on the host."""
+    parts = {name: unstack(tensor, num_clients) for name, tensor in joined.items()}
     return [{name: part[client] for name, part in parts.items()} for client in range(num_clients)]
 
 
-def clients_that_fit(feature_dim: int, local: LocalConfig, compute: Compute) -> int:
+def clients_that_fit(feature_dim: int, local: LocalTraining, compute: Compute) -> int:
     """Say how many clients a step may advance on a device; one on the processor.
 
     On the processor 18 at once ran at three quarters of the speed of one by one (docs/speed.md).
     """
-    if compute.device.type == "cpu":
+    memory = local.objective.memory
+    if compute.device.type == "cpu" or memory is None:
         return 1
     free = _SHARE_OF_FREE_MEMORY * compute.free_memory()
-    return max(1, int(free / _step_bytes(feature_dim, local)))
-
-
-def _step_bytes(feature_dim: int, local: LocalConfig) -> int:
-    """Estimate a client's memory in a step: copies of features, pairs, and weights with Adam's."""
-    positions = 2 * local.batch_size * local.positions
-    features = 6 * positions * feature_dim
-    pairs = 8 * (2 + local.random_supports) * local.batch_size * local.positions**2
-    weights = 6 * feature_dim * (feature_dim + 2 * feature_dim)
-    return 4 * (features + pairs + weights)
+    return max(1, int(free / memory(feature_dim, local)))

@@ -1,30 +1,25 @@
 """Train head and centroids on the features of one client, or of several at once (section 3)."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Generator, Tensor
 
 from fusseg.compute import EXACT, Compute
-from fusseg.config import LocalConfig
 from fusseg.features.resident import FeatureSource
 from fusseg.segmentation.adam import Adam
 from fusseg.segmentation.head import HeadWeights
-from fusseg.segmentation.objective import Objective, step_losses
-from fusseg.segmentation.regularizers import References, regularizes
-from fusseg.segmentation.sampling import Batch, Places, draw_kept, draw_places, query_batches
-from fusseg.segmentation.shifts import Shift
-from fusseg.segmentation.stacking import stack, stack_heads, unstack, unstack_heads
-
-
-@dataclass(frozen=True)
-class Model:
-    """What is trained: the head's weights and the centroids."""
-
-    head: HeadWeights
-    centroids: Float[Tensor, "clusters code"]
+from fusseg.segmentation.objective import Draw, LocalTraining, Model, Numbers, Step
+from fusseg.segmentation.regularizers import References, regularization
+from fusseg.segmentation.stacking import (
+    stack,
+    stack_named,
+    unstack,
+    unstack_named,
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +30,8 @@ class TrainingPlan:
     """Optimizer steps per round, the same for every client."""
     mean_feature: Float[Tensor, " dim"]
     """Subtracted from every feature; zeros where nothing is centered."""
-    shift: Shift
+    agreed: Numbers
+    """Numbers of the objective, by name: STEGO's three shifts."""
 
 
 @dataclass(frozen=True)
@@ -45,34 +41,47 @@ class Trainee:
     model: Model
     """Where training starts; left as it is."""
     features: FeatureSource
-    nearest: Int[Tensor, "images neighbors"]
-    """Nearest images of each image."""
+    prepared: Any
+    """What the objective prepared of all the client's images."""
     generator: Generator
     """The client's random source of this round."""
     previous: HeadWeights | None = None
     """The client's own head after its previous round, for FedMOON; None in its first."""
+    carried: Mapping[str, Tensor] = field(default_factory=dict)
+    """What else the objective left with the client; empty in its first round."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a round of training gives one client."""
+
+    model: Model
+    loss: float
+    """Mean over the steps (Eq. 7)."""
+    carried: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the objective leaves with the client for its next round."""
 
 
 def train(
-    trainee: Trainee, plan: TrainingPlan, local: LocalConfig, compute: Compute = EXACT
-) -> tuple[Model, float]:
+    trainee: Trainee, plan: TrainingPlan, local: LocalTraining, compute: Compute = EXACT
+) -> Trained:
     """Train one client for one round, with fresh optimizers.
 
     Args:
         trainee: Whose images, and where training starts.
-        plan: Number of steps, mean feature and shifts.
-        local: Everything else about a step.
+        plan: Number of steps, mean feature and agreed numbers.
+        local: Objective, and everything else about a step.
         compute: Device and precision.
-
-    Returns:
-        The trained model and the mean loss over the steps (Eq. 7).
     """
     return train_together([trainee], plan, local, compute)[0]
 
 
 def train_together(
-    trainees: Sequence[Trainee], plan: TrainingPlan, local: LocalConfig, compute: Compute = EXACT
-) -> list[tuple[Model, float]]:
+    trainees: Sequence[Trainee],
+    plan: TrainingPlan,
+    local: LocalTraining,
+    compute: Compute = EXACT,
+) -> list[Trained]:
     """Train clients side by side: their weights are stacked, and one step advances all of them.
 
     Nothing crosses from one client to another, and each draws from its own random source, so that
@@ -87,7 +96,8 @@ def train_together(
     Returns:
         As `train`, of each client in the given order.
     """
-    starts = stack_heads([trainee.model.head for trainee in trainees], compute)
+    count, together = len(trainees), len(trainees) > 1
+    starts = stack_named([trainee.model.head for trainee in trainees], compute)
     weights = {name: start.clone().requires_grad_(True) for name, start in starts.items()}
     centroids = stack([trainee.model.centroids for trainee in trainees], compute).clone()
     centroids.requires_grad_(True)
@@ -98,45 +108,84 @@ def train_together(
         Adam(weights.values(), local.head_learning_rate, fused=fused),
         Adam([centroids], local.centroid_learning_rate, fused=fused),
     )
-    losses_of = _losses(plan, local, compute, together=len(trainees) > 1)
+    losses_of = _losses(plan, local, compute, together=together)
+    carried, follow = _begin_carry(trainees, local, compute), _follow(local, together=together)
     mean_feature = plan.mean_feature.to(compute.device)
     steps = [_draw_steps(trainee, local) for trainee in trainees]
     losses = []
     for _ in range(plan.num_steps):
-        drawn = _gather(trainees, [next(step) for step in steps], mean_feature, compute)
-        head_loss, centroid_loss = losses_of(weights, centroids, drawn, frozen)
+        features, drawn = _gather(trainees, [next(step) for step in steps], mean_feature, compute)
+        head_loss, centroid_loss = losses_of(weights, centroids, features, drawn, carried, frozen)
         (head_loss + centroid_loss).sum().backward()  # type: ignore[no-untyped-call]
         for optimizer in optimizers:
             optimizer.step()
+        carried = follow(carried, weights, centroids)
         # Read at the end: a device need not wait for the host in every step.
         losses.append(torch.stack([head_loss, centroid_loss], dim=-1).detach().reshape(-1, 2))
-    heads = unstack_heads(weights, len(trainees))
-    models = map(Model, heads, unstack(centroids, len(trainees)))
-    return list(zip(models, _mean_losses(torch.stack(losses)), strict=True))
+    models = map(Model, unstack_named(weights, count), unstack(centroids, count))
+    parts = zip(
+        models, _mean_losses(torch.stack(losses)), unstack_named(carried, count), strict=True
+    )
+    return [Trained(model, loss, kept) for model, loss, kept in parts]
 
 
-_Drawn = tuple[Tensor, Tensor, Tensor]
-"""Features, partners and kept channels of one step."""
 _Frozen = tuple[HeadWeights, ...]
 """No head, the received one, or the received and the client's own previous one."""
-_Losses = Callable[[HeadWeights, Tensor, _Drawn, _Frozen], tuple[Tensor, Tensor]]
+_Losses = Callable[..., tuple[Tensor, Tensor]]
+_Named = Mapping[str, Tensor]
 
 
-def _losses(plan: TrainingPlan, local: LocalConfig, compute: Compute, *, together: bool) -> _Losses:
+def _losses(
+    plan: TrainingPlan, local: LocalTraining, compute: Compute, *, together: bool
+) -> _Losses:
     """Bind what is the same in all steps; together: for stacked clients, a loss for each."""
-    objective = Objective(plan.shift, local, compute.precision)
+    objective = local.objective
 
     def losses_of(
-        weights: HeadWeights, centroids: Tensor, drawn: _Drawn, frozen: _Frozen
+        weights: HeadWeights,
+        centroids: Tensor,
+        features: Tensor,
+        drawn: _Named,
+        carried: _Named,
+        frozen: _Frozen,
     ) -> tuple[Tensor, Tensor]:
-        features, partners, kept = drawn
-        references = (
-            None if not frozen else References(frozen[0], frozen[1] if frozen[1:] else None)
+        step = Step(features, drawn, carried)
+        found = objective.loss(
+            weights, centroids, step, plan.agreed, local.settings, compute.precision
         )
-        batch = Batch(features, partners)
-        return step_losses(weights, centroids, batch, kept, references, objective)
+        if not frozen:
+            return found.head, found.centroids
+        references = References(frozen[0], frozen[1] if frozen[1:] else None)
+        held = regularization(weights, found.inputs, found.codes, references, local)
+        return found.head + held, found.centroids
 
     return torch.func.vmap(losses_of) if together else losses_of
+
+
+def _begin_carry(
+    trainees: Sequence[Trainee], local: LocalTraining, compute: Compute
+) -> dict[str, Tensor]:
+    carry = local.objective.carry
+    if carry is None:
+        return {}
+    begun = [carry.begin(one.model, one.carried, local.settings) for one in trainees]
+    return stack_named(begun, compute)
+
+
+def _follow(
+    local: LocalTraining, *, together: bool
+) -> Callable[[_Named, HeadWeights, Tensor], dict[str, Tensor]]:
+    """Bind what becomes of the carried tensors after a step."""
+    carry = local.objective.carry
+    if carry is None:
+        return lambda carried, _weights, _centroids: dict(carried)
+
+    def follow(carried: _Named, weights: HeadWeights, centroids: Tensor) -> dict[str, Tensor]:
+        followed = carry.follow(carried, weights, centroids, local.settings)
+        # The next step trains head and centroids in place: what is kept of them must not move.
+        return {name: tensor.clone() for name, tensor in followed.items()}
+
+    return torch.no_grad()(torch.func.vmap(follow) if together else follow)
 
 
 def _mean_losses(losses: Float[Tensor, "steps clients 2"]) -> list[float]:
@@ -150,39 +199,34 @@ def _mean_losses(losses: Float[Tensor, "steps clients 2"]) -> list[float]:
     return means
 
 
-def _draw_steps(trainee: Trainee, local: LocalConfig) -> Iterator[tuple[Places, Tensor]]:
-    """Draw what a client's steps look at, without end, and the channels that they keep."""
-    height, width, dim = trainee.features.map_shape
-    generator = trainee.generator
-    for queries in query_batches(len(trainee.features), local.batch_size, generator):
-        places = draw_places(trainee.nearest, queries, height * width, local, generator)
-        yield places, draw_kept(len(places.images), dim, local.dropout, generator)
+def _draw_steps(trainee: Trainee, local: LocalTraining) -> Iterator[Draw]:
+    features = trainee.features
+    return local.objective.draw(
+        len(features), features.map_shape, trainee.prepared, local, trainee.generator
+    )
 
 
 def _gather(
     trainees: Sequence[Trainee],
-    steps: Sequence[tuple[Places, Tensor]],
+    steps: Sequence[Draw],
     mean_feature: Float[Tensor, " dim"],
     compute: Compute,
-) -> _Drawn:
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Bring one step of all clients to the device."""
     sampled = [
-        trainee.features.gather(places.images, places.positions)
-        for trainee, (places, _) in zip(trainees, steps, strict=True)
+        trainee.features.gather(step.images, step.positions)
+        for trainee, step in zip(trainees, steps, strict=True)
     ]
-    return (
-        stack(sampled, compute).sub_(mean_feature),
-        stack([places.partners for places, _ in steps], compute),
-        stack([kept for _, kept in steps], compute),
-    )
+    drawn = stack_named([step.tensors for step in steps], compute)
+    return stack(sampled, compute).sub_(mean_feature), drawn
 
 
 def _frozen(
-    trainees: Sequence[Trainee], local: LocalConfig, compute: Compute
+    trainees: Sequence[Trainee], local: LocalTraining, compute: Compute
 ) -> Iterator[HeadWeights]:
-    if not regularizes(local):
+    if not local.regularizes:
         return
-    yield stack_heads([trainee.model.head for trainee in trainees], compute)
+    yield stack_named([trainee.model.head for trainee in trainees], compute)
     previous = [trainee.previous for trainee in trainees if trainee.previous is not None]
     if previous:
-        yield stack_heads(previous, compute)
+        yield stack_named(previous, compute)

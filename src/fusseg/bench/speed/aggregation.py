@@ -1,6 +1,6 @@
 """Rows about aggregation: every strategy over what many clients send."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,12 +12,13 @@ from fusseg.bench.speed.inputs import plain_plan, random_codes, random_model
 from fusseg.bench.speed.rows import Figures, Limit, SpeedRow, speed_row
 from fusseg.bench.speed.sizes import Setting, Sizes
 from fusseg.bench.speed.timing import time_alternately
-from fusseg.config import FederationConfig, ModelConfig
-from fusseg.federation.aggregation import aggregate
+from fusseg.config import Config, FederationConfig, ModelConfig
 from fusseg.federation.clustering import MAX_ITERATIONS, RESTARTS, kmeans
-from fusseg.federation.lloyd import CodeSums
+from fusseg.federation.gathering import aggregate
 from fusseg.federation.moments import sum_moments
-from fusseg.federation.state import CentroidUsage, ClientUpdate, GlobalState, Task
+from fusseg.federation.parts import CENTROIDS, name_head
+from fusseg.federation.state import ClientUpdate, GlobalState
+from fusseg.federation.strategies import resolve
 from fusseg.segmentation.head import initial_head
 
 ENOUGH = Limit("seconds", 2)
@@ -38,7 +39,8 @@ class _Case:
     what: str
     federation: FederationConfig
     updates: tuple[ClientUpdate, ...]
-    task: Task = "train"
+    exchange: int = 0
+    """Which of the first round's exchanges is measured: the one that clients train in, mostly."""
     dim: int = 1
     """Channels of the features; centroids do not depend on it."""
     agreeing: bool = True
@@ -63,10 +65,12 @@ def _case_rows(setting: Setting, case: _Case) -> list[SpeedRow]:
     many = len(case.updates)
     few = many // 4
     state = GlobalState(0, random_model(case.dim, MODEL), plain_plan(case.dim, 1))
+    protocol = resolve(Config(federation=case.federation))
+    task = protocol.tasks(1)[case.exchange]
 
     def merge(count: int) -> GlobalState:
         generator = torch.Generator().manual_seed(0)
-        return aggregate(state, case.updates[:count], case.federation, generator, case.task)
+        return aggregate(state, case.updates[:count], protocol, task, generator)
 
     large, small = time_alternately(
         [lambda: merge(many), lambda: merge(few)], setting.sizes.repeats
@@ -129,35 +133,44 @@ def _cases(sizes: Sizes) -> Iterator[_Case]:
     yield _Case(
         "fedcc-kmeans, noise", f"{centroids}, nothing in common", noisy, noise, agreeing=False
     )
-    weighed = _send(_agreeing(clients), usage=_usage())
+    weighed = _send(_agreeing(clients), _usage())
     yield _Case("consensus", centroids, replace(federation, strategy="consensus"), weighed)
-    sums = CodeSums(_agreeing(1)[0].double(), torch.full((MODEL.num_clusters,), 50))
-    updates = tuple(replace(update, centroids=None, code_sums=sums) for update in agreeing)
-    yield _Case("lloyd", centroids, FederationConfig(strategy="lloyd"), updates, "lloyd")
+    sums = {"sums": _agreeing(1)[0].double(), "counts": torch.full((MODEL.num_clusters,), 50)}
+    lloyd = FederationConfig(strategy="lloyd")
+    yield _Case("lloyd", centroids, lloyd, _send_same(clients, sums), exchange=1)
     # One object stands for what all clients send: a server lets go of each as soon as it is added.
     dim = sizes.moments_dim
-    moments = sum_moments([random_codes((2 * dim, dim))], dim)
-    updates = tuple(replace(update, centroids=None, moments=moments) for update in agreeing)
+    found = sum_moments([random_codes((2 * dim, dim))], dim)
+    moments = {"second": found.second, "first": found.first, "count": found.count}
     pca = FederationConfig(strategy="pca", lloyd_rounds=1)
-    yield _Case("pca", f"moments of D' = {dim}", pca, updates, "moments", dim)
-    head = initial_head(dim, MODEL.code_dim, torch.Generator().manual_seed(1))
+    yield _Case("pca", f"moments of D' = {dim}", pca, _send_same(clients, moments), dim=dim)
+    head = name_head(initial_head(dim, MODEL.code_dim, torch.Generator().manual_seed(1)))
     heads = replace(federation, aggregate_heads=True, aggregate_centroids=False)
-    updates = tuple(replace(update, centroids=None, head=head) for update in agreeing)
-    yield _Case("heads of any strategy", f"heads of D' = {dim}", heads, updates, dim=dim)
+    sent = _send_same(clients, head)
+    yield _Case("heads of any strategy", f"heads of D' = {dim}", heads, sent, dim=dim)
 
 
 def _send(
-    centroids: Float[Tensor, "clients clusters code"], usage: CentroidUsage | None = None
+    centroids: Float[Tensor, "clients clusters code"], usage: Mapping[str, Tensor] | None = None
 ) -> tuple[ClientUpdate, ...]:
+    """Let every client send its own centroids, and what they stand for where that is given."""
     return tuple(
-        ClientUpdate(f"client-{client:06d}", _IMAGES, centroids=rows, loss=0.0, usage=usage)
-        for client, rows in enumerate(centroids)
+        _update(client, {CENTROIDS: rows, **(usage or {})}) for client, rows in enumerate(centroids)
     )
 
 
-def _usage() -> CentroidUsage:
-    counts = torch.arange(MODEL.num_clusters) + 10
-    return CentroidUsage(counts, torch.linspace(0.3, 0.9, MODEL.num_clusters, dtype=torch.float64))
+def _send_same(clients: int, parts: Mapping[str, Tensor]) -> tuple[ClientUpdate, ...]:
+    return tuple(_update(client, parts) for client in range(clients))
+
+
+def _update(client: int, parts: Mapping[str, Tensor]) -> ClientUpdate:
+    return ClientUpdate(f"client-{client:06d}", _IMAGES, loss=0.0, parts=parts)
+
+
+def _usage() -> dict[str, Tensor]:
+    """Say what a client's centroids stand for: how many positions, and how well."""
+    cosines = torch.linspace(0.3, 0.9, MODEL.num_clusters, dtype=torch.float64)
+    return {"counts": torch.arange(MODEL.num_clusters) + 10, "cosines": cosines}
 
 
 def _agreeing(clients: int) -> Float[Tensor, "clients clusters code"]:

@@ -17,7 +17,7 @@ from fusseg.bench.speed.timing import time_alternately
 from fusseg.compute import Compute, has_bfloat16
 from fusseg.config import BackboneConfig, Config, DataConfig
 from fusseg.data.datasets import open_dataset
-from fusseg.data.images import fit_image, load_image
+from fusseg.data.images import decoding_of, fit_image, load_image
 from fusseg.data.scenes import Scene, draw_scene
 from fusseg.features.backbones import Backbone, load_backbone
 from fusseg.features.extraction import extract_features, wait_for
@@ -151,7 +151,9 @@ def _write_images(setting: Setting, count: int) -> _Images:
     data = config.data
     seen = [
         torch.from_numpy(
-            fit_image(load_image(item), data.image_size, data.fit, data.interpolation).copy()
+            fit_image(
+                load_image(item, decoding_of(data)), data.image_size, data.fit, data.interpolation
+            ).copy()
         )
         for item in open_dataset(data).items
     ]

@@ -12,7 +12,8 @@ from torch import Tensor
 from fusseg.config import ModelConfig
 from fusseg.features.feature_set import FeatureSet
 from fusseg.segmentation.head import initial_head
-from fusseg.segmentation.training import Model, TrainingPlan
+from fusseg.segmentation.objective import Model
+from fusseg.segmentation.training import TrainingPlan
 
 NUM_CLASSES = 11
 _CELL = 8
@@ -43,7 +44,8 @@ def random_model(dim: int, model: ModelConfig, seed: int = 0) -> Model:
 
 def plain_plan(dim: int, num_steps: int) -> TrainingPlan:
     """Plan some steps on features that need no centering."""
-    return TrainingPlan(num_steps, torch.zeros(dim), (0.2, 0.3, 0.1))
+    agreed = {"shift_self": 0.2, "shift_neighbor": 0.3, "shift_random": 0.1}
+    return TrainingPlan(num_steps, torch.zeros(dim), agreed)
 
 
 def random_codes(shape: tuple[int, ...], seed: int = 0) -> Float[Tensor, "..."]:

@@ -1,18 +1,17 @@
 """On what was measured: processor, memory, accelerator, versions."""
 
 import os
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from fusseg.bench.speed.products import REFERENCE_SHAPE, product_rate
-from fusseg.compute import has_bfloat16
+from fusseg.compute import has_bfloat16, processor_name
 from fusseg.config import DeviceName
 from fusseg.record import versions
 
-_CPU_INFO, _MEMORY_INFO = Path("/proc/cpuinfo"), Path("/proc/meminfo")
+_MEMORY_INFO = Path("/proc/meminfo")
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ def describe_machine(device: DeviceName, repeats: int) -> Machine:
     place = torch.device(device)
     precisions = [torch.float32, *([torch.bfloat16] if has_bfloat16(place) else [])]
     return Machine(
-        processor=_field(_CPU_INFO, "model name") or platform.processor() or platform.machine(),
+        processor=processor_name(),
         cores=os.cpu_count() or 0,
         threads=torch.get_num_threads(),
         memory_bytes=_memory_bytes(),
@@ -78,17 +77,10 @@ def rate_text(machine: Machine) -> str:
     return f"Reference product {shape}: {rates}."
 
 
-def _field(path: Path, name: str) -> str:
-    try:
-        lines = path.read_text().splitlines()
-    except OSError:
-        return ""
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith(name) and ":" in line),
-        "",
-    )
-
-
 def _memory_bytes() -> int | None:
-    kilobytes = _field(_MEMORY_INFO, "MemTotal")
-    return int(kilobytes.split()[0]) * 1024 if kilobytes else None
+    try:
+        lines = _MEMORY_INFO.read_text().splitlines()
+    except OSError:
+        return None
+    totals = [line.split()[1] for line in lines if line.startswith("MemTotal:")]
+    return int(totals[0]) * 1024 if totals else None

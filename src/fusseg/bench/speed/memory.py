@@ -17,7 +17,8 @@ from fusseg.config import (
     FederationConfig,
     LocalConfig,
 )
-from fusseg.experiment import TrainingBegun, run_experiment
+from fusseg.engine import TrainingBegun
+from fusseg.experiment import run_experiment
 from fusseg.features.extraction import wait_for
 from fusseg.federation.state import ClientUpdate
 from fusseg.preparation import prepare

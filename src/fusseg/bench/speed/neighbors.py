@@ -8,8 +8,8 @@ from fusseg.bench.speed.products import Product, product_rate
 from fusseg.bench.speed.rows import Figures, Limit, SpeedRow, missing_row, speed_row
 from fusseg.bench.speed.sizes import Setting
 from fusseg.bench.speed.timing import time_alternately
-from fusseg.config import LocalConfig
 from fusseg.features.neighbors import nearest_neighbors
+from fusseg.segmentation.objectives.stego import StegoSettings
 
 TIME, BUDGET = Limit("ratio", 1.5), Limit("peak_bytes", 2**30, says="at most 1 GiB")
 _CHUNK = 1024
@@ -21,7 +21,7 @@ def neighbor_rows(setting: Setting) -> list[SpeedRow]:
     sizes = setting.sizes
     images, dim = sizes.neighbor_images, sizes.neighbor_dim
     pooled = random_codes((images, dim))
-    number = LocalConfig().neighbors
+    number = StegoSettings().neighbors
     before = anonymous_bytes()
 
     def all_with_all() -> None:

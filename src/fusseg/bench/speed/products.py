@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from fusseg.bench.speed.timing import time_alternately
-from fusseg.config import LocalConfig
+from fusseg.segmentation.objective import LocalTraining
 
 REFERENCE_SHAPE = (1936, 768, 768)
 """Rows, inner length and columns of the reference product: the hidden layer of a step."""
@@ -34,7 +34,7 @@ def count_gflop(products: Sequence[Product]) -> float:
 
 
 def step_products(
-    dim: int, code_dim: int, num_clusters: int, local: LocalConfig
+    dim: int, code_dim: int, num_clusters: int, local: LocalTraining
 ) -> tuple[Product, ...]:
     """List the products of one local step, forward and backward.
 
@@ -47,11 +47,11 @@ def step_products(
         dim: Channels of the features.
         code_dim: Channels of the codes.
         num_clusters: Number of centroids.
-        local: Batch size, positions and supports.
+        local: Batch size, and STEGO's positions and supports.
     """
-    count = 2 * local.batch_size * local.positions
-    pairs = 2 + local.random_supports
-    positions = local.positions
+    positions = local.settings.positions
+    count = 2 * local.batch_size * positions
+    pairs = 2 + local.settings.random_supports
     return (
         Product(count, dim, dim),
         Product(dim, count, dim),

@@ -9,47 +9,50 @@ from fusseg.bench.speed.rows import Figures, Limit, SpeedRow, speed_row
 from fusseg.bench.speed.sizes import Setting
 from fusseg.bench.speed.timing import time_alternately
 from fusseg.compute import Compute
-from fusseg.config import FederationConfig, LocalConfig, ModelConfig
-from fusseg.federation.aggregation import aggregate
-from fusseg.federation.client import Client, start_training
+from fusseg.config import Config, FederationConfig
+from fusseg.federation.answer import start_training
+from fusseg.federation.client import Client
+from fusseg.federation.gathering import aggregate
 from fusseg.federation.rounds import Round, initial_state, run_rounds
 from fusseg.federation.simulation import simulate
 from fusseg.federation.state import ClientUpdate, GlobalState
+from fusseg.federation.strategies import resolve
 from fusseg.randomness import SERVER, round_generator
 from fusseg.segmentation.training import train
 
 ROUND, SERVER_SHARE = Limit("ratio", 1.05), Limit("ratio", 0.01)
-LOCAL, MODEL = LocalConfig(), ModelConfig()
+PROTOCOL = resolve(Config(federation=FederationConfig(rounds=1)))
 
 
 def round_rows(setting: Setting) -> list[SpeedRow]:
     """Measure a round of training against its local steps alone, and the server's half of it."""
     sizes = setting.sizes
     clients = _clients(setting)
-    federation = FederationConfig(rounds=1)
-    state = initial_state(MODEL, plain_plan(sizes.round_dim, sizes.round_steps), 0)
-    trainees = [start_training(state, None, client, LOCAL, federation, 0) for client in clients]
+    [task] = PROTOCOL.tasks(1)
+    state = initial_state(PROTOCOL, plain_plan(sizes.round_dim, sizes.round_steps))
+    trainees = [start_training(state, None, client, PROTOCOL) for client in clients]
 
     def whole_round() -> list[ClientUpdate | Round]:
-        exchange = simulate(clients, {}, LOCAL, federation, 0)
-        return list(run_rounds(state, exchange, federation, 0))
+        exchange = simulate(clients, {}, PROTOCOL)
+        return list(run_rounds(state, exchange, PROTOCOL))
 
     def local_steps() -> None:
         for client, trainee in zip(clients, trainees, strict=True):
-            generator = round_generator(0, 1, client.client_id)
-            train(replace(trainee, generator=generator), state.plan, LOCAL, client.compute)
+            generator = round_generator(PROTOCOL.seed, 1, client.client_id)
+            fresh = replace(trainee, generator=generator)
+            train(fresh, state.plan, PROTOCOL.local, client.compute)
 
-    updates = list(simulate(clients, {}, LOCAL, federation, 0)(state, "train"))
+    updates = list(simulate(clients, {}, PROTOCOL)(state, task))
 
     def server_side() -> GlobalState:
-        return aggregate(state, updates, federation, round_generator(0, 1, SERVER))
+        return aggregate(state, updates, PROTOCOL, task, round_generator(PROTOCOL.seed, 1, SERVER))
 
     stage, steps, server = time_alternately(
         [whole_round, local_steps, server_side], sizes.repeats, setting.torch_device
     )
     size = (
         f"{sizes.round_clients} clients x {sizes.round_steps} steps, D' = {sizes.round_dim}, "
-        f"K = {MODEL.num_clusters}, {federation.strategy}, {setting.device}"
+        f"K = {PROTOCOL.num_clusters}, {PROTOCOL.strategy_name}, {setting.device}"
     )
     conditions = (setting.device, sizes.name)
     return [

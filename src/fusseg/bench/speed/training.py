@@ -26,11 +26,13 @@ from fusseg.compute import Compute, has_bfloat16
 from fusseg.config import LocalConfig, ModelConfig
 from fusseg.features.neighbors import nearest_neighbors
 from fusseg.features.resident import make_resident
-from fusseg.segmentation.training import Model, Trainee, train, train_together
+from fusseg.segmentation.objectives import settle_local
+from fusseg.segmentation.training import Trained, Trainee, train, train_together
 
 STEP, FASTER = Limit("ratio", 1.3), Limit("ratio", 1.5, at_least=True)
 TOGETHER, SAME = Limit("ratio", 5, at_least=True), Limit("ratio", 1e-3)
-LOCAL, MODEL = LocalConfig(), ModelConfig()
+MODEL = ModelConfig()
+LOCAL = settle_local(LocalConfig(), MODEL.num_clusters)
 
 
 def local_step_rows(setting: Setting, dim: int) -> list[SpeedRow]:
@@ -41,7 +43,7 @@ def local_step_rows(setting: Setting, dim: int) -> list[SpeedRow]:
     products = step_products(dim, MODEL.code_dim, MODEL.num_clusters, LOCAL)
     precisions = [torch.float32, *([torch.bfloat16] if has_bfloat16(device) else [])]
 
-    def run(precision: torch.dtype) -> tuple[Model, float]:
+    def run(precision: torch.dtype) -> Trained:
         [fresh] = _fresh([trainee])
         return train(fresh, plan, LOCAL, Compute(device, precision))
 
@@ -51,9 +53,9 @@ def local_step_rows(setting: Setting, dim: int) -> list[SpeedRow]:
     long_floors = [lambda floor=floor: [floor() for _ in range(sizes.steps)] for floor in floors]
     timings = time_alternately([*stages, *long_floors], sizes.repeats, device)
     size = (
-        f"D' = {dim}, batch {LOCAL.batch_size}, {LOCAL.positions} positions, "
-        f"{LOCAL.random_supports} supports, K = {MODEL.num_clusters}, D = {MODEL.code_dim}, "
-        f"{sizes.steps} steps, {setting.device}"
+        f"D' = {dim}, batch {LOCAL.batch_size}, {LOCAL.settings.positions} positions, "
+        f"{LOCAL.settings.random_supports} supports, K = {MODEL.num_clusters}, "
+        f"D = {MODEL.code_dim}, {sizes.steps} steps, {setting.device}"
     )
     rows = []
     for place, precision in enumerate(precisions):
@@ -106,10 +108,10 @@ def small_clients_rows(setting: Setting) -> list[SpeedRow]:
         for client in range(sizes.small_clients)
     ]
 
-    def one_by_one() -> list[tuple[Model, float]]:
+    def one_by_one() -> list[Trained]:
         return [train(trainee, plan, LOCAL, compute) for trainee in _fresh(trainees)]
 
-    def at_once() -> list[tuple[Model, float]]:
+    def at_once() -> list[Trained]:
         return train_together(_fresh(trainees), plan, LOCAL, compute)
 
     together, looped = time_alternately([at_once, one_by_one], sizes.repeats, device)
@@ -136,7 +138,7 @@ def _trainee(setting: Setting, num_images: int, dim: int, seed: int = 0) -> Trai
     """Make a client of random features, which lie on the device where that is not the processor."""
     sizes, compute = setting.sizes, Compute(setting.torch_device, torch.float32)
     features = random_features(num_images, (sizes.map_side, sizes.map_side, dim), seed)
-    nearest = nearest_neighbors(torch.from_numpy(features.pooled), LOCAL.neighbors)
+    nearest = nearest_neighbors(torch.from_numpy(features.pooled), LOCAL.settings.neighbors)
     source = make_resident(features, compute) if compute.device.type != "cpu" else features
     return Trainee(random_model(dim, MODEL), source, nearest, torch.Generator())
 
@@ -149,11 +151,9 @@ def _fresh(trainees: Sequence[Trainee]) -> list[Trainee]:
     ]
 
 
-def _difference(
-    first: Sequence[tuple[Model, float]], second: Sequence[tuple[Model, float]]
-) -> float:
+def _difference(first: Sequence[Trained], second: Sequence[Trained]) -> float:
     return max(
         float((mine - other).norm() / other.norm())
-        for (one, _), (two, _) in zip(first, second, strict=True)
-        for mine, other in zip(one.head.values(), two.head.values(), strict=True)
+        for one, two in zip(first, second, strict=True)
+        for mine, other in zip(one.model.head.values(), two.model.head.values(), strict=True)
     )

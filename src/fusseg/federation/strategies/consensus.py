@@ -6,12 +6,57 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 from torch.nn.functional import normalize
 
+from fusseg.federation.bounds import cosines_only, counts_of_positions
 from fusseg.federation.clustering import lloyd_on_sphere, maximin
+from fusseg.federation.lloyd import sum_codes
+from fusseg.federation.parts import CENTROIDS, Part
+from fusseg.federation.points import sample_positions, unit_codes
+from fusseg.federation.protocol import Gathered, Protocol, Strategy, Work
+from fusseg.federation.state import GlobalState
+from fusseg.federation.train_task import centroid_part, each_round, train_task
 
 MIN_SHARE = 0.001
 """Centroids to which a client gives a smaller share of its positions are dropped."""
 EXPONENT = 0.5
 """Of the number of positions in the weight of a centroid (gamma)."""
+
+
+def usage_parts(state: GlobalState, protocol: Protocol) -> dict[str, Part]:
+    """Describe the centroids, and how well each stands for its client's codes."""
+    clusters = (len(state.model.centroids),)
+    counts = counts_of_positions("counts", protocol.positions_per_image)
+    return {
+        **centroid_part(state, protocol),
+        "counts": Part(clusters, torch.int64, "collect", counts),
+        "cosines": Part(clusters, torch.float64, "collect", cosines_only("cosines")),
+    }
+
+
+def measure_usage(work: Work) -> dict[str, Tensor]:
+    """Count what the client's centroids stand for, over its sampled positions.
+
+    Returns:
+        The trained centroids; the positions assigned to each; the mean cosine of those to it, 0
+        where there are none.
+    """
+    client, model, protocol = work.client, work.model, work.protocol
+    positions = sample_positions(client.features, protocol.positions_per_image, protocol.seed)
+    mean_feature = work.state.plan.mean_feature
+    found = sum_codes(
+        unit_codes(model.head, client.features, positions, mean_feature), model.centroids
+    )
+    cosines = found.mean_cosines(model.centroids)
+    return {CENTROIDS: model.centroids, "counts": found.counts, "cosines": cosines}
+
+
+def agree_on_centroids(gathered: Gathered) -> Float[Tensor, "clusters code"]:
+    """Cluster the centroids, each weighed by what it stands for (ours)."""
+    centroids, counts, cosines = (
+        torch.stack(gathered.collected[name]) for name in (CENTROIDS, "counts", "cosines")
+    )
+    generator = gathered.generator if gathered.round_number == 1 else None
+    previous = gathered.state.model.centroids
+    return consensus_centroids(centroids, counts, cosines, previous, generator)
 
 
 def consensus_centroids(
@@ -73,3 +118,8 @@ def _weigh(
     rows, weights = normalize(centroids.double(), dim=-1)[kept], weights[kept]
     order = np.lexsort([weights.numpy(), *rows.numpy().T[::-1]])
     return rows[torch.from_numpy(order)], weights[torch.from_numpy(order)]
+
+
+STRATEGY = Strategy(
+    each_round(train_task(agree_on_centroids, usage_parts, measure_usage)), min_clients=2
+)

@@ -1,0 +1,126 @@
+"""Mask files: which of a folder's are masks, and the values of their pixels as they are stored."""
+
+import io
+import logging
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+from tifffile import COMPRESSION, PHOTOMETRIC, TiffFile, TiffPage
+
+from fusseg.data.decoding import decode, read_file
+from fusseg.data.roots import files_by_stem
+from fusseg.data.tiff import MAGIC
+from fusseg.errors import DataError
+
+SUFFIXES = (".png", ".tif", ".tiff")
+"""Files that are masks."""
+LOSSY_SUFFIXES = (".jpg", ".jpeg")
+"""Files that are listed as masks for want of a better one, and refused when they are read."""
+
+# Otherwise its remarks on broken files, which name no file, go to the standard error.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
+_LOSSLESS = {
+    COMPRESSION.NONE,
+    COMPRESSION.CCITTRLE,
+    COMPRESSION.CCITT_T4,
+    COMPRESSION.CCITT_T6,
+    COMPRESSION.LZW,
+    COMPRESSION.ADOBE_DEFLATE,
+    COMPRESSION.DEFLATE,
+    COMPRESSION.PACKBITS,
+    COMPRESSION.LZMA,
+    COMPRESSION.ZSTD,
+}
+_GRAY_OR_PALETTE = (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.PALETTE)
+_NO_MASK_OF_ITS_OWN = 1 | 4
+"""Bits of the tag NewSubfileType: a smaller copy, or the transparency of another page."""
+_STEP = {2: 85, 4: 17}
+"""What Pillow multiplies gray values of so few bits by."""
+_MEND = "store the class index of each pixel in one channel of at most 8 bits, as a PNG"
+
+
+def masks_by_stem(folder: Path) -> dict[str, Path]:
+    """Map stems to masks; empty where there is no folder.
+
+    A JPEG is listed only where no PNG or TIFF has its stem. It is refused when it is read; were it
+    passed over, its image would count as one without a mask.
+
+    Raises:
+        DataError: If two files share a stem, or a name is not valid UTF-8.
+    """
+    return files_by_stem(folder, LOSSY_SUFFIXES) | files_by_stem(folder, SUFFIXES)
+
+
+def read_mask(path: Path) -> UInt8[np.ndarray, "height width"]:
+    """Read the values of a mask as they are stored, turned as its EXIF orientation says.
+
+    Gray values of 1, 2 and 4 bits are 0 to 1, 3 and 15; those of a palette are its indices.
+
+    Raises:
+        DataError: If it cannot be read, is broken, or is kept in a way that changes values (JPEG,
+            WebP) or leaves more than one value of at most 8 bits to a pixel.
+    """
+    data = read_file(path, "mask")
+    if data.startswith(b"\xff\xd8\xff") or (data[:4], data[8:12]) == (b"RIFF", b"WEBP"):
+        kind = "WebP" if data.startswith(b"RIFF") else "JPEG"
+        raise DataError(
+            f"mask is a {kind} file, which changes the values of pixels, here the classes; export "
+            f"a PNG from where the mask was drawn (a converted {kind} has wrong values): {path}"
+        )
+    if data.startswith(MAGIC):
+        bits = _check_tiff(data, path)
+    else:
+        # In a PNG, the number of bits and the color type (0: gray) lie at a fixed place.
+        bits = data[24] if data.startswith(b"\x89PNG") and data[25:26] == b"\0" else 8
+    image = decode(data, "mask", path)
+    if image.mode not in ("1", "L", "P"):
+        raise DataError(f"mask has {_describe(image)}; {_MEND}: {path}")
+    values = np.array(image).astype(np.uint8)
+    return values // np.uint8(_STEP[bits]) if image.mode == "L" and bits in _STEP else values
+
+
+def _check_tiff(data: bytes, path: Path) -> int:
+    """Refuse a TIFF that holds no class indices, or other ones than were written; returns bits."""
+    try:
+        with TiffFile(io.BytesIO(data)) as file:
+            pages = [file.pages.first, *(page.aspage() for page in file.pages[1:])]
+    except Exception as error:  # tifffile raises struct.error, IndexError and more
+        raise DataError(
+            f"mask is a broken TIFF, whose pages cannot be read; export it anew: {path}"
+        ) from error
+    own = [page for page in pages if not page.subfiletype & _NO_MASK_OF_ITS_OWN]
+    if len(own) > 1:
+        raise DataError(
+            f"mask has {len(own)} pages, and which one holds the classes cannot be told; "
+            f"{_MEND}: {path}"
+        )
+    page = pages[0]
+    if page.compression not in _LOSSLESS:
+        raise DataError(
+            f"mask is a TIFF compressed with {_name(page)}, which may change the values of "
+            "pixels, here the classes; export it anew uncompressed, with LZW, deflate or packbits, "
+            f"or as a PNG: {path}"
+        )
+    if page.samplesperpixel == 1 and page.photometric not in _GRAY_OR_PALETTE:
+        raise DataError(
+            "mask is a TIFF in which 0 is white, so that it cannot be told whether 0 is the first "
+            f"class or the last; {_MEND}: {path}"
+        )
+    return int(page.bitspersample)
+
+
+def _name(page: TiffPage) -> str:
+    known = page.compression in set(COMPRESSION)
+    return COMPRESSION(page.compression).name if known else f"method {page.compression}"
+
+
+def _describe(image: Image.Image) -> str:
+    if image.mode == "F":
+        return "floating-point pixels"
+    if image.mode.startswith("I"):
+        low, high = image.getextrema()
+        return f"more than 8 bits in a pixel (values {low} to {high})"
+    return f"several channels ({', '.join(image.getbands())})"

@@ -1,0 +1,181 @@
+"""How the server gathers the updates of one exchange, one at a time."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from fusseg.errors import FederationError
+from fusseg.federation.checks import check_first, check_model, check_update
+from fusseg.federation.protocol import Gathered, Protocol, Task, sent_parts
+from fusseg.federation.state import ClientUpdate, GlobalState
+from fusseg.federation.summation import RunningSum
+from fusseg.federation.weights import bounded_counts, num_bounded
+
+
+class Gathering:
+    """The updates of one exchange, folded into sums as they arrive.
+
+    Parts that are added up or averaged are let go at once, so that the server never holds those of
+    all clients; their order does not matter. Those that are collected are kept. So are, until the
+    end, the updates with the most images, as many as `federation.max_weight_share` can bound: how
+    much they count depends on all others.
+    """
+
+    def __init__(self, state: GlobalState, protocol: Protocol, task: Task) -> None:
+        """Start without an update.
+
+        Args:
+            state: State the clients start from; what stays with the clients stays as it is.
+            protocol: Strategy, weights and switches.
+            task: What the clients are asked for.
+        """
+        self.state, self.protocol, self.task = state, protocol, task
+        self.parts = sent_parts(task, state, protocol)
+        folded = {name: part for name, part in self.parts.items() if part.reduce != "collect"}
+        self._averaged = [name for name, part in folded.items() if part.reduce == "mean"]
+        self._outline = {
+            name: torch.empty(_whole(part.shape), dtype=part.dtype, device="meta")
+            for name, part in folded.items()
+        }
+        self._sums = RunningSum(self._outline)
+        self._arrived: dict[str, ClientUpdate] = {}
+        self._held: dict[str, ClientUpdate] = {}
+
+    @property
+    def updates(self) -> tuple[ClientUpdate, ...]:
+        """What has arrived, sorted by client; what is folded is left as a shape without numbers."""
+        return tuple(self._arrived[client_id] for client_id in sorted(self._arrived))
+
+    def add(self, update: ClientUpdate) -> None:
+        """Check an update and fold it into the sums.
+
+        Raises:
+            FederationError: If the client has answered before, or what it sent does not fit.
+        """
+        check_first(update.client_id, self._arrived, self.state.round_number + 1)
+        check_update(update, self.parts)
+        self._arrived[update.client_id] = replace(update, parts={**update.parts, **self._outline})
+        self._held[update.client_id] = update
+        if len(self._held) > num_bounded(self.protocol.max_weight_share):
+            smallest = min(self._held.values(), key=lambda held: held.num_images)
+            self._fold(self._held.pop(smallest.client_id), smallest.num_images)
+
+    def merge(self, generator: Generator) -> GlobalState:
+        """Make the next global state; the round's number stays.
+
+        Args:
+            generator: The server's random source of this round.
+
+        Raises:
+            FederationError: If no client answered, or what the strategy made is no next model.
+        """
+        if not self._arrived:
+            raise FederationError(f"no client answered in round {self.state.round_number + 1}")
+        counts = self.image_counts()
+        for client_id, update in self._held.items():
+            self._fold(update, counts[client_id])
+        self._held.clear()
+        if not self.parts and not self.task.trains:
+            return self.state
+        model = self.task.merge(self._gathered(generator))
+        check_model(self.protocol.strategy_name, model, self.state.model)
+        return replace(self.state, model=model)
+
+    def image_counts(self) -> dict[str, int]:
+        """Images that each client counts with, sorted by client."""
+        found = {update.client_id: update.num_images for update in self.updates}
+        bounded = bounded_counts(list(found.values()), self.protocol.max_weight_share)
+        return dict(zip(found, bounded, strict=True))
+
+    def weights(self) -> list[int]:
+        """Weight of each client, sorted by client: its images (W), or the same for all."""
+        counts = self.image_counts().values()
+        return list(counts) if self.protocol.weighted else [1] * len(counts)
+
+    def _gathered(self, generator: Generator) -> Gathered:
+        counts = self.image_counts()
+        totals, weight = self._sums.total(), sum(self.weights())
+        for name in self._averaged:
+            totals[name] = (totals[name] / weight).to(self.parts[name].dtype)
+        collected = {
+            name: tuple(
+                _scale(update.parts[name], counts[update.client_id], update.num_images, part.dtype)
+                for update in self.updates
+            )
+            for name, part in self.parts.items()
+            if part.reduce == "collect"
+        }
+        shares = client_shares(self.weights())
+        return Gathered(self.state, self.protocol, totals, collected, shares, generator)
+
+    def _fold(self, update: ClientUpdate, count: int) -> None:
+        """Add an update to the sums, as of so many images."""
+        if self._averaged:
+            weight = count if self.protocol.weighted else 1
+            self._sums.add(update.parts, weight, self._averaged)
+        summed = [name for name in self._outline if self.parts[name].reduce == "sum"]
+        if summed:
+            terms = {
+                name: _scale_sum(update.parts[name], count, update.num_images) for name in summed
+            }
+            self._sums.add(terms, 1, summed)
+
+
+def aggregate(
+    state: GlobalState,
+    updates: Iterable[ClientUpdate],
+    protocol: Protocol,
+    task: Task,
+    generator: Generator,
+) -> GlobalState:
+    """Merge one exchange's updates into the next global state; the round's number stays.
+
+    Args:
+        state: State the clients started from; what stays with the clients stays as it is.
+        updates: One per client that answered, in any order; none is kept.
+        protocol: Strategy, weights and switches.
+        task: What the clients were asked for.
+        generator: The server's random source of this round.
+
+    Raises:
+        FederationError: If no client answered, or what one sent or the strategy returned does not
+            fit.
+    """
+    gathering = Gathering(state, protocol, task)
+    for update in updates:
+        gathering.add(update)
+    return gathering.merge(generator)
+
+
+def client_shares(weights: Sequence[int]) -> Float[Tensor, " clients"]:
+    """Share of each client in the sum of the weights, in float64."""
+    counts = torch.tensor(weights, dtype=torch.float64)
+    return counts / counts.sum()
+
+
+def _scale_sum(total: Tensor, count: int, num_images: int) -> Tensor:
+    """Let a sum over some images stand for fewer of them."""
+    if count == num_images:
+        return total
+    if total.dtype.is_floating_point:
+        return total * (count / num_images)
+    return total * count // num_images
+
+
+def _scale(part: Tensor, count: int, num_images: int, dtype: torch.dtype) -> Tensor:
+    """Let counts of positions of some images stand for those of fewer; other values stay."""
+    if dtype.is_floating_point:
+        return part
+    return _scale_sum(part, count, num_images)
+
+
+def _whole(shape: tuple[int | None, ...]) -> tuple[int, ...]:
+    if None in shape:
+        raise FederationError(
+            f"a part of shape {shape} differs from client to client: it can be collected, but "
+            "neither summed nor averaged"
+        )
+    return tuple(side for side in shape if side is not None)

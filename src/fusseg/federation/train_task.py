@@ -1,0 +1,133 @@
+"""The exchange in which clients train: heads are averaged, and a rule combines the centroids."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from jaxtyping import Float
+from torch import Tensor
+
+from fusseg.federation.bounds import within_reach
+from fusseg.federation.checks import check_centroids
+from fusseg.federation.lloyd import LLOYD_STEP
+from fusseg.federation.parts import CENTROIDS, HEAD, Part, PartCheck, head_parts, name_head
+from fusseg.federation.protocol import Gathered, Protocol, Task, Work
+from fusseg.federation.state import GlobalState
+from fusseg.segmentation.head import HeadWeights
+from fusseg.segmentation.objective import Model
+
+TRAIN = "train"
+CentroidRule = Callable[[Gathered], Float[Tensor, "clusters code"]]
+"""What the clients sent to the next centroids (what `federation.strategy` chooses)."""
+
+
+def centroid_part(state: GlobalState, protocol: Protocol) -> dict[str, Part]:
+    """Describe the centroids that clients send after training."""
+    start, local = state.model.centroids, protocol.local
+    check = within_reach(CENTROIDS, start, state.plan.num_steps, local.centroid_learning_rate)
+    return {CENTROIDS: Part(tuple(start.shape), start.dtype, "collect", check, start=start)}
+
+
+def send_centroids(work: Work) -> dict[str, Tensor]:
+    """Send the trained centroids."""
+    return {CENTROIDS: work.model.centroids}
+
+
+def no_parts(_state: GlobalState, _protocol: Protocol) -> dict[str, Part]:
+    """Send nothing beside the head."""
+    return {}
+
+
+def send_nothing(_work: Work) -> dict[str, Tensor]:
+    """Send nothing beside the head."""
+    return {}
+
+
+def keep_centroids(gathered: Gathered) -> Float[Tensor, "clusters code"]:
+    """Leave the centroids as they were before training."""
+    return gathered.state.model.centroids
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What a strategy adds to the training of heads; nothing of it is used where C is off."""
+
+    merge: CentroidRule
+    parts: Callable[[GlobalState, Protocol], dict[str, Part]]
+    measure: Callable[[Work], dict[str, Tensor]]
+
+
+def train_task(
+    merge: CentroidRule,
+    parts: Callable[[GlobalState, Protocol], dict[str, Part]] = centroid_part,
+    measure: Callable[[Work], dict[str, Tensor]] = send_centroids,
+) -> Task:
+    """Make the exchange in which clients train.
+
+    Args:
+        merge: What the clients sent to the next centroids (Eq. 9, 11 or 12).
+        parts: What clients send beside the head: their centroids, unless a strategy says otherwise.
+        measure: What they send, by the names of those parts.
+    """
+    rule = _Rule(merge, parts, measure)
+    return Task(
+        name=TRAIN,
+        parts=partial(_parts, rule),
+        measure=partial(_measure, rule),
+        merge=partial(_merge, rule),
+        trains=True,
+    )
+
+
+def each_round(task: Task, *more: Task) -> Callable[[int, Protocol], tuple[Task, ...]]:
+    """Ask for the same in every round of training; the finish takes steps of federated Lloyd."""
+
+    def tasks(round_number: int, protocol: Protocol) -> tuple[Task, ...]:
+        return (task, *more) if round_number <= protocol.rounds else (LLOYD_STEP,)
+
+    return tasks
+
+
+def _parts(rule: _Rule, state: GlobalState, protocol: Protocol) -> dict[str, Part]:
+    sent: dict[str, Part] = {}
+    if protocol.aggregate_heads:
+        steps, rate = state.plan.num_steps, protocol.local.head_learning_rate
+
+        def check(name: str, start: Tensor) -> PartCheck:
+            return within_reach(name, start, steps, rate)
+
+        sent |= head_parts(state.model.head, check)
+    return sent | rule.parts(state, protocol) if protocol.aggregate_centroids else sent
+
+
+def _measure(rule: _Rule, work: Work) -> dict[str, Tensor]:
+    sent = name_head(work.model.head) if work.protocol.aggregate_heads else {}
+    return sent | rule.measure(work) if work.protocol.aggregate_centroids else sent
+
+
+def _merge(rule: _Rule, gathered: Gathered) -> Model:
+    """Average the heads (Eq. 8) and apply the rule to the centroids."""
+    protocol, model = gathered.protocol, gathered.state.model
+    head, centroids = model.head, model.centroids
+    if protocol.aggregate_heads:
+        average = {name: gathered.totals[f"{HEAD}{name}"] for name in head}
+        head = step_towards(head, average, protocol.server_learning_rate)
+    if protocol.aggregate_centroids:
+        centroids = check_centroids(protocol.strategy_name, rule.merge(gathered), centroids)
+    return Model(head, centroids)
+
+
+def step_towards(head: HeadWeights, average: HeadWeights, learning_rate: float) -> HeadWeights:
+    """Take the server's step from the old head towards the average (FedOpt, arXiv 2003.00295).
+
+    Args:
+        head: Global head at the start of the round.
+        average: Of the clients' heads.
+        learning_rate: 1 gives the average itself, to the last bit.
+    """
+    if learning_rate == 1:
+        return average
+    return {
+        name: (old.double() + learning_rate * (average[name].double() - old.double())).to(old.dtype)
+        for name, old in head.items()
+    }

@@ -1,0 +1,65 @@
+"""The table of objectives: what clients minimize between two rounds.
+
+An objective is one file here and one entry of `OBJECTIVES`; docs/extending.md adds one from a
+script.
+"""
+
+from typing import Any
+
+from fusseg.config import Config, LocalConfig
+from fusseg.config_file import build_settings
+from fusseg.config_file import spell_out as spell_out_tables
+from fusseg.errors import ConfigError, nearest_name
+from fusseg.segmentation.objective import LocalTraining, Objective
+from fusseg.segmentation.objectives import stego
+
+OBJECTIVES: dict[str, Objective] = {"stego": stego.OBJECTIVE}
+"""Objectives by the name that `local.objective` chooses."""
+
+
+def settle_local(local: LocalConfig, num_clusters: int) -> LocalTraining:
+    """Settle how clients train.
+
+    Args:
+        local: As written.
+        num_clusters: Number of regions, K.
+
+    Raises:
+        ConfigError: If there is no such objective, a table is of none, or holds a wrong setting.
+    """
+    name = local.objective
+    for table in local.tables:
+        _check_name(f"[local.{table}]", table)
+    objective = OBJECTIVES[_check_name("local.objective", name)]
+    settings: Any = build_settings(objective.settings, local.tables.get(name, {}), f"local.{name}.")
+    return LocalTraining(
+        objective=objective,
+        settings=objective.settle(settings, num_clusters),
+        steps=local.steps,
+        epochs=local.epochs,
+        batch_size=local.batch_size,
+        head_learning_rate=local.head_learning_rate,
+        centroid_learning_rate=local.centroid_learning_rate,
+        fedprox_weight=local.fedprox_weight,
+        fedmoon_weight=local.fedmoon_weight,
+        fedmoon_temperature=local.fedmoon_temperature,
+    )
+
+
+def spell_out(config: Config) -> Config:
+    """Write out the objectives' tables with every key, so that later defaults change no run.
+
+    Raises:
+        ConfigError: If a table is of no objective, or holds a wrong setting.
+    """
+    for name in config.local.tables:
+        _check_name(f"[local.{name}]", name)
+    return spell_out_tables(config, {name: one.settings for name, one in OBJECTIVES.items()})
+
+
+def _check_name(place: str, name: str) -> str:
+    if name not in OBJECTIVES:
+        raise ConfigError(
+            f"{place}: there is no objective {name!r}; {nearest_name(name, list(OBJECTIVES))}"
+        )
+    return name

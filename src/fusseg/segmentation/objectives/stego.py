@@ -1,0 +1,269 @@
+"""STEGO's objective (FUSS paper, Eq. 5 to 7; arXiv 2203.08414): codes agree where features agree.
+
+Read it from top to bottom: settings, shifts without labels, what a step looks at, its losses.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor
+
+from fusseg.config import at_least
+from fusseg.errors import ConfigError
+from fusseg.features.feature_set import FeatureSet
+from fusseg.features.neighbors import cached_neighbors, nearest_neighbors
+from fusseg.segmentation.head import HeadWeights, narrow, project
+from fusseg.segmentation.losses import (
+    center_correspondence,
+    clustering_loss,
+    correspondence_loss,
+    share_weights,
+)
+from fusseg.segmentation.objective import Draw, LocalTraining, Losses, Numbers, Objective, Step
+from fusseg.segmentation.pairing import pair_up
+from fusseg.segmentation.sampling import (
+    draw_batch,
+    draw_kept,
+    draw_places,
+    drop_channels,
+    query_batches,
+)
+
+SHIFTS = ("shift_self", "shift_neighbor", "shift_random")
+"""The agreed numbers: shifts of the pairs with self, neighbor and random support."""
+QUANTILES = (0.75, 0.80, 0.95)
+"""Of the three kinds of pairs; a first guess that worked in a trial with 11 clusters."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StegoSettings:
+    """The table `[local.stego]`."""
+
+    positions: int = 121
+    """Random positions per image and step."""
+    neighbors: int = 2
+    """Nearest images from which a query's neighbor is drawn."""
+    random_supports: int = 5
+    """Random support images per query, besides its neighbor."""
+    dropout: float = 0.1
+    """Share of feature channels dropped per image, in [0, 1)."""
+    self_weight: float = 0.67
+    """Weight of the correspondence of an image with itself."""
+    neighbor_weight: float = 0.25
+    """Weight of the correspondence with the nearest neighbor."""
+    random_weight: float = 0.63
+    """Weight of the mean correspondence with the random supports."""
+    shift: Literal["auto"] | tuple[float, float, float] = "auto"
+    """Cosines below which a pair is pushed apart (b): self, neighbor, random; or `auto`."""
+    shift_quantiles: Literal["balanced"] | tuple[float, float, float] = "balanced"
+    """Quantiles of the centered feature correspondence that `auto` takes, in (0, 1); `balanced`:
+    0.75, 0.80 and 0.95, the first two at most 1 - 1/K."""
+    shift_batches: int = 8
+    """Batches sampled for `auto`."""
+    separation_weight: float = 0.0
+    """Weight of the penalty on similar centroids (lambda in Eq. 5)."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: If a count, weight or quantile is out of range.
+        """
+        for name in ("positions", "neighbors", "random_supports", "shift_batches"):
+            at_least(f"local.stego.{name}", getattr(self, name), 1, 10_000)
+        for name in ("self", "neighbor", "random", "separation"):
+            at_least(f"local.stego.{name}_weight", getattr(self, f"{name}_weight"), 0)
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"local.stego.dropout must lie in [0, 1), got {self.dropout}")
+        if self.shift_quantiles != "balanced" and not all(
+            0 < quantile < 1 for quantile in self.shift_quantiles
+        ):
+            raise ConfigError(
+                f"local.stego.shift_quantiles must lie in (0, 1), got {self.shift_quantiles}"
+            )
+
+
+def balance_quantiles(settings: StegoSettings, num_clusters: int) -> StegoSettings:
+    """Put `balanced` quantiles in numbers.
+
+    Of K regions of equal size, two random positions of an image share one with probability 1/K.
+    Where more pairs than the others are pushed apart, regions have to break: the quantiles of pairs
+    within an image, or with its neighbor, are at most 1 - 1/K. Random supports are there to be told
+    apart, whatever K is.
+
+    Args:
+        settings: Given quantiles are left as they are.
+        num_clusters: Number of regions, K.
+    """
+    if settings.shift_quantiles != "balanced":
+        return settings
+    most = 1 - 1 / num_clusters
+    quantiles = min(QUANTILES[0], most), min(QUANTILES[1], most), QUANTILES[2]
+    return replace(settings, shift_quantiles=quantiles)
+
+
+def given_shifts(settings: StegoSettings) -> Numbers:
+    """Name the shifts that the configuration gives; none where they are estimated."""
+    return {} if settings.shift == "auto" else dict(zip(SHIFTS, settings.shift, strict=True))
+
+
+def estimated_shifts(settings: StegoSettings) -> dict[str, tuple[float, float]]:
+    """Name the shifts that clients estimate: centered cosines, which lie in [-2, 2]."""
+    return dict.fromkeys(SHIFTS, (-2.0, 2.0)) if settings.shift == "auto" else {}
+
+
+def estimate_shifts(
+    features: FeatureSet, mean_feature: Float[Tensor, " dim"], local: LocalTraining, rng: Generator
+) -> Numbers:
+    """Estimate one client's shifts: quantiles of the centered feature correspondence.
+
+    Pairs of an image with itself are no random supports; where the batches hold no other pair, as
+    may be with two or three images, further ones are drawn.
+
+    Args:
+        features: The client's images.
+        mean_feature: Subtracted from every feature; zeros where nothing is centered.
+        local: Quantile per kind of pair, in numbers, number of batches, and how they are drawn.
+        rng: Random source.
+
+    Raises:
+        ValueError: If the quantiles are not given in numbers.
+    """
+    settings: StegoSettings = local.settings
+    quantiles = settings.shift_quantiles
+    if quantiles == "balanced":
+        raise ValueError("balanced quantiles depend on the number of clusters; balance them first")
+    if settings.shift != "auto":
+        return {}
+    pooled = torch.from_numpy(features.pooled) - mean_feature
+    nearest = nearest_neighbors(pooled, settings.neighbors)
+    sampled: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
+    batches = query_batches(len(features), local.batch_size, rng)
+    for number, queries in enumerate(batches):
+        if number >= settings.shift_batches and any(map(len, sampled[2])):
+            break
+        per_image, supports = settings.positions, settings.random_supports
+        batch = draw_batch(features, nearest, queries, mean_feature, per_image, supports, rng)
+        pairings = pair_up(batch.features, batch.partners)
+        sampled[0].append(center_correspondence(pairings.with_self))
+        sampled[1].append(center_correspondence(pairings.with_neighbor))
+        sampled[2].extend(
+            center_correspondence(cosines, counted)[counted]
+            for cosines, counted in zip(pairings.with_random, batch.counted, strict=True)
+        )
+    shifts = [
+        float(np.quantile(torch.cat(cosines).numpy(), quantile))
+        for cosines, quantile in zip(sampled, quantiles, strict=True)
+    ]
+    return dict(zip(SHIFTS, shifts, strict=True))
+
+
+def find_neighbors(
+    features: FeatureSet, mean_feature: Float[Tensor, " dim"], settings: StegoSettings, cache: Path
+) -> Int[Tensor, "images neighbors"]:
+    """Find each image's nearest images, once per client."""
+    return cached_neighbors(features, mean_feature, settings.neighbors, cache)
+
+
+def draw_steps(
+    num_images: int,
+    map_shape: tuple[int, int, int],
+    nearest: Int[Tensor, "images neighbors"],
+    local: LocalTraining,
+    rng: Generator,
+) -> Iterator[Draw]:
+    """Draw queries, neighbors, positions, random supports, and the channels that are kept."""
+    height, width, dim = map_shape
+    settings: StegoSettings = local.settings
+    for queries in query_batches(num_images, local.batch_size, rng):
+        places = draw_places(
+            nearest, queries, height * width, settings.positions, settings.random_supports, rng
+        )
+        kept = draw_kept(len(places.images), dim, settings.dropout, rng)
+        tensors = {"partners": places.partners, "counted": places.counted, "kept": kept}
+        yield Draw(places.images, places.positions, tensors)
+
+
+def step_losses(
+    weights: HeadWeights,
+    centroids: Float[Tensor, "clusters code"],
+    step: Step,
+    agreed: Numbers,
+    settings: StegoSettings,
+    precision: torch.dtype,
+) -> Losses:
+    """Compute both objectives of Eq. 7: of the head (Eq. 6 over three kinds of pairs), and Eq. 5.
+
+    Unlike the paper, only the sampled positions pass through the head and not whole maps; the head
+    works position by position, so that the loss at these positions is the same.
+
+    Args:
+        weights: Head in training.
+        centroids: Centroids in training.
+        step: Features of the queries, then of their neighbors in the same order; `partners` and
+            `counted` as in `Places`, `kept`: channels of each image that are not dropped.
+        agreed: The three shifts.
+        settings: Weights of the terms, and dropout.
+        precision: Of the matrix products.
+    """
+    partners, counted = step.drawn["partners"], step.drawn["counted"]
+    shift_self, shift_neighbor, shift_random = (agreed[name] for name in SHIFTS)
+    dropped = drop_channels(step.features, step.drawn["kept"], settings.dropout).to(precision)
+    codes = project(narrow(weights, precision), dropped).to(step.features.dtype)
+    features = pair_up(step.features, partners, precision)
+    agreement = pair_up(codes, partners, precision)
+    random_losses = [
+        correspondence_loss(
+            center_correspondence(cosines, counts), code_cosines, shift_random, share
+        )
+        for cosines, code_cosines, counts, share in zip(
+            features.with_random,
+            agreement.with_random,
+            counted,
+            share_weights(counted, precision),
+            strict=True,
+        )
+    ]
+    own, near = (
+        correspondence_loss(center_correspondence(cosines), code_cosines, shift)
+        for cosines, code_cosines, shift in (
+            (features.with_self, agreement.with_self, shift_self),
+            (features.with_neighbor, agreement.with_neighbor, shift_neighbor),
+        )
+    )
+    head_loss = (
+        settings.self_weight * own
+        + settings.neighbor_weight * near
+        + settings.random_weight * torch.stack(random_losses).mean()
+    )
+    flat = codes.flatten(0, 1).detach()
+    centroid_loss = clustering_loss(flat, centroids, settings.separation_weight)
+    return Losses(head_loss, centroid_loss, dropped, codes)
+
+
+def step_memory(feature_dim: int, local: LocalTraining) -> int:
+    """Estimate a client's bytes in a step: copies of features, pairs, and weights with Adam's."""
+    settings: StegoSettings = local.settings
+    positions = 2 * local.batch_size * settings.positions
+    features = 6 * positions * feature_dim
+    pairs = 8 * (2 + settings.random_supports) * local.batch_size * settings.positions**2
+    weights = 6 * feature_dim * (feature_dim + 2 * feature_dim)
+    return 4 * (features + pairs + weights)
+
+
+OBJECTIVE = Objective(
+    settings=StegoSettings,
+    settle=balance_quantiles,
+    given=given_shifts,
+    estimated=estimated_shifts,
+    estimate=estimate_shifts,
+    prepare=find_neighbors,
+    draw=draw_steps,
+    loss=step_losses,
+    memory=step_memory,
+)

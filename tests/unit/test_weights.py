@@ -1,0 +1,178 @@
+"""How many images a client counts with, by hand and against slow search."""
+
+from dataclasses import replace
+from itertools import permutations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusseg.config import Config, FederationConfig, ModelConfig
+from fusseg.errors import ConfigError
+from fusseg.federation.gathering import aggregate, client_shares
+from fusseg.federation.lloyd import LLOYD_STEP
+from fusseg.federation.state import ClientUpdate
+from fusseg.federation.strategies import resolve
+from fusseg.federation.weights import bounded_counts, num_bounded, weight_bound
+
+
+@pytest.mark.parametrize(
+    ("counts", "most", "expected"),
+    [
+        ([24, 24, 10_000_000], 0.5, [24, 24, 48]),
+        ([24, 10_000_000], 0.5, [24, 24]),
+        ([7], 0.5, [7]),
+        ([7, 9, 8], 0.5, [7, 9, 8]),
+        ([7, 9, 8], 1.0, [7, 9, 8]),
+        # 40 of 100 each: both large ones are bounded, and share alike.
+        ([20, 900, 500], 0.4, [20, 40, 40]),
+        # 5 / 13 is below 0.4; 6 / 14 is not.
+        ([4, 4, 90], 0.4, [4, 4, 5]),
+        # Three clients cannot each have at most a quarter: all count alike.
+        ([5, 50, 500], 0.25, [5, 5, 5]),
+        ([5, 50, 500, 5000, 50000], 0.2, [5, 5, 5, 5, 5]),
+    ],
+)
+def test_images_beyond_the_share_do_not_count(counts, most, expected):
+    assert bounded_counts(counts, most) == expected
+
+
+@given(
+    counts=st.lists(st.integers(1, 60), min_size=1, max_size=8),
+    most=st.sampled_from([0.2, 0.25, 1 / 3, 0.4, 0.5, 0.75, 1.0]),
+)
+def test_the_limit_is_the_largest_that_keeps_to_the_share(counts, most):
+    def keeps(limit):
+        lowered = [min(count, limit) for count in counts]
+        return max(lowered) <= (most + 1e-5) * sum(lowered)
+
+    limits = [limit for limit in range(min(counts), max(counts) + 1) if keeps(limit)]
+    limit = max(limits, default=min(counts))
+    found = bounded_counts(counts, most)
+    assert found == [min(count, limit) for count in counts]
+    assert sum(one < count for one, count in zip(found, counts, strict=True)) <= num_bounded(most)
+
+
+@pytest.mark.parametrize(("most", "number"), [(1.0, 0), (0.5, 1), (0.34, 2), (0.2, 4), (0.01, 99)])
+def test_only_so_many_clients_can_be_bounded(most, number):
+    assert num_bounded(most) == number
+
+
+def test_nothing_is_bounded_in_a_simulation_unless_it_is_asked_for():
+    assert weight_bound(FederationConfig(), deployed=False) == 1.0
+    assert weight_bound(FederationConfig(), deployed=True) == 0.5
+    for deployed in (True, False):
+        assert weight_bound(FederationConfig(max_weight_share=0.3), deployed=deployed) == 0.3
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 1.5, -1.0, float("nan")])
+def test_a_share_that_cannot_be_is_refused(share):
+    with pytest.raises(ConfigError, match=r"federation\.max_weight_share must be at "):
+        Config(federation=FederationConfig(max_weight_share=share))
+
+
+def settle(*, deployed=False, **federation):
+    return resolve(
+        Config(model=ModelConfig(num_clusters=2), federation=FederationConfig(**federation)),
+        deployed=deployed,
+    )
+
+
+FEDAVG = settle(strategy="fedavg", max_weight_share=0.5)
+
+
+def merge(state, updates, protocol, generator):
+    """Aggregate what clients trained."""
+    (task,) = protocol.tasks(1)
+    return aggregate(state, updates, protocol, task, generator).model
+
+
+@pytest.mark.parametrize(("deployed", "share"), [(False, 1.0), (True, 0.5)])
+def test_the_settled_rules_hold_the_bound(deployed, share):
+    assert settle(deployed=deployed).max_weight_share == share
+    assert settle(deployed=deployed, max_weight_share=0.3).max_weight_share == 0.3
+
+
+@pytest.fixture
+def state(make_state):
+    return make_state({"w": torch.zeros(1)}, torch.zeros(1, 1))
+
+
+def test_a_claim_of_millions_of_images_weighs_half(state, make_update, seeded):
+    updates = [
+        make_update("a", 20, [1.0], [[1.0]]),
+        make_update("b", 30, [2.0], [[2.0]]),
+        make_update("liar", 10_000_000, [8.0], [[8.0]]),
+    ]
+    # (20 * 1 + 30 * 2 + 50 * 8) / 100, whoever comes first
+    for order in permutations(updates):
+        model = merge(state, order, FEDAVG, seeded(0))
+        assert model.head["w"].tolist() == pytest.approx([4.8])
+        assert model.centroids.tolist() == [pytest.approx([4.8])]
+
+
+def test_a_bound_that_binds_nobody_changes_no_bit(state, make_update, same_bits, seeded):
+    updates = [make_update(str(place), place + 2, [0.1 * place], [[0.3]]) for place in range(4)]
+    models = [
+        merge(state, updates, replace(FEDAVG, max_weight_share=most), seeded(0))
+        for most in (0.5, 1.0)
+    ]
+    assert same_bits(models[0], models[1])
+
+
+def test_clients_that_count_alike_are_not_bounded(state, make_update, seeded):
+    updates = [make_update("a", 2, [1.0], [[1.0]]), make_update("b", 9_000, [2.0], [[2.0]])]
+    model = merge(state, updates, replace(FEDAVG, weighted=False), seeded(0))
+    assert model.head["w"].tolist() == [1.5]
+
+
+def test_sums_of_codes_of_a_bounded_client_are_lowered(make_state, seeded):
+    start = make_state({"w": torch.zeros(1)}, torch.tensor([[1.0, 0.0]]))
+    seen = []
+
+    def watched(gathered):
+        seen.append(gathered.totals)
+        return LLOYD_STEP.merge(gathered)
+
+    def update(name, images, x, y):
+        parts = {"sums": torch.tensor([[x, y]]).double(), "counts": torch.tensor([images])}
+        return ClientUpdate(name, images, parts=parts)
+
+    updates = [update("a", 10, 10.0, 0.0), update("liar", 1000, 0.0, 1000.0)]
+    task = replace(LLOYD_STEP, merge=watched)
+    moved = aggregate(start, updates, FEDAVG, task, seeded(0)).model.centroids
+    torch.testing.assert_close(moved, torch.tensor([[0.5**0.5, 0.5**0.5]]))
+    (totals,) = seen
+    assert totals["counts"].tolist() == [20]
+
+
+def test_positions_of_a_bounded_client_weigh_less_in_the_consensus(make_state, seeded):
+    start = make_state({"w": torch.zeros(1)}, torch.eye(2))
+    first = torch.eye(2)
+    second = torch.tensor([[0.8, 0.6], [0.6, -0.8]])
+
+    def merged(images, most):
+        updates = [
+            ClientUpdate(
+                name,
+                count,
+                loss=0.0,
+                parts={
+                    "head.w": torch.zeros(1),
+                    "centroids": centroids,
+                    "counts": torch.tensor([count, count]),
+                    "cosines": torch.ones(2).double(),
+                },
+            )
+            for name, count, centroids in (("a", 10, first), ("liar", images, second))
+        ]
+        protocol = settle(strategy="consensus", max_weight_share=most)
+        return merge(start, updates, protocol, seeded(0)).centroids
+
+    torch.testing.assert_close(merged(10_000, 0.5), merged(10, 1.0))
+    assert not torch.allclose(merged(10_000, 1.0), merged(10, 1.0))
+
+
+def test_shares_sum_to_one():
+    assert client_shares([1, 3]).tolist() == [0.25, 0.75]
