@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fusseg.config import DataConfig
-from fusseg.config_file import load_config
-from fusseg.data.datasets import open_dataset, select_held_out, select_training
+from fusseg.config.file import load_config
+from fusseg.config.schema import DataConfig
 from fusseg.data.images import fit_image, load_image
 from fusseg.data.items import Classes, Item
+from fusseg.data.layouts.datasets import open_dataset, select_held_out, select_training
 from fusseg.data.masks import fit_mask, load_mask
 from fusseg.evaluation.probe import linear_probe, majority_labels
 from fusseg.features.backbones import Backbone, check_image_size, load_backbone

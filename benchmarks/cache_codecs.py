@@ -17,12 +17,12 @@ from statistics import mean, median, stdev
 
 import torch
 
-from fusseg.config import Config
-from fusseg.config_file import build_settings, load_config
-from fusseg.experiment import Finished, run_experiment
+from fusseg.config.file import build_settings, load_config
+from fusseg.config.schema import Config
 from fusseg.features.extraction import wait_for
 from fusseg.features.feature_set import FeatureSet
-from fusseg.preparation import Prepared, prepare
+from fusseg.runs.prepare import Prepared, prepare
+from fusseg.runs.train import Finished, run_experiment
 from fusseg.segmentation.objectives.stego import StegoSettings
 
 _BATCHES = 40

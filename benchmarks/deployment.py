@@ -21,9 +21,9 @@ from statistics import median
 
 from PIL import Image
 
-from fusseg.data.scenes import Scene, draw_scene
-from fusseg.deployment.keys import create_authority, create_server_certificate, create_site_key
-from fusseg.runs import load_record
+from fusseg.data.synthetic.scenes import Scene, draw_scene
+from fusseg.deployment.keys.keys import create_authority, create_server_certificate, create_site_key
+from fusseg.runs.directory import load_record
 
 LOOKS = ("tank", "tunnel", "yard")
 CONFIG = """

@@ -20,12 +20,12 @@ from statistics import median
 import numpy as np
 import torch
 
-from fusseg.compute import choose_compute
-from fusseg.config import Config
-from fusseg.config_file import load_config
-from fusseg.data.datasets import open_dataset, select_held_out, select_training
+from fusseg.config.compute import choose_compute
+from fusseg.config.file import load_config
+from fusseg.config.schema import Config
 from fusseg.data.images import fit_image, load_image
 from fusseg.data.items import Item
+from fusseg.data.layouts.datasets import open_dataset, select_held_out, select_training
 from fusseg.features.backbones import Backbone, load_backbone
 from fusseg.features.extraction import extract_features, wait_for
 from fusseg.features.views import training_views

@@ -24,13 +24,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fusseg.config import Config
-from fusseg.config_file import load_config
-from fusseg.engine import RoundDone, score_models
-from fusseg.experiment import run_experiment
+from fusseg.config.file import load_config
+from fusseg.config.schema import Config
 from fusseg.features.extraction import wait_for
-from fusseg.preparation import prepare
-from fusseg.trained_run import load_run
+from fusseg.runs.engine import RoundDone, score_models
+from fusseg.runs.load import load_run
+from fusseg.runs.prepare import prepare
+from fusseg.runs.train import run_experiment
 
 STAGES = ("extraction", "training", "evaluation")
 _SIZE, _CELL = 224, 16

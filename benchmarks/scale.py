@@ -30,8 +30,7 @@ import numpy as np
 import torch
 from transformers import ViTConfig, ViTModel
 
-from fusseg.bookkeeping import keep_round
-from fusseg.config import Config, FederationConfig, LocalConfig
+from fusseg.config.schema import Config, FederationConfig, LocalConfig
 from fusseg.features.feature_set import FeatureSet
 from fusseg.federation.client import Client
 from fusseg.federation.gathering import aggregate
@@ -42,8 +41,9 @@ from fusseg.federation.rounds import Exchange, Round, initial_state, run_rounds
 from fusseg.federation.simulation import simulate
 from fusseg.federation.state import ClientUpdate, GlobalState
 from fusseg.federation.strategies import resolve
-from fusseg.record import RoundLog, describe_round
-from fusseg.runs import SavedState
+from fusseg.runs.directory import SavedState
+from fusseg.runs.finished_rounds import keep_round
+from fusseg.runs.record import RoundLog, describe_round
 from fusseg.segmentation.head import initial_head
 from fusseg.segmentation.training import TrainingPlan
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fusseg.data.scenes import Scene, draw_scene
+from fusseg.data.synthetic.scenes import Scene, draw_scene
 
 SITES, HELD_OUT, IMAGES_PER_SITE = ("tank", "tunnel", "yard"), "hall", 16
 CONFIG = Path(__file__).parent / "deploy.toml"

@@ -14,13 +14,13 @@ from PIL import Image
 
 pytest.importorskip("flwr", reason="Flower is not installed")
 
-from fusseg.deployment.keys import (
+from fusseg.deployment.keys.keys import (
     create_authority,
     create_server_certificate,
     create_site_key,
 )
 from fusseg.deployment.processes import free_port
-from fusseg.runs import load_record, load_state
+from fusseg.runs.directory import load_record, load_state
 
 SITES = ("east", "north", "south")
 HELD_OUT = "west"

@@ -36,7 +36,7 @@ def write_sides(text):
 
 def main():
     """Stand in for `flwr-clientapp`."""
-    from fusseg.deployment import client_app, client_process
+    from fusseg.deployment.site import client_app, client_process
 
     honest = client_app.answer_packet
 

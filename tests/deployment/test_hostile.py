@@ -21,11 +21,11 @@ from flwr.supercore.date import now
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 
 from fusseg.deployment import flower
-from fusseg.deployment.admission import admitted_nodes
-from fusseg.deployment.edge import FLEET_NAMES
 from fusseg.deployment.flower import LoopbackServer
-from fusseg.deployment.keys import create_site_key
+from fusseg.deployment.keys.keys import create_site_key
 from fusseg.deployment.processes import free_port, start_process, stop_process
+from fusseg.deployment.server.admission import admitted_nodes
+from fusseg.deployment.server.edge import FLEET_NAMES
 
 HERE = Path(__file__).parent
 

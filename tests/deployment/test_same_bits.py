@@ -2,8 +2,8 @@
 
 import pytest
 
-from fusseg.deployment.ledger import read_ledger
-from fusseg.regions import NamedCluster, load_regions, write_named
+from fusseg.deployment.wire.ledger import read_ledger
+from fusseg.runs.regions import NamedCluster, load_regions, write_named
 
 KINDS = {
     "defaults": [],

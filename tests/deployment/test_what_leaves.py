@@ -14,9 +14,9 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
-from fusseg.deployment.ledger import describe_message, read_ledger
-from fusseg.deployment.messages import unpack
 from fusseg.deployment.processes import free_port
+from fusseg.deployment.wire.ledger import describe_message, read_ledger
+from fusseg.deployment.wire.messages import unpack
 
 REQUESTS = {
     "activate-node": fleet_pb2.ActivateNodeRequest,

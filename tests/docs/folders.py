@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fusseg.data.scenes import SCENES
+from fusseg.data.synthetic.scenes import SCENES
 
 ROOT = Path(__file__).parents[2]
 SITES = ("tank", "tunnel", "yard")

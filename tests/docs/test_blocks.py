@@ -23,10 +23,10 @@ from blocks import (
 from running import run_line
 
 from fusseg.bench.grid_file import load_grid
-from fusseg.config import Config
-from fusseg.config_file import parse_config
+from fusseg.config.file import parse_config
+from fusseg.config.schema import Config
 from fusseg.data.class_file import read_classes
-from fusseg.regions import read_named
+from fusseg.runs.regions import read_named
 
 LANGUAGES = {"sh", "python", "toml", "text", "json", "xml", "math"}
 INDENTED = re.compile(r"^(?: {4,}|\t)(?:fusseg|pip|make|python|dask|hf|curl) .*$", re.MULTILINE)

@@ -9,20 +9,20 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.task_identity import TaskIdentity
 
-from fusseg.config_file import load_config
-from fusseg.deployment import client_app
-from fusseg.deployment.post import NODES
-from fusseg.deployment.server_rounds import FLOWER
-from fusseg.deployment.site import (
+from fusseg.config.file import load_config
+from fusseg.deployment.server.post import NODES
+from fusseg.deployment.server.server_rounds import FLOWER
+from fusseg.deployment.site import client_app
+from fusseg.deployment.site.site_data import prepare_site, remember_features
+from fusseg.deployment.site.site_disk import (
     Preparation,
     SiteSettings,
     load_offer,
     save_preparation,
     save_settings,
 )
-from fusseg.deployment.site_data import prepare_site, remember_features
-from fusseg.experiment import run_experiment
-from fusseg.runs import create_run
+from fusseg.runs.directory import create_run
+from fusseg.runs.train import run_experiment
 
 SITES = ("east", "north", "south")
 FAST = ("federation.round_timeout=5", "federation.wait_timeout=5")

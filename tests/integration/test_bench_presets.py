@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from tests.integration.conftest import draw_materials
 
-from fusseg.data.cityscapes import CITIES
+from fusseg.data.layouts.cityscapes import CITIES
 
 FORMATS = Path(__file__).parents[3] / "shared" / "data" / "formats"
 SMALL = (

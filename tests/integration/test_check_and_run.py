@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fusseg.cli.checking import run_check
-from fusseg.config_file import merge_tables, parse_config
-from fusseg.errors import FussegError
-from fusseg.preparation import extract, look_up_new
+from fusseg.config.file import merge_tables, parse_config
+from fusseg.core.errors import FussegError
+from fusseg.runs.prepare import extract, look_up_new
 
 SMALL = {
     "data": {"held_out_sites": ["west"], "image_size": [64, 96]},

@@ -12,14 +12,14 @@ pytest.importorskip("flwr", reason="Flower is not installed")
 from loopback import SITES, LoopbackGrid, edit, federation_in, hurry
 
 from fusseg.cli.deploying import describe_serve
-from fusseg.deployment.join import JoinOptions
-from fusseg.deployment.join import join as join_server
-from fusseg.deployment.keys import create_authority, create_server_certificate, create_site_key
-from fusseg.deployment.ledger import append_line, describe_message
-from fusseg.deployment.offer import HELLO
-from fusseg.deployment.serve import ServeOptions
-from fusseg.deployment.server_rounds import serve_rounds
-from fusseg.deployment.site import SiteSettings
+from fusseg.deployment.keys.keys import create_authority, create_server_certificate, create_site_key
+from fusseg.deployment.server.serve import ServeOptions
+from fusseg.deployment.server.server_rounds import serve_rounds
+from fusseg.deployment.site.join import JoinOptions
+from fusseg.deployment.site.join import join as join_server
+from fusseg.deployment.site.site_disk import SiteSettings
+from fusseg.deployment.wire.ledger import append_line, describe_message
+from fusseg.deployment.wire.offer import HELLO
 
 
 @pytest.fixture
@@ -196,7 +196,9 @@ def served(make_sites, make_config, tmp_path, monkeypatch):
 def test_a_server_with_edited_settings_starts_no_process(
     key, value, said, serve, served, monkeypatch
 ):
-    monkeypatch.setattr("fusseg.deployment.serve.start_process", lambda *_: pytest.fail("started"))
+    monkeypatch.setattr(
+        "fusseg.deployment.server.serve.start_process", lambda *_: pytest.fail("started")
+    )
     monkeypatch.setattr("fusseg.deployment.processes.listen", lambda *_: pytest.fail("listened"))
     before = (served / "record.json").read_bytes()
     edit(served, key, value)
@@ -254,8 +256,8 @@ def test_a_site_is_looked_at_before_the_server_is_asked(join, keys, cli, make_si
 
 
 def test_a_site_says_at_every_try_why_it_cannot_connect(keys, make_sites, tmp_path, monkeypatch):
-    monkeypatch.setattr("fusseg.deployment.site_node._PAUSES", (0.01,))
-    monkeypatch.setattr("fusseg.deployment.join._LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("fusseg.deployment.site.site_node._PAUSES", (0.01,))
+    monkeypatch.setattr("fusseg.deployment.site.join._LOOK_SECONDS", 0.01)
     monkeypatch.setenv("https_proxy", "http://user:secret@127.0.0.1:9")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

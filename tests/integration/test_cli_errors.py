@@ -8,8 +8,8 @@ import sys
 import pytest
 from PIL import Image
 
-from fusseg.errors import FussegError
-from fusseg.experiment import run_experiment
+from fusseg.core.errors import FussegError
+from fusseg.runs.train import run_experiment
 
 
 @pytest.fixture
@@ -266,7 +266,7 @@ def test_check_agrees_with_run(cli, make_sites, make_config, tmp_path):
 
 def test_a_bug_keeps_its_traceback(monkeypatch, cli, make_sites, make_config, tmp_path):
     config = make_config(make_sites())
-    monkeypatch.setattr("fusseg.experiment.resolve", None)
+    monkeypatch.setattr("fusseg.runs.train.resolve", None)
     with pytest.raises(TypeError):
         cli("run", config, "--out", tmp_path / "run")
 

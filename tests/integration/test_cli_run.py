@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import fusseg
-from fusseg.runs import load_state
+from fusseg.runs.directory import load_state
 
 
 def record_of(run_dir):

@@ -17,13 +17,13 @@ import torch
 from fusseg.bench.cells import list_cells
 from fusseg.bench.grid_file import load_grid
 from fusseg.bench.spread_cells import run_cells_on
-from fusseg.errors import ConfigError, DataError
-from fusseg.runs import load_record, load_state
+from fusseg.core.errors import ConfigError, DataError
+from fusseg.runs.directory import load_record, load_state
 
 pytest.importorskip("distributed", reason="Dask is not installed: pip install 'fusseg[cluster]'")
 
-from fusseg.spread.dask_workers import join_cluster
-from fusseg.spread.workers import result_of
+from fusseg.cluster.dask_workers import join_cluster
+from fusseg.cluster.workers import result_of
 
 GRID = """
 title = "Pipes"

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusseg.config import DataConfig
-from fusseg.data.check import check_sites
-from fusseg.data.datasets import open_dataset, select_held_out, select_training
+from fusseg.config.schema import DataConfig
+from fusseg.data.checks.check import check_sites
 from fusseg.data.images import fit_image, load_image
 from fusseg.data.items import Classes, Item
-from fusseg.data.leave_one_out import leave_one_out
+from fusseg.data.layouts.datasets import open_dataset, select_held_out, select_training
 from fusseg.data.masks import fit_mask, infer_classes, load_mask
-from fusseg.data.partition import training_images
+from fusseg.data.partitions.leave_one_out import leave_one_out
+from fusseg.data.partitions.partition import training_images
 
 SETS = Path(__file__).parents[2].parent / "shared" / "data"
 pytestmark = pytest.mark.skipif(

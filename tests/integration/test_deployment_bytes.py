@@ -18,10 +18,10 @@ from loopback import (
     simulated,
 )
 
-from fusseg.deployment.ledger import read_ledger
-from fusseg.deployment.server_rounds import serve_rounds
-from fusseg.errors import ConfigError
-from fusseg.runs import load_record, load_state
+from fusseg.core.errors import ConfigError
+from fusseg.deployment.server.server_rounds import serve_rounds
+from fusseg.deployment.wire.ledger import read_ledger
+from fusseg.runs.directory import load_record, load_state
 
 FEDAVG = "federation.strategy=fedavg"
 THREE_STEPS = (FEDAVG, "federation.rounds=1", "federation.lloyd_rounds=3")

@@ -20,18 +20,18 @@ from loopback import SITES, LoopbackGrid, content_bytes, events, federation_in, 
 
 from fusseg.cli.deploying import left_out_of_score
 from fusseg.cli.running import summary
-from fusseg.deployment.ledger import read_ledger
-from fusseg.deployment.packet import Packet
-from fusseg.deployment.post import NODES
-from fusseg.deployment.server_rounds import FLOWER, serve_rounds
-from fusseg.deployment.site_scores import read_counts
-from fusseg.errors import FederationError
+from fusseg.core.errors import FederationError
+from fusseg.core.version import VERSION
+from fusseg.deployment.server.post import NODES
+from fusseg.deployment.server.server_rounds import FLOWER, serve_rounds
+from fusseg.deployment.server.site_scores import read_counts
+from fusseg.deployment.wire.ledger import read_ledger
+from fusseg.deployment.wire.packet import Packet
 from fusseg.federation.participation import draw_participants
 from fusseg.federation.strategies import resolve
-from fusseg.gallery import write_report
-from fusseg.runs import has_state, load_record, load_state
-from fusseg.trained_run import load_run
-from fusseg.version import VERSION
+from fusseg.report.gallery import write_report
+from fusseg.runs.directory import has_state, load_record, load_state
+from fusseg.runs.load import load_run
 
 
 @pytest.fixture(autouse=True)
@@ -1044,7 +1044,7 @@ def test_a_site_that_loses_its_state_is_waited_for_while_another_is_silent(
     federation, tmp_path, monkeypatch
 ):
     """Neither holds the other: both have the whole time."""
-    monkeypatch.setattr("fusseg.deployment.server_rounds._FINISH_SECONDS", 3.0)
+    monkeypatch.setattr("fusseg.deployment.server.server_rounds._FINISH_SECONDS", 3.0)
     run_dir, _, folders = federation("federation.rounds=1")
     lose = at_the_last("finish", lambda: forget_everything(folders[1]))
 
@@ -1090,7 +1090,7 @@ def test_a_server_that_starts_again_for_the_finish_greets_all_and_gives_them_the
 ):
     run_dir, _, folders = federation("federation.rounds=1")
     with monkeypatch.context() as patched:
-        patched.setattr("fusseg.deployment.server_rounds._finish", lambda *_: None)
+        patched.setattr("fusseg.deployment.server.server_rounds._finish", lambda *_: None)
         serve_rounds(LoopbackGrid(folders), run_dir, tmp_path / "cache")
     assert results(folders) == []
     forget_everything(folders[1])
@@ -1109,7 +1109,7 @@ def test_a_server_that_starts_again_for_the_finish_greets_all_and_gives_them_the
 def test_a_site_that_is_gone_holds_the_finish_no_longer_than_it_may_last(
     federation, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("fusseg.deployment.server_rounds._FINISH_SECONDS", 2.0)
+    monkeypatch.setattr("fusseg.deployment.server.server_rounds._FINISH_SECONDS", 2.0)
     run_dir, _, folders = federation("federation.rounds=1")
     grid, times = LoopbackGrid(folders), []
 
@@ -1132,7 +1132,7 @@ def test_sites_that_were_never_part_are_not_waited_for_at_the_finish(
     federation, tmp_path, monkeypatch
 ):
     """The finish may last long, and does not."""
-    monkeypatch.setattr("fusseg.deployment.server_rounds._FINISH_SECONDS", 300.0)
+    monkeypatch.setattr("fusseg.deployment.server.server_rounds._FINISH_SECONDS", 300.0)
     run_dir, _, folders = federation(QUORUM, "federation.rounds=1")
     grid = LoopbackGrid(folders)
     grid.offline.add(11)

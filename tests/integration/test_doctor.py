@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fusseg.cli import doctoring
-from fusseg.version import VERSION
+from fusseg.core.version import VERSION
 
 
 def test_it_names_versions_devices_and_caches(cli, tmp_path, monkeypatch):

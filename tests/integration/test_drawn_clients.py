@@ -2,14 +2,14 @@
 
 import pytest
 
-from fusseg.config_file import load_config
-from fusseg.engine import TrainingBegun
-from fusseg.experiment import Finished, run_experiment
+from fusseg.config.file import load_config
 from fusseg.federation.participation import draw_participants
 from fusseg.federation.state import ClientUpdate
 from fusseg.federation.strategies import resolve
-from fusseg.gallery import write_report
-from fusseg.runs import load_history, load_record
+from fusseg.report.gallery import write_report
+from fusseg.runs.directory import load_history, load_record
+from fusseg.runs.engine import TrainingBegun
+from fusseg.runs.train import Finished, run_experiment
 
 SITES = ("east", "north", "south")
 
@@ -52,7 +52,7 @@ def test_progress_of_a_run_that_goes_on_counts_what_is_done(config, tmp_path):
 
 
 def test_history_keeps_the_centroids_of_so_many_clients_and_no_more(config, tmp_path, monkeypatch):
-    monkeypatch.setattr("fusseg.bookkeeping._MOST_IN_HISTORY", 1)
+    monkeypatch.setattr("fusseg.runs.finished_rounds._MOST_IN_HISTORY", 1)
     for _ in run_experiment(config, tmp_path / "run", tmp_path / "cache"):
         pass
     drawn = draw_participants(SITES, 1, resolve(config))

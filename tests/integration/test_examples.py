@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fusseg.config_file import load_config
+from fusseg.config.file import load_config
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared"

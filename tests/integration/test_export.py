@@ -9,7 +9,7 @@ from PIL import Image
 
 import fusseg.cli.onnx_export
 from fusseg import Segmenter, load_run, pick_segmenter, segment_image
-from fusseg.config_file import load_config
+from fusseg.config.file import load_config
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

@@ -7,7 +7,7 @@ import tomllib
 
 import pytest
 
-from fusseg.config_file import load_config
+from fusseg.config.file import load_config
 
 FAST = ("--set", "local.steps=4", "--set", "federation.rounds=2")
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusseg.config_file import load_config
-from fusseg.preparation import prepare
+from fusseg.config.file import load_config
+from fusseg.runs.prepare import prepare
 
 UNEVEN = """
 [data]

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from fusseg import ConfigError, DataError, PredictOptions, Segmenter
-from fusseg.report.colors import overlay
+from fusseg.core.colors import overlay
 
 LONG_NAME = Path(__file__).parents[3] / "shared/cases/long-name"
 

@@ -15,9 +15,10 @@ from safetensors import safe_open
 
 from fusseg import load_config
 from fusseg.bench.cells import Cell, cell_progress, run_cell
-from fusseg.config_file import dump_config, parse_config
-from fusseg.errors import ConfigError
-from fusseg.runs import (
+from fusseg.config.file import dump_config, parse_config
+from fusseg.core.errors import ConfigError
+from fusseg.core.version import VERSION
+from fusseg.runs.directory import (
     load_record,
     load_state,
     read_run_config,
@@ -25,7 +26,6 @@ from fusseg.runs import (
     state_round,
 )
 from fusseg.segmentation.objectives import spell_out
-from fusseg.version import VERSION
 
 WRITTEN = Path(__file__).parents[1] / "previous_version" / "0.1.0"
 

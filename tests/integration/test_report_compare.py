@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from fusseg.config import Config
+from fusseg.config.schema import Config
 from fusseg.report.compare_page import render_comparison
 from fusseg.report.comparison import ComparedRun, changed_keys, find_caveats, group_runs
 

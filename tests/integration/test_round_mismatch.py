@@ -11,17 +11,17 @@ import pytest
 
 KILLED_BETWEEN = """
 import os, signal
-from fusseg import bookkeeping
+from fusseg.runs import finished_rounds
 from fusseg.cli.app import main
 
-save_state = bookkeeping.save_state
+save_state = finished_rounds.save_state
 
 def save_or_die(path, saved):
     if saved.state.round_number == int(os.environ["KILLED_IN_ROUND"]):
         os.kill(os.getpid(), signal.SIGKILL)
     save_state(path, saved)
 
-bookkeeping.save_state = save_or_die
+finished_rounds.save_state = save_or_die
 main()
 """
 """The real command, killed by SIGKILL after a round's record is written and before its state is."""

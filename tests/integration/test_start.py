@@ -38,7 +38,7 @@ def test_a_command_begins_without_heavy_packages(module):
 
 def test_a_site_answers_without_heavy_packages():
     pytest.importorskip("flwr", reason="needs fusseg[flower]")
-    assert imported_by("import fusseg.deployment.client_app") == []
+    assert imported_by("import fusseg.deployment.site.client_app") == []
 
 
 def test_a_filterbank_needs_no_transformers():

@@ -8,7 +8,7 @@ import tifffile
 from PIL import Image
 
 from fusseg import Segmenter
-from fusseg.config_file import load_config
+from fusseg.config.file import load_config
 
 RUN = ("--set", "local.steps=2", "--set", "federation.rounds=1", "--set", "model.num_clusters=2")
 

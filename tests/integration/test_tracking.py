@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from fusseg.config import Config
-from fusseg.errors import ConfigError
-from fusseg.tracking import FOLDER, check_trackers, track
+from fusseg.config.schema import Config
+from fusseg.core.errors import ConfigError
+from fusseg.runs.trackers import FOLDER, check_trackers, track
 
 
 def scalars(folder):
@@ -88,6 +88,6 @@ def test_an_unknown_tracker_is_refused_before_anything_is_written(
 
 
 def test_a_tracker_that_is_not_installed_is_refused_with_the_mend(monkeypatch):
-    monkeypatch.setattr("fusseg.tracking.find_spec", lambda name: None)
+    monkeypatch.setattr("fusseg.runs.trackers.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'fusseg\[trackers\]'"):
         check_trackers(["wandb"])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusseg.config_file import load_config
+from fusseg.config.file import load_config
 from fusseg.data.class_file import read_classes
 from fusseg.data.items import Item
 from fusseg.data.masks import load_mask

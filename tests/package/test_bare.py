@@ -11,7 +11,7 @@ from installation import PROJECT, ROOT, lowest, requirements, run
 from onnx import TensorProto, helper, numpy_helper, save
 from PIL import Image
 
-from fusseg.version import VERSION
+from fusseg.core.version import VERSION
 
 ADDED = "flwr cryptography distributed onnx onnxscript tensorboard mlflow wandb pytest mypy"
 SMALL = ("--set", "federation.rounds=2", "--set", "local.steps=20")

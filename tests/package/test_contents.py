@@ -9,21 +9,21 @@ from pathlib import Path, PurePosixPath
 import pytest
 from installation import PROJECT, ROOT, lowest, requirements, run
 
-from fusseg.version import VERSION
+from fusseg.core.version import VERSION
 
 DATA = (
     "fusseg/py.typed",
     "fusseg/bench/presets/table1.toml",
-    "fusseg/data/cocostuff27.csv",
+    "fusseg/data/layouts/cocostuff27.csv",
     "fusseg/deployment/flower-app/pyproject.toml",
     "fusseg/report/report.css",
     "fusseg/report/report.html.j2",
     "fusseg/report/page.js",
 )
-MEANT = "src/fusseg/data/cocostuff27.csv"
+MEANT = "src/fusseg/data/layouts/cocostuff27.csv"
 """The one file that shared data and the package have in common: the classes of a format."""
 KEPT = "tests/previous_version/"
-"""What fusseg 0.1.0 left behind, kept as test data: tensors are meant to be there, and nowhere else."""
+"""What fusseg 0.1.0 left behind, kept as test data: tensors belong there, and nowhere else."""
 NEVER = {"runs", "dist", "site", "shared", "__pycache__", ".git", ".venv", ".venv-package"}
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, label
 
-from fusseg.annotations.contours import trace_outlines
-from fusseg.annotations.simplification import simplify
+from fusseg.export.annotations.contours import trace_outlines
+from fusseg.export.annotations.simplification import simplify
 
 
 def slow_douglas_peucker(points, tolerance):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fusseg.config import Config, FederationConfig
+from fusseg.config.schema import Config, FederationConfig
 from fusseg.federation.gathering import aggregate
 from fusseg.federation.parts import name_head
 from fusseg.federation.state import ClientUpdate

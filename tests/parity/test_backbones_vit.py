@@ -5,9 +5,9 @@ import torch
 import transformers
 from torch.nn.functional import cosine_similarity
 
-from fusseg.compute import Compute
-from fusseg.features.backbone import normalize_colors
+from fusseg.config.compute import Compute
 from fusseg.features.backbones import load_backbone
+from fusseg.features.backbones.backbone import normalize_colors
 
 SIZES = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 SIZES |= {"intermediate_size": 32, "patch_size": 8, "image_size": 32}

@@ -6,9 +6,9 @@ import pytest
 pytest.importorskip("onnx")
 import onnxruntime
 
-from fusseg.config import DataConfig
+from fusseg.config.schema import DataConfig
 from fusseg.data.images import fit_image
-from fusseg.export.view_graph import view_graph
+from fusseg.export.onnx.view_graph import view_graph
 from fusseg.features.backbones import load_backbone
 from fusseg.prediction.viewing import MAX_AREA, PredictOptions, view_image
 

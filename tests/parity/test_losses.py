@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fusseg.config import LocalConfig
+from fusseg.config.schema import LocalConfig
 from fusseg.features.neighbors import nearest_neighbors
 from fusseg.segmentation.head import build_head, initial_head
 from fusseg.segmentation.losses import (

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from fusseg.coloring import numbered_regions
 from fusseg.prediction import refinement, strips
 from fusseg.prediction.refinement import guided_coefficients, refine_guided
 from fusseg.prediction.strips import assign_strips, needed_rows, position_margins, windows
-from fusseg.regions import NamedCluster, join_clusters
+from fusseg.report.cluster_colors import numbered_regions
+from fusseg.runs.regions import NamedCluster, join_clusters
 from fusseg.segmentation.head import initial_head
 from fusseg.segmentation.objective import Model
 from fusseg.segmentation.segmenter import assign, build_segmenter, cosines, similarities

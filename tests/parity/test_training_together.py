@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from fusseg.compute import EXACT, Compute
-from fusseg.config import LocalConfig
+from fusseg.config.compute import EXACT, Compute
+from fusseg.config.schema import LocalConfig
 from fusseg.features.neighbors import nearest_neighbors
 from fusseg.features.resident import make_resident
 from fusseg.segmentation.head import initial_head

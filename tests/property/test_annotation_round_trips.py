@@ -12,13 +12,13 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
-from fusseg.annotations.coco import write_coco
-from fusseg.annotations.contours import trace_outlines
-from fusseg.annotations.images import AnnotationOptions, Label, LabeledImage, annotate_image
-from fusseg.annotations.parts import column_runs, list_parts, row_runs, whole_image
-from fusseg.annotations.polygons import outline_part, polygon_area
-from fusseg.annotations.rle import compress_counts, fill_runs
-from fusseg.annotations.simplification import simplify
+from fusseg.export.annotations.coco import write_coco
+from fusseg.export.annotations.contours import trace_outlines
+from fusseg.export.annotations.images import AnnotationOptions, Label, LabeledImage, annotate_image
+from fusseg.export.annotations.parts import column_runs, list_parts, row_runs, whole_image
+from fusseg.export.annotations.polygons import outline_part, polygon_area
+from fusseg.export.annotations.rle import compress_counts, fill_runs
+from fusseg.export.annotations.simplification import simplify
 
 noise = arrays(
     np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 3)

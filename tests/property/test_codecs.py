@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from fusseg.features.codecs import packing_of
+from fusseg.features.cache.codecs import packing_of
 
 maps = arrays(
     np.float16,

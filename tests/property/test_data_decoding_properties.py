@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from fusseg.core.errors import DataError
 from fusseg.data.decoding import decode, decoded_shape
 from fusseg.data.images import load_image
 from fusseg.data.items import Item
-from fusseg.errors import DataError
 
 
 def encoded(mode, kind, **options):

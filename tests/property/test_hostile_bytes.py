@@ -16,12 +16,15 @@ from flwr.app import RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
-from fusseg.config import Config, FederationConfig, ModelConfig
-from fusseg.deployment.ledger import describe_message
-from fusseg.deployment.messages import pack, unpack
-from fusseg.deployment.offer import make_offer, pack_offer, unpack_offer
-from fusseg.deployment.packet import Packet
-from fusseg.deployment.payloads import (
+from fusseg.config.schema import Config, FederationConfig, ModelConfig
+from fusseg.core.errors import FederationError
+from fusseg.core.version import VERSION
+from fusseg.deployment.server.site_scores import read_counts
+from fusseg.deployment.wire.ledger import describe_message
+from fusseg.deployment.wire.messages import pack, unpack
+from fusseg.deployment.wire.offer import make_offer, pack_offer, unpack_offer
+from fusseg.deployment.wire.packet import Packet
+from fusseg.deployment.wire.payloads import (
     EVALUATE,
     Request,
     check_answers,
@@ -34,10 +37,8 @@ from fusseg.deployment.payloads import (
     unpack_task,
     unpack_update,
 )
-from fusseg.deployment.raw_tensors import from_bytes
-from fusseg.deployment.refusals import refusing
-from fusseg.deployment.site_scores import read_counts
-from fusseg.errors import FederationError
+from fusseg.deployment.wire.raw_tensors import from_bytes
+from fusseg.deployment.wire.refusals import refusing
 from fusseg.federation.parts import name_head
 from fusseg.federation.protocol import sent_parts
 from fusseg.federation.state import ClientUpdate, GlobalState, Hello
@@ -46,7 +47,6 @@ from fusseg.federation.traffic import make_delivery
 from fusseg.segmentation.head import initial_head
 from fusseg.segmentation.objective import Model
 from fusseg.segmentation.training import TrainingPlan
-from fusseg.version import VERSION
 
 CONFIG = Config(
     model=ModelConfig(num_clusters=2, code_dim=3), federation=FederationConfig(strategy="fedavg")

@@ -8,11 +8,13 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from fusseg.config import Config, FederationConfig, LocalConfig, ModelConfig
-from fusseg.deployment.ledger import describe_message
-from fusseg.deployment.offer import make_offer, pack_offer, unpack_offer
-from fusseg.deployment.packet import Packet
-from fusseg.deployment.payloads import (
+from fusseg.config.schema import Config, FederationConfig, LocalConfig, ModelConfig
+from fusseg.core.errors import ConfigError, FederationError
+from fusseg.core.version import VERSION
+from fusseg.deployment.wire.ledger import describe_message
+from fusseg.deployment.wire.offer import make_offer, pack_offer, unpack_offer
+from fusseg.deployment.wire.packet import Packet
+from fusseg.deployment.wire.payloads import (
     Request,
     check_answers,
     find_task,
@@ -24,9 +26,8 @@ from fusseg.deployment.payloads import (
     unpack_task,
     unpack_update,
 )
-from fusseg.deployment.raw_tensors import DTYPES, dtype_name, from_bytes, to_bytes
-from fusseg.deployment.received import LackError
-from fusseg.errors import ConfigError, FederationError
+from fusseg.deployment.wire.raw_tensors import DTYPES, dtype_name, from_bytes, to_bytes
+from fusseg.deployment.wire.received import LackError
 from fusseg.federation.protocol import sent_parts
 from fusseg.federation.rounds import initial_state
 from fusseg.federation.state import ClientUpdate, GlobalState, Hello
@@ -36,7 +37,6 @@ from fusseg.federation.wire import narrow_parts, narrow_update, receive_state, w
 from fusseg.segmentation.head import initial_head
 from fusseg.segmentation.objective import Model
 from fusseg.segmentation.training import TrainingPlan
-from fusseg.version import VERSION
 
 CONFIG = Config(model=ModelConfig(num_clusters=5, code_dim=3))
 GIVEN = LocalConfig(tables={"stego": {"shift": [0.1, 0.2, 0.3]}})

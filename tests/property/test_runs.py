@@ -4,9 +4,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusseg.config_file import differing_keys, dump_config, parse_config, to_table
+from fusseg.config.file import differing_keys, dump_config, parse_config, to_table
 from fusseg.federation.state import GlobalState, Memory
-from fusseg.runs import (
+from fusseg.runs.directory import (
     RECORD_KEYS,
     SavedState,
     changed_settings,

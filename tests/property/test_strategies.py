@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusseg.config import Config, FederationConfig, ModelConfig
+from fusseg.config.schema import Config, FederationConfig, ModelConfig
 from fusseg.federation.gathering import aggregate
 from fusseg.federation.parts import name_head
 from fusseg.federation.protocol import sent_parts

@@ -6,10 +6,10 @@ import pytest
 
 pytest.importorskip("flwr", reason="Flower is not installed")
 
-from fusseg.config import Config, DataConfig
-from fusseg.deployment.admission import admitted_nodes, approved_sites, image_limits
-from fusseg.deployment.keys import create_site_key
-from fusseg.errors import ConfigError, DataError
+from fusseg.config.schema import Config, DataConfig
+from fusseg.core.errors import ConfigError, DataError
+from fusseg.deployment.keys.keys import create_site_key
+from fusseg.deployment.server.admission import admitted_nodes, approved_sites, image_limits
 
 
 @pytest.fixture

@@ -1,12 +1,12 @@
 import pytest
 import torch
 
+from fusseg.core.colors import palette
 from fusseg.evaluation.agreement import adjusted_rand, count_pairs
 from fusseg.evaluation.cluster_number import Judged, suggest_number
 from fusseg.evaluation.matching import UNMATCHED
 from fusseg.evaluation.stability import MatchedRegion, compare_regions
-from fusseg.picturing import matched_colors
-from fusseg.report.colors import palette
+from fusseg.report.side_by_side import matched_colors
 
 
 def test_pairs_are_counted_over_images():

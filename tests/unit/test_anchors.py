@@ -4,16 +4,16 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from fusseg.anchors import (
+from fusseg.config.schema import LocalConfig
+from fusseg.core.errors import FederationError
+from fusseg.features.neighbors import nearest_neighbors
+from fusseg.federation.baselines import (
     RESTARTS,
     features_anchor,
     pca_anchor,
     sample_features,
     spherical_kmeans,
 )
-from fusseg.config import LocalConfig
-from fusseg.errors import FederationError
-from fusseg.features.neighbors import nearest_neighbors
 from fusseg.federation.client import Client
 from fusseg.federation.clustering import kmeans
 from fusseg.federation.moments import principal_components, sum_moments

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from fusseg.annotations import contours
-from fusseg.annotations.contours import trace_outlines
-from fusseg.annotations.parts import Box, bounding_box, list_parts, row_runs
-from fusseg.annotations.polygons import outline_part, polygon_area
-from fusseg.annotations.simplification import simplify
-from fusseg.errors import DataError
+from fusseg.core.errors import DataError
+from fusseg.export.annotations import contours
+from fusseg.export.annotations.contours import trace_outlines
+from fusseg.export.annotations.parts import Box, bounding_box, list_parts, row_runs
+from fusseg.export.annotations.polygons import outline_part, polygon_area
+from fusseg.export.annotations.simplification import simplify
 
 
 def regions(*rows):

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from fusseg.annotations.label_studio import pack_runs
-from fusseg.annotations.rle import compress_counts, count_runs, fill_runs
+from fusseg.export.annotations.label_studio import pack_runs
+from fusseg.export.annotations.rle import compress_counts, count_runs, fill_runs
 
 
 def test_runs_begin_with_what_is_off():

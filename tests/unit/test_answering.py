@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from fusseg.config import (
+from fusseg.config.schema import (
     BackboneConfig,
     Config,
     DataConfig,
@@ -16,21 +16,13 @@ from fusseg.config import (
     LocalConfig,
     ModelConfig,
 )
-from fusseg.deployment.answering import answer_packet
-from fusseg.deployment.join import describe_line
-from fusseg.deployment.ledger import describe_message, read_ledger
-from fusseg.deployment.offer import make_offer, pack_offer
-from fusseg.deployment.packet import Packet
-from fusseg.deployment.payloads import (
-    Request,
-    check_answers,
-    pack_task,
-    unpack_hello,
-    unpack_task,
-    unpack_update,
-)
-from fusseg.deployment.raw_tensors import dtype_name, from_bytes, to_bytes
-from fusseg.deployment.site import (
+from fusseg.core.errors import FederationError, FussegError
+from fusseg.core.randomness import SERVER, round_generator
+from fusseg.core.version import VERSION
+from fusseg.deployment.site.answering import answer_packet
+from fusseg.deployment.site.join import describe_line
+from fusseg.deployment.site.site_data import prepare_site, recall_client, remember_features
+from fusseg.deployment.site.site_disk import (
     Preparation,
     SiteSettings,
     load_memory,
@@ -39,8 +31,18 @@ from fusseg.deployment.site import (
     save_preparation,
     save_settings,
 )
-from fusseg.deployment.site_data import prepare_site, recall_client, remember_features
-from fusseg.errors import FederationError, FussegError
+from fusseg.deployment.wire.ledger import describe_message, read_ledger
+from fusseg.deployment.wire.offer import make_offer, pack_offer
+from fusseg.deployment.wire.packet import Packet
+from fusseg.deployment.wire.payloads import (
+    Request,
+    check_answers,
+    pack_task,
+    unpack_hello,
+    unpack_task,
+    unpack_update,
+)
+from fusseg.deployment.wire.raw_tensors import dtype_name, from_bytes, to_bytes
 from fusseg.evaluation.held_out import evaluate
 from fusseg.features.backbones import load_backbone
 from fusseg.federation.bounds import ClientFacts, check_hello, check_plausible
@@ -53,13 +55,11 @@ from fusseg.federation.simulation import simulate
 from fusseg.federation.strategies import resolve
 from fusseg.federation.traffic import Traffic, make_delivery
 from fusseg.federation.wire import narrow_parts, widen_update
-from fusseg.randomness import SERVER, round_generator
-from fusseg.record import GLOBAL
+from fusseg.runs.load import load_run
+from fusseg.runs.record import GLOBAL
 from fusseg.segmentation.objective import Carry, Model
 from fusseg.segmentation.objectives import OBJECTIVES
 from fusseg.segmentation.segmenter import build_segmenter
-from fusseg.trained_run import load_run
-from fusseg.version import VERSION
 
 FILTERBANK = load_backbone("filterbank")
 STEGO = {"positions": 9, "random_supports": 1, "shift_batches": 2, "shift": "auto"}

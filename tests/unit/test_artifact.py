@@ -9,13 +9,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
 
-from fusseg.config import DataConfig
-from fusseg.errors import ConfigError, DataError
+from fusseg.config.schema import DataConfig
+from fusseg.core.errors import ConfigError, DataError
 from fusseg.export.artifact import Artifact, BackboneNeed, load_artifact, save_artifact
 from fusseg.export.opening import describe_need, load_model
 from fusseg.export.packing import need_of
 from fusseg.features.backbones import load_backbone
-from fusseg.regions import NamedCluster
+from fusseg.runs.regions import NamedCluster
 from fusseg.segmentation.head import build_head, initial_head
 from fusseg.segmentation.segmenter import Segmenter
 

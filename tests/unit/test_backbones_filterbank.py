@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from fusseg.errors import ConfigError
-from fusseg.features.filterbank import load_filterbank
+from fusseg.core.errors import ConfigError
+from fusseg.features.backbones.filterbank import load_filterbank
 
 LOCAL = 36
 """Channels of one context: 3 colors, 3 contrasts, 5 scales x 6 orientations."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from fusseg.errors import ConfigError
+from fusseg.core.errors import ConfigError
 from fusseg.features.backbones import load_backbone
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

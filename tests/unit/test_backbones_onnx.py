@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from fusseg.config import DataConfig
-from fusseg.errors import ConfigError
+from fusseg.config.schema import DataConfig
+from fusseg.core.errors import ConfigError
 from fusseg.features.backbones import check_image_size, load_backbone
 from fusseg.prediction.viewing import PredictOptions, view_image
 

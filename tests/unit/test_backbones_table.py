@@ -3,10 +3,10 @@ import re
 import pytest
 import torch
 
-from fusseg.compute import Compute
-from fusseg.errors import ConfigError
-from fusseg.features.backbone import Backbone, check_image_size
+from fusseg.config.compute import Compute
+from fusseg.core.errors import ConfigError
 from fusseg.features.backbones import BACKBONES, load_backbone
+from fusseg.features.backbones.backbone import Backbone, check_image_size
 
 
 def backbone(**settings):

@@ -11,10 +11,10 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from fusseg.errors import ConfigError
-from fusseg.features.backbone import normalize_colors
+from fusseg.core.errors import ConfigError
 from fusseg.features.backbones import load_backbone
-from fusseg.features.preprocessor import read_normalization
+from fusseg.features.backbones.backbone import normalize_colors
+from fusseg.features.backbones.preprocessor import read_normalization
 
 SCALAR = Path(__file__).parents[3] / "shared/cases/scalar-image-mean"
 SIZES = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -11,10 +11,10 @@ from fusseg.bench.grid import Column, Grid, Method
 from fusseg.bench.rendering import to_csv, to_markdown
 from fusseg.bench.results import Result, Scores, join_results
 from fusseg.bench.table import table_sections
-from fusseg.config import Config
+from fusseg.config.schema import Config
 from fusseg.report.bench_page import PageFigure, PageTable, render_bench
 from fusseg.report.formatting import ABSENT
-from fusseg.runs import FORMAT_VERSION, RECORD, RECORD_KEYS
+from fusseg.runs.directory import FORMAT_VERSION, RECORD, RECORD_KEYS
 
 
 def result(trained=None, finished=None, bytes_sent=0.0, seconds=1.0):

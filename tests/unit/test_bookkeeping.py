@@ -2,11 +2,16 @@ import re
 
 import pytest
 
-from fusseg.bookkeeping import check_not_behind, check_same_round, recorded_round, rewind_record
-from fusseg.config import Config, FederationConfig
-from fusseg.errors import DataError
+from fusseg.config.schema import Config, FederationConfig
+from fusseg.core.errors import DataError
 from fusseg.federation.strategies import resolve
-from fusseg.record import DEPLOYMENT, SIMULATION
+from fusseg.runs.finished_rounds import (
+    check_not_behind,
+    check_same_round,
+    recorded_round,
+    rewind_record,
+)
+from fusseg.runs.record import DEPLOYMENT, SIMULATION
 
 ROUNDS = [{"round": 1}, {"round": 2}, {"round": 3}]
 

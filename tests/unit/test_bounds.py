@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fusseg.config import Config, FederationConfig, LocalConfig
-from fusseg.errors import FederationError
+from fusseg.config.schema import Config, FederationConfig, LocalConfig
+from fusseg.core.errors import FederationError
+from fusseg.core.version import VERSION
 from fusseg.federation.bounds import ADAM_REACH, check_hello, check_plausible
 from fusseg.federation.lloyd import LLOYD_STEP
 from fusseg.federation.moments import MOMENTS
@@ -14,7 +15,6 @@ from fusseg.federation.parts import ClientFacts
 from fusseg.federation.protocol import sent_parts
 from fusseg.federation.state import ClientUpdate, Hello
 from fusseg.federation.strategies import resolve
-from fusseg.version import VERSION
 
 FACTS = ClientFacts(num_images=3, positions_per_image=6)
 """12 positions in all are looked at."""

@@ -3,7 +3,7 @@ import re
 import pytest
 import torch
 
-from fusseg.errors import FederationError
+from fusseg.core.errors import FederationError
 from fusseg.federation.clustering import kmeans, maximin
 
 

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from fusseg.config import BackboneConfig
-from fusseg.errors import ConfigError, DataError
-from fusseg.features.codecs import PACKINGS, check_cache, find_basis, row_type
+from fusseg.config.schema import BackboneConfig
+from fusseg.core.errors import ConfigError, DataError
+from fusseg.features.cache.codecs import PACKINGS, check_cache, find_basis, row_type
+from fusseg.features.cache.store import FeatureSettings, list_stores, open_store, writing
 from fusseg.features.feature_set import read_features
-from fusseg.features.store import FeatureSettings, list_stores, open_store, writing
 
 SETTINGS = FeatureSettings("filterbank", "f" * 64, (16, 16), "crop", "bilinear")
 SHAPE = (3, 4, 6)

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from fusseg.coloring import choose_coloring, name_regions, numbered_regions
+from fusseg.core.colors import palette
 from fusseg.data.items import Classes
-from fusseg.regions import NamedCluster, join_clusters, write_named
-from fusseg.report.colors import palette
+from fusseg.report.cluster_colors import choose_coloring, name_regions, numbered_regions
+from fusseg.runs.regions import NamedCluster, join_clusters, write_named
 
 RED, GREEN, BLUE, GRAY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (9, 9, 9)
 CLASSES = Classes(("sky", "road"), colors=(RED, GREEN))

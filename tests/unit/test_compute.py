@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from fusseg import compute as module
-from fusseg.compute import (
+from fusseg.config import compute as module
+from fusseg.config.compute import (
     EXACT,
     Compute,
     choose_compute,
@@ -10,8 +10,8 @@ from fusseg.compute import (
     processor_name,
     set_threads,
 )
-from fusseg.config import ComputeConfig
-from fusseg.errors import ConfigError
+from fusseg.config.schema import ComputeConfig
+from fusseg.core.errors import ConfigError
 
 CPU = torch.device("cpu")
 

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from fusseg.config import (
+from fusseg.config.schema import (
     BackboneConfig,
     Config,
     DataConfig,
@@ -11,7 +11,7 @@ from fusseg.config import (
     LocalConfig,
     ModelConfig,
 )
-from fusseg.errors import ConfigError, FussegError
+from fusseg.core.errors import ConfigError, FussegError
 from fusseg.segmentation.objectives.stego import StegoSettings
 
 

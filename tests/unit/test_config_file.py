@@ -4,8 +4,7 @@ from dataclasses import asdict, dataclass, fields
 
 import pytest
 
-from fusseg.config import Config, DataConfig, FederationConfig, LocalConfig
-from fusseg.config_file import (
+from fusseg.config.file import (
     build_settings,
     differing_keys,
     dump_config,
@@ -14,8 +13,9 @@ from fusseg.config_file import (
     parse_config,
     spell_out,
 )
-from fusseg.errors import ConfigError
-from fusseg.previous_version import MOVED_KEYS
+from fusseg.config.previous_version import MOVED_KEYS
+from fusseg.config.schema import Config, DataConfig, FederationConfig, LocalConfig
+from fusseg.core.errors import ConfigError
 from fusseg.segmentation.objectives.stego import StegoSettings
 
 

@@ -1,8 +1,8 @@
 import numpy as np
 
-from fusseg.contact_sheet import draw_sheet
-from fusseg.naming import Typical
-from fusseg.regions import NamedCluster
+from fusseg.prediction.contact_sheet import draw_sheet
+from fusseg.prediction.naming import Typical
+from fusseg.runs.regions import NamedCluster
 
 
 def draw(name):

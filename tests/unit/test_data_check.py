@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusseg.config import DataConfig
-from fusseg.data.check import check_sites
+from fusseg.config.schema import DataConfig
+from fusseg.data.checks.check import check_sites
 from fusseg.data.findings import Finding
 
 

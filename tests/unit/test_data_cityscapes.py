@@ -2,15 +2,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusseg.config import DataConfig
-from fusseg.data.check import check_sites
-from fusseg.data.cityscapes import CITIES, CLASSES, LAYOUT
-from fusseg.data.datasets import open_dataset, select_held_out, select_training
+from fusseg.config.schema import DataConfig
+from fusseg.core.errors import ConfigError, DataError
+from fusseg.data.checks.check import check_sites
 from fusseg.data.findings import Finding
 from fusseg.data.items import NO_CLASS
+from fusseg.data.layouts.cityscapes import CITIES, CLASSES, LAYOUT
+from fusseg.data.layouts.datasets import open_dataset, select_held_out, select_training
 from fusseg.data.masks import count_classes, load_mask
-from fusseg.data.partition import training_images
-from fusseg.errors import ConfigError, DataError
+from fusseg.data.partitions.partition import training_images
 
 PAPER = {
     3: [CITIES[:6], CITIES[6:12], CITIES[12:]],

@@ -2,9 +2,9 @@ import re
 
 import pytest
 
+from fusseg.core.errors import DataError
 from fusseg.data.class_file import read_classes
 from fusseg.data.items import NO_CLASS, Classes
-from fusseg.errors import DataError
 
 
 def test_names_alone_are_enough(tmp_path):

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusseg.config import DataConfig
-from fusseg.data.check import check_sites
-from fusseg.data.coco_stuff import LAYOUT, NEVER_LABELED, coarse_classes
-from fusseg.data.datasets import open_dataset, select_held_out, select_training
+from fusseg.config.schema import DataConfig
+from fusseg.core.errors import DataError
+from fusseg.data.checks.check import check_sites
 from fusseg.data.findings import Finding
+from fusseg.data.layouts.coco_stuff import LAYOUT, NEVER_LABELED, coarse_classes
+from fusseg.data.layouts.datasets import open_dataset, select_held_out, select_training
 from fusseg.data.masks import load_mask
-from fusseg.errors import DataError
 
 
 @pytest.fixture

@@ -1,11 +1,11 @@
 import pytest
 from PIL import Image
 
-from fusseg.config import DataConfig
-from fusseg.data.datasets import open_dataset, select_held_out, select_training
-from fusseg.data.leave_one_out import leave_one_out
-from fusseg.data.partition import training_images
-from fusseg.errors import ConfigError, DataError
+from fusseg.config.schema import DataConfig
+from fusseg.core.errors import ConfigError, DataError
+from fusseg.data.layouts.datasets import open_dataset, select_held_out, select_training
+from fusseg.data.partitions.leave_one_out import leave_one_out
+from fusseg.data.partitions.partition import training_images
 
 TABLE = "stem,site,split,camera\n" + "".join(
     f"{stem},{site},{split},{camera}\n"

@@ -10,7 +10,7 @@ from fusseg.data.geometry import cut, shared_shape
 from fusseg.data.images import image_shape, load_image
 from fusseg.data.items import Classes, Item
 from fusseg.data.masks import count_classes, load_mask
-from fusseg.data.scenes import SCENE_SHAPE, Scene
+from fusseg.data.synthetic.scenes import SCENE_SHAPE, Scene
 from fusseg.features.extraction import digest_item
 
 EVEN = np.arange(4 * 8, dtype=np.uint8).reshape(4, 8)

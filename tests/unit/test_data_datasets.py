@@ -2,11 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from fusseg.config import DataConfig
-from fusseg.data.datasets import open_dataset, select_held_out, select_training
+from fusseg.config.schema import DataConfig
+from fusseg.core.errors import ConfigError
 from fusseg.data.items import Classes, Dataset, Item
-from fusseg.data.scenes import Scene
-from fusseg.errors import ConfigError
+from fusseg.data.layouts.datasets import open_dataset, select_held_out, select_training
+from fusseg.data.synthetic.scenes import Scene
 
 
 def dataset_of(text):

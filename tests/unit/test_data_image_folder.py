@@ -1,9 +1,9 @@
 import pytest
 from PIL import Image
 
-from fusseg.config import DataConfig
-from fusseg.data.datasets import open_dataset
-from fusseg.errors import DataError
+from fusseg.config.schema import DataConfig
+from fusseg.core.errors import DataError
+from fusseg.data.layouts.datasets import open_dataset
 
 
 def test_a_plain_folder_is_one_site_of_its_name(tmp_path):

@@ -2,11 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from fusseg.config import DataConfig
-from fusseg.data.datasets import select_held_out, select_training
+from fusseg.config.schema import DataConfig
+from fusseg.core.errors import ConfigError, DataError
 from fusseg.data.image_lists import pick_listed
 from fusseg.data.items import Dataset, Item
-from fusseg.errors import ConfigError, DataError
+from fusseg.data.layouts.datasets import select_held_out, select_training
 
 DATASET = Dataset(
     tuple(

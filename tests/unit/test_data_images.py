@@ -11,7 +11,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from fusseg.config import DataConfig
+from fusseg.config.schema import DataConfig
+from fusseg.core.errors import DataError
 from fusseg.data.decoding import decode, decoded_shape
 from fusseg.data.images import (
     DEFAULT,
@@ -24,8 +25,7 @@ from fusseg.data.images import (
     to_rgb,
 )
 from fusseg.data.items import Item
-from fusseg.data.scenes import Scene, draw_scene
-from fusseg.errors import DataError
+from fusseg.data.synthetic.scenes import Scene, draw_scene
 
 SMOOTH = np.stack(
     [np.add.outer(np.arange(24) * 4, np.arange(32) * 3 + shift) for shift in (0, 30, 60)], axis=2

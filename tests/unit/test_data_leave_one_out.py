@@ -3,10 +3,10 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from fusseg.config import DataConfig
-from fusseg.data.datasets import open_dataset, select_held_out, select_training
-from fusseg.data.leave_one_out import leave_one_out
-from fusseg.errors import ConfigError
+from fusseg.config.schema import DataConfig
+from fusseg.core.errors import ConfigError
+from fusseg.data.layouts.datasets import open_dataset, select_held_out, select_training
+from fusseg.data.partitions.leave_one_out import leave_one_out
 
 SPLITS = {"a": "train train test", "b": "train train", "c": "test test", "d": "train train test"}
 

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fusseg.core.errors import DataError
 from fusseg.data.items import Classes, Item
 from fusseg.data.masks import infer_classes, load_mask
-from fusseg.data.scenes import Scene
-from fusseg.errors import DataError
+from fusseg.data.synthetic.scenes import Scene
 
 TWO = Classes(("background", "pipe"))
 

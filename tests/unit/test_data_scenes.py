@@ -5,7 +5,7 @@ import zlib
 import numpy as np
 import pytest
 
-from fusseg.data.scenes import SCENES, Scene, draw_scene
+from fusseg.data.synthetic.scenes import SCENES, Scene, draw_scene
 
 ALL_SITES = [(kind, site) for kind in SCENES for site in SCENES[kind].sites]
 
@@ -24,7 +24,7 @@ def test_equal_scenes_are_equal_and_others_differ(kind, site):
 def test_scenes_are_the_same_in_another_process():
     scene = Scene("streets", "dusk", 1, 2)
     code = (
-        "import zlib; from fusseg.data.scenes import Scene, draw_scene; "
+        "import zlib; from fusseg.data.synthetic.scenes import Scene, draw_scene; "
         f"print(zlib.crc32(draw_scene({scene!r})[0].tobytes()))"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -2,9 +2,9 @@ import os
 
 import pytest
 
+from fusseg.core.errors import DataError
 from fusseg.data.items import Classes, Item
-from fusseg.data.site_folder import open_site
-from fusseg.errors import DataError
+from fusseg.data.layouts.site_folder import open_site
 
 
 def touch(root, *names):

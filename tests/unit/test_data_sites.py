@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from fusseg.config import DataConfig
+from fusseg.config.schema import DataConfig
+from fusseg.core.errors import ConfigError, DataError
 from fusseg.data.items import Classes, Item
-from fusseg.data.sites import open_sites
-from fusseg.errors import ConfigError, DataError
+from fusseg.data.layouts.sites import open_sites
 
 
 def touch(root, *names):

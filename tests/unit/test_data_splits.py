@@ -1,7 +1,7 @@
 import pytest
 
+from fusseg.core.errors import DataError
 from fusseg.data.splits import SplitRow, read_splits, split_by_image
-from fusseg.errors import DataError
 
 
 def table(tmp_path, content):

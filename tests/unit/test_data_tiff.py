@@ -8,9 +8,9 @@ import pytest
 import tifffile
 from PIL import Image
 
+from fusseg.core.errors import DataError
 from fusseg.data.decoding import decode_raster, decoded_shape
 from fusseg.data.images import DEFAULT, Decoding, to_rgb
-from fusseg.errors import DataError
 
 IGNORING = Decoding(alpha_channel="ignore")
 ROWS, COLUMNS = 21, 34
@@ -262,7 +262,7 @@ _DAMAGED = """
 import io, sys, numpy as np
 from PIL import Image
 from fusseg.data.decoding import decode
-from fusseg.errors import DataError
+from fusseg.core.errors import DataError
 buffer = io.BytesIO()
 pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
 Image.fromarray(pixels).save(buffer, "TIFF", compression="tiff_lzw")

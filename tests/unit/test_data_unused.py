@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from fusseg.config import DataConfig
+from fusseg.config.schema import DataConfig
+from fusseg.data.checks.unused import find_unused
 from fusseg.data.findings import Finding
-from fusseg.data.unused import find_unused
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from fusseg.errors import ConfigError
+from fusseg.core.errors import ConfigError
 
 pytest.importorskip("flwr", reason="cryptography comes with it")
 
@@ -25,14 +25,14 @@ from cryptography.hazmat.primitives.serialization import (
 from typer.testing import CliRunner
 
 from fusseg.cli.keying import keys_app, run_authority
-from fusseg.deployment.credentials import (
+from fusseg.deployment.keys.credentials import (
     check_private,
     check_server_files,
     read_certificate_expiry,
     read_owner,
 )
-from fusseg.deployment.keys import create_authority, create_server_certificate, create_site_key
-from fusseg.deployment.sites_file import read_sites
+from fusseg.deployment.keys.keys import create_authority, create_server_certificate, create_site_key
+from fusseg.deployment.keys.sites_file import read_sites
 
 
 @pytest.fixture

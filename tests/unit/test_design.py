@@ -6,22 +6,25 @@ from pathlib import Path
 import pytest
 
 import fusseg
-from fusseg.config import FederationConfig, LocalConfig
+from fusseg.config.schema import FederationConfig, LocalConfig
 from fusseg.federation.strategies import STRATEGIES
 from fusseg.segmentation.objectives import OBJECTIVES
 
 SOURCE = Path(fusseg.__file__).parent
 STRATEGY_FOLDER, OBJECTIVE_FOLDER = "federation/strategies", "segmentation/objectives"
 
-EXCEPTED = ("bench/", "previous_version.py")
+EXCEPTED = ("bench/", "config/previous_version.py")
 """Experiments choose strategies, and names of the previous version are translated."""
-DEFAULTS = {("config.py", FederationConfig().strategy), ("config.py", LocalConfig().objective)}
+DEFAULTS = {
+    ("config/schema.py", FederationConfig().strategy),
+    ("config/schema.py", LocalConfig().objective),
+}
 """What is chosen where nothing is said."""
 HOMONYMS = {
     # The section of the configuration.
-    ("config_file.py", "local"),
+    ("config/file.py", "local"),
     # How a cache keeps features.
-    ("features/codecs.py", "pca"),
+    ("features/cache/codecs.py", "pca"),
     # A Lloyd step, and the phase in the record, whatever the strategy.
     ("federation/lloyd.py", "lloyd"),
 }

@@ -11,20 +11,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from fusseg.adaptation import MovedRegion
-from fusseg.config import Config
-from fusseg.config_file import load_config, to_table
+from fusseg.config.file import load_config, to_table
+from fusseg.config.previous_version import MOVED_KEYS
+from fusseg.config.schema import Config
 from fusseg.data.items import Classes, Item
 from fusseg.data.stored import Stored, sum_up
 from fusseg.evaluation.held_out import Evaluation, score_sites
 from fusseg.evaluation.quality import Quality
-from fusseg.features.filterbank import load_filterbank
+from fusseg.features.backbones.filterbank import load_filterbank
 from fusseg.features.pipeline import Skipped
 from fusseg.federation.rounds import Answers, Round
 from fusseg.federation.state import ClientUpdate, GlobalState, Hello
 from fusseg.federation.strategies import resolve
-from fusseg.previous_version import MOVED_KEYS
-from fusseg.record import (
+from fusseg.runs.adapt import MovedRegion
+from fusseg.runs.directory import RECORD_KEYS
+from fusseg.runs.record import (
     Incident,
     RoundLog,
     describe_evaluations,
@@ -33,11 +34,10 @@ from fusseg.record import (
     describe_skipped,
     new_record,
 )
-from fusseg.runs import RECORD_KEYS
+from fusseg.runs.warm_start import Origin
 from fusseg.segmentation.objective import Model
 from fusseg.segmentation.objectives import spell_out
 from fusseg.segmentation.training import TrainingPlan
-from fusseg.warm_start import Origin
 
 ROOT = Path(__file__).parents[2]
 PAGES = [

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from fusseg.errors import ConfigError
+from fusseg.core.errors import ConfigError
 
 pytest.importorskip("flwr", reason="httpx, starlette and uvicorn come with it")
 
@@ -27,11 +27,11 @@ from flwr.proto.node_pb2 import Node
 from starlette.requests import Request
 from starlette.responses import Response
 
-from fusseg.deployment.edge import FLEET_NAMES, EdgeLimits, edge_app
-from fusseg.deployment.edge_process import edge_server, main
-from fusseg.deployment.keys import create_authority, create_server_certificate
+from fusseg.deployment.keys.keys import create_authority, create_server_certificate
 from fusseg.deployment.processes import listen
-from fusseg.deployment.pushes import find_forgery
+from fusseg.deployment.server.edge import FLEET_NAMES, EdgeLimits, edge_app
+from fusseg.deployment.server.edge_process import edge_server, main
+from fusseg.deployment.server.pushes import find_forgery
 
 LIMITS = EdgeLimits(body_bytes=100_000, total_bytes=150_000, body_seconds=1.0, upstream_seconds=1.0)
 ALLOWED = b"POST /v1/fleet/get-run HTTP/1.1\r\nhost: a\r\n"
@@ -480,7 +480,7 @@ def test_a_refusal_is_one_line_with_everything_odd_escaped(ask, caplog):
     with caplog.at_level(logging.WARNING):
         ask(b"POST /\x1b[31m" + b"a" * 200 + b" HTTP/1.1\r\nhost: a\r\n\r\n")
         ask(b"A" * 50 + b" /'\"" + b"a" * 200 + b" HTTP/1.1\r\nhost: a\r\n\r\nsecret")
-    ours = [record for record in caplog.records if record.name == "fusseg.deployment.edge"]
+    ours = [record for record in caplog.records if record.name == "fusseg.deployment.server.edge"]
     assert [record.getMessage() for record in ours] == [
         f"refused {'A' * 16} b'/\\'\"{'a' * 77}' from 127.0.0.1: 403, no path of the Fleet API"
     ]
@@ -638,7 +638,7 @@ def test_the_edge_is_a_process_that_ends_when_told_to(keys, upstream):
     context = ssl.create_default_context(cafile=keys / "ca.crt")
     (listening,) = listen("127.0.0.1", 0)
     port, number = listening.getsockname()[1], listening.fileno()
-    command = [sys.executable, "-m", "fusseg.deployment.edge_process"]
+    command = [sys.executable, "-m", "fusseg.deployment.server.edge_process"]
     command += arguments(keys, number, f"https://127.0.0.1:{upstream.port}")
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, pass_fds=[number])
     with listening, process:

@@ -1,6 +1,6 @@
 import os
 
-from fusseg.deployment.events import EVENTS, DeploymentEvent, EventReader, write_event
+from fusseg.deployment.server.events import EVENTS, DeploymentEvent, EventReader, write_event
 
 FIRST = DeploymentEvent("waiting", "waiting for 2 sites")
 SECOND = DeploymentEvent("answer", "round 1: train from Köln\n\u2028", "Köln")

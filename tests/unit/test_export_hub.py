@@ -14,14 +14,14 @@ import torch
 from huggingface_hub import constants
 from PIL import Image
 
-from fusseg.config import DataConfig
-from fusseg.errors import ConfigError, DataError
+from fusseg.config.schema import DataConfig
+from fusseg.core.errors import ConfigError, DataError
 from fusseg.export.artifact import Artifact, load_artifact
 from fusseg.export.hub import Publication, find_model, push, write_repository
 from fusseg.export.packing import need_of
 from fusseg.features.backbones import load_backbone
 from fusseg.prediction.pretrained import from_pretrained
-from fusseg.regions import NamedCluster
+from fusseg.runs.regions import NamedCluster
 from fusseg.segmentation.head import build_head, initial_head
 from fusseg.segmentation.segmenter import Segmenter
 

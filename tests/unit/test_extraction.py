@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from fusseg.config import BackboneConfig, Config, DataConfig, EvaluationConfig
+from fusseg.config.schema import BackboneConfig, Config, DataConfig, EvaluationConfig
+from fusseg.core.errors import DataError
 from fusseg.data.items import Item
-from fusseg.errors import DataError
 from fusseg.features.backbones import Backbone
 from fusseg.features.extraction import Progress, extract_features
 from fusseg.features.views import held_out_views, mirror, training_views

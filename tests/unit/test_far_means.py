@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from fusseg.config import FederationConfig
+from fusseg.config.schema import FederationConfig
+from fusseg.core.version import VERSION
 from fusseg.federation.far_means import far_clients, mean_distances
 from fusseg.federation.state import Hello
-from fusseg.version import VERSION
 
 MOST = FederationConfig().max_mean_distance
 

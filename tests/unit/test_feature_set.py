@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from fusseg.features.cache.store import FeatureSettings, open_store, writing
 from fusseg.features.feature_set import pool_features, read_features
-from fusseg.features.store import FeatureSettings, open_store, writing
 
 SETTINGS = FeatureSettings("filterbank", "f" * 64, (16, 16), "crop", "bilinear")
 

@@ -1,4 +1,4 @@
-from fusseg.gallery import spread_over_sites
+from fusseg.report.gallery import spread_over_sites
 
 
 def test_sites_share_the_examples_and_what_a_small_one_lacks_goes_to_the_others():

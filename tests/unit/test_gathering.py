@@ -8,8 +8,8 @@ from weakref import ref
 import pytest
 import torch
 
-from fusseg.config import Config, FederationConfig, ModelConfig
-from fusseg.errors import FederationError
+from fusseg.config.schema import Config, FederationConfig, ModelConfig
+from fusseg.core.errors import FederationError
 from fusseg.federation.gathering import Gathering, aggregate
 from fusseg.federation.lloyd import LLOYD_STEP
 from fusseg.federation.moments import MOMENTS, sum_moments

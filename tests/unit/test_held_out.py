@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
+from fusseg.core.errors import DataError
 from fusseg.data.items import Classes, Item
-from fusseg.errors import DataError
 from fusseg.evaluation.held_out import (
     encode_held_out,
     evaluate,
@@ -16,8 +16,8 @@ from fusseg.evaluation.held_out import (
     score_sites,
     segment_held_out,
 )
+from fusseg.features.cache.store import FeatureSettings
 from fusseg.features.feature_set import pool_features
-from fusseg.features.store import FeatureSettings
 from fusseg.features.views import View
 from fusseg.segmentation.objective import Model
 from fusseg.segmentation.segmenter import build_segmenter

@@ -4,13 +4,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fusseg.config import Config, LocalConfig
-from fusseg.errors import FederationError
+from fusseg.config.schema import Config, LocalConfig
+from fusseg.core.errors import FederationError
+from fusseg.core.version import VERSION
 from fusseg.federation.client import Client
 from fusseg.federation.hello import agree, local_steps, say_hello
 from fusseg.federation.state import Hello
 from fusseg.federation.strategies import resolve
-from fusseg.version import VERSION
 
 QUANTILES = (0.75, 0.80, 0.95)
 SHIFTS = ("shift_self", "shift_neighbor", "shift_random")

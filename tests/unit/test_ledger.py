@@ -8,7 +8,8 @@ from hashlib import sha256
 import pytest
 import torch
 
-from fusseg.deployment.ledger import (
+from fusseg.core.errors import DataError
+from fusseg.deployment.wire.ledger import (
     LEDGER,
     LedgerLine,
     TensorLine,
@@ -17,7 +18,6 @@ from fusseg.deployment.ledger import (
     read_ledger,
     total_bytes,
 )
-from fusseg.errors import DataError
 
 FIELDS = {"task": "train", "round": 2, "loss": 0.5}
 TENSORS = {

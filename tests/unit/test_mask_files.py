@@ -9,8 +9,8 @@ import pytest
 import tifffile
 from PIL import Image
 
+from fusseg.core.errors import DataError
 from fusseg.data.mask_files import masks_by_stem, read_mask
-from fusseg.errors import DataError
 
 VALUES = np.array([[0, 1, 2, 3], [3, 2, 1, 0], [1, 1, 3, 3]], np.uint8)
 

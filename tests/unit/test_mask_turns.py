@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fusseg.core.errors import DataError
 from fusseg.data.items import Classes, Item
 from fusseg.data.mask_turns import find_turned
 from fusseg.data.masks import load_mask
-from fusseg.errors import DataError
 
 TWO = Classes(("ground", "pipe"))
 

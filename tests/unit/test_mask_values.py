@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
+from fusseg.core.errors import DataError
 from fusseg.data.items import Classes, Item
 from fusseg.data.mask_values import count_values, find_blends, see_values
 from fusseg.data.masks import infer_classes, load_mask
-from fusseg.errors import DataError
 
 DEGRADED = {
     "blurred": lambda mask: mask.filter(ImageFilter.GaussianBlur(1)),

@@ -8,11 +8,11 @@ pytest.importorskip("flwr")
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 
-from fusseg.deployment.ledger import describe_message
-from fusseg.deployment.messages import pack, unpack
-from fusseg.deployment.packet import Packet
-from fusseg.deployment.raw_tensors import DTYPES
-from fusseg.errors import FederationError
+from fusseg.core.errors import FederationError
+from fusseg.deployment.wire.ledger import describe_message
+from fusseg.deployment.wire.messages import pack, unpack
+from fusseg.deployment.wire.packet import Packet
+from fusseg.deployment.wire.raw_tensors import DTYPES
 
 FIELDS = {"task": "train", "round": 2, "loss": 0.5, "text": "Köln\n"}
 

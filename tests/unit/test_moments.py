@@ -3,7 +3,7 @@ import re
 import pytest
 import torch
 
-from fusseg.errors import FederationError
+from fusseg.core.errors import FederationError
 from fusseg.federation.moments import pca_head, principal_components, sum_moments
 from fusseg.segmentation.head import initial_head, project
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fusseg.errors import DataError
+from fusseg.core.errors import DataError
 from fusseg.features.neighbors import cached_neighbors, nearest_neighbors
 
 

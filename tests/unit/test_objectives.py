@@ -5,16 +5,16 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from fusseg.compute import Compute
-from fusseg.config import Config, LocalConfig
-from fusseg.errors import ConfigError
+from fusseg.config.compute import Compute
+from fusseg.config.schema import Config, LocalConfig
+from fusseg.core.errors import ConfigError
+from fusseg.core.randomness import round_generator
 from fusseg.federation.answer import answer
 from fusseg.federation.client import Client
 from fusseg.federation.points import KeptCodes
 from fusseg.federation.state import GlobalState
 from fusseg.federation.strategies import resolve
-from fusseg.randomness import round_generator
-from fusseg.record import describe_settings
+from fusseg.runs.record import describe_settings
 from fusseg.segmentation.head import initial_head, project
 from fusseg.segmentation.objective import Carry, Draw, Losses, Model, Objective
 from fusseg.segmentation.objectives import OBJECTIVES, settle_local, spell_out

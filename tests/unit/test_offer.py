@@ -2,7 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from fusseg.config import (
+from fusseg.config.file import dump_config
+from fusseg.config.schema import (
     BackboneConfig,
     ComputeConfig,
     Config,
@@ -12,8 +13,9 @@ from fusseg.config import (
     LocalConfig,
     ModelConfig,
 )
-from fusseg.config_file import dump_config
-from fusseg.deployment.offer import (
+from fusseg.core.errors import ConfigError, FederationError
+from fusseg.core.version import VERSION
+from fusseg.deployment.wire.offer import (
     Offer,
     check_deployable,
     differing_settings,
@@ -22,11 +24,9 @@ from fusseg.deployment.offer import (
     shared_settings,
     unpack_offer,
 )
-from fusseg.deployment.packet import Packet
-from fusseg.errors import ConfigError, FederationError
+from fusseg.deployment.wire.packet import Packet
 from fusseg.federation.strategies import STRATEGIES
 from fusseg.segmentation.objectives import OBJECTIVES
-from fusseg.version import VERSION
 
 CONFIG = Config(
     seed=5,

@@ -9,8 +9,8 @@ from unittest.mock import Mock
 
 import pytest
 
+from fusseg.core.errors import ConfigError
 from fusseg.deployment.own_script import MODULE, RUN_NAME, SCRIPT, import_own_script, own_variables
-from fusseg.errors import ConfigError
 
 SAYS = """
 import json
@@ -184,8 +184,8 @@ def test_at_the_server_a_broken_script_is_a_stopped_event(tmp_path, notes, monke
     from flwr.app import Context, RecordDict
     from flwr.serverapp import Grid
 
-    from fusseg.deployment import server_app
-    from fusseg.deployment.events import EventReader
+    from fusseg.deployment.server import server_app
+    from fusseg.deployment.server.events import EventReader
 
     script = tmp_path / "mine.py"
     (tmp_path / "flower").mkdir()
@@ -214,9 +214,9 @@ def test_at_a_site_a_broken_script_is_a_failure_whose_reason_stays_there(
     from flwr.app import Context, Message, RecordDict
     from flwr.supercore.task_identity import TaskIdentity
 
-    from fusseg.deployment import client_app
-    from fusseg.deployment.messages import pack, unpack
-    from fusseg.deployment.packet import Packet
+    from fusseg.deployment.site import client_app
+    from fusseg.deployment.wire.messages import pack, unpack
+    from fusseg.deployment.wire.packet import Packet
 
     script = write(tmp_path / "mine.py", "def broken(:\n")
     monkeypatch.setenv(SCRIPT, str(script))

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fusseg.config import Config, FederationConfig, LocalConfig, ModelConfig
-from fusseg.errors import FederationError
+from fusseg.config.schema import Config, FederationConfig, LocalConfig, ModelConfig
+from fusseg.core.errors import FederationError
 from fusseg.federation.bounds import check_plausible
 from fusseg.federation.client import Client
 from fusseg.federation.hello import agree, say_hello

@@ -2,8 +2,8 @@ import re
 
 import pytest
 
-from fusseg.deployment.packet import Packet, expect_field, take_float, take_int, take_word
-from fusseg.errors import FederationError
+from fusseg.core.errors import FederationError
+from fusseg.deployment.wire.packet import Packet, expect_field, take_float, take_int, take_word
 
 PACKET = Packet({"count": 3, "loss": 0.5, "task": "train", "zero": 0, "on": True, "long": "x" * 99})
 

@@ -2,8 +2,8 @@ import re
 
 import pytest
 
-from fusseg.config import Config, FederationConfig
-from fusseg.errors import ConfigError
+from fusseg.config.schema import Config, FederationConfig
+from fusseg.core.errors import ConfigError
 from fusseg.federation.participation import draw_participants, num_participants
 from fusseg.federation.strategies import resolve
 

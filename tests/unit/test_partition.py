@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusseg.config import DataConfig
-from fusseg.data.dirichlet import deal_dirichlet
-from fusseg.data.dominant import UNLABELED, count_labels, dominant_classes
-from fusseg.data.grouping import apportion, split_evenly
+from fusseg.config.schema import DataConfig
+from fusseg.core.errors import ConfigError, DataError
 from fusseg.data.items import Classes, Dataset, Item
-from fusseg.data.partition import client_names, partition, training_images
-from fusseg.data.partition_file import dump_partition
-from fusseg.errors import ConfigError, DataError
+from fusseg.data.partitions.dirichlet import deal_dirichlet
+from fusseg.data.partitions.dominant import UNLABELED, count_labels, dominant_classes
+from fusseg.data.partitions.grouping import apportion, split_evenly
+from fusseg.data.partitions.partition import client_names, partition, training_images
+from fusseg.data.partitions.partition_file import dump_partition
 
 
 def dataset_of(order=(), **sites):

@@ -4,9 +4,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fusseg.config import Config, FederationConfig, LocalConfig, ModelConfig
-from fusseg.deployment.packet import Packet
-from fusseg.deployment.payloads import (
+from fusseg.config.schema import Config, FederationConfig, LocalConfig, ModelConfig
+from fusseg.core.errors import FederationError
+from fusseg.core.version import VERSION
+from fusseg.deployment.wire.packet import Packet
+from fusseg.deployment.wire.payloads import (
     Request,
     check_answers,
     find_task,
@@ -18,8 +20,7 @@ from fusseg.deployment.payloads import (
     unpack_task,
     unpack_update,
 )
-from fusseg.deployment.received import LackError
-from fusseg.errors import FederationError
+from fusseg.deployment.wire.received import LackError
 from fusseg.federation.parts import name_head, take_head
 from fusseg.federation.protocol import sent_parts
 from fusseg.federation.rounds import initial_state
@@ -30,7 +31,6 @@ from fusseg.federation.wire import narrow_parts, narrow_update
 from fusseg.segmentation.head import initial_head
 from fusseg.segmentation.objective import Model
 from fusseg.segmentation.training import TrainingPlan
-from fusseg.version import VERSION
 
 REQUEST = Request("run1", "0" * 64, "train", 3, 0)
 HEAD = [

@@ -1,6 +1,6 @@
 import pytest
 
-from fusseg.portable_paths import without_folders, without_folders_in
+from fusseg.core.portable_paths import without_folders, without_folders_in
 
 
 @pytest.mark.parametrize(

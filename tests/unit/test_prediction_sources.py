@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from fusseg.errors import DataError
+from fusseg.core.errors import DataError
 from fusseg.prediction.sources import find_images, result_files
 
 

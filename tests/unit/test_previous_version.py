@@ -1,12 +1,12 @@
 import pytest
 
-from fusseg.errors import ConfigError
-from fusseg.previous_version import (
+from fusseg.config.previous_version import (
     moved_keys,
     translate_record,
     translate_settings,
     translate_state,
 )
+from fusseg.core.errors import ConfigError
 
 AGREED = {"shift_self": 0.1, "shift_neighbor": 0.2, "shift_random": 0.3}
 

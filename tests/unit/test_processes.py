@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fusseg.core.errors import ConfigError, FederationError
 from fusseg.deployment import processes
 from fusseg.deployment.processes import (
     free_port,
@@ -18,7 +19,6 @@ from fusseg.deployment.processes import (
     start_process,
     stop_process,
 )
-from fusseg.errors import ConfigError, FederationError
 
 PATIENT = 20.0
 """Seconds that a busy machine may need."""

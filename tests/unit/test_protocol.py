@@ -6,7 +6,7 @@ import pytest
 
 from fusseg.bench.grid import cell_config
 from fusseg.bench.grid_file import find_grid, load_grid
-from fusseg.config_file import flatten, load_config, to_table
+from fusseg.config.file import flatten, load_config, to_table
 from fusseg.segmentation.objectives import spell_out
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -2,7 +2,7 @@ from itertools import combinations, product
 
 import torch
 
-from fusseg.randomness import round_generator
+from fusseg.core.randomness import round_generator
 
 
 def draw(seed, round_number, party):

@@ -4,8 +4,8 @@ import time
 import pytest
 import torch
 
-from fusseg.deployment.raw_tensors import DTYPES, MOST_BYTES, dtype_name, from_bytes, to_bytes
-from fusseg.errors import FederationError
+from fusseg.core.errors import FederationError
+from fusseg.deployment.wire.raw_tensors import DTYPES, MOST_BYTES, dtype_name, from_bytes, to_bytes
 
 
 def refused(*arguments):
@@ -138,7 +138,7 @@ def test_bytes_and_shape_fit(dtype, shape, size, got):
 
 def test_a_tensor_is_not_too_large(monkeypatch):
     assert MOST_BYTES == 512 * 2**20
-    monkeypatch.setattr("fusseg.deployment.raw_tensors.MOST_BYTES", 8)
+    monkeypatch.setattr("fusseg.deployment.wire.raw_tensors.MOST_BYTES", 8)
     assert from_bytes("w", "float32", (2,), bytes(8)).tolist() == [0.0, 0.0]
     assert refused("float32", (3,), bytes(12)) == (
         "tensor 'w' of shape (3,) as float32 takes 12 bytes (at most 8), got 12"

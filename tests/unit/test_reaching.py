@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from fusseg.deployment.keys import create_authority, create_server_certificate
-from fusseg.deployment.reaching import name_unused_proxies, why_unreachable
-from fusseg.deployment.server_address import ServerAddress
+from fusseg.deployment.keys.keys import create_authority, create_server_certificate
+from fusseg.deployment.site.reaching import name_unused_proxies, why_unreachable
+from fusseg.deployment.wire.server_address import ServerAddress
 
 PATIENT = 10.0
 SHORT = 0.3

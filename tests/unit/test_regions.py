@@ -1,7 +1,7 @@
 import pytest
 
-from fusseg.errors import ConfigError
-from fusseg.regions import NamedCluster, join_clusters, load_regions, read_named, write_named
+from fusseg.core.errors import ConfigError
+from fusseg.runs.regions import NamedCluster, join_clusters, load_regions, read_named, write_named
 
 RED, BLUE, GREEN = (255, 0, 0), (0, 0, 255), (0, 128, 1)
 

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from fusseg.config import Config, FederationConfig, LocalConfig
-from fusseg.errors import ConfigError
+from fusseg.config.schema import Config, FederationConfig, LocalConfig
+from fusseg.core.errors import ConfigError
 from fusseg.federation.strategies import resolve
 from fusseg.segmentation.head import HeadWeights, SegmentationHead, initial_head, project
 from fusseg.segmentation.objectives import settle_local

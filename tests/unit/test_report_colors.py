@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from fusseg.errors import ConfigError
-from fusseg.report.colors import BORDER, UNASSIGNED, colorize, overlay, palette, spread_colors
+from fusseg.core.colors import BORDER, UNASSIGNED, colorize, overlay, palette, spread_colors
+from fusseg.core.errors import ConfigError
 
 
 def test_small_palettes_are_okabe_and_itos():

@@ -1,6 +1,6 @@
 import torch
 
-from fusseg.compute import EXACT
+from fusseg.config.compute import EXACT
 from fusseg.features.resident import keep_resident, make_resident
 
 

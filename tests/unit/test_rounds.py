@@ -4,7 +4,8 @@ from itertools import combinations
 import pytest
 import torch
 
-from fusseg.config import Config, FederationConfig, LocalConfig, ModelConfig
+from fusseg.config.schema import Config, FederationConfig, LocalConfig, ModelConfig
+from fusseg.core.randomness import round_generator
 from fusseg.features.neighbors import nearest_neighbors
 from fusseg.federation import simulation
 from fusseg.federation.answer import answer
@@ -19,8 +20,7 @@ from fusseg.federation.rounds import Round, initial_state, run_rounds
 from fusseg.federation.simulation import simulate
 from fusseg.federation.state import ClientUpdate
 from fusseg.federation.strategies import resolve
-from fusseg.randomness import round_generator
-from fusseg.runs import SavedState, load_state, save_state
+from fusseg.runs.directory import SavedState, load_state, save_state
 from fusseg.segmentation.training import Trainee, train, train_together
 
 SEED = 3

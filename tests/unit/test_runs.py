@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fusseg.config import Config, LocalConfig
-from fusseg.errors import ConfigError, DataError
+from fusseg.config.schema import Config, LocalConfig
+from fusseg.core.errors import ConfigError, DataError
 from fusseg.federation.state import GlobalState, Memory
-from fusseg.runs import (
+from fusseg.runs.directory import (
     RECORD_KEYS,
     SavedState,
     create_run,

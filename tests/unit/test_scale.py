@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fusseg.config import Config, FederationConfig
+from fusseg.config.schema import Config, FederationConfig
 from fusseg.federation.lloyd import LLOYD_STEP
 from fusseg.federation.moments import MOMENTS
 from fusseg.federation.protocol import sent_parts
@@ -15,7 +15,7 @@ from fusseg.federation.state import ClientUpdate, Hello
 from fusseg.federation.strategies import resolve
 from fusseg.federation.traffic import PLAN, bytes_up, make_delivery
 from fusseg.federation.wire import narrow_parts
-from fusseg.record import describe_hello
+from fusseg.runs.record import describe_hello
 from fusseg.segmentation.training import TrainingPlan
 
 SHIFTS = {"shift_self": 0.1, "shift_neighbor": 0.2, "shift_random": 0.3}

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusseg.config import DataConfig
+from fusseg.config.schema import DataConfig
+from fusseg.core.errors import ConfigError, DataError
 from fusseg.data.images import load_image
+from fusseg.data.layouts.sites import open_sites
 from fusseg.data.masks import load_mask
-from fusseg.data.scene_folder import write_scenes
-from fusseg.data.scenes import SCENES, Scene, draw_scene
-from fusseg.data.sites import open_sites
-from fusseg.errors import ConfigError, DataError
+from fusseg.data.synthetic.scene_folder import write_scenes
+from fusseg.data.synthetic.scenes import SCENES, Scene, draw_scene
 
 
 def test_the_files_hold_the_scenes_to_the_last_bit(tmp_path):

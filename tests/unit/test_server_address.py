@@ -1,7 +1,7 @@
 import pytest
 
-from fusseg.deployment.server_address import ServerAddress, parse_address
-from fusseg.errors import ConfigError
+from fusseg.core.errors import ConfigError
+from fusseg.deployment.wire.server_address import ServerAddress, parse_address
 
 
 @pytest.mark.parametrize(

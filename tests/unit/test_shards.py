@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusseg.config import BackboneConfig, ComputeConfig, Config, DataConfig
+from fusseg.cluster.surroundings import describe_surroundings, find_fault
+from fusseg.cluster.workers import Workers
+from fusseg.config.schema import BackboneConfig, ComputeConfig, Config, DataConfig
+from fusseg.core.errors import DataError
 from fusseg.data.items import Item
-from fusseg.errors import DataError
 from fusseg.features.backbones import load_backbone
+from fusseg.features.cache.store import FeatureSettings, Store
 from fusseg.features.extraction import Elsewhere, Progress, extract_features
 from fusseg.features.pipeline import DigestedItem
 from fusseg.features.shards import (
@@ -20,10 +23,7 @@ from fusseg.features.shards import (
     read_outcomes,
     write_shard,
 )
-from fusseg.features.store import FeatureSettings, Store
 from fusseg.features.views import training_views
-from fusseg.spread.surroundings import describe_surroundings, find_fault
-from fusseg.spread.workers import Workers
 
 SOURCE = BackboneSource("filterbank", ComputeConfig())
 

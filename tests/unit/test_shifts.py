@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fusseg.config import LocalConfig
-from fusseg.errors import DataError
+from fusseg.config.schema import LocalConfig
+from fusseg.core.errors import DataError
 from fusseg.segmentation.objectives import settle_local
 from fusseg.segmentation.objectives.stego import (
     SHIFTS,

@@ -7,13 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from fusseg.config import BackboneConfig, Config, DataConfig, EvaluationConfig
-from fusseg.config_file import dump_config
+from fusseg.config.file import dump_config
+from fusseg.config.schema import BackboneConfig, Config, DataConfig, EvaluationConfig
+from fusseg.core.errors import ConfigError, DataError, FederationError
 from fusseg.data.findings import Finding
 from fusseg.data.items import Classes
-from fusseg.deployment.offer import Offer, shared_settings
-from fusseg.deployment.site import SiteSettings
-from fusseg.deployment.site_data import (
+from fusseg.deployment.site.site_data import (
     check_pinned,
     choose_backbone,
     own_config,
@@ -21,11 +20,12 @@ from fusseg.deployment.site_data import (
     recall_client,
     remember_features,
 )
-from fusseg.errors import ConfigError, DataError, FederationError
+from fusseg.deployment.site.site_disk import SiteSettings
+from fusseg.deployment.wire.offer import Offer, shared_settings
 from fusseg.evaluation.held_out import read_labels
 from fusseg.features.backbones import load_backbone
 from fusseg.features.extraction import Progress
-from fusseg.preparation import prepare
+from fusseg.runs.prepare import prepare
 from fusseg.segmentation.objectives import spell_out
 
 FILTERBANK = load_backbone("filterbank")

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fusseg.config import Config
-from fusseg.deployment.offer import make_offer
-from fusseg.deployment.site import (
+from fusseg.config.schema import Config
+from fusseg.core.errors import DataError
+from fusseg.deployment.site.site_disk import (
     Preparation,
     SiteSettings,
     load_memory,
@@ -20,7 +20,7 @@ from fusseg.deployment.site import (
     save_preparation,
     save_settings,
 )
-from fusseg.errors import DataError
+from fusseg.deployment.wire.offer import make_offer
 from fusseg.federation.state import Memory
 from fusseg.segmentation.head import initial_head
 from fusseg.segmentation.objective import Model

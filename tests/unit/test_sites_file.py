@@ -2,14 +2,14 @@ from datetime import date, timedelta
 
 import pytest
 
-from fusseg.errors import ConfigError
+from fusseg.core.errors import ConfigError
 
 pytest.importorskip("flwr", reason="cryptography comes with it")
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from fusseg.deployment.sites_file import (
+from fusseg.deployment.keys.sites_file import (
     ApprovedSite,
     check_site_name,
     is_expired,

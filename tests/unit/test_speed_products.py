@@ -10,7 +10,7 @@ from fusseg.bench.speed.products import (
     product_rate,
     step_products,
 )
-from fusseg.config import LocalConfig
+from fusseg.config.schema import LocalConfig
 from fusseg.segmentation.objectives import settle_local
 
 CPU = torch.device("cpu")

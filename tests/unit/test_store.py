@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fusseg.errors import DataError
-from fusseg.features.store import FeatureSettings, Store, list_stores, open_store, writing
+from fusseg.core.errors import DataError
+from fusseg.features.cache.store import FeatureSettings, Store, list_stores, open_store, writing
 
 SETTINGS = FeatureSettings("filterbank", "f" * 64, (16, 32), "crop", "bilinear")
 SHAPE = (2, 3, 2)

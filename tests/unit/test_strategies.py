@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from fusseg.config import Config, FederationConfig, ModelConfig
-from fusseg.errors import ConfigError, FederationError
+from fusseg.config.schema import Config, FederationConfig, ModelConfig
+from fusseg.core.errors import ConfigError, FederationError
 from fusseg.federation.gathering import aggregate, client_shares
 from fusseg.federation.lloyd import LLOYD_STEP
 from fusseg.federation.protocol import Strategy

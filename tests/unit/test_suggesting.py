@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from fusseg.errors import ConfigError
-from fusseg.suggesting import Sampled, judge_candidates
+from fusseg.core.errors import ConfigError
+from fusseg.runs.suggest_k import Sampled, judge_candidates
 
 
 def draw_sample(num_directions=4, images=20, positions=12):

@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fusseg.config import DataConfig
-from fusseg.data.items import Dataset, Item
-from fusseg.data.survey import (
+from fusseg.config.schema import DataConfig
+from fusseg.core.errors import DataError
+from fusseg.data.checks.survey import (
     choose_size,
     choose_split_sites,
     choose_splits,
     find_layout,
     sites_of_split,
 )
-from fusseg.errors import DataError
+from fusseg.data.items import Dataset, Item
 
 
 def items(folder, *shapes):

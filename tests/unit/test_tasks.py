@@ -2,8 +2,8 @@ import re
 
 import pytest
 
-from fusseg.config import BackboneConfig, Config, FederationConfig, ModelConfig
-from fusseg.errors import ConfigError
+from fusseg.config.schema import BackboneConfig, Config, FederationConfig, ModelConfig
+from fusseg.core.errors import ConfigError
 from fusseg.federation.strategies import resolve
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from fusseg.toml_file import load_toml
+from fusseg.core.toml_file import load_toml
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fusseg.config import Config, FederationConfig, ModelConfig
+from fusseg.config.schema import Config, FederationConfig, ModelConfig
 from fusseg.federation.state import ClientUpdate
 from fusseg.federation.strategies import resolve
 from fusseg.federation.traffic import Traffic, bytes_up, make_delivery

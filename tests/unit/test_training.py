@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fusseg.config import LocalConfig
+from fusseg.config.schema import LocalConfig
 from fusseg.features.neighbors import nearest_neighbors
 from fusseg.segmentation.head import initial_head
 from fusseg.segmentation.losses import clustering_loss

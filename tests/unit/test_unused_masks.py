@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from fusseg.config import DataConfig
-from fusseg.data.datasets import open_dataset
-from fusseg.data.unused_masks import find_unused_masks
+from fusseg.config.schema import DataConfig
+from fusseg.data.checks.unused_masks import find_unused_masks
+from fusseg.data.layouts.datasets import open_dataset
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@ import dataclasses
 
 import pytest
 
-from fusseg.config import DataConfig
-from fusseg.errors import ConfigError
-from fusseg.features.filterbank import load_filterbank
+from fusseg.config.schema import DataConfig
+from fusseg.core.errors import ConfigError
+from fusseg.features.backbones.filterbank import load_filterbank
 from fusseg.prediction.viewing import PredictOptions, view_image
 
 DATA = DataConfig(image_size=(64, 96))

@@ -4,11 +4,11 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from fusseg.config import BackboneConfig, Config, DataConfig, EvaluationConfig
+from fusseg.config.schema import BackboneConfig, Config, DataConfig, EvaluationConfig
+from fusseg.core.errors import ConfigError
 from fusseg.data.items import Item
-from fusseg.errors import ConfigError
 from fusseg.features.backbones import Backbone
-from fusseg.features.store import FeatureSettings
+from fusseg.features.cache.store import FeatureSettings
 from fusseg.features.views import (
     View,
     held_out_views,

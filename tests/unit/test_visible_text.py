@@ -1,6 +1,6 @@
 import pytest
 
-from fusseg.visible_text import brief, say, shown, visible
+from fusseg.core.visible_text import brief, say, shown, visible
 
 
 @pytest.mark.parametrize(

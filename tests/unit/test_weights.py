@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusseg.config import Config, FederationConfig, ModelConfig
-from fusseg.errors import ConfigError
+from fusseg.config.schema import Config, FederationConfig, ModelConfig
+from fusseg.core.errors import ConfigError
 from fusseg.federation.gathering import aggregate, client_shares
 from fusseg.federation.lloyd import LLOYD_STEP
 from fusseg.federation.state import ClientUpdate

@@ -4,21 +4,21 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from fusseg.anchors import features_anchor, pca_anchor, sample_features
-from fusseg.atomic import write_atomically
 from fusseg.bench.grid import Anchor
-from fusseg.config import Config
-from fusseg.config_file import dump_config
-from fusseg.engine import score_models
-from fusseg.errors import ConfigError
+from fusseg.config.file import dump_config
+from fusseg.config.schema import Config
+from fusseg.core.atomic import write_atomically
+from fusseg.core.errors import ConfigError
+from fusseg.core.randomness import round_generator
 from fusseg.features.extraction import wait_for
+from fusseg.federation.baselines import features_anchor, pca_anchor, sample_features
 from fusseg.federation.hello import agree, say_hello
 from fusseg.federation.state import GlobalState
 from fusseg.federation.strategies import resolve
-from fusseg.preparation import Prepared, prepare
-from fusseg.randomness import round_generator
-from fusseg.record import GLOBAL, describe_skipped, new_record
-from fusseg.runs import CONFIG, SavedState, save_record, save_state
+from fusseg.runs.directory import CONFIG, SavedState, save_record, save_state
+from fusseg.runs.engine import score_models
+from fusseg.runs.prepare import Prepared, prepare
+from fusseg.runs.record import GLOBAL, describe_skipped, new_record
 from fusseg.segmentation.objective import Model, no_estimate, no_numbers
 from fusseg.segmentation.segmenter import build_segmenter
 from fusseg.segmentation.training import TrainingPlan

@@ -12,13 +12,10 @@ from filelock import FileLock
 
 from fusseg.bench.anchor_cells import run_anchor
 from fusseg.bench.grid import Anchor, Grid, cell_config
-from fusseg.bookkeeping import recorded_round
-from fusseg.config import Config, DataConfig
-from fusseg.data.leave_one_out import leave_one_out
-from fusseg.engine import RoundDone
-from fusseg.errors import ConfigError
-from fusseg.experiment import run_experiment
-from fusseg.runs import (
+from fusseg.config.schema import Config, DataConfig
+from fusseg.core.errors import ConfigError
+from fusseg.data.partitions.leave_one_out import leave_one_out
+from fusseg.runs.directory import (
     CONFIG,
     RECORD,
     changed_settings,
@@ -26,6 +23,9 @@ from fusseg.runs import (
     read_run_config,
     state_round,
 )
+from fusseg.runs.engine import RoundDone
+from fusseg.runs.finished_rounds import recorded_round
+from fusseg.runs.train import run_experiment
 
 CELLS = "cells"
 """Folder of the cells inside the output folder."""

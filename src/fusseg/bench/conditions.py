@@ -6,11 +6,11 @@ from typing import Any
 from fusseg.bench.cells import Cell
 from fusseg.bench.grid import Grid
 from fusseg.bench.table import Entry, Section
-from fusseg.config_file import flatten, to_table
+from fusseg.config.file import flatten, to_table
+from fusseg.core.portable_paths import without_folders_in
 from fusseg.federation.strategies import find_strategy
-from fusseg.portable_paths import without_folders_in
 from fusseg.report import formatting
-from fusseg.runs import RECORD, Record, load_record
+from fusseg.runs.directory import RECORD, Record, load_record
 from fusseg.segmentation.objectives import spell_out
 
 _SETTINGS: tuple[tuple[str, str], ...] = (

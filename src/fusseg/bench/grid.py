@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from fusseg.config import Config
-from fusseg.config_file import merge_tables, parse_config
-from fusseg.errors import ConfigError, nearest_name
+from fusseg.config.file import merge_tables, parse_config
+from fusseg.config.schema import Config
+from fusseg.core.errors import ConfigError, nearest_name
 from fusseg.federation.strategies import resolve
 
 Settings = Mapping[str, Any]

@@ -18,8 +18,8 @@ from fusseg.bench.grid_sections import (
     read_strings,
     read_typed,
 )
-from fusseg.config_file import merge_tables, read_toml
-from fusseg.errors import ConfigError, nearest_name
+from fusseg.config.file import merge_tables, read_toml
+from fusseg.core.errors import ConfigError, nearest_name
 
 _KEYS = (
     "title",

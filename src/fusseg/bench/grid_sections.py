@@ -5,8 +5,8 @@ from dataclasses import fields
 from typing import Any, TypeVar, get_args
 
 from fusseg.bench.grid import Anchor, Column, Method
-from fusseg.config import Config
-from fusseg.errors import ConfigError, nearest_name
+from fusseg.config.schema import Config
+from fusseg.core.errors import ConfigError, nearest_name
 
 Kind = TypeVar("Kind")
 

@@ -4,15 +4,15 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fusseg.atomic import write_atomically
 from fusseg.bench.cells import Cell
 from fusseg.bench.conditions import methods_section, settings_section
 from fusseg.bench.grid import Grid
 from fusseg.bench.rendering import to_csv, to_markdown
 from fusseg.bench.results import read_results
 from fusseg.bench.table import Entry, Section, table_sections
-from fusseg.errors import DataError
-from fusseg.portable_paths import without_folders
+from fusseg.core.atomic import write_atomically
+from fusseg.core.errors import DataError
+from fusseg.core.portable_paths import without_folders
 from fusseg.report.bench_page import PageFigure, PageTable, render_bench
 
 GRID, MARKDOWN, CSV, PAGE, FIGURES = "grid.toml", "table.md", "table.csv", "table.html", "figures"

@@ -17,21 +17,21 @@ from fusseg.bench.projection import (
     project_tsne,
     read_history,
 )
-from fusseg.coloring import choose_coloring, class_colors
-from fusseg.data.datasets import open_dataset
-from fusseg.data.dominant import count_labels
+from fusseg.core.colors import UNASSIGNED, colorize
 from fusseg.data.images import fit_image, load_image
-from fusseg.data.partition import training_images
-from fusseg.engine import final_models
+from fusseg.data.layouts.datasets import open_dataset
+from fusseg.data.partitions.dominant import count_labels
+from fusseg.data.partitions.partition import training_images
 from fusseg.evaluation.held_out import HeldOut, read_labels, segment_held_out
 from fusseg.features.extraction import wait_for
 from fusseg.federation.strategies import resolve
-from fusseg.preparation import prepare
 from fusseg.report.bench_page import PageFigure
 from fusseg.report.class_distribution import draw_class_distribution
-from fusseg.report.colors import UNASSIGNED, colorize
+from fusseg.report.cluster_colors import choose_coloring, class_colors
 from fusseg.report.drawings import Color, clouds_png, panels_png, seed_curves_png
-from fusseg.runs import load_record, load_state
+from fusseg.runs.directory import load_record, load_state
+from fusseg.runs.engine import final_models
+from fusseg.runs.prepare import prepare
 from fusseg.segmentation.segmenter import Segmenter, build_segmenter
 
 NUM_IMAGES = 4

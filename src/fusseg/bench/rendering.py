@@ -6,8 +6,8 @@ from fusseg.bench.cells import Cell
 from fusseg.bench.grid import Grid
 from fusseg.bench.results import Result
 from fusseg.bench.table import Entry, Section
+from fusseg.core.portable_paths import without_folders
 from fusseg.data.tables import dump_table
-from fusseg.portable_paths import without_folders
 
 _CSV_HEADER = ("method", "column", "seed", "held_out", "phase", "site", "score", "value")
 

@@ -6,8 +6,8 @@ from statistics import fmean
 from typing import Any, Literal
 
 from fusseg.bench.cells import Cell, cell_progress
-from fusseg.errors import DataError
-from fusseg.runs import Record, load_record
+from fusseg.core.errors import DataError
+from fusseg.runs.directory import Record, load_record
 
 Phase = Literal["trained", "finished"]
 PHASES: tuple[Phase, ...] = ("trained", "finished")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from fusseg.bench.cells import Cell
 from fusseg.bench.workers import CellDone, describe, run_cells
-from fusseg.runs import RECORD, STATE
-from fusseg.spread.surroundings import is_wanted
-from fusseg.spread.workers import Workers, result_of, wait_until_seen
+from fusseg.cluster.surroundings import is_wanted
+from fusseg.cluster.workers import Workers, result_of, wait_until_seen
+from fusseg.runs.directory import RECORD, STATE
 
 
 def run_cells_on(

@@ -15,7 +15,7 @@ import torch
 
 from fusseg.bench.cells import Cell, run_cell
 from fusseg.bench.interrupts import hold_interrupts
-from fusseg.errors import FussegError
+from fusseg.core.errors import FussegError
 
 
 @dataclass(frozen=True)

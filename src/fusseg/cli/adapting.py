@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from fusseg.adaptation import AdaptedRun, adapt_run
 from fusseg.cli.judging import write_page
 from fusseg.cli.progress import Display
 from fusseg.cli.running import follow
 from fusseg.federation.guarded_lloyd import Adaptation
-from fusseg.runs import spread_evenly
+from fusseg.runs.adapt import AdaptedRun, adapt_run
+from fusseg.runs.directory import spread_evenly
 
 PAGE = "adaptation.html"
 NUM_PICTURED = 8
@@ -60,10 +60,10 @@ def describe_adaptation(adapted: AdaptedRun) -> list[str]:
 
 def _draw_page(adapted: AdaptedRun, out: Path) -> str:
     # Here and not above: drawing takes long to import.
-    from fusseg.coloring import cluster_colors_of, name_regions
-    from fusseg.picturing import picture_regions
     from fusseg.report.adaptation_page import render_adaptation
+    from fusseg.report.cluster_colors import cluster_colors_of, name_regions
     from fusseg.report.quality_page import PicturedImage
+    from fusseg.report.side_by_side import picture_regions
 
     regions = name_regions(out, len(adapted.regions))
     colors = cluster_colors_of(regions)

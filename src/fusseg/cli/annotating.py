@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast, get_args
 
-from fusseg.annotations.coco import write_coco
-from fusseg.annotations.cvat import write_cvat
-from fusseg.annotations.images import (
+from fusseg.cli.progress import Display
+from fusseg.core.errors import ConfigError, DataError, nearest_name
+from fusseg.export.annotations.coco import write_coco
+from fusseg.export.annotations.cvat import write_cvat
+from fusseg.export.annotations.images import (
     AnnotatedImage,
     AnnotationOptions,
     Instances,
@@ -15,11 +17,13 @@ from fusseg.annotations.images import (
     Shapes,
     annotate_image,
 )
-from fusseg.annotations.label_studio import IMAGE_PREFIX, configuration_file, write_label_studio
-from fusseg.annotations.labelme import write_labelme
-from fusseg.annotations.predictions import Found, find_predictions, read_predictions
-from fusseg.cli.progress import Display
-from fusseg.errors import ConfigError, DataError, nearest_name
+from fusseg.export.annotations.label_studio import (
+    IMAGE_PREFIX,
+    configuration_file,
+    write_label_studio,
+)
+from fusseg.export.annotations.labelme import write_labelme
+from fusseg.export.annotations.predictions import Found, find_predictions, read_predictions
 
 FORMATS = ("coco", "label-studio", "cvat", "labelme")
 

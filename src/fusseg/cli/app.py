@@ -18,9 +18,9 @@ from fusseg.cli.machine_commands import machine_app
 from fusseg.cli.predict_command import predict_app
 from fusseg.cli.run_commands import run_app
 from fusseg.cli.sharing import share_app
-from fusseg.errors import ConfigError, FussegError, nearest_name
-from fusseg.version import VERSION
-from fusseg.visible_text import say
+from fusseg.core.errors import ConfigError, FussegError, nearest_name
+from fusseg.core.version import VERSION
+from fusseg.core.visible_text import say
 
 # Help is printed without rich, for speed; typer escapes brackets for it wherever it is installed.
 typer.core.HAS_RICH = False

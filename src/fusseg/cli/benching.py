@@ -21,14 +21,14 @@ from fusseg.bench.workers import CellDone, run_cells
 from fusseg.cli.progress import Display
 from fusseg.cli.running import follow
 from fusseg.cli.spreading import check_dask, workers_at
-from fusseg.config import Config, FederationConfig, LocalConfig, ModelConfig
-from fusseg.config_file import parse_overrides
-from fusseg.errors import ConfigError, FussegError
-from fusseg.preparation import prepare
+from fusseg.cluster.surroundings import TOKEN
+from fusseg.cluster.workers import Workers
+from fusseg.config.file import parse_overrides
+from fusseg.config.schema import Config, FederationConfig, LocalConfig, ModelConfig
+from fusseg.core.errors import ConfigError, FussegError
 from fusseg.report import formatting
 from fusseg.report.bench_page import PageFigure
-from fusseg.spread.surroundings import TOKEN
-from fusseg.spread.workers import Workers
+from fusseg.runs.prepare import prepare
 
 
 @dataclass(frozen=True)

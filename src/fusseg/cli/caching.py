@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fusseg.errors import ConfigError, DataError
-from fusseg.features.store import FeatureSettings, Store, list_stores
-from fusseg.visible_text import say, visible
+from fusseg.core.errors import ConfigError, DataError
+from fusseg.core.visible_text import say, visible
+from fusseg.features.cache.store import FeatureSettings, Store, list_stores
 
 _DAY = 24 * 60 * 60
 

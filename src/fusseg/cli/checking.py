@@ -11,18 +11,18 @@ import torch
 
 from fusseg.cli.progress import Display
 from fusseg.cli.starting import choose_config
-from fusseg.config import BackboneConfig, Config, DataConfig
-from fusseg.config_file import load_config
-from fusseg.data.check import check_sites
+from fusseg.config.file import load_config
+from fusseg.config.schema import BackboneConfig, Config, DataConfig
+from fusseg.core.errors import ConfigError, FussegError
+from fusseg.data.checks.check import check_sites
+from fusseg.data.checks.survey import find_layout
 from fusseg.data.findings import Finding
 from fusseg.data.images import decoding_of, fit_image, load_image
 from fusseg.data.items import Item
-from fusseg.data.survey import find_layout
-from fusseg.errors import ConfigError, FussegError
 from fusseg.features.backbones import Backbone
-from fusseg.features.codecs import row_type
+from fusseg.features.cache.codecs import row_type
 from fusseg.features.views import with_mirrored
-from fusseg.preparation import Lookup, look_up_new
+from fusseg.runs.prepare import Lookup, look_up_new
 
 _TIMED_IMAGES = 3
 

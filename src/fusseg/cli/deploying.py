@@ -13,18 +13,26 @@ from typing import TYPE_CHECKING
 
 from fusseg.cli.progress import Display
 from fusseg.cli.running import choose_settings, follow, show_progress, summary
-from fusseg.engine import check_resumable
-from fusseg.errors import ConfigError
+from fusseg.core.errors import ConfigError
 from fusseg.features.extraction import Progress
-from fusseg.gallery import write_report
-from fusseg.record import describe_command
-from fusseg.runs import REPORT, Record, create_run, load_record, load_state, resume_run, save_record
-from fusseg.warm_start import carry_names, check_start
+from fusseg.report.gallery import write_report
+from fusseg.runs.directory import (
+    REPORT,
+    Record,
+    create_run,
+    load_record,
+    load_state,
+    resume_run,
+    save_record,
+)
+from fusseg.runs.engine import check_resumable
+from fusseg.runs.record import describe_command
+from fusseg.runs.warm_start import carry_names, check_start
 
 if TYPE_CHECKING:
-    from fusseg.deployment.join import JoinOptions
-    from fusseg.deployment.serve import ServeOptions
-    from fusseg.deployment.site import SiteSettings
+    from fusseg.deployment.server.serve import ServeOptions
+    from fusseg.deployment.site.join import JoinOptions
+    from fusseg.deployment.site.site_disk import SiteSettings
 
 
 def check_installed() -> None:
@@ -44,10 +52,10 @@ def run_serve(
 ) -> None:
     """Serve a federation to its end, then write the report."""
     check_installed()
-    from fusseg.deployment.offer import check_deployable
     from fusseg.deployment.processes import listen
-    from fusseg.deployment.serve import check_options, serve
-    from fusseg.deployment.server_data import prepare_server
+    from fusseg.deployment.server.serve import check_options, serve
+    from fusseg.deployment.server.server_data import prepare_server
+    from fusseg.deployment.wire.offer import check_deployable
 
     run_dir = options.run_dir
     config = choose_settings(config_path, overrides, run_dir)
@@ -93,7 +101,7 @@ def describe_serve(options: "ServeOptions") -> str:
 
 def left_out_of_score(record: Record) -> list[str]:
     """Say whose counts the score at the sites lacks."""
-    from fusseg.deployment.payloads import EVALUATE
+    from fusseg.deployment.wire.payloads import EVALUATE
 
     final = record["rounds"][-1] if record["rounds"] else {"incidents": []}
     missing = sorted(one["client_id"] for one in final["incidents"] if one["task"] == EVALUATE)
@@ -106,7 +114,7 @@ def left_out_of_score(record: Record) -> list[str]:
 def run_join(settings: "SiteSettings", options: "JoinOptions") -> None:
     """Take part until stopped."""
     check_installed()
-    from fusseg.deployment.join import join
+    from fusseg.deployment.site.join import join
 
     _stop_on_terminate()
     with Display() as display:
@@ -121,7 +129,7 @@ def site_folder(name: str) -> Path:
     """Find a site's own folder: that of the user's programs, unless another is given."""
     from platformdirs import user_state_path
 
-    from fusseg.deployment.sites_file import check_site_name
+    from fusseg.deployment.keys.sites_file import check_site_name
 
     check_site_name(name)
     return user_state_path("fusseg") / name
@@ -129,7 +137,7 @@ def site_folder(name: str) -> Path:
 
 def run_dry(settings: "SiteSettings", options: "JoinOptions") -> None:
     """Extract the features under the pinned settings, and print what would be sent."""
-    from fusseg.deployment.dry_run import describe_sent, rehearse
+    from fusseg.deployment.site.dry_run import describe_sent, rehearse
 
     with Display() as display:
         messages = follow(rehearse(settings, options), display)
@@ -139,7 +147,7 @@ def run_dry(settings: "SiteSettings", options: "JoinOptions") -> None:
 
 def run_ledger(folder: Path, site: str | None) -> None:
     """Print what was sent and received, message by message, and the totals."""
-    from fusseg.deployment.ledger import read_ledger, total_bytes
+    from fusseg.deployment.wire.ledger import read_ledger, total_bytes
 
     lines, damaged = read_ledger(folder)
     names = sorted({line.site for line in lines})

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-from fusseg.compute import choose_compute, has_bfloat16
-from fusseg.config import ComputeConfig
-from fusseg.features.store import list_stores
-from fusseg.record import versions
-from fusseg.visible_text import say
+from fusseg.config.compute import choose_compute, has_bfloat16
+from fusseg.config.schema import ComputeConfig
+from fusseg.core.visible_text import say
+from fusseg.features.cache.store import list_stores
+from fusseg.runs.record import versions
 
 EXTRAS = {
     "flower": ("flwr", "cryptography", "httpx", "starlette", "uvicorn"),

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from fusseg.errors import ConfigError
+from fusseg.core.errors import ConfigError
+from fusseg.core.visible_text import say
 from fusseg.export.artifact import Artifact, save_artifact
 from fusseg.export.hub import Publication, push, write_repository
 from fusseg.export.opening import describe_need
 from fusseg.export.packing import pack_run
-from fusseg.trained_run import load_run
-from fusseg.visible_text import say
+from fusseg.runs.load import load_run
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def serve(  # noqa: PLR0913 - one per option
     from fusseg.cli.deploying import ResumeHint, check_installed, run_serve
 
     check_installed()
-    from fusseg.deployment.serve import ServeOptions
+    from fusseg.deployment.server.serve import ServeOptions
 
     run_dir = new_run_dir(config, out, resume=resume)
     options = ServeOptions(run_dir, cache_folder(cache), sites, keys, host, port)
@@ -72,8 +72,8 @@ def join(  # noqa: PLR0913 - one per option
     from fusseg.cli.deploying import check_installed, run_dry, run_join, site_folder
 
     check_installed()
-    from fusseg.deployment.join import JoinOptions
-    from fusseg.deployment.site import SiteSettings
+    from fusseg.deployment.site.join import JoinOptions
+    from fusseg.deployment.site.site_disk import SiteSettings
 
     folder = site_folder(name) if state is None else state
     settings = SiteSettings(

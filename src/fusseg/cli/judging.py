@@ -6,24 +6,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusseg.atomic import write_atomically
 from fusseg.cli.progress import Display
 from fusseg.cli.running import follow
-from fusseg.config_file import load_config, read_toml
-from fusseg.errors import ConfigError, DataError
+from fusseg.config.file import load_config, read_toml
+from fusseg.config.previous_version import PREVIOUS, moved_keys
+from fusseg.core.atomic import write_atomically
+from fusseg.core.errors import ConfigError, DataError
 from fusseg.evaluation.cluster_number import Judged, Suggestion, suggest_number
 from fusseg.evaluation.held_out import HeldOut
 from fusseg.evaluation.quality import average_quality
 from fusseg.evaluation.stability import ImageQuality, Judgement, check_comparable, judge_regions
-from fusseg.preparation import prepare
-from fusseg.previous_version import PREVIOUS, moved_keys
-from fusseg.runs import CONFIG
+from fusseg.runs.directory import CONFIG
+from fusseg.runs.load import TrainedRun, load_run, pick_segmenter
+from fusseg.runs.prepare import prepare
+from fusseg.runs.suggest_k import CANDIDATES, Sampled, judge_candidates, sample_training
 from fusseg.segmentation.segmenter import Segmenter
-from fusseg.suggesting import CANDIDATES, Sampled, judge_candidates, sample_training
-from fusseg.trained_run import TrainedRun, load_run, pick_segmenter
 
 if TYPE_CHECKING:
-    from fusseg.coloring import Colors
+    from fusseg.report.cluster_colors import Colors
     from fusseg.report.quality_page import PicturedImage
 
 NUM_PICTURED = 8
@@ -136,7 +136,7 @@ def run_quality(run_dir: Path, other_dir: Path | None, options: QualityOptions) 
             for line in second:
                 display.line(f"  {line}")
         # Here and not above: drawing takes long to import.
-        from fusseg.coloring import cluster_colors_of, name_regions
+        from fusseg.report.cluster_colors import cluster_colors_of, name_regions
         from fusseg.report.quality_page import QualityText, render_quality
 
         name = None if other_dir is None else other_dir.resolve().name
@@ -211,8 +211,8 @@ def _picture(
     shown: HeldOut,
     colors: "Colors",
 ) -> list["PicturedImage"]:
-    from fusseg.picturing import picture_regions
     from fusseg.report.quality_page import PicturedImage
+    from fusseg.report.side_by_side import picture_regions
 
     models = {"Regions": segmenter} | ({} if other is None else {"Second run": other})
     matches = None

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from fusseg.errors import ConfigError
-from fusseg.visible_text import say
+from fusseg.core.errors import ConfigError
+from fusseg.core.visible_text import say
 
 keys_app = typer.Typer(
     help="Make the certificates of the server and the keys of the sites.",
@@ -54,7 +54,7 @@ def site(
 def run_authority(out: Path, days: int) -> None:
     """Make an authority and say what to do with its files."""
     _check_installed()
-    from fusseg.deployment.keys import create_authority
+    from fusseg.deployment.keys.keys import create_authority
 
     key, certificate = create_authority(out, days)
     say(f"wrote {key}\nwrote {certificate}")
@@ -67,8 +67,8 @@ def run_authority(out: Path, days: int) -> None:
 def run_server(hosts: list[str], authority: Path, out: Path, days: int) -> None:
     """Make a server certificate and say what to do with its files."""
     _check_installed()
-    from fusseg.deployment.credentials import read_certificate_expiry
-    from fusseg.deployment.keys import create_server_certificate
+    from fusseg.deployment.keys.credentials import read_certificate_expiry
+    from fusseg.deployment.keys.keys import create_server_certificate
 
     key, certificate = create_server_certificate(authority, hosts, out, days)
     say(f"wrote {key}\nwrote {certificate}")
@@ -81,7 +81,7 @@ def run_server(hosts: list[str], authority: Path, out: Path, days: int) -> None:
 def run_site(name: str, out: Path, days: int) -> None:
     """Make a site's key and say what to do with its files."""
     _check_installed()
-    from fusseg.deployment.keys import create_site_key
+    from fusseg.deployment.keys.keys import create_site_key
 
     made = create_site_key(name, out, days)
     say(f"wrote {made.private_key}\nwrote {made.public_key}")

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import torch
 
-from fusseg.atomic import write_atomically
 from fusseg.cli.progress import Display
-from fusseg.coloring import unnamed_clusters
-from fusseg.contact_sheet import draw_sheet
+from fusseg.core.atomic import write_atomically
+from fusseg.core.errors import ConfigError, DataError
 from fusseg.data.items import Item
-from fusseg.errors import ConfigError, DataError
-from fusseg.naming import (
+from fusseg.prediction.contact_sheet import draw_sheet
+from fusseg.prediction.naming import (
     IMAGES,
     Match,
     Typical,
@@ -24,8 +23,9 @@ from fusseg.naming import (
 )
 from fusseg.prediction.segmenter import Segmenter
 from fusseg.prediction.sources import find_images
-from fusseg.regions import NamedCluster, join_clusters, read_named, regions_file, write_named
-from fusseg.runs import spread_evenly
+from fusseg.report.cluster_colors import unnamed_clusters
+from fusseg.runs.directory import spread_evenly
+from fusseg.runs.regions import NamedCluster, join_clusters, read_named, regions_file, write_named
 
 
 @dataclass(frozen=True)

@@ -7,20 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
-from fusseg.compute import EXACT
-from fusseg.data.datasets import open_dataset, select_held_out
+from fusseg.config.compute import EXACT
+from fusseg.core.errors import ConfigError, DataError
+from fusseg.core.visible_text import say
 from fusseg.data.images import Decoding, decoding_of, load_image
 from fusseg.data.items import Item
-from fusseg.errors import ConfigError, DataError
+from fusseg.data.layouts.datasets import open_dataset, select_held_out
 from fusseg.export.artifact import Artifact, describe_backbone
+from fusseg.export.onnx.parity import Graph, Parity, Pixels, measure_parity
 from fusseg.export.packing import pack_run
-from fusseg.export.parity import Graph, Parity, Pixels, measure_parity
 from fusseg.prediction.segmenter import segment_image
 from fusseg.prediction.sources import find_images
 from fusseg.prediction.viewing import MAX_AREA
-from fusseg.runs import read_run_config, spread_evenly
-from fusseg.trained_run import load_run, pick_segmenter
-from fusseg.visible_text import say
+from fusseg.runs.directory import read_run_config, spread_evenly
+from fusseg.runs.load import load_run, pick_segmenter
 
 MOST_IMAGES = 8
 """That are compared."""
@@ -58,7 +58,7 @@ def run_export(
         ConfigError: If there is no image to compare on, or the model cannot be exported.
         DataError: If the graph fails, or a file cannot be read or written.
     """
-    from fusseg.export.onnx_model import build_onnx, save_onnx
+    from fusseg.export.onnx.onnx_model import build_onnx, save_onnx
 
     if out.suffix != ".onnx":
         raise ConfigError(f"an ONNX file is named *.onnx, got --out {out}")

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from fusseg.visible_text import say
+from fusseg.core.visible_text import say
 
 CacheOption = Annotated[
     Path | None,

@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from fusseg.atomic import write_atomically
 from fusseg.cli.progress import Display
-from fusseg.config_file import load_config
-from fusseg.data.datasets import open_dataset, select_training
-from fusseg.data.dominant import UNLABELED, count_labels, dominant_classes, known_classes
+from fusseg.config.file import load_config
+from fusseg.core.atomic import write_atomically
+from fusseg.core.colors import palette
+from fusseg.core.errors import ConfigError, DataError
 from fusseg.data.items import Classes, Item
-from fusseg.data.partition import partition
-from fusseg.data.partition_file import dump_partition
-from fusseg.errors import ConfigError, DataError
+from fusseg.data.layouts.datasets import open_dataset, select_training
+from fusseg.data.partitions.dominant import UNLABELED, count_labels, dominant_classes, known_classes
+from fusseg.data.partitions.partition import partition
+from fusseg.data.partitions.partition_file import dump_partition
 from fusseg.report.class_distribution import draw_class_distribution
-from fusseg.report.colors import palette
 
 
 def run_partition(

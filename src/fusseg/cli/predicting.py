@@ -13,7 +13,7 @@ from fusseg.prediction.segmenter import Segmenter
 from fusseg.prediction.sources import find_images
 from fusseg.prediction.tiling import Bands
 from fusseg.prediction.viewing import PredictOptions, view_image
-from fusseg.runs import read_run_config
+from fusseg.runs.directory import read_run_config
 
 LARGE = 5
 """Rows of tiles from which on they are told where there is no terminal."""

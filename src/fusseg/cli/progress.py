@@ -13,7 +13,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from fusseg.visible_text import visible
+from fusseg.core.visible_text import visible
 
 _LINES_PER_STAGE = 10
 """Progress lines of a stage where there is no terminal."""

@@ -7,13 +7,12 @@ from pathlib import Path, PurePath
 from string import ascii_uppercase
 from urllib.parse import quote
 
-from fusseg.atomic import write_atomically
-from fusseg.bookkeeping import check_same_round
 from fusseg.cli.progress import Display
 from fusseg.cli.running import follow
-from fusseg.errors import ConfigError, DataError, FussegError
-from fusseg.preparation import prepare
-from fusseg.runs import (
+from fusseg.core.atomic import write_atomically
+from fusseg.core.errors import ConfigError, DataError, FussegError
+from fusseg.core.visible_text import say
+from fusseg.runs.directory import (
     REPORT,
     Record,
     load_record,
@@ -21,7 +20,8 @@ from fusseg.runs import (
     read_run_config,
     state_round,
 )
-from fusseg.visible_text import say
+from fusseg.runs.finished_rounds import check_same_round
+from fusseg.runs.prepare import prepare
 
 
 def run_report(run_dir: Path, cache: Path) -> bool:
@@ -44,7 +44,7 @@ def run_report(run_dir: Path, cache: Path) -> bool:
                 ) from error
             display.line(f"the report has no pictures: {error}")
         # Here and not above: drawing takes long to import, and other commands here do not draw.
-        from fusseg.gallery import write_report
+        from fusseg.report.gallery import write_report
 
         write_report(run_dir, config, record, saved, shown)
         display.line(f"report: {run_dir / REPORT}")

@@ -8,16 +8,16 @@ from typing import Any, TypeVar
 
 from fusseg.cli.progress import Display
 from fusseg.cli.spreading import workers_at
-from fusseg.config import Config
-from fusseg.config_file import load_config
+from fusseg.config.file import load_config
+from fusseg.config.schema import Config
 from fusseg.data.findings import Finding
-from fusseg.engine import RoundDone, TrainingBegun
-from fusseg.experiment import Event, Finished, run_experiment
 from fusseg.features.extraction import Progress
 from fusseg.federation.state import ClientUpdate
-from fusseg.preparation import prepare
-from fusseg.runs import REPORT, Record, read_run_config
-from fusseg.tracking import Log, check_trackers, round_figures, track
+from fusseg.runs.directory import REPORT, Record, read_run_config
+from fusseg.runs.engine import RoundDone, TrainingBegun
+from fusseg.runs.prepare import prepare
+from fusseg.runs.trackers import Log, check_trackers, round_figures, track
+from fusseg.runs.train import Event, Finished, run_experiment
 
 Outcome = TypeVar("Outcome")
 
@@ -99,7 +99,7 @@ def run_training(
             if isinstance(event, Finished):
                 shown = event.prepared.shown
                 # Here and not above: drawing takes long to import, and a run can begin without it.
-                from fusseg.gallery import write_report
+                from fusseg.report.gallery import write_report
 
                 write_report(run_dir, event.config, event.record, event.saved, shown)
                 for line in summary(event.record):

@@ -16,10 +16,10 @@ from fusseg.bench.speed.rows import SpeedRow
 from fusseg.bench.speed.sizes import FULL, QUICK, Setting, Sizes
 from fusseg.bench.speed.suite import Measured, Measurement, list_measurements, run_measurements
 from fusseg.bench.speed.table import SpeedTable, count_status, row_texts, write_table
-from fusseg.compute import choose_compute
-from fusseg.config import ComputeConfig, DeviceName
-from fusseg.errors import ConfigError
-from fusseg.visible_text import say
+from fusseg.config.compute import choose_compute
+from fusseg.config.schema import ComputeConfig, DeviceName
+from fusseg.core.errors import ConfigError
+from fusseg.core.visible_text import say
 
 _WIDTH = 110
 """Of the table, on narrower terminals too: names that are broken are hard to read."""

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from fusseg.config import Config
-from fusseg.errors import ConfigError
-from fusseg.spread.workers import Workers
+from fusseg.cluster.workers import Workers
+from fusseg.config.schema import Config
+from fusseg.core.errors import ConfigError
 
 
 def check_dask(address: str | None) -> None:
@@ -41,7 +41,7 @@ def workers_at(
         yield None
         return
     check_dask(address)
-    from fusseg.spread.dask_workers import join_cluster
+    from fusseg.cluster.dask_workers import join_cluster
 
     roots = sorted({config.data.root for config in configs} - {""})
     with join_cluster(address, folders, [Path(root) for root in roots]) as workers:

@@ -10,17 +10,21 @@ from pathlib import Path
 
 import tomli_w
 
-from fusseg.atomic import write_atomically
-from fusseg.compute import choose_compute
-from fusseg.config import BackboneConfig, Config, EvaluationConfig, Grid, LocalConfig, ModelConfig
-from fusseg.config_file import parse_config
-from fusseg.data.check_masks import doubt_masks
-from fusseg.data.datasets import open_dataset, select_held_out, select_training
-from fusseg.data.findings import counted
-from fusseg.data.scene_folder import write_scenes
-from fusseg.data.small_clients import MIN_IMAGES, MOST_NAMED, small_sites
-from fusseg.data.stored import doubt_stored
-from fusseg.data.survey import (
+from fusseg.config.compute import choose_compute
+from fusseg.config.file import parse_config
+from fusseg.config.schema import (
+    BackboneConfig,
+    Config,
+    EvaluationConfig,
+    Grid,
+    LocalConfig,
+    ModelConfig,
+)
+from fusseg.core.atomic import write_atomically
+from fusseg.core.errors import ConfigError
+from fusseg.core.visible_text import say
+from fusseg.data.checks.check_masks import doubt_masks
+from fusseg.data.checks.survey import (
     NUM_LOOKED_AT,
     choose_size,
     choose_split_sites,
@@ -28,11 +32,14 @@ from fusseg.data.survey import (
     find_layout,
     sites_of_split,
 )
-from fusseg.data.unused import find_unused
-from fusseg.data.unused_masks import find_unused_masks
-from fusseg.errors import ConfigError
+from fusseg.data.checks.unused import find_unused
+from fusseg.data.checks.unused_masks import find_unused_masks
+from fusseg.data.findings import counted
+from fusseg.data.layouts.datasets import open_dataset, select_held_out, select_training
+from fusseg.data.partitions.small_clients import MIN_IMAGES, MOST_NAMED, small_sites
+from fusseg.data.stored import doubt_stored
+from fusseg.data.synthetic.scene_folder import write_scenes
 from fusseg.features.backbones import load_backbone
-from fusseg.visible_text import say
 
 NUM_CLUSTERS = 8
 """Regions where nothing tells how many."""

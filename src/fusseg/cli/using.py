@@ -5,19 +5,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from fusseg.atomic import write_atomically
 from fusseg.cli.progress import Display
 from fusseg.cli.running import describe_final, follow
-from fusseg.config import DataConfig
-from fusseg.data.datasets import check_names, check_split, open_dataset
-from fusseg.errors import ConfigError, DataError
+from fusseg.config.schema import DataConfig
+from fusseg.core.atomic import write_atomically
+from fusseg.core.errors import ConfigError, DataError
+from fusseg.data.layouts.datasets import check_names, check_split, open_dataset
 from fusseg.evaluation.named import score_named
 from fusseg.federation.strategies import resolve
-from fusseg.probing import probe_run
-from fusseg.record import GLOBAL
-from fusseg.regions import Regions, load_regions
-from fusseg.runs import Record
-from fusseg.trained_run import TrainedRun, evaluate_run, load_run
+from fusseg.runs.directory import Record
+from fusseg.runs.linear_probes import probe_run
+from fusseg.runs.load import TrainedRun, evaluate_run, load_run
+from fusseg.runs.record import GLOBAL
+from fusseg.runs.regions import Regions, load_regions
 
 
 def run_evaluate(

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fusseg.core.errors import DataError, nearest_name
+from fusseg.core.toml_file import load_toml
 from fusseg.data.items import NO_CLASS, Classes
-from fusseg.errors import DataError, nearest_name
-from fusseg.toml_file import load_toml
 
 MAX_CLASSES = 255
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fusseg.config import Crops
+from fusseg.config.schema import Crops
 from fusseg.data.items import Crop, Item
 
 CROPS: dict[Crops, tuple[Crop, ...]] = {

@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError, _imaging
 from PIL.TiffImagePlugin import TiffImageFile
 
+from fusseg.core.errors import DataError
 from fusseg.data.raster import Raster, from_integers
 from fusseg.data.tiff import MAGIC, is_deep_or_transparent, read_shape, read_tiff, unread_layout
-from fusseg.errors import DataError
 
 MAX_PIXELS = 200_000_000
 """Images with more pixels are refused before they are decoded."""

@@ -4,8 +4,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from fusseg.core.errors import DataError
 from fusseg.data.items import Dataset, Item
-from fusseg.errors import DataError
 
 Image = tuple[str, str]
 """Site and stem."""

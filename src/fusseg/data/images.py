@@ -7,12 +7,12 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from fusseg.config import AlphaChannel, DataConfig, Interpolation
+from fusseg.config.schema import AlphaChannel, DataConfig, Interpolation
 from fusseg.data.decoding import decode_raster, decoded_shape, read_file
 from fusseg.data.geometry import Fit, cut, resample, shared_shape
 from fusseg.data.items import Item
 from fusseg.data.raster import Raster
-from fusseg.data.scenes import SCENE_SHAPE, Scene, draw_scene
+from fusseg.data.synthetic.scenes import SCENE_SHAPE, Scene, draw_scene
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 """Files that are listed as images; what they are, their content tells."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fusseg.data.geometry import Share
-from fusseg.data.scenes import Scene
+from fusseg.data.synthetic.scenes import Scene
 
 Source = Path | Scene
 """Where pixels come from: a file, or a scene to be drawn."""

@@ -9,10 +9,10 @@ from jaxtyping import UInt8
 from PIL import Image
 from tifffile import COMPRESSION, PHOTOMETRIC, TiffFile, TiffPage
 
+from fusseg.core.errors import DataError
 from fusseg.data.decoding import decode, read_file
 from fusseg.data.roots import files_by_stem
 from fusseg.data.tiff import MAGIC
-from fusseg.errors import DataError
 
 SUFFIXES = (".png", ".tif", ".tiff")
 """Files that are masks."""

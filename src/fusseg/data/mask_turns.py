@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from fusseg.core.errors import DataError
 from fusseg.data.decoding import decoded_shape, read_file, read_orientation
 from fusseg.data.findings import Finding, counted, item_name
 from fusseg.data.images import source_shape
 from fusseg.data.items import Item, Source
-from fusseg.errors import DataError
 
 _LYING = 5
 """The least EXIF orientation that swaps height and width."""

@@ -6,14 +6,14 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 from PIL import Image
 
+from fusseg.core.errors import DataError
 from fusseg.data.geometry import Fit, cut, resample
 from fusseg.data.images import source_shape
 from fusseg.data.items import NO_CLASS, Classes, Item
 from fusseg.data.mask_files import read_mask
 from fusseg.data.mask_turns import explain_misfit
 from fusseg.data.mask_values import IGNORED, SeenValues, see_values
-from fusseg.data.scenes import Scene, draw_scene
-from fusseg.errors import DataError
+from fusseg.data.synthetic.scenes import Scene, draw_scene
 
 
 def load_mask(item: Item, classes: Classes) -> UInt8[np.ndarray, "height width"]:

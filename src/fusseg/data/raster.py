@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import UInt
 
-from fusseg.errors import DataError
+from fusseg.core.errors import DataError
 
 GRAY, GRAY_ALPHA, RGB, RGB_ALPHA = 1, 2, 3, 4
 """Numbers of bands of a raster."""

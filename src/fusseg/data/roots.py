@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from fusseg.config import DataConfig
-from fusseg.errors import ConfigError, DataError
+from fusseg.config.schema import DataConfig
+from fusseg.core.errors import ConfigError, DataError
 
 
 def data_root(config: DataConfig, layout: str) -> Path:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from fusseg.core.errors import DataError
 from fusseg.data.tables import read_table
-from fusseg.errors import DataError
 
 KIND = "table of splits"
 COLUMNS = ("stem", "site", "split")

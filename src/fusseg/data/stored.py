@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from fusseg.config import DataConfig
+from fusseg.config.schema import DataConfig
+from fusseg.core.errors import DataError
 from fusseg.data.decoding import holds_more
 from fusseg.data.findings import Finding
 from fusseg.data.images import Decoding, decoding_of, read_raster
 from fusseg.data.items import Item
 from fusseg.data.raster import GRAY_ALPHA, Raster
-from fusseg.errors import DataError
 
 PER_SITE, IN_ALL = 8, 400
 """Images of a site that are looked at before a run, and of all sites but for two of each."""

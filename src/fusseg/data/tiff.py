@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 from tifffile import COMPRESSION, PHOTOMETRIC, TiffFile, TiffPage
 
+from fusseg.core.errors import DataError
 from fusseg.data.raster import Bands, Raster, turned
-from fusseg.errors import DataError
 
 Answer = TypeVar("Answer")
 

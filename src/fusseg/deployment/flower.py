@@ -16,9 +16,9 @@ from typing import Any
 
 import tomli_w
 
-from fusseg.atomic import write_atomically
+from fusseg.core.atomic import write_atomically
+from fusseg.core.errors import FederationError
 from fusseg.deployment.own_script import MODULE, SCRIPT
-from fusseg.errors import FederationError
 
 APP = Path(__file__).parent / "flower-app"
 CONNECTION = "fusseg"

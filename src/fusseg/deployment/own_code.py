@@ -11,8 +11,8 @@ from typing import Any
 
 from flwr.cli.build import build_fab_from_disk
 
+from fusseg.core.errors import FederationError
 from fusseg.deployment.flower import APP
-from fusseg.errors import FederationError
 
 
 def refuse_other_code(runtime: Any) -> None:  # noqa: ANN401 - a module

@@ -14,8 +14,8 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from types import ModuleType
 
-from fusseg.errors import ConfigError
-from fusseg.visible_text import brief
+from fusseg.core.errors import ConfigError
+from fusseg.core.visible_text import brief
 
 SCRIPT, MODULE = "FUSSEG_OWN_SCRIPT", "FUSSEG_OWN_MODULE"
 """Variables of a process: the file, and its dotted name where it was started as `python -m`."""

@@ -16,7 +16,7 @@ from io import BufferedWriter, FileIO
 from pathlib import Path
 from typing import Any
 
-from fusseg.errors import ConfigError, FederationError
+from fusseg.core.errors import ConfigError, FederationError
 
 STOP_SECONDS = 10.0
 """Between the request to stop and the kill."""

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from fusseg.config import EvaluationConfig
+from fusseg.config.schema import EvaluationConfig
 from fusseg.data.images import fit_image, load_image
 from fusseg.data.items import Classes, Item
 from fusseg.data.masks import fit_mask, infer_classes, load_mask

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 
-from fusseg.errors import DataError
+from fusseg.core.errors import DataError
 from fusseg.evaluation.confusion import count_pixels
 from fusseg.evaluation.scores import Scores, score
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from jaxtyping import Int
 from torch import Tensor
 
-from fusseg.config import SEEN, Config
-from fusseg.errors import ConfigError
+from fusseg.config.schema import SEEN, Config
+from fusseg.core.errors import ConfigError
 from fusseg.evaluation.agreement import adjusted_rand, count_pairs
 from fusseg.evaluation.held_out import HeldOut, encode_held_out
 from fusseg.evaluation.matching import UNMATCHED, match_clusters, pair_iou

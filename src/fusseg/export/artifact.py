@@ -13,14 +13,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from fusseg.atomic import write_atomically
-from fusseg.config import SEEN, BackboneConfig, DataConfig, Grid
-from fusseg.config_file import parse_config
-from fusseg.errors import DataError, FussegError
-from fusseg.regions import Color, NamedCluster
+from fusseg.config.file import parse_config
+from fusseg.config.schema import SEEN, BackboneConfig, DataConfig, Grid
+from fusseg.core.atomic import write_atomically
+from fusseg.core.errors import DataError, FussegError
+from fusseg.core.version import VERSION
+from fusseg.runs.regions import Color, NamedCluster
 from fusseg.segmentation.head import HeadWeights, SegmentationHead, build_head
 from fusseg.segmentation.segmenter import Segmenter
-from fusseg.version import VERSION
 
 FORMAT_VERSION = 2
 """Newest that is read, and written where a value in an image file does not mean what it did under

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from fusseg.errors import ConfigError, DataError, first_line
+from fusseg.core.errors import ConfigError, DataError, first_line
 from fusseg.export.artifact import Artifact, save_artifact
 from fusseg.export.model_card import CARD, MODEL_FILE, PREVIEW, model_card
 

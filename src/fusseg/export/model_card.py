@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fusseg.config import WhiteLevel
+from fusseg.config.schema import WhiteLevel
 from fusseg.export.artifact import Artifact
 from fusseg.export.opening import describe_need, regions_of
 from fusseg.federation.strategies import STRATEGIES
-from fusseg.record import DEPLOYMENT
-from fusseg.regions import hex_color
+from fusseg.runs.record import DEPLOYMENT
+from fusseg.runs.regions import hex_color
 
 MODEL_FILE, CARD, PREVIEW = "model.safetensors", "README.md", "preview"
 """What a repository holds; the preview keeps its suffix."""

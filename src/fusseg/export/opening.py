@@ -4,14 +4,14 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
-from fusseg.compute import EXACT, Compute
-from fusseg.config import BackboneConfig, Config, ModelConfig
-from fusseg.errors import ConfigError
+from fusseg.config.compute import EXACT, Compute
+from fusseg.config.schema import BackboneConfig, Config, ModelConfig
+from fusseg.core.errors import ConfigError
 from fusseg.export.artifact import Artifact, BackboneNeed, load_artifact
 from fusseg.features.backbones import Backbone, load_backbone
-from fusseg.record import GLOBAL
-from fusseg.regions import Regions, join_clusters
-from fusseg.trained_run import TrainedRun
+from fusseg.runs.load import TrainedRun
+from fusseg.runs.record import GLOBAL
+from fusseg.runs.regions import Regions, join_clusters
 
 
 def load_model(

@@ -4,16 +4,16 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from fusseg.bookkeeping import check_same_round
-from fusseg.config import DataConfig, seen_alike
-from fusseg.errors import DataError
+from fusseg.config.schema import DataConfig, seen_alike
+from fusseg.core.errors import DataError
 from fusseg.export.artifact import Artifact, BackboneKind, BackboneNeed
 from fusseg.features.backbones import Backbone
 from fusseg.federation.strategies import resolve
-from fusseg.record import GLOBAL
-from fusseg.regions import NamedCluster, load_regions
-from fusseg.runs import Record, load_record
-from fusseg.trained_run import TrainedRun, pick_segmenter
+from fusseg.runs.directory import Record, load_record
+from fusseg.runs.finished_rounds import check_same_round
+from fusseg.runs.load import TrainedRun, pick_segmenter
+from fusseg.runs.record import GLOBAL
+from fusseg.runs.regions import NamedCluster, load_regions
 
 
 def pack_run(

@@ -10,19 +10,19 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from fusseg.config import ComputeConfig
+from fusseg.cluster.workers import Workers
+from fusseg.config.schema import ComputeConfig
+from fusseg.core.errors import DataError
 from fusseg.data.findings import Finding
 from fusseg.data.images import read_bytes
 from fusseg.data.items import Item, Source
-from fusseg.errors import DataError
 from fusseg.features.backbones import Backbone
+from fusseg.features.cache.store import FeatureSettings, Store, open_store
 from fusseg.features.feature_set import FeatureSet, pool_features, read_features
 from fusseg.features.pipeline import DigestedItem, Extracted, Skipped, extract_site
 from fusseg.features.shard_line import extract_on
 from fusseg.features.shards import BackboneSource
-from fusseg.features.store import FeatureSettings, Store, open_store
 from fusseg.features.views import View
-from fusseg.spread.workers import Workers
 
 Outcome = TypeVar("Outcome")
 StoreKey = tuple[str, FeatureSettings]

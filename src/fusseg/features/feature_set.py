@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
-from fusseg.features.codecs import CodedMaps, Maps, read_positions
-from fusseg.features.store import Store
+from fusseg.features.cache.codecs import CodedMaps, Maps, read_positions
+from fusseg.features.cache.store import Store
 
 _SPREAD_IMAGES = 64
 """Whose features are read for their spread."""

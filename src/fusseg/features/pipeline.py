@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float16, UInt8
 
+from fusseg.core.errors import DataError
 from fusseg.data.images import fit_image, load_image
 from fusseg.data.items import Item
-from fusseg.errors import DataError
 from fusseg.features.backbones import Backbone
-from fusseg.features.store import FeatureSettings, Store, StoreWriter, writing
+from fusseg.features.cache.store import FeatureSettings, Store, StoreWriter, writing
 
 _DECODE_THREADS = 2
 _DECODED_AHEAD = 8

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Float16, Int
 from torch import Tensor
 
-from fusseg.compute import Compute
+from fusseg.config.compute import Compute
 from fusseg.features.feature_set import FeatureSet
 
 SHARE_OF_FREE_MEMORY = 0.5

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from fusseg.errors import DataError
+from fusseg.cluster.workers import Workers, result_of, wait_until_seen
+from fusseg.core.errors import DataError
+from fusseg.features.cache.store import Store, StoreWriter, writing
 from fusseg.features.pipeline import (
     DigestedItem,
     Extracted,
@@ -25,8 +27,6 @@ from fusseg.features.shards import (
     read_outcomes,
     write_shard,
 )
-from fusseg.features.store import Store, StoreWriter, writing
-from fusseg.spread.workers import Workers, result_of, wait_until_seen
 
 
 @dataclass

@@ -19,15 +19,15 @@ from pathlib import Path
 
 import torch
 
-from fusseg.atomic import write_atomically
-from fusseg.compute import choose_compute, set_threads
-from fusseg.config import ComputeConfig, Grid
+from fusseg.config.compute import choose_compute, set_threads
+from fusseg.config.schema import ComputeConfig, Grid
+from fusseg.core.atomic import write_atomically
+from fusseg.core.errors import DataError
 from fusseg.data.images import Decoding, load_image
 from fusseg.data.items import Item
-from fusseg.errors import DataError
 from fusseg.features.backbones import Backbone, load_backbone
+from fusseg.features.cache.store import Store
 from fusseg.features.pipeline import DigestedItem, Skipped, extract_site
-from fusseg.features.store import Store
 
 SHARDS, OUTCOMES = "shards", "outcomes.json"
 SHARD_IMAGES = 64

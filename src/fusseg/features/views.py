@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from fusseg.config import Config, EvaluationConfig
+from fusseg.config.schema import Config, EvaluationConfig
+from fusseg.core.errors import ConfigError, DataError
 from fusseg.data.images import decoding_of, image_shape
 from fusseg.data.items import Item
-from fusseg.errors import ConfigError, DataError
 from fusseg.features.backbones import Backbone, check_image_size
-from fusseg.features.codecs import check_cache
-from fusseg.features.store import FeatureSettings
+from fusseg.features.cache.codecs import check_cache
+from fusseg.features.cache.store import FeatureSettings
 
 
 @dataclass(frozen=True, slots=True)

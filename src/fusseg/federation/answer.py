@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 
 from torch import Generator
 
-from fusseg.errors import FederationError
+from fusseg.core.errors import FederationError
+from fusseg.core.randomness import round_generator
 from fusseg.federation.client import Client
 from fusseg.federation.gathering import Gathering
 from fusseg.federation.points import KeptCodes
 from fusseg.federation.protocol import Protocol, Task, Work
 from fusseg.federation.state import ClientUpdate, GlobalState, Memory
-from fusseg.randomness import round_generator
 from fusseg.segmentation.objective import Model
 from fusseg.segmentation.training import Trained, Trainee, train
 

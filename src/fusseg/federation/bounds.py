@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from fusseg.errors import FederationError
+from fusseg.core.errors import FederationError
 from fusseg.federation.parts import ClientFacts, Part, PartCheck, Parts
 from fusseg.federation.state import ClientUpdate, Hello
 

@@ -6,7 +6,7 @@ from collections.abc import Container, Mapping
 from jaxtyping import Float
 from torch import Tensor
 
-from fusseg.errors import FederationError
+from fusseg.core.errors import FederationError
 from fusseg.federation.parts import Part, check_parts
 from fusseg.federation.state import ClientUpdate
 from fusseg.segmentation.objective import Model

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from fusseg.compute import EXACT, Compute
+from fusseg.config.compute import EXACT, Compute
 from fusseg.features.feature_set import FeatureSet
 
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from fusseg.errors import FederationError
+from fusseg.core.errors import FederationError
 from fusseg.federation.checks import check_first, check_model, check_update
 from fusseg.federation.protocol import Gathered, Protocol, Task, sent_parts
 from fusseg.federation.state import ClientUpdate, GlobalState

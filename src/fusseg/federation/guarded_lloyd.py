@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fusseg.errors import ConfigError
+from fusseg.core.errors import ConfigError
 from fusseg.federation.lloyd import CodeSums, move_centroids, sum_codes
 
 MIN_POSITIONS = 100

@@ -8,15 +8,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fusseg.errors import FederationError
+from fusseg.core.errors import FederationError
+from fusseg.core.randomness import round_generator
+from fusseg.core.version import VERSION
 from fusseg.federation.client import Client
 from fusseg.federation.protocol import Protocol
 from fusseg.federation.state import Hello
 from fusseg.federation.weights import bounded_counts
-from fusseg.randomness import round_generator
 from fusseg.segmentation.objective import LocalTraining, Numbers
 from fusseg.segmentation.training import TrainingPlan
-from fusseg.version import VERSION
 
 MOST_TIMES_MEDIAN = 10
 """Passes over the largest client are at most so many times those over the median one: nobody makes

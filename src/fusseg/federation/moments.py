@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 from torch.nn.functional import normalize
 
-from fusseg.errors import FederationError
+from fusseg.core.errors import FederationError
 from fusseg.federation.bounds import moments_of_features
 from fusseg.federation.clustering import kmeans
 from fusseg.federation.parts import Part

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 import torch
 
+from fusseg.core.randomness import round_generator
 from fusseg.federation.protocol import Protocol
-from fusseg.randomness import round_generator
 
 _DRAW = "/participants"
 """The draw as a party of its own; no site's name holds a slash."""

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fusseg.errors import FederationError
+from fusseg.core.errors import FederationError
 from fusseg.segmentation.head import HeadWeights
 
 HEAD = "head."

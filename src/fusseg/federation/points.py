@@ -7,8 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from fusseg.core.randomness import image_generator
 from fusseg.features.feature_set import FeatureSet
-from fusseg.randomness import image_generator
 from fusseg.segmentation.head import HeadWeights, build_head
 
 _CHUNK_POSITIONS = 4096

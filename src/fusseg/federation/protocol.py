@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from fusseg.config import Config, Wire
+from fusseg.config.schema import Config, Wire
 from fusseg.federation.client import Client
 from fusseg.federation.clustering import Distance
 from fusseg.federation.parts import Part

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from fusseg.core.randomness import SERVER, round_generator
 from fusseg.federation.gathering import Gathering
 from fusseg.federation.protocol import Protocol, Task
 from fusseg.federation.state import ClientUpdate, GlobalState
-from fusseg.randomness import SERVER, round_generator
 from fusseg.segmentation.head import initial_head
 from fusseg.segmentation.objective import Model
 from fusseg.segmentation.training import TrainingPlan

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from math import ceil, floor
 
-from fusseg.config import FederationConfig
+from fusseg.config.schema import FederationConfig
 
 DEPLOYED_SHARE = 0.5
 """What `federation.max_weight_share = "auto"` stands for where sites count their images themselves:

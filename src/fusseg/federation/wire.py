@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from fusseg.config import Wire
+from fusseg.config.schema import Wire
 from fusseg.federation.parts import Part, name_head
 from fusseg.federation.state import ClientUpdate, GlobalState
 from fusseg.segmentation.head import HeadWeights

@@ -7,10 +7,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from fusseg.core.errors import DataError, FussegError
+from fusseg.core.unwritable import UnwritableError
 from fusseg.data.images import Decoding, decoding_of, raster_of, read_bytes, to_rgb
 from fusseg.data.items import Item
 from fusseg.data.stored import Stored, look_at
-from fusseg.errors import DataError, FussegError
 from fusseg.prediction.results import (
     SourceImage,
     check_folder,
@@ -24,7 +25,6 @@ from fusseg.prediction.segmenter import Segmenter, segment_images
 from fusseg.prediction.sources import result_files
 from fusseg.prediction.tiling import Pixels, Track, untracked
 from fusseg.prediction.viewing import PredictOptions
-from fusseg.unwritable import UnwritableError
 
 Place = tuple[Path, Path]
 """An image file, and where its results go: a path below the folder of results, without suffix."""

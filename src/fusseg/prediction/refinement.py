@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, normalize
 
-from fusseg.errors import ConfigError
+from fusseg.core.errors import ConfigError
 from fusseg.prediction.strips import (
     Assigned,
     count,
@@ -26,7 +26,7 @@ from fusseg.prediction.strips import (
     windows,
 )
 from fusseg.prediction.tiling import Pixels
-from fusseg.regions import Regions
+from fusseg.runs.regions import Regions
 from fusseg.segmentation.segmenter import Segmenter, pixel_cosines
 
 MAX_CRF_PIXELS = 2_000_000

@@ -16,17 +16,17 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from fusseg.atomic import write_atomically
-from fusseg.config import SEEN
-from fusseg.errors import DataError
+from fusseg.config.schema import SEEN
+from fusseg.core.atomic import write_atomically
+from fusseg.core.colors import UNASSIGNED, overlay
+from fusseg.core.errors import DataError
+from fusseg.core.unwritable import blaming
+from fusseg.core.version import VERSION
 from fusseg.prediction.segmentation import Segmentation
 from fusseg.prediction.segmenter import Segmenter
 from fusseg.prediction.tiling import Pixels
 from fusseg.prediction.viewing import PredictOptions
-from fusseg.regions import hex_color
-from fusseg.report.colors import UNASSIGNED, overlay
-from fusseg.unwritable import blaming
-from fusseg.version import VERSION
+from fusseg.runs.regions import hex_color
 
 FORMAT_VERSION = 1
 JPEG_SIDE = 65_500

@@ -7,7 +7,7 @@ from jaxtyping import UInt8
 
 from fusseg.prediction.strips import Assigned
 from fusseg.prediction.viewing import Viewing
-from fusseg.regions import Color, Region, Regions
+from fusseg.runs.regions import Color, Region, Regions
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from fusseg.coloring import numbered_regions
-from fusseg.compute import settle_in_child
-from fusseg.config import DataConfig
+from fusseg.config.compute import settle_in_child
+from fusseg.config.schema import DataConfig
+from fusseg.core.errors import ConfigError, DataError
 from fusseg.data.images import decoding_of, fit_image, load_image
 from fusseg.data.items import Item
-from fusseg.errors import ConfigError, DataError
 from fusseg.export.opening import load_model
 from fusseg.features.backbones import Backbone
 from fusseg.prediction.identity import Source, identify
@@ -25,10 +24,11 @@ from fusseg.prediction.segmentation import Segmentation, describe_areas
 from fusseg.prediction.strips import assign_strips
 from fusseg.prediction.tiling import Bands, Pixels, Track, code_bands, untracked
 from fusseg.prediction.viewing import PredictOptions, Viewing, view_image
-from fusseg.regions import Regions, load_regions
+from fusseg.report.cluster_colors import numbered_regions
+from fusseg.runs.load import TrainedRun, load_run, pick_segmenter
+from fusseg.runs.regions import Regions, load_regions
 from fusseg.segmentation.segmenter import Segmenter as Model
 from fusseg.segmentation.segmenter import encode
-from fusseg.trained_run import TrainedRun, load_run, pick_segmenter
 
 DEFAULT_OPTIONS = PredictOptions()
 

@@ -4,9 +4,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from fusseg.core.errors import DataError
 from fusseg.data.images import SUFFIXES
 from fusseg.data.roots import named
-from fusseg.errors import DataError
 
 _OVERLAY = ".overlay.jpg"
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from fusseg.regions import Regions
+from fusseg.runs.regions import Regions
 from fusseg.segmentation.segmenter import Segmenter, Strip, assign, cosines, similarities
 
 STRIP_BYTES = 2**27

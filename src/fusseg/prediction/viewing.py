@@ -3,10 +3,10 @@
 import math
 from dataclasses import dataclass
 
-from fusseg.config import DataConfig
+from fusseg.config.schema import DataConfig
+from fusseg.core.errors import ConfigError, nearest_name
 from fusseg.data.decoding import MAX_PIXELS
-from fusseg.errors import ConfigError, nearest_name
-from fusseg.features.backbone import Backbone
+from fusseg.features.backbones.backbone import Backbone
 from fusseg.prediction.tiling import Tiling
 
 REFINEMENTS = ("none", "guided", "crf")

@@ -5,12 +5,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from fusseg.regions import Regions
+from fusseg.core.version import VERSION
 from fusseg.report import figures
 from fusseg.report.numbers import cluster_names
 from fusseg.report.quality_page import PicturedImage, picture_cards
 from fusseg.report.templates import render_page
-from fusseg.version import VERSION
+from fusseg.runs.regions import Regions
 
 
 def render_adaptation(

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from fusseg.core.version import VERSION
 from fusseg.report.templates import finish_page, open_templates, read_part
-from fusseg.version import VERSION
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from fusseg.core.version import VERSION
 from fusseg.report import comparison, numbers
 from fusseg.report.comparison import ComparedRun
 from fusseg.report.comparison_figures import Curve, overlaid_curves
 from fusseg.report.scored import name_scored
 from fusseg.report.templates import render_page
-from fusseg.version import VERSION
 
 
 def render_comparison(runs: Sequence[ComparedRun], command: str) -> str:

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fusseg.config import Config
-from fusseg.config_file import differing_keys, flatten, to_table
-from fusseg.portable_paths import without_folders_in
+from fusseg.config.file import differing_keys, flatten, to_table
+from fusseg.config.schema import Config
+from fusseg.core.portable_paths import without_folders_in
 from fusseg.report import formatting
 from fusseg.report.numbers import Spread, latest_scores, spread
 

@@ -10,15 +10,15 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from fusseg.core.version import VERSION
 from fusseg.evaluation.quality import average_quality
 from fusseg.evaluation.stability import Judgement
-from fusseg.regions import Regions
 from fusseg.report import figures
 from fusseg.report.embedding import photo_uri, regions_uri
 from fusseg.report.numbers import cluster_names
 from fusseg.report.svg import COLORS, draw_svg, tip
 from fusseg.report.templates import render_page
-from fusseg.version import VERSION
+from fusseg.runs.regions import Regions
 
 _SIZE = (470.0, 220.0)
 _AREA = (0.12, 0.2, 0.84, 0.74)

@@ -7,10 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from fusseg.core.version import VERSION
 from fusseg.evaluation.cluster_number import STABLE, Judged, Suggestion
 from fusseg.report.svg import COLORS, draw_svg, tip
 from fusseg.report.templates import render_page
-from fusseg.version import VERSION
 
 _SIZE = (470.0, 250.0)
 _AREA = (0.13, 0.18, 0.83, 0.78)

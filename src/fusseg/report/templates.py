@@ -8,9 +8,9 @@ from importlib import resources
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from fusseg.portable_paths import without_folders
+from fusseg.core.portable_paths import without_folders
+from fusseg.core.visible_text import visible
 from fusseg.report import formatting
-from fusseg.visible_text import visible
 
 _FILTERS = ("score", "loss", "share", "count", "size", "duration", "listing", "plural")
 

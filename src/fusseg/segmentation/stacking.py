@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fusseg.compute import Compute
+from fusseg.config.compute import Compute
 from fusseg.segmentation.objective import LocalTraining
 
 _SHARE_OF_FREE_MEMORY = 0.5

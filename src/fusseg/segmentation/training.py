@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from fusseg.compute import EXACT, Compute
+from fusseg.config.compute import EXACT, Compute
 from fusseg.features.resident import FeatureSource
 from fusseg.segmentation.adam import Adam
 from fusseg.segmentation.head import HeadWeights

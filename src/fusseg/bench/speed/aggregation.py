@@ -12,7 +12,7 @@ from fusseg.bench.speed.inputs import plain_plan, random_codes, random_model
 from fusseg.bench.speed.rows import Figures, Limit, SpeedRow, speed_row
 from fusseg.bench.speed.sizes import Setting, Sizes
 from fusseg.bench.speed.timing import time_alternately
-from fusseg.config import Config, FederationConfig, ModelConfig
+from fusseg.config.schema import Config, FederationConfig, ModelConfig
 from fusseg.federation.clustering import MAX_ITERATIONS, RESTARTS, kmeans
 from fusseg.federation.gathering import aggregate
 from fusseg.federation.moments import sum_moments

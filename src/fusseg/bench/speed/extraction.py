@@ -14,11 +14,11 @@ from torch.nn.functional import cosine_similarity
 from fusseg.bench.speed.rows import Figures, Limit, SpeedRow, missing_row, speed_row
 from fusseg.bench.speed.sizes import Setting
 from fusseg.bench.speed.timing import time_alternately
-from fusseg.compute import Compute, has_bfloat16
-from fusseg.config import BackboneConfig, Config, DataConfig
-from fusseg.data.datasets import open_dataset
+from fusseg.config.compute import Compute, has_bfloat16
+from fusseg.config.schema import BackboneConfig, Config, DataConfig
 from fusseg.data.images import decoding_of, fit_image, load_image
-from fusseg.data.scenes import Scene, draw_scene
+from fusseg.data.layouts.datasets import open_dataset
+from fusseg.data.synthetic.scenes import Scene, draw_scene
 from fusseg.features.backbones import Backbone, load_backbone
 from fusseg.features.extraction import extract_features, wait_for
 from fusseg.features.views import View, training_views

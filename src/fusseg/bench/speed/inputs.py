@@ -9,7 +9,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from fusseg.config import ModelConfig
+from fusseg.config.schema import ModelConfig
 from fusseg.features.feature_set import FeatureSet
 from fusseg.segmentation.head import initial_head
 from fusseg.segmentation.objective import Model

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from fusseg.bench.speed.products import REFERENCE_SHAPE, product_rate
-from fusseg.compute import has_bfloat16, processor_name
-from fusseg.config import DeviceName
-from fusseg.record import versions
+from fusseg.config.compute import has_bfloat16, processor_name
+from fusseg.config.schema import DeviceName
+from fusseg.runs.record import versions
 
 _MEMORY_INFO = Path("/proc/meminfo")
 

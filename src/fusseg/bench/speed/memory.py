@@ -9,7 +9,7 @@ from fusseg.bench.speed.inputs import write_images
 from fusseg.bench.speed.memory_meter import MemoryMeter, anonymous_bytes
 from fusseg.bench.speed.rows import Figures, Limit, SpeedRow, missing_row, speed_row
 from fusseg.bench.speed.sizes import Setting
-from fusseg.config import (
+from fusseg.config.schema import (
     BackboneConfig,
     Config,
     DataConfig,
@@ -17,11 +17,11 @@ from fusseg.config import (
     FederationConfig,
     LocalConfig,
 )
-from fusseg.engine import TrainingBegun
-from fusseg.experiment import run_experiment
 from fusseg.features.extraction import wait_for
 from fusseg.federation.state import ClientUpdate
-from fusseg.preparation import prepare
+from fusseg.runs.engine import TrainingBegun
+from fusseg.runs.prepare import prepare
+from fusseg.runs.train import run_experiment
 
 CONSTANT = Limit("ratio", 1.1)
 SMALL = Limit("peak_bytes", 2 * 2**30, says="at most 2 GiB")

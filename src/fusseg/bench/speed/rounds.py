@@ -8,8 +8,9 @@ from fusseg.bench.speed.inputs import plain_plan, random_features
 from fusseg.bench.speed.rows import Figures, Limit, SpeedRow, speed_row
 from fusseg.bench.speed.sizes import Setting
 from fusseg.bench.speed.timing import time_alternately
-from fusseg.compute import Compute
-from fusseg.config import Config, FederationConfig
+from fusseg.config.compute import Compute
+from fusseg.config.schema import Config, FederationConfig
+from fusseg.core.randomness import SERVER, round_generator
 from fusseg.federation.answer import start_training
 from fusseg.federation.client import Client
 from fusseg.federation.gathering import aggregate
@@ -17,7 +18,6 @@ from fusseg.federation.rounds import Round, initial_state, run_rounds
 from fusseg.federation.simulation import simulate
 from fusseg.federation.state import ClientUpdate, GlobalState
 from fusseg.federation.strategies import resolve
-from fusseg.randomness import SERVER, round_generator
 from fusseg.segmentation.training import train
 
 ROUND, SERVER_SHARE = Limit("ratio", 1.05), Limit("ratio", 0.01)

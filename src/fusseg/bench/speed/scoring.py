@@ -22,12 +22,12 @@ from fusseg.bench.speed.products import (
 from fusseg.bench.speed.rows import Figures, Limit, SpeedRow, speed_row
 from fusseg.bench.speed.sizes import Setting
 from fusseg.bench.speed.timing import time_alternately
-from fusseg.config import ModelConfig
+from fusseg.config.schema import ModelConfig
 from fusseg.data.items import Classes, Item
 from fusseg.evaluation.confusion import count_pixels
 from fusseg.evaluation.held_out import HeldOut, evaluate
 from fusseg.evaluation.quality import sum_quality
-from fusseg.features.store import FeatureSettings
+from fusseg.features.cache.store import FeatureSettings
 from fusseg.features.views import View
 from fusseg.segmentation.segmenter import (
     Segmenter,

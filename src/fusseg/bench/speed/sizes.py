@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from fusseg.config import DeviceName
+from fusseg.config.schema import DeviceName
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,8 +22,8 @@ from fusseg.bench.speed.rows import (
 )
 from fusseg.bench.speed.sizes import Setting
 from fusseg.bench.speed.timing import time_alternately
-from fusseg.compute import Compute, has_bfloat16
-from fusseg.config import LocalConfig, ModelConfig
+from fusseg.config.compute import Compute, has_bfloat16
+from fusseg.config.schema import LocalConfig, ModelConfig
 from fusseg.features.neighbors import nearest_neighbors
 from fusseg.features.resident import make_resident
 from fusseg.segmentation.objectives import settle_local

@@ -3,8 +3,8 @@
 A strategy is one file here and one entry of `STRATEGIES`; docs/extending.md adds one from a script.
 """
 
-from fusseg.config import Config
-from fusseg.errors import ConfigError, nearest_name
+from fusseg.config.schema import Config
+from fusseg.core.errors import ConfigError, nearest_name
 from fusseg.federation.protocol import Protocol, Strategy
 from fusseg.federation.strategies import (
     centralized,

@@ -1,7 +1,7 @@
 """PCA: no training. The head is federated PCA, the centroids are from Lloyd (section 3b)."""
 
-from fusseg.config import Config
-from fusseg.errors import ConfigError
+from fusseg.config.schema import Config
+from fusseg.core.errors import ConfigError
 from fusseg.federation.lloyd import LLOYD_STEP
 from fusseg.federation.moments import MOMENTS
 from fusseg.federation.protocol import Protocol, Strategy, Task

@@ -6,10 +6,10 @@ script.
 
 from typing import Any
 
-from fusseg.config import Config, LocalConfig
-from fusseg.config_file import build_settings
-from fusseg.config_file import spell_out as spell_out_tables
-from fusseg.errors import ConfigError, nearest_name
+from fusseg.config.file import build_settings
+from fusseg.config.file import spell_out as spell_out_tables
+from fusseg.config.schema import Config, LocalConfig
+from fusseg.core.errors import ConfigError, nearest_name
 from fusseg.segmentation.objective import LocalTraining, Objective
 from fusseg.segmentation.objectives import stego
 

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from fusseg.config import at_least
-from fusseg.errors import ConfigError
+from fusseg.config.schema import at_least
+from fusseg.core.errors import ConfigError
 from fusseg.features.feature_set import FeatureSet
 from fusseg.features.neighbors import cached_neighbors, nearest_neighbors
 from fusseg.segmentation.head import HeadWeights, narrow, project

@@ -1,0 +1,394 @@
+"""Settings of one experiment: one frozen dataclass per stage.
+
+Names of tables that live elsewhere (data layouts, backbones, strategies) are checked where the
+table is, so that a new entry is one line there and none here.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+from fusseg.core.errors import ConfigError
+
+Fit = Literal["crop", "stretch"]
+Crops = Literal["none", "five"]
+Interpolation = Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
+AlphaChannel = Literal["blend", "ignore"]
+WhiteLevel = int | dict[str, int]
+Wire = Literal["float32", "bfloat16"]
+Grid = Literal["square"] | tuple[int, int]
+Precision = Literal["auto", "float32", "bfloat16"]
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which images train, which are held out, and how they are brought to one size."""
+
+    layout: str = "sites"
+    """How the images are laid out: `sites` (a folder per site), `images` (one folder, one site),
+    `cityscapes`, `coco-stuff`, or `synthetic` (generated)."""
+    root: str = ""
+    """Folder of the data, relative to the working directory; unused by `synthetic`."""
+    splits: str = "splits.csv"
+    """Table of splits inside the root (columns stem, site, split)."""
+    scenes: str = "pipes"
+    """What `synthetic` draws: `pipes` (binary) or `streets` (multi-class)."""
+    images_per_site: int = 40
+    """Images that `synthetic` draws per site, at least 2."""
+    scene_seed: int = 0
+    """Seed of the generated scenes, apart from the seed of training."""
+    train_sites: tuple[str, ...] = ()
+    """Sites (or values of the column) that train; empty: all that are not held out."""
+    held_out_sites: tuple[str, ...] = ()
+    """Sites (or values of the column) whose images are evaluated; empty: none."""
+    train_split: str = ""
+    """Split that trains; empty: every image of the training sites."""
+    held_out_split: str = ""
+    """Split that is evaluated; empty: every image of the held-out sites."""
+    train_list: str = ""
+    """File with one `stem` or `site/stem` per line: of the training images, only these train."""
+    held_out_list: str = ""
+    """File with one `stem` or `site/stem` per line: of the held-out images, only these count."""
+    partition: str = "site"
+    """Who holds which training image: `site`, `iid`, `dirichlet`, `blocks`, `column:NAME` or
+    `file:PATH`."""
+    num_clients: int = 0
+    """Clients that share the training images; 0: as many as sites."""
+    alpha: float = 0.5
+    """Concentration of `dirichlet`: small is uneven, large is even."""
+    partition_seed: int = 0
+    """Seed of `iid` and `dirichlet`: part of the data, apart from the seed of training."""
+    crops: Crops = "none"
+    """`five`: each training image becomes its four quarters and its center, each half as high and
+    wide; held-out images stay whole."""
+    image_size: tuple[int, int] = (320, 320)
+    """Height and width in pixels that the backbone sees."""
+    fit: Fit = "crop"
+    """`crop`: shorter side to size, then center crop; `stretch`: ignore the aspect ratio."""
+    interpolation: Interpolation = "bilinear"
+    """Resampling of images, antialiased; labels are always taken from the nearest pixel."""
+    # A table cannot be hashed; equal settings without it hash alike all the same.
+    white_level: WhiteLevel | None = field(default=None, hash=False)
+    """Stored value that counts as white, at all sites; or a table of it by number of bands, such as
+    `{1 = 4095, 3 = 65535}`; unset, or above what a file's type holds: the type's maximum."""
+    alpha_channel: AlphaChannel = "blend"
+    """A last band that is flagged as transparency: `blend` the image onto white, or `ignore` it."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: If a size or count is too small, or a white level out of range.
+        """
+        check_sides_range("data.image_size", self.image_size)
+        at_least("data.images_per_site", self.images_per_site, 2)
+        at_least("data.scene_seed", self.scene_seed, 0, 2**63 - 1)
+        at_least("data.num_clients", self.num_clients, 0, 100_000)
+        at_least("data.partition_seed", self.partition_seed, 0, 2**63 - 1)
+        above_zero("data.alpha", self.alpha)
+        _check_white_level(self.white_level)
+
+
+SEEN = ("image_size", "fit", "interpolation", "white_level", "alpha_channel")
+"""Settings of the data that decide what the backbone sees of an image."""
+
+
+def seen_alike(data: DataConfig, used: DataConfig) -> DataConfig:
+    """Set how images are seen as in other settings; which images they are stays."""
+    return replace(data, **{name: getattr(used, name) for name in SEEN})
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """The frozen network that turns images into features."""
+
+    name: str = "filterbank"
+    """`filterbank`, `onnx:PATH`, or a Hugging Face id or local folder of a ViT."""
+    grid: Grid | None = None
+    """How the tokens of an ONNX file lie in the image: `square`, or rows and columns; unset: the
+    file gives a map."""
+    center: bool | Literal["auto"] = "auto"
+    """Subtract the global mean feature; `auto`: as the kind of backbone needs."""
+    batch_size: int = 1
+    """Images per forward pass of the extraction; larger ones pay on wide machines only."""
+    cache: str = "float16"
+    """How features are kept: `float16`, `int8` (per image and channel), `pca:R` (R components)."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: If the name is empty, the batch size below 1, or the cache unknown.
+        """
+        if not self.name:
+            raise ConfigError("backbone.name must not be empty")
+        if not re.fullmatch(r"float16|int8|pca:[1-9]\d{0,4}", self.cache):
+            raise ConfigError(
+                "backbone.cache must be 'float16', 'int8' or 'pca:R' with the number of principal "
+                f"components for R, such as 'pca:64', got {self.cache!r}"
+            )
+        for side in self.grid if isinstance(self.grid, tuple) else ():
+            at_least("backbone.grid", side, 1, 2**14)
+        at_least("backbone.batch_size", self.batch_size, 1, 10_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Size of what is trained."""
+
+    num_clusters: int = 27
+    """Number of regions, K in the paper; at most 255, the indices of an 8-bit image."""
+    code_dim: int = 70
+    """Channels of the code, D in the paper."""
+    start: str = ""
+    """Run directory whose model training starts from; empty: a new one is drawn."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: If a size is too small, or there are more than 255 clusters.
+        """
+        at_least("model.num_clusters", self.num_clusters, 2, 255)
+        at_least("model.code_dim", self.code_dim, 1, 4096)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalConfig:
+    """How one client trains between two server rounds (method section 3)."""
+
+    objective: str = "stego"
+    """What a step minimizes: `stego`; its own settings are in the table of its name."""
+    steps: int | None = None
+    """Optimizer steps per round, the same for every client; unset: given by `epochs`."""
+    epochs: float | None = None
+    """Passes over the largest site per round; unset, with `steps` unset too: 1."""
+    batch_size: int = 8
+    """Query images per step."""
+    head_learning_rate: float = 5e-4
+    centroid_learning_rate: float = 5e-3
+    fedprox_weight: float = 0.0
+    """FedProx: weight of half the squared distance to the received head (mu); the paper: 0.001."""
+    fedmoon_weight: float = 0.0
+    """FedMOON: weight of the contrast to the received and the own previous head; the paper: 1."""
+    fedmoon_temperature: float = 0.5
+    """FedMOON: divides the cosines."""
+    # Tables cannot be hashed; equal settings without them hash alike all the same.
+    tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
+    """The objectives' own tables by name, as written: in TOML `[local.NAME]`."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: If a count, weight or rate is out of range, or a table is called like a
+                setting.
+        """
+        self._check_length()
+        at_least("local.batch_size", self.batch_size, 2, 10_000)
+        for name in ("fedprox", "fedmoon"):
+            at_least(f"local.{name}_weight", getattr(self, f"{name}_weight"), 0)
+        for name in ("head_learning_rate", "centroid_learning_rate", "fedmoon_temperature"):
+            above_zero(f"local.{name}", getattr(self, name))
+        for name in self.tables.keys() & {setting.name for setting in fields(self)} - {"tables"}:
+            raise ConfigError(f"local.{name} is a setting; no objective's table can have its name")
+
+    def _check_length(self) -> None:
+        if self.steps is not None and self.epochs is not None:
+            raise ConfigError(
+                f"local.steps and local.epochs exclude each other, got {self.steps} and "
+                f"{self.epochs}; remove one"
+            )
+        if self.steps is not None:
+            at_least("local.steps", self.steps, 1)
+        if self.epochs is not None:
+            above_zero("local.epochs", self.epochs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FederationConfig:
+    """Who aggregates what, how often (method section 3b)."""
+
+    strategy: str = "fedcc-kmeans"
+    """`fedavg`, `fedcc-kmeans`, `fedcc-maximin`, `consensus`, `lloyd`, `pca` (no training), or the
+    baselines `local` and `centralized`."""
+    rounds: int = 10
+    """Rounds of training; `pca` has none."""
+    lloyd_rounds: int = 0
+    """Steps of federated Lloyd after the last round of training; 0: none."""
+    clients_per_round: int = 0
+    """Clients drawn anew for every round, of training or of the finish; 0, or more than there are:
+    all of them."""
+    positions_per_image: int = 200
+    """Random positions per image that Lloyd, PCA and consensus look at; 0: all of them."""
+    distance: Literal["cosine", "euclidean"] = "cosine"
+    """How FedCC compares centroids; the paper uses `euclidean`."""
+    weighted: bool = True
+    """Weigh clients by their number of images (W in the paper's Table 3)."""
+    max_weight_share: float | Literal["auto"] = "auto"
+    """Share of every average that one client can have by its number of images; `auto`: 0.5 in a
+    deployment, else 1: any."""
+    aggregate_heads: bool = True
+    """Average the heads (E); otherwise each client keeps its own."""
+    aggregate_centroids: bool = True
+    """Aggregate the centroids (C); otherwise each client keeps its own."""
+    server_learning_rate: float = 1.0
+    """Step of the head towards the clients' average; 1: the average itself, as in the paper."""
+    wire: Wire = "float32"
+    """How heads travel: `float32`, or `bfloat16`: rounded down to the client, the change of each
+    weight rounded on the way back."""
+    max_mean_distance: float = 10.0
+    """In deployment: how far a site's mean feature may lie from the other sites', in standard
+    deviations of their features; 0: anywhere."""
+    min_sites: int = 0
+    """In deployment: a round needs so many usable answers; 0: one from every approved site."""
+    round_timeout: float = 3600.0
+    """In deployment: seconds until an exchange closes with the answers that are there."""
+    wait_timeout: float = 3600.0
+    """In deployment: seconds to wait for missing sites, before round 1 and for the quorum."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: If there is no round, a count is negative, a timeout too short, or a round
+                needs more answers than it asks for.
+        """
+        at_least("federation.rounds", self.rounds, 1)
+        at_least("federation.lloyd_rounds", self.lloyd_rounds, 0)
+        at_least("federation.positions_per_image", self.positions_per_image, 0)
+        above_zero("federation.server_learning_rate", self.server_learning_rate)
+        at_least("federation.server_learning_rate", self.server_learning_rate, 0, 100)
+        at_least("federation.clients_per_round", self.clients_per_round, 0, 100_000)
+        if self.max_weight_share != "auto":
+            at_least("federation.max_weight_share", self.max_weight_share, 0.01, 1)
+        at_least("federation.max_mean_distance", self.max_mean_distance, 0)
+        at_least("federation.min_sites", self.min_sites, 0, 100_000)
+        if 0 < self.clients_per_round < self.min_sites:
+            raise ConfigError(
+                f"federation.min_sites is {self.min_sites}, but federation.clients_per_round asks "
+                f"{self.clients_per_round} sites in a round; lower the first or raise the second"
+            )
+        for name in ("round_timeout", "wait_timeout"):
+            at_least(f"federation.{name}", getattr(self, name), 1, 30 * 86400)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """When the model is scored, and on which view of the held-out images (method section 5)."""
+
+    every: int = 1
+    """Score after every n-th round and after the last; 0: after the last only."""
+    image_size: tuple[int, int] | None = None
+    """Height and width in pixels of the held-out images; unset: as `data.image_size`."""
+    whole: bool = False
+    """See each held-out image whole: its shorter side becomes the smaller side of the size."""
+    flip: bool = False
+    """Average the codes of an image with those of its mirror image."""
+    crf: bool = False
+    """Refine what is scored with a dense CRF, at some seconds per image."""
+    at_sites: bool = False
+    """Score on those training images that have masks, where no site is held out; in deployment the
+    sites count, and send their confusion counts."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: If a count is negative, or a side too small or too large.
+        """
+        at_least("evaluation.every", self.every, 0)
+        if self.image_size is not None:
+            check_sides_range("evaluation.image_size", self.image_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """With what a machine computes; results agree to rounding, and within one precision."""
+
+    precision: Precision = "float32"
+    """Of the matrix products of backbone and training; `auto`: bfloat16 where the device has it."""
+    device: DeviceName = "auto"
+    """Where training runs; `auto`: on CUDA where there is one, else on the processor."""
+    threads: int = 0
+    """Threads of the processor; 0: what torch chooses."""
+    clients_at_once: int = 0
+    """Clients that train in one batched step; 0: one on the processor, as many as fit on a GPU."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: If a count is negative.
+        """
+        at_least("compute.threads", self.threads, 0, 1024)
+        at_least("compute.clients_at_once", self.clients_at_once, 0, 100_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """All settings of one run; results depend on nothing else."""
+
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    local: LocalConfig = field(default_factory=LocalConfig)
+    federation: FederationConfig = field(default_factory=FederationConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+
+    def __post_init__(self) -> None:
+        """Check the seed.
+
+        Raises:
+            ConfigError: If the seed is negative.
+        """
+        at_least("seed", self.seed, 0, 2**63 - 1)
+
+
+def at_least(name: str, value: int | float, bound: int | float, most: int | float = 10**9) -> None:
+    """Refuse a setting below its bound, or above what could ever be meant.
+
+    Raises:
+        ConfigError: If the value is below the bound or above the other.
+    """
+    if not value >= bound:
+        raise ConfigError(f"{name} must be at least {bound}, got {value}")
+    if value > most:
+        raise ConfigError(f"{name} must be at most {most}, got {value}")
+
+
+def check_sides_range(name: str, size: tuple[int, int]) -> None:
+    """Refuse an image size that no image could be meant to have.
+
+    Raises:
+        ConfigError: If a side is too small or too large.
+    """
+    if not all(16 <= side <= 16384 for side in size):
+        raise ConfigError(f"{name} must be 16 to 16384 pixels a side, got {list(size)}")
+
+
+def _check_white_level(white_level: WhiteLevel | None) -> None:
+    table = white_level if isinstance(white_level, dict) else {"": white_level}
+    for bands, level in table.items():
+        name = f"data.white_level.{bands}" if bands else "data.white_level"
+        if bands not in ("", "1", "2", "3", "4"):
+            raise ConfigError(
+                f"data.white_level has the key {bands!r}; the keys are numbers of bands: 1 for "
+                "gray, 3 for RGB, 2 and 4 for those with transparency"
+            )
+        if level is not None:
+            at_least(name, level, 1, 65535)
+
+
+def above_zero(name: str, value: int | float) -> None:
+    """Refuse a setting that is not positive.
+
+    Raises:
+        ConfigError: If the value is zero or below.
+    """
+    if not value > 0:
+        raise ConfigError(f"{name} must be above 0, got {value}")

@@ -1,0 +1,1 @@
+"""What every room uses: errors, files, text, random sources, colors and the version."""

@@ -1,0 +1,1 @@
+"""What `fusseg check` looks for before anything runs."""

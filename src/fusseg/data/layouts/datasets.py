@@ -1,0 +1,165 @@
+"""The table of data layouts, and which images of a data set train and which are held out."""
+
+from collections.abc import Callable
+
+from fusseg.config.schema import DataConfig
+from fusseg.core.errors import ConfigError, nearest_name
+from fusseg.data.image_lists import pick_listed
+from fusseg.data.items import Classes, Dataset, Item, select
+from fusseg.data.layouts.cityscapes import open_cityscapes
+from fusseg.data.layouts.coco_stuff import open_coco_stuff
+from fusseg.data.layouts.columns import give_to_column
+from fusseg.data.layouts.image_folder import open_images
+from fusseg.data.layouts.sites import open_sites
+from fusseg.data.synthetic.scenes import SCENES, Scene
+
+
+def generate_sites(config: DataConfig) -> Dataset:
+    """List generated scenes, all of them labeled; they are drawn when they are loaded.
+
+    Raises:
+        ConfigError: If there are no such scenes.
+    """
+    if config.scenes not in SCENES:
+        raise ConfigError(
+            f"unknown data.scenes {config.scenes!r}; {nearest_name(config.scenes, SCENES)}"
+        )
+    kind = SCENES[config.scenes]
+    items = []
+    for site in sorted(kind.sites):
+        for index in range(config.images_per_site):
+            scene = Scene(config.scenes, site, index, config.scene_seed)
+            items.append(Item(site, f"{index:05d}", "", scene, scene))
+    return Dataset(tuple(items), Classes(kind.class_names, colors=kind.colors))
+
+
+DATASETS: dict[str, Callable[[DataConfig], Dataset]] = {
+    "sites": open_sites,
+    "images": open_images,
+    "cityscapes": open_cityscapes,
+    "coco-stuff": open_coco_stuff,
+    "synthetic": generate_sites,
+}
+"""Data layouts by name; adding one is one function and one line."""
+
+
+def open_dataset(config: DataConfig) -> Dataset:
+    """List the images of the layout that the settings name, each with the name it is selected by.
+
+    Raises:
+        ConfigError: If the layout is unknown, or its settings are wrong.
+        DataError: If what the settings point to is missing or malformed.
+    """
+    if config.layout not in DATASETS:
+        raise ConfigError(
+            f"unknown data.layout {config.layout!r}; {nearest_name(config.layout, DATASETS)}"
+        )
+    return give_to_column(DATASETS[config.layout](config), config)
+
+
+def select_training(dataset: Dataset, config: DataConfig) -> tuple[Item, ...]:
+    """Pick the images that train; clients and crops are left to `training_images`.
+
+    With no training sites named, all sites train that are not held out; where two different
+    splits are set, held-out sites train as well. Named sites must have images in the split,
+    others may be without.
+
+    Raises:
+        ConfigError: If a site or split is unknown, a named site has no image in the split,
+            nothing is left to train on, or an image would both train and be held out.
+        DataError: If the list of training images is wrong.
+    """
+    check_names(dataset, config.train_sites, "data.train_sites")
+    check_split(dataset, config.train_split, "data.train_split")
+    sites = config.train_sites or _other_sites(dataset, config)
+    items = select(dataset, sites, config.train_split)
+    _check_filled(items, config.train_sites, config.train_split, "train_sites")
+    if not items:
+        raise ConfigError(
+            f"no image trains: data.held_out_sites takes all of {', '.join(dataset.sites)}; "
+            "leave a site out, or set data.train_split and data.held_out_split"
+        )
+    items = pick_listed(items, dataset, config.train_list, "train_list")
+    held_out = set(select_held_out(dataset, config))
+    both = [item for item in items if item in held_out]
+    if both:
+        raise ConfigError(
+            f"image {both[0].stem!r} of site {both[0].client!r} both trains and is held out "
+            f"({len(both)} images in all); set data.train_split and data.held_out_split to "
+            "different splits, or name different sites"
+        )
+    return items
+
+
+def select_held_out(dataset: Dataset, config: DataConfig) -> tuple[Item, ...]:
+    """Pick the images that are evaluated; none where no held-out sites are named.
+
+    Raises:
+        ConfigError: If a site or split is unknown, a named site has no image in the split, or a
+            split or list is set without sites.
+        DataError: If the list of held-out images is wrong.
+    """
+    for key in ("held_out_split", "held_out_list"):
+        if getattr(config, key) and not config.held_out_sites:
+            raise ConfigError(
+                f"data.{key} is {getattr(config, key)!r}, but data.held_out_sites is empty; "
+                "name the sites to evaluate"
+            )
+    check_names(dataset, config.held_out_sites, "data.held_out_sites")
+    check_split(dataset, config.held_out_split, "data.held_out_split")
+    items = select(dataset, config.held_out_sites, config.held_out_split)
+    _check_filled(items, config.held_out_sites, config.held_out_split, "held_out_sites")
+    return pick_listed(items, dataset, config.held_out_list, "held_out_list")
+
+
+def _other_sites(dataset: Dataset, config: DataConfig) -> tuple[str, ...]:
+    if config.train_split and config.held_out_split and config.train_split != config.held_out_split:
+        return dataset.sites
+    return tuple(site for site in dataset.sites if site not in config.held_out_sites)
+
+
+def check_names(dataset: Dataset, sites: tuple[str, ...], key: str) -> None:
+    """Refuse names of sites that are not there.
+
+    Args:
+        dataset: All images at hand.
+        sites: The names.
+        key: Setting or option that they stand in.
+
+    Raises:
+        ConfigError: If a site is unknown.
+    """
+    for site in sites:
+        if site not in dataset.sites:
+            raise ConfigError(
+                f"unknown site {site!r} in {key}; {nearest_name(site, dataset.sites)}"
+            )
+
+
+def check_split(dataset: Dataset, split: str, key: str) -> None:
+    """Refuse the name of a split that no image is in.
+
+    Args:
+        dataset: All images at hand.
+        split: The name; empty: none.
+        key: Setting or option that it stands in.
+
+    Raises:
+        ConfigError: If the split is unknown.
+    """
+    known = sorted({item.split for item in dataset.items if item.split})
+    if split and not known:
+        raise ConfigError(f"{key} is {split!r}, but no image has a split; leave it empty")
+    if split and split not in known:
+        raise ConfigError(f"unknown split {split!r} in {key}; {nearest_name(split, known)}")
+
+
+def _check_filled(items: tuple[Item, ...], sites: tuple[str, ...], split: str, key: str) -> None:
+    """A site known to the data set can only be without items through the split."""
+    filled = {item.client for item in items}
+    for site in sites:
+        if site not in filled:
+            raise ConfigError(
+                f"site {site!r} of data.{key} has no image in split {split!r}; "
+                "choose another split or leave the site out"
+            )

@@ -1,0 +1,70 @@
+"""Runs of neighbors: sites joined to clients, and sites cut into clients."""
+
+from collections.abc import Sequence
+
+from fusseg.core.errors import ConfigError
+
+
+def split_evenly(length: int, num_parts: int) -> list[int]:
+    """Find the sizes of consecutive parts that differ by at most one, larger ones first."""
+    size, larger = divmod(length, num_parts)
+    return [size + (part < larger) for part in range(num_parts)]
+
+
+def apportion(sizes: Sequence[int], num_parts: int) -> list[int]:
+    """Share parts among groups in proportion to their sizes, by the largest remainder.
+
+    Every group gets at least one; groups whose fair share is less than one take one each, and the
+    others share the rest. Of equal remainders the first counts as the larger.
+
+    Args:
+        sizes: Size of each group, above 0.
+        num_parts: At least as many as groups.
+    """
+    small: set[int] = set()
+    while True:
+        shared = [place for place in range(len(sizes)) if place not in small]
+        rest, total = num_parts - len(small), sum(sizes[place] for place in shared)
+        below_one = {place for place in shared if sizes[place] * rest < total}
+        if not below_one:
+            break
+        small |= below_one
+    parts = [1] * len(sizes)
+    for place in shared:
+        parts[place] = sizes[place] * rest // total
+    remainders = sorted(shared, key=lambda place: (-(sizes[place] * rest % total), place))
+    for place in remainders[: num_parts - sum(parts)]:
+        parts[place] += 1
+    return parts
+
+
+def join_runs(names: Sequence[str], num_groups: int) -> dict[str, int]:
+    """Join consecutive names to groups that differ by at most one in size.
+
+    Returns:
+        The group of each name, from 0.
+    """
+    groups = [
+        group
+        for group, size in enumerate(split_evenly(len(names), num_groups))
+        for _ in range(size)
+    ]
+    return dict(zip(names, groups, strict=True))
+
+
+def check_enough(num_clients: int, num_sites: int, kind: str) -> None:
+    """Refuse more clients than sites where sites are joined, and fewer where they are cut.
+
+    Raises:
+        ConfigError: If the number does not suit the kind of partition.
+    """
+    if kind == "site" and num_clients > num_sites:
+        raise ConfigError(
+            f"data.num_clients {num_clients} is more than the {num_sites} training sites; set "
+            'data.partition = "blocks" to cut sites up'
+        )
+    if kind == "blocks" and num_clients < num_sites:
+        raise ConfigError(
+            f"data.num_clients {num_clients} is less than the {num_sites} training sites; set "
+            'data.partition = "site" to join sites'
+        )

@@ -1,0 +1,1 @@
+"""Generated scenes with exact masks, for those who have no images yet and for tests."""

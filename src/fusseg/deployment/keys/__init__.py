@@ -1,0 +1,1 @@
+"""The server's certificates and the sites' keys, and which sites may join."""

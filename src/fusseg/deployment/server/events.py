@@ -1,0 +1,51 @@
+"""What the server's rounds tell whoever watches: lines of a file in the run directory."""
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from fusseg.core.atomic import append_whole_line
+
+EVENTS = "events.jsonl"
+Kind = Literal["waiting", "site", "answer", "incident", "round", "finished", "stopped"]
+
+
+@dataclass(frozen=True)
+class DeploymentEvent:
+    """Something that happened on the server's side."""
+
+    kind: Kind
+    text: str
+    """One line for people."""
+    site: str = ""
+    """Whom it is about; empty: nobody in particular."""
+
+
+def write_event(run_dir: Path, event: DeploymentEvent) -> None:
+    """Append an event, to be seen at once."""
+    append_whole_line(run_dir / EVENTS, json.dumps(asdict(event)).encode())
+
+
+class EventReader:
+    """Reads what was appended since it last looked."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._path = run_dir / EVENTS
+        self._place = self._path.stat().st_size if self._path.exists() else 0
+
+    def read(self) -> Iterator[DeploymentEvent]:
+        """Yield the events that are new; a line in the making waits for its end."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._place)
+            content = file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        self._place += len(whole)
+        for line in whole.splitlines():
+            # A line that a crash cut short tells nobody anything.
+            with suppress(ValueError, TypeError):
+                yield DeploymentEvent(**json.loads(line))

@@ -1,0 +1,178 @@
+"""A deployment's rounds on the server: the engine, with sites behind a network as participants."""
+
+import secrets
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from flwr.serverapp import Grid
+
+from fusseg.core.atomic import write_atomically
+from fusseg.core.errors import DataError, FederationError
+from fusseg.deployment.server.admission import admitted_nodes
+from fusseg.deployment.server.events import DeploymentEvent, write_event
+from fusseg.deployment.server.exchange import GridExchange
+from fusseg.deployment.server.greeting import Guests, quorum, refuse_far_means, wait_for_sites
+from fusseg.deployment.server.post import NODES, Post
+from fusseg.deployment.server.server_data import PreparedServer, prepare_server
+from fusseg.deployment.server.site_scores import score_at_sites
+from fusseg.deployment.wire.offer import make_offer
+from fusseg.deployment.wire.payloads import FINISH
+from fusseg.deployment.wire.refusals import refusing
+from fusseg.features.extraction import wait_for
+from fusseg.federation.rounds import Exchange
+from fusseg.federation.state import GlobalState, Hello
+from fusseg.federation.strategies import resolve
+from fusseg.federation.weights import bounded_counts
+from fusseg.runs.directory import Record, SavedState, read_run_config
+from fusseg.runs.engine import Federation, Participants, RoundDone, check_resumable, run_federation
+from fusseg.runs.record import DEPLOYMENT, describe_command
+from fusseg.segmentation.objectives import spell_out
+
+FLOWER = "flower"
+"""Flower's folder in the run directory."""
+_RUN_ID = "run-id"
+_LOCK_SECONDS = 60.0
+"""An earlier server process that was orphaned needs a moment to notice."""
+_FINISH_SECONDS = 120.0
+
+
+def serve_rounds(grid: Grid, run_dir: Path, cache: Path) -> None:
+    """Run the rounds that are left, from the last finished one.
+
+    Args:
+        grid: Flower's way to the sites.
+        run_dir: Run directory with a configuration.
+        cache: Folder of the feature cache.
+
+    Raises:
+        FussegError: If the run cannot go on; what is finished is kept.
+    """
+    lock = FileLock(run_dir / FLOWER / "rounds.lock")
+    try:
+        with lock.acquire(timeout=_LOCK_SECONDS):
+            _run(grid, run_dir, cache)
+    except Timeout as error:
+        raise FederationError(f"another process runs the rounds of {run_dir}") from error
+
+
+def _run(grid: Grid, run_dir: Path, cache: Path) -> None:
+    federation = _open_federation(grid, run_dir, cache)
+    for event in run_federation(federation):
+        if isinstance(event, RoundDone):
+            text = describe_entry(dict(event.entry), federation.protocol.num_rounds)
+            write_event(run_dir, DeploymentEvent("round", text))
+    write_event(run_dir, DeploymentEvent("finished", "all rounds are finished"))
+
+
+def describe_entry(entry: Record, num_rounds: int) -> str:
+    """Sum up a finished round in a line."""
+    text = f"round {entry['round']} of {num_rounds}"
+    text += "" if entry["loss"] is None else f": loss {entry['loss']:.4f}"
+    if entry["mean_iou"] is not None:
+        text += f", mIoU {entry['mean_iou']:.4f}"
+    sites = len(entry["clients"])
+    return f"{text}, {sites} site{'' if sites == 1 else 's'} ({entry['seconds']:.1f} s)"
+
+
+def _open_federation(grid: Grid, run_dir: Path, cache: Path) -> Federation:
+    config = spell_out(read_run_config(run_dir))
+    check_resumable(run_dir, config)
+    protocol = resolve(config, deployed=True)
+    prepared = wait_for(prepare_server(config, cache))
+    fingerprint = prepared.backbone.fingerprint
+    exchange = GridExchange(
+        post=Post(grid, run_dir, run_dir / FLOWER / NODES),
+        offer=make_offer(config, _run_id(run_dir), fingerprint, center=prepared.center),
+        config=config,
+        protocol=protocol,
+        guests=Guests(),
+        shape=(prepared.positions(config), prepared.feature_dim),
+    )
+    return Federation(
+        run_dir=run_dir,
+        config=config,
+        protocol=protocol,
+        backbone=prepared.backbone,
+        center=prepared.center,
+        shown=prepared.held_out,
+        skipped=prepared.skipped,
+        stored=(),
+        seconds=prepared.seconds,
+        participants=_participants(exchange, prepared),
+    )
+
+
+def _run_id(run_dir: Path) -> str:
+    """Name the run for its sites, the same name after every restart of the server."""
+    path = run_dir / FLOWER / _RUN_ID
+    try:
+        if not path.exists():
+            write_atomically(path, secrets.token_hex(8).encode())
+        return path.read_text().strip()
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _participants(exchange: GridExchange, prepared: PreparedServer) -> Participants:
+    guests = exchange.guests
+
+    def begin(_saved: SavedState, record: Record) -> Exchange:
+        # A server that was started again has not heard them itself.
+        guests.known |= {one["client_id"]: one["num_images"] for one in record["clients"]}
+        refused = (record["hello"] or {}).get("refused", [])
+        guests.refused |= {entry["client_id"]: entry["reason"] for entry in refused}
+        return exchange
+
+    at_sites = exchange.config.evaluation.at_sites
+    return Participants(
+        engine=DEPLOYMENT,
+        hello=lambda: _greet_all(exchange, center=prepared.center),
+        begin=begin,
+        take_log=exchange.take_log,
+        command=describe_command("serve"),
+        refused=lambda: guests.refused,
+        score=(lambda state: score_at_sites(exchange, state)) if at_sites else None,
+        finish=lambda state: _finish(exchange, state),
+    )
+
+
+def _greet_all(exchange: GridExchange, *, center: bool) -> list[Hello]:
+    """Wait for the sites' hellos, refuse those that cannot be, and say whose claims are bounded.
+
+    Raises:
+        FederationError: If fewer sites than the quorum are left.
+    """
+    post, guests, config = exchange.post, exchange.guests, exchange.config
+    least = quorum(config, post)
+    wanted = max(len(admitted_nodes(post.nodes)), least)
+    wait_for_sites(post, exchange.offer, guests, exchange.protocol, exchange.shape, wanted)
+    if center:
+        # Otherwise nothing is made of it.
+        refuse_far_means(post, guests, config.federation)
+    hellos = [hello for _, hello in sorted(guests.hellos.items())]
+    if len(hellos) < least:
+        reasons = "; ".join(f"{site}: {reason}" for site, reason in sorted(guests.refused.items()))
+        raise FederationError(
+            f"{len(hellos)} of {least} sites are left, others were refused ({reasons}); mend or "
+            "remove them, or lower federation.min_sites in a new run, then go on with --resume"
+        )
+    images = [hello.num_images for hello in hellos]
+    most = exchange.protocol.max_weight_share
+    for hello, count in zip(hellos, bounded_counts(images, most), strict=True):
+        if count < hello.num_images:
+            text = (
+                f"{hello.client_id}: says it has {hello.num_images} images and counts with {count}:"
+                f" federation.max_weight_share is {most:g}"
+            )
+            write_event(post.run_dir, DeploymentEvent("site", text, hello.client_id))
+    return hellos
+
+
+def _finish(exchange: GridExchange, state: GlobalState) -> None:
+    """Give the sites the trained model; one that misses it has all but that."""
+    for reply in exchange.ask_all(state, FINISH, _FINISH_SECONDS):
+        try:
+            with refusing(f"what {reply.site} says of the result"):
+                exchange.accept(reply, exchange.request(FINISH, state.round_number, 0))
+        except FederationError as error:
+            exchange.note(reply.site, FINISH, str(error))

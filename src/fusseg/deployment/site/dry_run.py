@@ -1,0 +1,117 @@
+"""What a site would send, worked out without a server: nothing leaves the machine."""
+
+import json
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from fusseg.config.compute import choose_compute
+from fusseg.config.file import load_config
+from fusseg.core.errors import ConfigError
+from fusseg.data.findings import Finding
+from fusseg.deployment.site.join import JoinOptions, check_join
+from fusseg.deployment.site.site_data import FILTERBANK, PreparedSite, prepare_site
+from fusseg.deployment.site.site_disk import SiteSettings
+from fusseg.deployment.wire.ledger import LedgerLine, describe_message
+from fusseg.deployment.wire.offer import Offer, make_offer
+from fusseg.deployment.wire.payloads import Request, pack_hello, pack_update
+from fusseg.features.backbones import load_backbone
+from fusseg.features.extraction import Progress
+from fusseg.federation.answer import answer
+from fusseg.federation.hello import agree, say_hello
+from fusseg.federation.points import KeptCodes
+from fusseg.federation.protocol import sent_parts
+from fusseg.federation.rounds import initial_state
+from fusseg.federation.strategies import resolve
+from fusseg.federation.wire import narrow_update, receive_state
+from fusseg.runs.prepare import is_centered
+
+_RUN = "dryrun"
+
+
+def rehearse(
+    settings: SiteSettings, options: JoinOptions
+) -> Generator[Progress | Finding, None, list[tuple[int, LedgerLine]]]:
+    """Do a site's part under the settings of its configuration, alone and for one step a task.
+
+    The messages have the names, shapes and types of real ones; a trained head is that of one step,
+    since another number of steps does not change its size.
+
+    Args:
+        settings: What the operator decided; `pinned` names the configuration.
+        options: Only checked: nothing is connected.
+
+    Yields:
+        What is doubtful about the images; progress of the extraction.
+
+    Returns:
+        The kinds of message, each with how often it would be sent.
+
+    Raises:
+        ConfigError: If no configuration is given, or it cannot be used.
+        DataError: If the data cannot be used.
+    """
+    if settings.pinned is None:
+        raise ConfigError("--dry-run needs --config CONFIG.toml: what is sent follows from it")
+    check_join(settings, options)
+    config = load_config(Path(settings.pinned))
+    name, compute = settings.backbone or FILTERBANK, choose_compute(config.compute)
+    backbone = load_backbone(name, compute, config.backbone.grid)
+    center = is_centered(config, backbone)
+    offer = make_offer(config, _RUN, backbone.fingerprint, center=center)
+    prepared = yield from prepare_site(settings, offer)
+    return _messages(prepared, offer)
+
+
+def describe_sent(messages: Sequence[tuple[int, LedgerLine]]) -> Iterator[str]:
+    """Say what would be sent, a line a tensor."""
+    total = 0
+    for times, line in messages:
+        total += times * line.bytes
+        yield f"{line.task}: {line.bytes:,} bytes, {times} time{'' if times == 1 else 's'}"
+        for tensor in line.tensors:
+            shape = "x".join(map(str, tensor.shape)) or "1"
+            yield f"    tensor {tensor.name}: {shape} {tensor.dtype}, {tensor.bytes:,} bytes"
+        for name, value in line.fields.items():
+            yield f"    {name}: {value}"
+    yield f"in all {total:,} bytes, and nothing else; nothing was sent now"
+
+
+def _messages(prepared: PreparedSite, offer: Offer) -> list[tuple[int, LedgerLine]]:
+    config, client = offer.config, prepared.client
+    protocol = resolve(config)
+    hello = say_hello(client, protocol, center=offer.center)
+    found = [(1, pack_hello(hello, offer.digest, offer.run))]
+    plan = replace(agree([hello], protocol, offer.fingerprint, center=offer.center), num_steps=1)
+    state = receive_state(initial_state(protocol, plan), protocol.wire)
+    asked = [
+        task for number in range(1, protocol.num_rounds + 1) for task in protocol.tasks(number)
+    ]
+    codes = KeptCodes(protocol.positions_per_image, protocol.seed)
+    # By name: the same task may be made anew for every round.
+    for name, task in {task.name: task for task in asked}.items():
+        update = answer(state, task, None, client, protocol, codes).update
+        parts = sent_parts(task, state, protocol)
+        sent = narrow_update(update, parts, state.model.head, protocol.wire)
+        request = Request(offer.run, offer.digest, name, 1, 0)
+        found.append((sum(one.name == name for one in asked), pack_update(sent, request)))
+    lines = [
+        (times, describe_message(client.client_id, "to server", packet.tensors, packet.fields))
+        for times, packet in found
+    ]
+    if prepared.labeled is not None and prepared.labeled.classes is not None:
+        lines.append((1, _counts(prepared, offer)))
+    return lines
+
+
+def _counts(prepared: PreparedSite, offer: Offer) -> LedgerLine:
+    assert prepared.labeled is not None
+    assert prepared.labeled.classes is not None
+    names = prepared.labeled.classes.names
+    counts = torch.zeros(offer.config.model.num_clusters, len(names), dtype=torch.int64)
+    request = Request(offer.run, offer.digest, "evaluate", 1, 0)
+    fields = {**request.fields(), "state": "done", "classes": json.dumps(names)}
+    fields["num_images"] = len(prepared.labeled.views)
+    return describe_message(prepared.client.client_id, "to server", {"confusion": counts}, fields)

@@ -1,0 +1,217 @@
+"""A site's images, backbone and features under the settings a server offers."""
+
+import json
+from collections.abc import Generator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from fusseg.config.compute import choose_compute, set_threads
+from fusseg.config.file import load_config
+from fusseg.config.schema import Config
+from fusseg.core.atomic import write_atomically
+from fusseg.core.errors import DataError, FederationError
+from fusseg.data.crops import cut_up
+from fusseg.data.findings import Finding
+from fusseg.data.items import Dataset, Item, select
+from fusseg.data.layouts.site_folder import open_site
+from fusseg.data.partitions.small_clients import MIN_IMAGES
+from fusseg.data.stored import doubt_stored
+from fusseg.deployment.site.site_disk import SiteSettings
+from fusseg.deployment.wire.offer import Offer, differing_settings, shared_settings
+from fusseg.evaluation.held_out import HeldOut, gather_held_out
+from fusseg.features.backbones import Backbone, load_backbone
+from fusseg.features.cache.store import FeatureSettings, open_store
+from fusseg.features.extraction import Progress, extract_features
+from fusseg.features.feature_set import read_features
+from fusseg.features.pipeline import Skipped
+from fusseg.features.views import held_out_views, training_views, with_mirrored
+from fusseg.federation.client import Client
+
+FILTERBANK = "filterbank"
+"""The backbone without weights."""
+_FEATURES = "features.json"
+
+
+@dataclass(frozen=True)
+class PreparedSite:
+    """What a site trains and scores on."""
+
+    client: Client
+    labeled: HeldOut | None
+    """Its labeled images, where the federation is scored at the sites."""
+    settings: FeatureSettings
+    """Of the training features."""
+    skipped: tuple[Skipped, ...]
+
+
+def choose_backbone(site: SiteSettings, offer: Offer) -> Backbone:
+    """Load the site's own copy of the server's backbone.
+
+    Nothing is loaded, let alone downloaded, because a server names it: only the filter bank, which
+    has no weights, goes without the operator's word.
+
+    Raises:
+        FederationError: If the operator has to name it, or named another one; fit to be sent.
+        ConfigError: If it cannot be loaded.
+    """
+    name = site.backbone
+    if name is None:
+        if offer.config.backbone.name != FILTERBANK:
+            raise FederationError(
+                f"the server's backbone has the fingerprint {offer.fingerprint[:16]}; name this "
+                "site's copy with fusseg join --backbone"
+            )
+        name = FILTERBANK
+    compute = choose_compute(offer.config.compute)
+    backbone = load_backbone(name, compute, offer.config.backbone.grid)
+    if backbone.fingerprint != offer.fingerprint:
+        raise FederationError(
+            f"this site's backbone has the fingerprint {backbone.fingerprint[:16]}, the server's "
+            f"{offer.fingerprint[:16]}; use the same weights"
+        )
+    return backbone
+
+
+def check_pinned(site: SiteSettings, offer: Offer) -> None:
+    """Refuse settings other than those the operator agreed to.
+
+    Raises:
+        FederationError: If a setting differs; fit to be sent.
+        ConfigError: If the operator's configuration cannot be read.
+    """
+    if site.pinned is None:
+        return
+    keys = differing_settings(shared_settings(load_config(Path(site.pinned))), offer.config)
+    if keys:
+        raise FederationError(
+            f"this site agreed to another configuration (differs in {', '.join(keys)})"
+        )
+
+
+def select_site(dataset: Dataset, site: SiteSettings, config: Config) -> tuple[Item, ...]:
+    """Pick what trains at a site.
+
+    Raises:
+        DataError: If there are fewer than two images, or no split where one is asked for.
+    """
+    split = config.data.train_split
+    items = select(dataset, [site.name], split)
+    if split and not any(item.split for item in dataset.items):
+        raise DataError(
+            f"{site.data} has no splits.csv, but data.train_split is {split!r}; write one with the "
+            "columns stem, site and split, or have the server set data.train_split to ''"
+        )
+    if len(items) < MIN_IMAGES:
+        raise DataError(
+            f"{site.data} has {len(items)} training images"
+            + (f" in split {split!r} of its splits.csv" if split else "")
+            + f", at least {MIN_IMAGES} are needed"
+        )
+    return items
+
+
+def prepare_site(
+    site: SiteSettings, offer: Offer
+) -> Generator[Progress | Finding, None, PreparedSite]:
+    """Check the settings, open the data, extract what the cache lacks.
+
+    Yields:
+        What is doubtful about the images; progress of the extraction, image by image.
+
+    Raises:
+        FederationError: If the site refuses the offer; fit to be sent.
+        ConfigError: If the backbone or the size of the images cannot be used.
+        DataError: If the data cannot be used.
+    """
+    check_pinned(site, offer)
+    set_threads(offer.config.compute)
+    backbone = choose_backbone(site, offer)
+    config, cache = offer.config, Path(site.cache)
+    dataset = open_site(Path(site.data), site.name)
+    items = select_site(dataset, site, config)
+    yield from doubt_stored(items, config.data)
+    training = training_views(cut_up(items, config.data.crops), backbone, config)
+    scored = held_out_views(_labeled(items, config), backbone, config)
+    wanted = (*training, *with_mirrored(scored, config.evaluation))
+    features = yield from extract_features(wanted, backbone, config.backbone.batch_size, cache)
+    usable = [view for view in training if features.has(view)]
+    if len(usable) < MIN_IMAGES:
+        raise DataError(
+            f"{site.data} has {len(usable)} usable training images of {len(training)}, needs at "
+            f"least {MIN_IMAGES}; fusseg check says why images are skipped"
+        )
+    labeled = None
+    if any(map(features.has, scored)):
+        labeled = gather_held_out(scored, features, dataset.classes, config.evaluation)
+    compute = choose_compute(config.compute)
+    client = Client(site.name, features.of_views(usable), cache, compute)
+    return PreparedSite(client, labeled, usable[0].settings, features.skipped)
+
+
+def remember_features(folder: Path, offer: Offer, prepared: PreparedSite) -> None:
+    """Note where the training features are, so that a message need not read every image again.
+
+    Args:
+        folder: The site's own folder.
+        offer: Whose settings they were extracted under.
+        prepared: What was extracted.
+
+    Raises:
+        DataError: If the note cannot be written.
+    """
+    features = prepared.client.features
+    content = {
+        "offer": offer.digest,
+        "settings": asdict(prepared.settings),
+        "shape": features.map_shape,
+        "names": features.names,
+        "digests": features.digests,
+    }
+    try:
+        write_atomically(folder / _FEATURES, json.dumps(content).encode())
+    except OSError as error:
+        raise DataError(f"cannot write {folder / _FEATURES}: {error.strerror}") from error
+
+
+def recall_client(folder: Path, site: SiteSettings, offer: Offer) -> Client:
+    """Find the training features again, mapped from disk; neither images nor backbone are read.
+
+    This process computes with them as the offer says, with its number of threads.
+
+    Raises:
+        DataError: If they were not noted for this offer, or the cache no longer has them.
+    """
+    set_threads(offer.config.compute)
+    path, cache = folder / _FEATURES, Path(site.cache)
+    try:
+        noted = json.loads(path.read_text())
+        tuples = {name: tuple(noted["settings"][name]) for name in ("image_size", "white_levels")}
+        settings = FeatureSettings(**{**noted["settings"], **tuples})
+        if noted["offer"] != offer.digest:
+            raise DataError(f"{path} was written under other settings; restart fusseg join")
+        store = open_store(cache, site.name, settings, tuple(noted["shape"]))
+        features = read_features(store, noted["names"], noted["digests"])
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"the features noted in {path} are not in the cache {cache} ({error}); restart fusseg "
+            "join"
+        ) from error
+    return Client(site.name, features, cache, choose_compute(offer.config.compute))
+
+
+def own_config(site: SiteSettings, offer: Offer) -> Config:
+    """Write the shared settings as this site can use them: with its data and its backbone."""
+    config = offer.config
+    return replace(
+        config,
+        data=replace(config.data, root=site.data),
+        backbone=replace(config.backbone, name=site.backbone or config.backbone.name),
+    )
+
+
+def _labeled(items: tuple[Item, ...], config: Config) -> tuple[Item, ...]:
+    if not config.evaluation.at_sites:
+        return ()
+    return tuple(item for item in items if item.mask is not None)

@@ -1,0 +1,218 @@
+"""What a site keeps on its own disk between messages: Flower starts a process for each of them."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from fusseg.core.atomic import write_atomically
+from fusseg.core.errors import DataError, FederationError
+from fusseg.deployment.wire.offer import Offer, pack_offer, unpack_offer
+from fusseg.deployment.wire.packet import Packet
+from fusseg.federation.state import Memory
+from fusseg.segmentation.objective import Model
+
+_SITE, _OFFER, _READY, _RUNS = "site.json", "offer.json", "ready.json", "runs"
+_HEAD, _CARRIED, _CENTROIDS = "head.", "carried.", "centroids"
+Kept = TypeVar("Kept")
+_KEPT_ROUNDS = 5
+"""Own models that are kept: a restarted server repeats a round, not five."""
+
+
+@dataclass(frozen=True)
+class SiteSettings:
+    """What the site's operator decided; no server can change it."""
+
+    name: str
+    data: str
+    """The site's folder."""
+    cache: str
+    """Folder of the feature cache."""
+    backbone: str | None = None
+    """Backbone in place of the server's name for it; None: the filter bank or nothing."""
+    pinned: str | None = None
+    """Configuration that the server's has to agree with; None: any."""
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How far the features of an offer are."""
+
+    offer: str
+    """Digest of the offer."""
+    state: Literal["preparing", "ready", "refused"]
+    reason: str = ""
+    """Why the site refuses; fit to be sent."""
+    done: int = 0
+    total: int = 0
+    """Images."""
+
+
+def save_settings(folder: Path, settings: SiteSettings) -> None:
+    """Write what the operator decided.
+
+    Raises:
+        DataError: If the folder cannot be written.
+    """
+    _write_json(folder / _SITE, asdict(settings))
+
+
+def load_settings(folder: Path) -> SiteSettings:
+    """Read what the operator decided.
+
+    Raises:
+        DataError: If it is missing or damaged.
+    """
+    return _build(SiteSettings, folder / _SITE)
+
+
+def save_offer(folder: Path, offer: Offer) -> None:
+    """Keep the offer that holds.
+
+    Raises:
+        DataError: If the folder cannot be written.
+    """
+    _write_json(folder / _OFFER, dict(pack_offer(offer).fields))
+
+
+def load_offer(folder: Path) -> Offer | None:
+    """Read the offer that holds; None where there is none, or one of another version.
+
+    Raises:
+        DataError: If it is damaged.
+    """
+    if not (folder / _OFFER).exists():
+        return None
+    try:
+        return unpack_offer(Packet(_read_json(folder / _OFFER)))
+    except FederationError:
+        return None
+
+
+def save_preparation(folder: Path, preparation: Preparation) -> None:
+    """Note how far the features are.
+
+    Raises:
+        DataError: If the folder cannot be written.
+    """
+    _write_json(folder / _READY, asdict(preparation))
+
+
+def load_preparation(folder: Path, offer: Offer) -> Preparation:
+    """Read how far the features of an offer are; not begun where nothing is noted.
+
+    Raises:
+        DataError: If the note is damaged.
+    """
+    if (folder / _READY).exists():
+        found = _build(Preparation, folder / _READY)
+        if found.offer == offer.digest:
+            return found
+    return Preparation(offer.digest, "preparing")
+
+
+def run_folder(folder: Path, run: str) -> Path:
+    """Name the folder of one federation's run, a word of letters and digits."""
+    return folder / _RUNS / run
+
+
+def save_memory(folder: Path, round_number: int, memory: Memory) -> None:
+    """Keep what stays with the site after a round, for its next one.
+
+    Args:
+        folder: Of the run.
+        round_number: Round that made it, from 1.
+        memory: The site's own head and centroids, and what the objective left.
+
+    Raises:
+        DataError: If it cannot be written.
+    """
+    tensors = {f"{_HEAD}{name}": part for name, part in memory.model.head.items()}
+    tensors |= {f"{_CARRIED}{name}": part for name, part in memory.carried.items()}
+    tensors[_CENTROIDS] = memory.model.centroids
+    content = save({name: part.contiguous().clone() for name, part in tensors.items()})
+    _write(_own_model(folder, round_number), content)
+    # Counted one by one: a site does not take part in every round.
+    kept = sorted(_own_models(folder).items())
+    past = [path for number, path in kept if number <= round_number]
+    for path in past[:-_KEPT_ROUNDS]:
+        path.unlink(missing_ok=True)
+
+
+def load_memory(folder: Path, round_number: int) -> Memory | None:
+    """Read what stayed with the site before a round, also when the round is repeated.
+
+    Args:
+        folder: Of the run.
+        round_number: Round that is to come; what that round itself or a later one left is passed
+            over.
+
+    Raises:
+        DataError: If the file is damaged.
+    """
+    kept = _own_models(folder)
+    earlier = [number for number in kept if number < round_number]
+    if not earlier and len(kept) >= _KEPT_ROUNDS:
+        raise DataError(
+            f"round {round_number} is to be repeated, but {folder} holds this site's models from "
+            f"round {min(kept)} on only"
+        )
+    if not earlier:
+        return None
+    path = _own_model(folder, max(earlier))
+    try:
+        tensors = load_file(path)
+        centroids = tensors.pop(_CENTROIDS)
+    except (SafetensorError, KeyError, OSError) as error:
+        raise DataError(f"damaged model: {path} ({error})") from error
+    return Memory(Model(_named(tensors, _HEAD), centroids), _named(tensors, _CARRIED))
+
+
+def _named(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): part for name, part in tensors.items() if name.startswith(prefix)
+    }
+
+
+def _own_model(folder: Path, round_number: int) -> Path:
+    return folder / "own" / f"round-{round_number:05d}.safetensors"
+
+
+def _own_models(folder: Path) -> dict[int, Path]:
+    found = (folder / "own").glob("round-*.safetensors")
+    return {int(path.stem.removeprefix("round-")): path for path in found}
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    _write(path, json.dumps(content, indent=1).encode())
+
+
+def _build(kind: type[Kept], path: Path) -> Kept:
+    try:
+        return kind(**_read_json(path))
+    except TypeError as error:
+        raise DataError(f"damaged file: {path} ({error}); remove it and restart") from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_atomically(path, content)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content: Any = json.loads(path.read_text())
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(f"damaged file: {path} ({error}); remove it and restart") from error
+    if not isinstance(content, dict):
+        raise DataError(f"damaged file: {path} (no object); remove it and restart")
+    return content

@@ -1,0 +1,172 @@
+"""What the server tells every site before round 1: the settings that all have to share."""
+
+import tomllib
+from dataclasses import dataclass, replace
+from hashlib import sha256
+
+from fusseg.config.file import differing_keys, dump_config, parse_config
+from fusseg.config.schema import SEEN, ComputeConfig, Config, DataConfig
+from fusseg.core.errors import ConfigError, FederationError
+from fusseg.core.version import VERSION
+from fusseg.core.visible_text import shown
+from fusseg.deployment.wire.packet import FIELDS, Packet, expect_field, take_int, take_word
+from fusseg.federation.strategies import resolve
+from fusseg.segmentation.objectives import spell_out
+
+HELLO = "hello"
+_SHARED_DATA = ("train_split", "crops", *SEEN)
+"""Settings of the data that hold at every site; where things lie is each site's own business."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """The settings of one federation, as the server offers them."""
+
+    run: str
+    """Names the federation's run, also over restarts of the server."""
+    config: Config
+    """Without what concerns the server alone."""
+    fingerprint: str
+    """Of the server's backbone."""
+    center: bool
+    """Whether the mean feature is subtracted before any cosine."""
+    version: str = VERSION
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all of it; a site that answers names the offer it answers to."""
+        parts = (
+            self.run,
+            dump_config(self.config),
+            self.fingerprint,
+            str(self.center),
+            self.version,
+        )
+        return sha256("\0".join(parts).encode()).hexdigest()
+
+
+def make_offer(config: Config, run: str, fingerprint: str, *, center: bool) -> Offer:
+    """Make the offer of a server's configuration.
+
+    Raises:
+        ConfigError: If the configuration cannot be run over sites.
+    """
+    check_deployable(config)
+    return Offer(run, shared_settings(config), fingerprint, center)
+
+
+def shared_settings(config: Config) -> Config:
+    """Drop what concerns one machine only: where data lie, which are held out, its processors.
+
+    Where the first model is from is the server's business too: it sends it in round 1.
+    """
+    kept = {name: getattr(config.data, name) for name in _SHARED_DATA}
+    # Threads, too: with another number of them sums are rounded otherwise.
+    compute = ComputeConfig(precision=config.compute.precision, threads=config.compute.threads)
+    model = replace(config.model, start="")
+    return replace(config, data=DataConfig(**kept), model=model, compute=compute)
+
+
+def check_deployable(config: Config) -> None:
+    """Refuse what only one machine can do: pool images, or deal them out to clients.
+
+    Raises:
+        ConfigError: If a setting asks for it.
+    """
+    protocol = resolve(config, deployed=True)
+    name, strategy, local = protocol.strategy_name, protocol.strategy, protocol.local
+    numbers = {*local.objective.estimated(local.settings), *local.objective.given(local.settings)}
+    if numbers & FIELDS:
+        raise ConfigError(
+            f"local.objective {config.local.objective!r} agrees on numbers called "
+            f"{', '.join(sorted(numbers & FIELDS))}, which name other fields of a message; rename "
+            "them"
+        )
+    if strategy.baseline:
+        raise ConfigError(
+            f"federation.strategy {name!r} is a baseline for fusseg run; sites have nothing to "
+            "exchange under it"
+        )
+    if config.data.partition != "site" or config.data.num_clients:
+        raise ConfigError(
+            f"data.partition is {config.data.partition!r} with data.num_clients "
+            f"{config.data.num_clients}, but each site holds its own images; set them to 'site' "
+            "and 0"
+        )
+    if config.data.layout != "sites":
+        raise ConfigError(
+            f"data.layout is {config.data.layout!r}, but every site has a folder of images; set it "
+            "to 'sites'"
+        )
+    if config.data.train_list:
+        raise ConfigError(
+            f"data.train_list is {config.data.train_list!r}, but the server does not know the "
+            "sites' file names; leave it empty"
+        )
+    for key in ("min_sites", "clients_per_round"):
+        if 0 < getattr(config.federation, key) < strategy.min_clients:
+            raise ConfigError(
+                f"federation.{key} is {getattr(config.federation, key)}, but federation.strategy "
+                f"{name!r} needs at least {strategy.min_clients} sites; set it to "
+                f"{strategy.min_clients} or more"
+            )
+
+
+def pack_offer(offer: Offer) -> Packet:
+    """Write an offer; it asks for a hello."""
+    return Packet(
+        {
+            "task": HELLO,
+            "round": 0,
+            "run": offer.run,
+            "version": offer.version,
+            "settings": dump_config(offer.config),
+            "fingerprint": offer.fingerprint,
+            "center": int(offer.center),
+            "offer": offer.digest,
+        }
+    )
+
+
+def unpack_offer(packet: Packet) -> Offer:
+    """Read an offer.
+
+    Raises:
+        FederationError: If it is of another version, or not what a server of this one writes.
+    """
+    version = take_word(packet, "version")
+    if version != VERSION:
+        raise FederationError(
+            f"the server runs fusseg {version}, this site {VERSION}; install the same version"
+        )
+    try:
+        config = parse_config(tomllib.loads(take_word(packet, "settings")))
+    except (ValueError, RecursionError) as error:  # also a ConfigError, and deep nesting
+        raise FederationError(f"the server's settings cannot be read: {error}") from error
+    run = take_word(packet, "run")
+    if not (run.isalnum() and run.isascii() and len(run) <= 64):
+        raise FederationError(f"field 'run' must be letters and digits, got {shown(run, 80)}")
+    if config != shared_settings(config):
+        raise FederationError("the server sent settings that are a site's own business")
+    try:
+        check_deployable(config)
+    except ConfigError as error:
+        raise FederationError(f"the server's settings cannot be run: {error}") from error
+    offer = Offer(
+        run=run,
+        config=config,
+        fingerprint=take_word(packet, "fingerprint"),
+        center=bool(take_int(packet, "center", 0, 1)),
+    )
+    expect_field(packet, "offer", offer.digest)
+    return offer
+
+
+def differing_settings(left: Config, right: Config) -> list[str]:
+    """Name the dotted keys in which two sets of shared settings differ, the backbone's name aside.
+
+    A backbone is compared by its fingerprint: each machine may keep it elsewhere. A default may be
+    written out in one alone.
+    """
+    left = replace(left, backbone=replace(left.backbone, name=right.backbone.name))
+    return differing_keys(spell_out(left), spell_out(right))

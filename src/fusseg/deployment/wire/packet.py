@@ -1,0 +1,78 @@
+"""What one message carries, and how its fields are read: by name, by type, within bounds."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from fusseg.core.errors import FederationError
+from fusseg.core.visible_text import shown
+from fusseg.deployment.wire.ledger import Field
+
+FIELDS = frozenset(
+    {
+        *("center", "classes", "done", "feature_count", "feature_spread", "fingerprint"),
+        *("head", "loss", "num_images", "num_steps", "offer", "place", "plan", "reason", "round"),
+        *("run", "settings", "state", "task", "total", "version"),
+    }
+)
+"""Names of the fields of messages; the numbers of an objective have others."""
+
+
+@dataclass(frozen=True)
+class Packet:
+    """Named tensors, and numbers and words beside them."""
+
+    fields: Mapping[str, Field]
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def take_int(packet: Packet, name: str, least: int = 0, most: int = 2**53) -> int:
+    """Read a whole number within bounds.
+
+    Raises:
+        FederationError: If it is missing, of another type or out of bounds.
+    """
+    value = packet.fields.get(name)
+    # bool is an int to Python, and nobody's count.
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise FederationError(f"field {name!r} must be a whole number, got {shown(value)}")
+    if not least <= value <= most:
+        raise FederationError(f"field {name!r} must be {least} to {most}, got {shown(value)}")
+    return value
+
+
+def take_float(packet: Packet, name: str) -> float:
+    """Read a finite number.
+
+    Raises:
+        FederationError: If it is missing, of another type or not finite.
+    """
+    value = packet.fields.get(name)
+    if not isinstance(value, float) or not math.isfinite(value):
+        raise FederationError(f"field {name!r} must be a finite number, got {shown(value)}")
+    return value
+
+
+def take_word(packet: Packet, name: str) -> str:
+    """Read a word.
+
+    Raises:
+        FederationError: If it is missing or of another type.
+    """
+    value = packet.fields.get(name)
+    if not isinstance(value, str):
+        raise FederationError(f"field {name!r} must be a word, got {shown(value)}")
+    return value
+
+
+def expect_field(packet: Packet, name: str, expected: Field) -> None:
+    """Refuse a packet whose field is not what it has to be.
+
+    Raises:
+        FederationError: If it is missing or another value.
+    """
+    value = packet.fields.get(name)
+    if value != expected or type(value) is not type(expected):
+        raise FederationError(f"field {name!r} must be {expected!r}, got {shown(value, 80)}")

@@ -1,0 +1,249 @@
+"""Tasks, answers and hellos as packets, and back with every value checked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from fusseg.core.errors import FederationError
+from fusseg.core.version import VERSION
+from fusseg.core.visible_text import shown
+from fusseg.deployment.wire.ledger import Field
+from fusseg.deployment.wire.packet import Packet, expect_field, take_float, take_int, take_word
+from fusseg.deployment.wire.received import kept_head_parts, plan_parts, take_kept_head, take_plan
+from fusseg.federation.parts import CENTROIDS, HEAD, Part, check_parts
+from fusseg.federation.protocol import Protocol, Task
+from fusseg.federation.rounds import initial_state
+from fusseg.federation.state import ClientUpdate, GlobalState, Hello
+from fusseg.federation.traffic import MEAN_FEATURE, PLAN, Bundle, Delivery, needs, plan_numbers
+from fusseg.segmentation.objective import Model
+
+EVALUATE: Final = "evaluate"
+FINISH: Final = "finish"
+"""Tasks beside those of the rounds: to score the model, and to keep it."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """Names one exchange: an answer has to name the same."""
+
+    run: str
+    offer: str
+    """Digest of the settings that hold."""
+    task: str
+    """The name of a task of the round, or `evaluate` or `finish`."""
+    round_number: int
+    """Round that is going on, from 1; for `evaluate` and `finish` the last that is finished."""
+    place: int
+    """Exchange within the round, from 0."""
+
+    def fields(self) -> dict[str, Field]:
+        """What stands in every message of the exchange."""
+        return {
+            "run": self.run,
+            "offer": self.offer,
+            "task": self.task,
+            "round": self.round_number,
+            "place": self.place,
+            "version": VERSION,
+        }
+
+
+def read_request(packet: Packet) -> Request:
+    """Read what a message asks for.
+
+    Raises:
+        FederationError: If a field is missing or out of range.
+    """
+    expect_field(packet, "version", VERSION)
+    return Request(
+        run=take_word(packet, "run"),
+        offer=take_word(packet, "offer"),
+        task=take_word(packet, "task"),
+        round_number=take_int(packet, "round", 1),
+        place=take_int(packet, "place"),
+    )
+
+
+def find_task(request: Request, protocol: Protocol, *, at_sites: bool) -> Task | None:
+    """Find the task that a message asks for; None: to score or keep the model.
+
+    Args:
+        request: What is asked for.
+        protocol: Which tasks there are in which round.
+        at_sites: Whether the agreed settings have the sites score the model.
+
+    Raises:
+        FederationError: If the agreed settings ask nothing of the kind: other sums, or further
+            rounds.
+    """
+    number, name = request.round_number, request.task
+    if number <= protocol.num_rounds:
+        if name == FINISH or (name == EVALUATE and at_sites):
+            return None
+        tasks = protocol.tasks(number)
+        if request.place < len(tasks) and tasks[request.place].name == name:
+            return tasks[request.place]
+    raise FederationError(
+        f"the agreed settings hold no task {shown(name, 40)} in round {number} at place "
+        f"{request.place}"
+    )
+
+
+def check_answers(packet: Packet, request: Request) -> None:
+    """Refuse an answer to something else: another run, round, task, version or settings.
+
+    Raises:
+        FederationError: If a field differs from the request's.
+    """
+    for name, value in request.fields().items():
+        expect_field(packet, name, value)
+
+
+def pack_task(
+    state: GlobalState, request: Request, delivery: Delivery, sent: Mapping[str, Bundle]
+) -> Packet:
+    """Write a task.
+
+    Args:
+        state: Whose plan is sent with it.
+        request: Which exchange it is.
+        delivery: What a client needs for it: what the client has already is named by its digest.
+        sent: What this client has not.
+    """
+    fields = request.fields()
+    fields |= {name: bundle.digest for name, bundle in delivery.kept.items()}
+    tensors = dict(delivery.fresh)
+    for bundle in sent.values():
+        tensors |= bundle.tensors
+    if PLAN in sent:
+        fields |= plan_numbers(state.plan)
+    return Packet(fields, tensors)
+
+
+def unpack_task(
+    packet: Packet, task: Task | None, protocol: Protocol, feature_dim: int, folder: Path
+) -> GlobalState:
+    """Read the state at the start of a task; parts that are not shared are those of round 0.
+
+    Args:
+        packet: As `pack_task` wrote it.
+        task: What is asked for; None: to score or keep the model.
+        protocol: Which parts are shared, and how heads travel.
+        feature_dim: Channels of the site's features.
+        folder: Of the run, where this site keeps plan and head.
+
+    Raises:
+        FederationError: If a tensor is missing, malformed or not finite, or a field out of range.
+        LackError: If the server counts on something that this site does not have.
+        DataError: If what came cannot be kept.
+    """
+    parts = _packed_parts(packet, task, protocol, feature_dim)
+    check_parts("the server", packet.tensors, parts)
+    plan = take_plan(packet, protocol, feature_dim, folder)
+    start = initial_state(protocol, plan)
+    needs_head, _ = needs(task, protocol)
+    head = start.model.head
+    if needs_head:
+        head = take_kept_head(packet, protocol, feature_dim, folder)
+    model = Model(head, packet.tensors.get(CENTROIDS, start.model.centroids))
+    round_number = take_int(packet, "round", 1) - (0 if task is None else 1)
+    return GlobalState(round_number, model, plan)
+
+
+def pack_update(update: ClientUpdate, request: Request) -> Packet:
+    """Write an answer; its head is as it travels already."""
+    fields = {**request.fields(), "state": "done", "num_images": update.num_images}
+    if update.loss is not None:
+        fields["loss"] = update.loss
+    return Packet(fields, dict(update.parts))
+
+
+def unpack_update(packet: Packet, site: str, parts: Mapping[str, Part], task: Task) -> ClientUpdate:
+    """Read an answer.
+
+    Args:
+        packet: What the site sent.
+        site: Who sent it, as its key says and not as it says itself.
+        parts: What it has to hold, as it travels.
+        task: What was asked for.
+
+    Raises:
+        FederationError: If a tensor is missing, malformed or not finite, or a field out of range.
+    """
+    check_parts(f"client {site!r}", packet.tensors, parts)
+    loss = take_float(packet, "loss") if task.trains else None
+    return ClientUpdate(site, take_int(packet, "num_images", 1), loss, dict(packet.tensors))
+
+
+def pack_hello(hello: Hello, offer: str, run: str) -> Packet:
+    """Write a hello."""
+    fields: dict[str, Field] = {
+        "task": "hello",
+        "round": 0,
+        "run": run,
+        "offer": offer,
+        "state": "done",
+        "num_images": hello.num_images,
+        "feature_count": hello.feature_count,
+        "fingerprint": hello.fingerprint,
+        "version": hello.version,
+        "feature_spread": hello.feature_spread,
+        **hello.numbers,
+    }
+    return Packet(fields, {"feature_sum": hello.feature_sum})
+
+
+def unpack_hello(packet: Packet, site: str, feature_dim: int, protocol: Protocol) -> Hello:
+    """Read a hello.
+
+    Args:
+        packet: What the site sent.
+        site: Who sent it, as its key says.
+        feature_dim: Channels of the features.
+        protocol: Whose objective may need the site's own estimates.
+
+    Raises:
+        FederationError: If a field or the sum is missing, malformed or not finite, or an estimate
+            out of range.
+    """
+    check_parts(
+        f"client {site!r}",
+        packet.tensors,
+        {"feature_sum": Part((feature_dim,), torch.float64, "sum")},
+    )
+    numbers = {}
+    for name, (least, most) in protocol.local.objective.estimated(protocol.local.settings).items():
+        numbers[name] = take_float(packet, name)
+        if not least <= numbers[name] <= most:
+            raise FederationError(
+                f"client {site!r} sent {name} of {numbers[name]}, must lie in [{least:g}, {most:g}]"
+            )
+    return Hello(
+        client_id=site,
+        num_images=take_int(packet, "num_images", 2),
+        feature_sum=packet.tensors["feature_sum"],
+        feature_count=take_int(packet, "feature_count", 2),
+        numbers=numbers,
+        fingerprint=take_word(packet, "fingerprint"),
+        version=take_word(packet, "version"),
+        feature_spread=take_float(packet, "feature_spread"),
+    )
+
+
+def _packed_parts(
+    packet: Packet, task: Task | None, protocol: Protocol, feature_dim: int
+) -> dict[str, Part]:
+    """Say which tensors a message has to hold, of those that it may leave out if any is there."""
+    needs_head, needs_centroids = needs(task, protocol)
+    found: dict[str, Part] = {}
+    if MEAN_FEATURE in packet.tensors:
+        found |= plan_parts(feature_dim)
+    if needs_head and any(name.startswith(HEAD) for name in packet.tensors):
+        found |= kept_head_parts(protocol, feature_dim)
+    if needs_centroids:
+        shape = (protocol.num_clusters, protocol.code_dim)
+        found[CENTROIDS] = Part(shape, torch.float32, "collect")
+    return found

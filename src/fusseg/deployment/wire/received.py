@@ -1,0 +1,154 @@
+"""What a site keeps of what the server sent: the plan and the head, until they change.
+
+Both are named by a digest of what is in them. A site that has lost one, or has another, says so and
+is sent it again.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from fusseg.core.atomic import write_atomically
+from fusseg.core.errors import DataError, FederationError
+from fusseg.core.visible_text import shown
+from fusseg.deployment.wire.packet import Packet, take_float, take_int, take_word
+from fusseg.federation.parts import HEAD, Part, check_parts, head_parts, take_head
+from fusseg.federation.protocol import Protocol
+from fusseg.federation.traffic import HEAD_BUNDLE, MEAN_FEATURE, PLAN, make_bundle, plan_numbers
+from fusseg.federation.wire import narrow_parts, widen_head
+from fusseg.segmentation.head import HeadWeights, SegmentationHead
+from fusseg.segmentation.training import TrainingPlan
+
+_FOLDER, _NUMBERS = "received", "numbers"
+_MOST_STEPS = 10**9
+_LARGEST_NUMBER = 1e30
+"""Of those that the sites agreed on: far beyond any that an objective can use."""
+_SERVER = "the server"
+
+
+class LackError(FederationError):
+    """The server counts on something that this site does not have: it is asked to send it again."""
+
+
+def plan_parts(feature_dim: int) -> dict[str, Part]:
+    """Describe the tensors of a plan."""
+    return {MEAN_FEATURE: Part((feature_dim,), torch.float32, "sum")}
+
+
+def kept_head_parts(protocol: Protocol, feature_dim: int) -> dict[str, Part]:
+    """Describe the weights of a head as it travels down."""
+    head = SegmentationHead(feature_dim, protocol.code_dim).state_dict()
+    return narrow_parts(head_parts(dict(head)), protocol.wire)
+
+
+def take_plan(packet: Packet, protocol: Protocol, feature_dim: int, folder: Path) -> TrainingPlan:
+    """Read the plan out of a message, or where this site keeps it.
+
+    Args:
+        packet: The message.
+        protocol: Which numbers were agreed on.
+        feature_dim: Channels of the site's features.
+        folder: Of the run.
+
+    Raises:
+        FederationError: If the digest is not that of the plan, or a number out of range.
+        LackError: If it was not sent, and this site does not have it.
+        DataError: If it cannot be kept.
+    """
+    digest, was_sent = take_word(packet, PLAN), MEAN_FEATURE in packet.tensors
+    if not was_sent:
+        packet = Packet(*_recall(folder, PLAN, digest))
+        # It may have been kept under other settings.
+        check_parts(_SERVER, packet.tensors, plan_parts(feature_dim))
+    local = protocol.local
+    names = [*local.objective.estimated(local.settings), *local.objective.given(local.settings)]
+    agreed = {name: take_float(packet, name) for name in names}
+    if any(abs(value) > _LARGEST_NUMBER for value in agreed.values()):
+        raise FederationError(f"the server sent the numbers {agreed}, which nothing can use")
+    num_steps = take_int(packet, "num_steps", 1, _MOST_STEPS)
+    if local.steps is not None and num_steps != local.steps:
+        raise FederationError(
+            f"the server sent a plan of {num_steps} steps, but the settings say local.steps = "
+            f"{local.steps}"
+        )
+    plan = TrainingPlan(num_steps, packet.tensors[MEAN_FEATURE], agreed)
+    if was_sent:
+        _keep(folder, PLAN, digest, {MEAN_FEATURE: plan.mean_feature}, plan_numbers(plan))
+    return plan
+
+
+def take_kept_head(
+    packet: Packet, protocol: Protocol, feature_dim: int, folder: Path
+) -> HeadWeights:
+    """Read the head out of a message, or where this site keeps it, in float32.
+
+    Args:
+        packet: The message.
+        protocol: Channels of the codes, and how heads travel.
+        feature_dim: Channels of the site's features.
+        folder: Of the run.
+
+    Raises:
+        FederationError: If the digest is not that of the head.
+        LackError: If it was not sent, and this site does not have it.
+        DataError: If it cannot be kept.
+    """
+    digest = take_word(packet, HEAD_BUNDLE)
+    head = {name: part for name, part in packet.tensors.items() if name.startswith(HEAD)}
+    if head:
+        _keep(folder, HEAD_BUNDLE, digest, head, {})
+    else:
+        _, head = _recall(folder, HEAD_BUNDLE, digest)
+        # It may have been kept under other settings.
+        check_parts(_SERVER, head, kept_head_parts(protocol, feature_dim))
+    return widen_head(take_head(head))
+
+
+def _keep(
+    folder: Path,
+    name: str,
+    digest: str,
+    tensors: Mapping[str, Tensor],
+    numbers: Mapping[str, int | float],
+) -> None:
+    """Keep what the server sent, in place of what it sent before."""
+    found = make_bundle(tensors, numbers).digest
+    if found != digest:
+        raise FederationError(
+            f"the server sent a {name} with the digest {found}, but names {shown(digest)}"
+        )
+    path = _path(folder, name)
+    content = save(
+        {part: one.contiguous().clone() for part, one in tensors.items()},
+        {_NUMBERS: json.dumps(dict(numbers))},
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_atomically(path, content)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _recall(
+    folder: Path, name: str, digest: str
+) -> tuple[dict[str, int | float], dict[str, Tensor]]:
+    """Read what the server sent before: numbers and tensors."""
+    try:
+        with safe_open(_path(folder, name), framework="pt") as opened:
+            tensors = {part: opened.get_tensor(part) for part in opened.keys()}  # noqa: SIM118
+            numbers = json.loads(opened.metadata()[_NUMBERS])
+        if make_bundle(tensors, numbers).digest == digest:
+            return numbers, tensors
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError):
+        # Lost or damaged: it is sent once more.
+        pass
+    raise LackError(f"this site does not have the {name} any more")
+
+
+def _path(folder: Path, name: str) -> Path:
+    return folder / _FOLDER / f"{name}.safetensors"

@@ -1,0 +1,1 @@
+"""A trained model as one ONNX graph, and whether that graph does what the model does."""

@@ -1,0 +1,120 @@
+"""Whether an exported graph does what the model does, measured on images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8
+
+from fusseg.core.errors import DataError, first_line
+from fusseg.data.images import fit_image
+from fusseg.runs.load import TrainedRun
+from fusseg.segmentation.segmenter import Segmenter, encode, similarities
+
+Pixels = UInt8[np.ndarray, "_ _ 3"]
+Regions = UInt8[np.ndarray, "_ _"]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What was compared, and how far apart it is."""
+
+    images: int
+    equal_pixels: float
+    """Share of all pixels that have the same region."""
+    worst_image: float
+    """The same of the image where it is smallest."""
+    largest_difference: float
+    """Of the similarities, relative to the largest of them."""
+    same_in_a_batch: bool
+    """Whether two images at once give the regions of each alone."""
+
+
+class Graph:
+    """An exported graph in onnxruntime, on the processor."""
+
+    def __init__(self, content: bytes) -> None:
+        """Load it.
+
+        Raises:
+            DataError: If onnxruntime refuses it.
+        """
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 4
+        try:
+            self._session = onnxruntime.InferenceSession(
+                content, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's errors share no base class
+            raise DataError(f"onnxruntime refuses the exported graph: {error}") from error
+
+    def run(
+        self, images: UInt8[np.ndarray, "batch height width 3"]
+    ) -> tuple[
+        UInt8[np.ndarray, "batch height width"], Float32[np.ndarray, "batch clusters rows columns"]
+    ]:
+        """Give regions and similarities.
+
+        Raises:
+            DataError: If the graph fails on images of this size.
+        """
+        try:
+            regions, scores = self._session.run(None, {"image": images})
+        except Exception as error:  # onnxruntime's errors share no base class
+            raise DataError(
+                f"the exported graph fails on images of shape {images.shape}, so it is not written:"
+                f" this backbone is beyond torch's export; take the model to other machines with "
+                f"fusseg pack (onnxruntime: {first_line(error)})"
+            ) from error
+        return regions, scores
+
+
+def measure_parity(
+    graph: Graph, run: TrainedRun, segmenter: Segmenter, pairs: Sequence[tuple[Pixels, Regions]]
+) -> Parity:
+    """Compare a graph with the model it was exported from.
+
+    Args:
+        graph: The exported graph.
+        run: Backbone and scale.
+        segmenter: The model's.
+        pairs: Images, and the regions that the model gives them.
+
+    Raises:
+        DataError: If the graph fails on an image.
+    """
+    shares, differences = [], []
+    for image, expected in pairs:
+        regions, scores = graph.run(image[None])
+        shares.append((float((regions[0] == expected).mean()), expected.size))
+        differences.append(_difference(scores[0], image, run, segmenter))
+    image = pairs[0][0]
+    alone = [graph.run(part[None])[0][0] for part in (image, image[::-1])]
+    together, _ = graph.run(np.stack([image, image[::-1]]))
+    return Parity(
+        images=len(pairs),
+        equal_pixels=sum(share * size for share, size in shares) / sum(size for _, size in shares),
+        worst_image=min(share for share, _ in shares),
+        largest_difference=max(differences),
+        same_in_a_batch=all(map(np.array_equal, together, alone)),
+    )
+
+
+@torch.inference_mode()
+def _difference(
+    scores: Float32[np.ndarray, "clusters rows columns"],
+    image: Pixels,
+    run: TrainedRun,
+    segmenter: Segmenter,
+) -> float:
+    """Compare similarities with those of the same map of positions, computed by torch."""
+    rows, columns = scores.shape[1:]
+    size = (rows * run.backbone.stride, columns * run.backbone.stride)
+    seen = fit_image(image, size, "stretch", run.config.data.interpolation)
+    features = run.backbone.extract(torch.from_numpy(seen)[None])[0].permute(1, 2, 0)
+    expected = similarities(segmenter, encode(segmenter, features.half().float())).numpy()
+    return float(np.abs(scores - expected).max() / np.abs(expected).max())

@@ -1,0 +1,150 @@
+"""Join a run's record with example images into its report."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from fusseg.config.file import dump_portable_config
+from fusseg.config.schema import Config
+from fusseg.core.atomic import write_atomically
+from fusseg.core.colors import colorize
+from fusseg.data.images import fit_image, load_image
+from fusseg.evaluation.confusion import count_pixels
+from fusseg.evaluation.held_out import HeldOut, read_labels, segment_held_out
+from fusseg.evaluation.scores import score
+from fusseg.federation.strategies import resolve
+from fusseg.report.centroid_map import map_centroids
+from fusseg.report.cluster_colors import Coloring, choose_coloring
+from fusseg.report.embedding import shrink_photo, shrink_regions
+from fusseg.report.page import GalleryEntry, PageContent, render_report
+from fusseg.runs.directory import REPORT, Record, SavedState, spread_evenly
+from fusseg.runs.engine import final_models
+from fusseg.runs.record import GLOBAL
+from fusseg.runs.regions import load_regions
+from fusseg.segmentation.segmenter import Segmenter, build_segmenter
+
+NUM_EXAMPLES, NUM_WORST, NUM_TRIED = 12, 12, 48
+"""Images in the gallery: so many spread evenly over the sites, and the worst of those tried."""
+
+
+def write_report(
+    run_dir: Path,
+    config: Config,
+    record: Record,
+    saved: SavedState | None = None,
+    shown: HeldOut | None = None,
+) -> None:
+    """Write a run's report.html.
+
+    Args:
+        run_dir: Run directory.
+        config: The run's configuration.
+        record: Its record, finished or not.
+        saved: State after its last finished round, for the gallery.
+        shown: Images of the gallery; the gallery is left out without them.
+    """
+    models = {}
+    if saved is not None:
+        # Empty where every site of a deployment has its own.
+        models = final_models(saved, resolve(config))
+    name, model = next(iter(models.items()), (GLOBAL, None))
+    num_clusters = config.model.num_clusters
+    regions = load_regions(run_dir, num_clusters, None if name == GLOBAL else name)
+    content = PageContent(
+        cluster_names=None if regions is None else regions.names,
+        centroids=map_centroids(run_dir),
+        held_out=bool(config.data.held_out_sites),
+    )
+    if saved is not None and model is not None and shown is not None:
+        segmenter = build_segmenter(model, saved.state.plan.mean_feature)
+        matching = _matching(record, shown)
+        coloring = choose_coloring(shown.classes, matching, num_clusters, regions)
+        gallery = _examples(segmenter, shown, matching, coloring)
+        content = replace(content, gallery=gallery, legend=coloring.legend)
+    page = render_report(record, dump_portable_config(config), content)
+    write_atomically(run_dir / REPORT, page.encode())
+
+
+def _matching(record: Record, shown: HeldOut) -> list[int] | None:
+    """Class of each cluster; None where nothing is scored, or the labels have changed since."""
+    final = record["final"]
+    if final is None or final["matching"] is None or shown.classes is None:
+        return None
+    if tuple(final["per_class_iou"]) != shown.classes.names:
+        return None
+    matching: list[int] = final["matching"]
+    return matching
+
+
+def _examples(
+    segmenter: Segmenter, shown: HeldOut, matching: list[int] | None, coloring: Coloring
+) -> list[GalleryEntry]:
+    """Segment images of all sites; keep some of each site, and of the others the worst."""
+    # Without scores there is no worst, and a CRF takes seconds an image.
+    few = matching is None or shown.crf
+    sites = [item.site for item in shown.items]
+    tried = spread_over_sites(sites, NUM_EXAMPLES if few else NUM_TRIED)
+    entries = {index: _example(segmenter, shown, matching, coloring, index) for index in tried}
+    even = spread_over_sites([sites[index] for index in tried], NUM_EXAMPLES)
+    kept = {tried[place] for place in even}
+    scored = sorted(
+        (entry.mean_iou, index) for index, entry in entries.items() if entry.mean_iou is not None
+    )
+    kept |= {index for _, index in scored[:NUM_WORST]}
+    return [entries[index] for index in sorted(kept)]
+
+
+def spread_over_sites(sites: Sequence[str], most: int) -> list[int]:
+    """Choose images: as many of each site as of the others, spread evenly within it.
+
+    Args:
+        sites: Site of each image.
+        most: Number of images, where there are so many.
+
+    Returns:
+        Places in `sites`, ascending.
+    """
+    by_site: dict[str, list[int]] = {}
+    for place, site in enumerate(sites):
+        by_site.setdefault(site, []).append(place)
+    # Small sites first: what they lack is left to the others.
+    groups = sorted(spread_evenly(list(by_site.values()), most), key=len)
+    chosen: list[int] = []
+    for number, places in enumerate(groups):
+        left = most - len(chosen)
+        chosen += spread_evenly(places, -(-left // (len(groups) - number)))
+    return sorted(chosen)
+
+
+def _example(
+    segmenter: Segmenter,
+    shown: HeldOut,
+    matching: list[int] | None,
+    coloring: Coloring,
+    index: int,
+) -> GalleryEntry:
+    item, seen = shown.views[index].item, shown.views[index].settings
+    image = fit_image(
+        load_image(item, seen.decoding), seen.image_size, seen.fit, seen.interpolation
+    )
+    regions = segment_held_out(segmenter, shown, index)
+    labels = read_labels(shown, index)
+    mean_iou = None
+    if labels is not None and matching is not None:
+        counts = count_pixels(regions, labels, segmenter.num_clusters, len(coloring.classes))
+        if counts.sum() > 0:
+            mean_iou = score(counts, torch.tensor(matching)).mean_iou
+    label = None
+    if labels is not None:
+        label = shrink_regions(colorize(labels.numpy(), coloring.classes))
+    return GalleryEntry(
+        site=item.site,
+        stem=item.stem,
+        # Small already here: the arrays of all that are tried are held at once.
+        image=shrink_photo(image),
+        regions=shrink_regions(colorize(regions.numpy(), coloring.clusters)),
+        label=label,
+        mean_iou=mean_iou,
+    )

@@ -1,0 +1,1 @@
+"""A run from start to finish: prepare, train, record, save, resume, load and adapt."""

@@ -1,0 +1,206 @@
+"""Fit a trained run to new images: its head stays, mean feature and centroids move."""
+
+from collections.abc import Generator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from fusseg.config.schema import Config, seen_alike
+from fusseg.core.errors import DataError
+from fusseg.core.portable_paths import without_folders
+from fusseg.data.checks.survey import find_layout
+from fusseg.data.findings import Finding
+from fusseg.data.stored import sum_up
+from fusseg.evaluation.held_out import Evaluation, HeldOut, evaluate
+from fusseg.evaluation.scores import Scores, score
+from fusseg.features.extraction import Progress
+from fusseg.federation.client import Client
+from fusseg.federation.guarded_lloyd import Adaptation, move_to_codes
+from fusseg.federation.points import sample_positions, unit_codes
+from fusseg.runs.directory import (
+    Record,
+    SavedState,
+    check_new_run,
+    create_run,
+    read_run_config,
+    save_record,
+    save_state,
+)
+from fusseg.runs.prepare import Prepared, extract, look_up
+from fusseg.runs.record import GLOBAL, describe_evaluations, describe_skipped, new_record
+from fusseg.runs.warm_start import carry_names, check_suits, describe_origin, load_shared_model
+from fusseg.segmentation.head import HeadWeights
+from fusseg.segmentation.objective import Model
+from fusseg.segmentation.segmenter import Segmenter, build_segmenter
+from fusseg.segmentation.training import TrainingPlan
+
+
+@dataclass(frozen=True)
+class MovedRegion:
+    """What became of one centroid."""
+
+    cosine: float
+    """Of the new centroid to the old."""
+    share_before: float
+    """Share of the positions in the region."""
+    share_after: float
+    state: str
+    """`moved`, `unmoved`, `held` at the bound, or `kept` for want of positions."""
+
+
+@dataclass(frozen=True)
+class AdaptedRun:
+    """A run before and after, on the new images."""
+
+    record: Record
+    shown: HeldOut
+    segmenters: dict[str, Segmenter]
+    """Under `Before` and `After`."""
+    regions: tuple[MovedRegion, ...]
+
+
+def adapt_run(
+    run_dir: Path, folder: Path, out: Path, adaptation: Adaptation, cache: Path, command: str
+) -> Generator[Progress | Finding, None, AdaptedRun]:
+    """Move a run's centroids to the codes of new images, and keep the result as a run of its own.
+
+    Args:
+        run_dir: A run whose sites share one model; it is left as it is.
+        folder: Sites with images, or a plain folder of images.
+        out: New run directory.
+        adaptation: How far centroids may go.
+        cache: Folder of the feature cache.
+        command: Repeats this, for the record.
+
+    Yields:
+        What is doubtful about the images; progress of the extraction.
+
+    Raises:
+        FussegError: If the run, the images or the new run directory cannot be used.
+    """
+    saved, parent = load_shared_model(run_dir), read_run_config(run_dir)
+    config = adapted_config(parent, run_dir, folder)
+    # Before the features, which may take hours.
+    check_new_run(out)
+    lookup = look_up(config)
+    check_suits(saved, config, lookup.backbone.fingerprint, run_dir)
+    prepared = yield from extract(lookup, config, cache)
+    create_run(out, config)
+    old = saved.state
+    plan = recenter(old.plan, prepared.clients)
+    codes = _codes(prepared.clients, old.model.head, plan, config)
+    centroids, moved = move_to_codes(old.model.centroids, codes, adaptation)
+    state = replace(old, model=Model(old.model.head, centroids), plan=plan)
+    segmenters = {
+        name: build_segmenter(one.model, one.plan.mean_feature)
+        for name, one in (("Before", old), ("After", state))
+    }
+    evaluations = {name: evaluate(one, prepared.shown) for name, one in segmenters.items()}
+    record = _start_record(out, config, prepared, command)
+    record["start"] = asdict(describe_origin(run_dir, saved))
+    # Nothing was exchanged: steps and agreed numbers are those of the old run.
+    agreed = {"local_steps": plan.num_steps, "agreed": dict(plan.agreed)}
+    record["hello"] = agreed | {"bytes_up": 0, "bytes_down": 0, "refused": []}
+    scores = {
+        name: describe_evaluations({GLOBAL: one}, prepared.shown.classes)
+        for name, one in evaluations.items()
+    }
+    regions = _describe_regions(old.model.centroids, centroids, evaluations, moved.states)
+    kept = _names_kept(evaluations)
+    record["final"] = scores["After"]
+    record["adapted"] = {
+        "steps": moved.steps,
+        "min_cosine": adaptation.min_cosine,
+        "before": scores["Before"],
+        "names_kept_mean_iou": None if kept is None else kept.mean_iou,
+        "regions": [asdict(region) for region in regions],
+    }
+    digests = {client.client_id: client.features.digest for client in prepared.clients}
+    carry_names(run_dir, out)
+    save_record(out, record)
+    save_state(out, SavedState(state, {}, saved.fingerprint, digests))
+    return AdaptedRun(record, prepared.shown, segmenters, regions)
+
+
+def _start_record(out: Path, config: Config, prepared: Prepared, command: str) -> Record:
+    images = {client.client_id: len(client.features) for client in prepared.clients}
+    record = new_record(out, config, prepared.backbone, images, prepared.center)
+    record["command"] = without_folders(command)
+    record["skipped_images"] = describe_skipped(prepared.skipped)
+    record["stored_values"] = sum_up(prepared.stored)
+    record["seconds"]["extract"] = prepared.seconds
+    return record
+
+
+def adapted_config(parent: Config, run_dir: Path, folder: Path) -> Config:
+    """Say with which settings a run is adapted: its own, but for the images.
+
+    Run again, they train a federation on the new images from the old model.
+
+    Raises:
+        DataError: If the folder is not there, or cannot be read.
+    """
+    if not folder.is_dir():
+        what = "it is a file; give the folder that holds it" if folder.is_file() else "correct it"
+        raise DataError(f"no such folder of images: {folder}; {what}")
+    data = seen_alike(find_layout(folder), parent.data)
+    return replace(
+        parent,
+        data=data,
+        model=replace(parent.model, start=str(run_dir)),
+        evaluation=replace(parent.evaluation, at_sites=True),
+    )
+
+
+def recenter(plan: TrainingPlan, clients: Sequence[Client]) -> TrainingPlan:
+    """Replace the mean feature by that of the clients' images, by sums and counts alone.
+
+    Where nothing was centered nothing is.
+    """
+    if not bool(plan.mean_feature.any()):
+        return plan
+    total = torch.stack([client.features.feature_sum() for client in clients]).sum(dim=0)
+    count = sum(client.features.feature_count for client in clients)
+    return replace(plan, mean_feature=(total / count).float())
+
+
+def _codes(
+    clients: Sequence[Client], head: HeadWeights, plan: TrainingPlan, config: Config
+) -> list[list[Float[Tensor, "_ code"]]]:
+    """Project the sampled positions of each client once: the head does not change."""
+    per_image = config.federation.positions_per_image
+    return [
+        list(
+            unit_codes(
+                head,
+                client.features,
+                sample_positions(client.features, per_image, config.seed),
+                plan.mean_feature,
+            )
+        )
+        for client in clients
+    ]
+
+
+def _describe_regions(
+    old: Float[Tensor, "clusters code"],
+    new: Float[Tensor, "clusters code"],
+    evaluations: dict[str, Evaluation],
+    states: Sequence[str],
+) -> tuple[MovedRegion, ...]:
+    cosines = (normalize(old.double(), dim=1) * normalize(new.double(), dim=1)).sum(dim=1)
+    shares = [evaluations[name].quality.cluster_share.tolist() for name in ("Before", "After")]
+    columns = zip(cosines.tolist(), *shares, states, strict=True)
+    return tuple(MovedRegion(*column) for column in columns)
+
+
+def _names_kept(evaluations: dict[str, Evaluation]) -> Scores | None:
+    """Score what is after under the matching of before: do the regions keep their meaning?"""
+    before, after = evaluations["Before"].scores, evaluations["After"].scores
+    if before is None or after is None:
+        return None
+    return score(after.confusion, before.overall.matching)

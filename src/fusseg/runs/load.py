@@ -1,0 +1,167 @@
+"""A trained run as its users meet it: its models, and its scores on other data."""
+
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fusseg.config.compute import Compute, choose_compute
+from fusseg.config.schema import Config, DataConfig, seen_alike
+from fusseg.core.errors import ConfigError, DataError, nearest_name
+from fusseg.data.findings import Finding
+from fusseg.data.items import Dataset, Item, select
+from fusseg.data.layouts.datasets import open_dataset, select_held_out, select_training
+from fusseg.data.stored import doubt_stored
+from fusseg.evaluation.held_out import gather_held_out
+from fusseg.features.backbones import Backbone, load_backbone
+from fusseg.features.extraction import Progress, extract_features
+from fusseg.features.views import held_out_views, with_mirrored
+from fusseg.federation.strategies import resolve
+from fusseg.runs.directory import digest_state, load_record, load_state, read_run_config
+from fusseg.runs.engine import check_fingerprint, final_models, score_models
+from fusseg.runs.record import GLOBAL, describe_protocol, describe_skipped
+from fusseg.segmentation.segmenter import Segmenter, build_segmenter
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run's models, ready to segment."""
+
+    config: Config
+    backbone: Backbone
+    segmenters: dict[str, Segmenter]
+    """The global model under `GLOBAL`, or one per client (E or C off)."""
+    rounds_done: int
+    """Fewer than the configuration says where the run was interrupted."""
+    name: str
+    """Of the run directory."""
+    digest: str
+    """SHA-256 of the state file, hex: which models these are."""
+    stored_values: tuple[Mapping[str, Any], ...] = ()
+    """What the files of training held, as in the record; empty: unknown."""
+
+
+def load_run(run_dir: Path | str, compute: Compute | None = None) -> TrainedRun:
+    """Load what a run has learned up to its last finished round.
+
+    Args:
+        run_dir: Run directory.
+        compute: What its backbone computes on; None: as the run did.
+
+    Raises:
+        ConfigError: If the folder is no run, or the backbone is not the one it was trained on.
+        DataError: If no round is finished, or the state is damaged.
+    """
+    run_dir = Path(run_dir)
+    config = read_run_config(run_dir)
+    saved = load_state(run_dir)
+    compute = compute or choose_compute(config.compute)
+    backbone = load_backbone(config.backbone.name, compute, config.backbone.grid)
+    check_fingerprint(saved, backbone, run_dir)
+    models = final_models(saved, resolve(config))
+    mean_feature = saved.state.plan.mean_feature
+    segmenters = {name: build_segmenter(model, mean_feature) for name, model in models.items()}
+    return TrainedRun(
+        config,
+        backbone,
+        segmenters,
+        saved.state.round_number,
+        name=run_dir.resolve().name,
+        digest=digest_state(run_dir),
+        stored_values=_stored_values(run_dir),
+    )
+
+
+def _stored_values(run_dir: Path) -> tuple[Mapping[str, Any], ...]:
+    # A site's own copy of a run has no record, and a model can be used without.
+    with suppress(DataError):
+        return tuple(load_record(run_dir).get("stored_values", ()))
+    return ()
+
+
+def pick_segmenter(run: TrainedRun, site: str | None) -> Segmenter:
+    """Pick the global model, or one site's own where there is no global one.
+
+    Raises:
+        ConfigError: If a site is needed and not given, given and not needed, or unknown.
+    """
+    names = sorted(run.segmenters)
+    if GLOBAL in run.segmenters:
+        if site is not None:
+            raise ConfigError(f"this run has one global model; drop --site {site}")
+        return run.segmenters[GLOBAL]
+    if site is None:
+        raise ConfigError(
+            f"each site of this run has its own model; choose one with --site: {', '.join(names)}"
+        )
+    if site not in run.segmenters:
+        raise ConfigError(f"unknown site {site!r}; {nearest_name(site, names)}")
+    return run.segmenters[site]
+
+
+def evaluate_run(
+    run: TrainedRun, data: DataConfig, cache: Path
+) -> Generator[Progress | Finding, None, dict[str, Any]]:
+    """Score a trained run on held-out data, with the run's backbone and image size.
+
+    Args:
+        run: A trained run.
+        data: Where the held-out images are (all sites, where none is named); its size and fit are
+            replaced by the run's.
+        cache: Folder of the feature cache.
+
+    Yields:
+        What is doubtful about the images; progress of the extraction.
+
+    Returns:
+        Scores as in the record's `final`, `protocol` and `skipped_images` as there, and
+        `trained_images`: how many of the scored images trained this run.
+
+    Raises:
+        ConfigError: If a site or split is unknown.
+        DataError: If the data cannot be used.
+    """
+    config, dataset, items = choose_scored(run, data)
+    yield from doubt_stored(items, config.data)
+    views = held_out_views(items, run.backbone, config)
+    wanted = with_mirrored(views, config.evaluation)
+    batch_size = config.backbone.batch_size
+    features = yield from extract_features(wanted, run.backbone, batch_size, cache)
+    held_out = gather_held_out(views, features, dataset.classes, config.evaluation)
+    scores = score_models(run.segmenters, held_out)
+    return {
+        **scores,
+        "protocol": describe_protocol(config),
+        "skipped_images": describe_skipped(features.skipped),
+        "trained_images": _count_trained(run.config.data, config.data, items),
+    }
+
+
+def choose_scored(run: TrainedRun, data: DataConfig) -> tuple[Config, Dataset, tuple[Item, ...]]:
+    """Say what `evaluate_run` scores: under which settings, of which data set, which images.
+
+    Raises:
+        ConfigError: If a site or split is unknown.
+        DataError: If the data cannot be used.
+    """
+    used = run.config.data
+    data = seen_alike(data, used)
+    dataset = open_dataset(data)
+    if not data.held_out_sites:
+        data = replace(data, held_out_sites=_sites_with(dataset, data.held_out_split))
+    return replace(run.config, data=data), dataset, select_held_out(dataset, data)
+
+
+def _count_trained(used: DataConfig, data: DataConfig, items: Sequence[Item]) -> int:
+    """Count the images that trained, as far as the folder tells: another one holds other images."""
+    if (used.layout, used.root) != (data.layout, data.root):
+        return 0
+    trained = {(item.site, item.stem) for item in select_training(open_dataset(used), used)}
+    return sum((item.site, item.stem) in trained for item in items)
+
+
+def _sites_with(dataset: Dataset, split: str) -> tuple[str, ...]:
+    known = tuple(site for site in dataset.sites if select(dataset, [site], split))
+    # An unknown split is left to `select_held_out`, which names the known ones.
+    return known or dataset.sites

@@ -1,0 +1,203 @@
+"""From a configuration to clients with features and held-out images: everything before round 1."""
+
+import time
+from collections import Counter
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fusseg.cluster.workers import Workers
+from fusseg.config.compute import choose_compute, set_threads
+from fusseg.config.schema import Config
+from fusseg.core.errors import ConfigError, DataError
+from fusseg.data.findings import Finding
+from fusseg.data.images import decoding_of
+from fusseg.data.items import Dataset
+from fusseg.data.layouts.datasets import open_dataset, select_held_out, select_training
+from fusseg.data.partitions.partition import training_images
+from fusseg.data.partitions.small_clients import check_held_out, small_clients
+from fusseg.data.stored import Stored, judge_stored, look_over
+from fusseg.evaluation.held_out import HeldOut, gather_held_out
+from fusseg.features.backbones import Backbone, load_backbone
+from fusseg.features.extraction import Elsewhere, Progress, SiteFeatures, extract_features
+from fusseg.features.pipeline import Skipped
+from fusseg.features.views import View, check_views, held_out_views, training_views, with_mirrored
+from fusseg.federation.client import Client
+from fusseg.federation.strategies import resolve
+from fusseg.runs.warm_start import check_start
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """What the settings name, found before any image is opened."""
+
+    dataset: Dataset
+    backbone: Backbone
+    center: bool
+    """Whether the mean feature is subtracted before any cosine."""
+    training: tuple[View, ...]
+    """Training images, or their crops, each with its client."""
+    shown: tuple[View, ...]
+    """What is scored and pictured, as in `Prepared.shown`."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What training and evaluation work on."""
+
+    backbone: Backbone
+    center: bool
+    """Whether the mean feature is subtracted before any cosine."""
+    clients: tuple[Client, ...]
+    """Sorted by their ids."""
+    shown: HeldOut
+    """What is scored and pictured: the held-out images or, where nothing is held out, the training
+    images, without their labels unless `evaluation.at_sites` asks for them."""
+    skipped: tuple[Skipped, ...]
+    stored: tuple[Stored, ...]
+    """What the files of some of the training images hold."""
+    seconds: float
+
+
+def look_up(config: Config) -> Lookup:
+    """List the data, load the backbone, and ask every rule about them that needs no pixel.
+
+    Raises:
+        ConfigError: If the configuration names what is not there, or what cannot be combined.
+        DataError: If the data cannot be used.
+    """
+    dataset = open_dataset(config.data)
+    items = training_images(dataset, config.data, config.local.batch_size)
+    held_out = select_held_out(dataset, config.data)
+    check_scored(config)
+    backbone = load_backbone(
+        config.backbone.name, choose_compute(config.compute), config.backbone.grid
+    )
+    check_views(config, backbone)
+    shown = held_out or tuple(
+        item if config.evaluation.at_sites or item.mask is None else replace(item, mask=None)
+        for item in select_training(dataset, config.data)
+    )
+    return Lookup(
+        dataset=dataset,
+        backbone=backbone,
+        center=is_centered(config, backbone),
+        training=training_views(items, backbone, config),
+        shown=held_out_views(shown, backbone, config),
+    )
+
+
+def look_up_new(config: Config) -> Lookup:
+    """Ask all that a new run asks before it opens an image.
+
+    Raises:
+        ConfigError: As `look_up`, if strategy, switches and backbone cannot be combined, or if no
+            run can start from `model.start`.
+        DataError: If the data or the saved model cannot be used.
+    """
+    resolve(config)
+    lookup = look_up(config)
+    resolve(config, feature_dim=lookup.backbone.feature_dim)
+    check_start(config, lookup.backbone.fingerprint, center=lookup.center)
+    return lookup
+
+
+def prepare(
+    config: Config, cache: Path, workers: Workers | None = None
+) -> Generator[Progress | Finding, None, Prepared]:
+    """Look everything up, then extract what the cache lacks.
+
+    Args:
+        config: All settings.
+        cache: Folder of the feature cache.
+        workers: Who extracts; None: this process.
+
+    Yields:
+        What is doubtful about the stored values; progress of the extraction, image by image.
+
+    Raises:
+        ConfigError: If the configuration names what is not there.
+        DataError: If the data cannot be used.
+    """
+    return (yield from extract(look_up(config), config, cache, workers))
+
+
+def extract(
+    lookup: Lookup, config: Config, cache: Path, workers: Workers | None = None
+) -> Generator[Progress | Finding, None, Prepared]:
+    """Extract what the cache lacks of what was looked up.
+
+    Yields:
+        What is doubtful about the stored values; progress of the extraction, image by image.
+
+    Raises:
+        DataError: If too few images can be used, or a mask that is scored cannot be.
+    """
+    set_threads(config.compute)
+    backbone, classes = lookup.backbone, lookup.dataset.classes
+    wanted = (*lookup.training, *with_mirrored(lookup.shown, config.evaluation))
+    decoding = decoding_of(config.data)
+    stored = look_over([view.item for view in lookup.training], decoding)
+    if config.data.held_out_sites:
+        others = look_over([view.item for view in lookup.shown], decoding)
+        yield from judge_stored([*stored, *others], decoding)
+    else:
+        yield from judge_stored(stored, decoding)
+    started = time.perf_counter()
+    batch_size = config.backbone.batch_size
+    elsewhere = None if workers is None else Elsewhere(workers, config.compute)
+    features = yield from extract_features(wanted, backbone, batch_size, cache, elsewhere)
+    seconds = time.perf_counter() - started
+    clients = _clients(lookup.training, features, config, cache)
+    if config.data.held_out_sites:
+        check_held_out(sum(map(features.has, lookup.shown)), len(lookup.shown))
+    shown = gather_held_out(lookup.shown, features, classes, config.evaluation)
+    return Prepared(
+        backbone=backbone,
+        center=lookup.center,
+        clients=clients,
+        shown=shown,
+        skipped=features.skipped,
+        stored=tuple(stored),
+        seconds=seconds,
+    )
+
+
+def is_centered(config: Config, backbone: Backbone) -> bool:
+    """Tell whether the mean feature is subtracted before any cosine."""
+    return backbone.center if config.backbone.center == "auto" else config.backbone.center
+
+
+def check_scored(config: Config) -> None:
+    """Refuse to score at the sites and on held-out ones at once, or at sites that share no model.
+
+    Raises:
+        ConfigError: If both are asked for, or a part of the model stays with each site.
+    """
+    if config.evaluation.at_sites and resolve(config).keeps_own_models:
+        raise ConfigError(
+            "evaluation.at_sites counts under one model for all sites, but under "
+            f"federation.strategy {config.federation.strategy!r} with these switches each keeps "
+            "its own; set it to false"
+        )
+    if config.evaluation.at_sites and config.data.held_out_sites:
+        raise ConfigError(
+            "evaluation.at_sites scores where images train, but data.held_out_sites is "
+            f"{list(config.data.held_out_sites)}; set one of them only"
+        )
+
+
+def _clients(
+    training: tuple[View, ...], features: SiteFeatures, config: Config, cache: Path
+) -> tuple[Client, ...]:
+    usable: dict[str, list[View]] = {view.item.client: [] for view in training}
+    for view in filter(features.has, training):
+        usable[view.item.client].append(view)
+    counts = Counter({client: len(views) for client, views in usable.items()})
+    for message in small_clients(counts, config.data, usable=True).values():
+        raise DataError(message)
+    compute = choose_compute(config.compute)
+    return tuple(
+        Client(client, features.of_views(views), cache, compute)
+        for client, views in sorted(usable.items())
+    )
