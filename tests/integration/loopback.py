@@ -118,7 +118,7 @@ def hurry(monkeypatch):
         "greeting._PAUSE_SECONDS",
         "exchange._RETRY_SECONDS",
     ):
-        monkeypatch.setattr(f"fusseg.deployment.{name}", 0.01)
+        monkeypatch.setattr(f"fusseg.deployment.server.{name}", 0.01)
 
 
 def federation_in(tmp_path, root, make_config):
