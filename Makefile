@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PACKAGES := dist/tested
 
-.PHONY: install demo deploy-demo docs test test-deploy test-browser test-docs test-formats test-package test-properties format check tests coverage clean
+.PHONY: install demo deploy-demo docs test test-deploy test-browser test-docs test-formats test-package test-package-newest test-package-lowest test-properties format check tests coverage clean
 
 install: $(STAMP)
 
@@ -44,10 +45,21 @@ test-formats: $(STAMP) .venv-formats/.installed
 	.venv-formats/bin/python -m pip install --quiet --disable-pip-version-check -r tests/formats/requirements.txt
 	touch $@
 
-# Wheel and sdist: what is in them, and all that users do, in empty environments with the newest and with the lowest
-# versions of what the package asks for.
+# Wheel and sdist, built once: what is in them, and all that users do, in empty environments with the newest and with
+# the lowest versions of what the package asks for, both at a time.
 test-package: $(STAMP) .venv-package/.installed
-	FUSSEG_PACKAGE_PYTHON=$(CURDIR)/.venv-package/bin/python $(BIN)/python -m pytest -m package tests/package
+	rm -rf $(PACKAGES)
+	.venv-package/bin/python -m build -o $(PACKAGES)/both . >/dev/null
+	.venv-package/bin/python -m build --wheel -o $(PACKAGES)/tree . >/dev/null
+	$(MAKE) --no-print-directory --output-sync=target -j 2 test-package-lowest test-package-newest
+
+test-package-newest:
+	FUSSEG_PACKAGES=$(CURDIR)/$(PACKAGES) FUSSEG_VERSIONS=newest FUSSEG_PACKAGE_PYTHON=$(CURDIR)/.venv-package/bin/python \
+		$(BIN)/python -m pytest -m package tests/package
+
+test-package-lowest:
+	FUSSEG_PACKAGES=$(CURDIR)/$(PACKAGES) FUSSEG_VERSIONS=lowest \
+		$(BIN)/python -m pytest -m package tests/package/test_bare.py tests/package/test_extras.py
 
 .venv-package/.installed: tests/package/requirements.txt
 	$(PYTHON) -m venv .venv-package

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from installation import ROOT, Installation, Packages, run
+from installation import Installation, Packages
 
 MEMORY = Path("/dev/shm")
 PLENTY = 8 * 2**30
@@ -23,23 +23,15 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def build_python():
-    """The interpreter that has the build tools."""
-    return os.environ["FUSSEG_PACKAGE_PYTHON"]
-
-
-@pytest.fixture(scope="session")
-def packages(build_python, tmp_path_factory):
-    out = tmp_path_factory.mktemp("packages")
-    for folder, options in (("both", ()), ("tree", ("--wheel",))):
-        done = run(build_python, "-m", "build", *options, "-o", out / folder, ROOT, cwd=out)
-        assert done.returncode == 0, done.stdout + done.stderr
-    (wheel,), (sdist,) = (out / "both").glob("*.whl"), (out / "both").glob("*.tar.gz")
-    (wheel_of_tree,) = (out / "tree").glob("*.whl")
+def packages():
+    """What `make test-package` has built: once, for all tests."""
+    built = Path(os.environ["FUSSEG_PACKAGES"])
+    (wheel,), (sdist,) = (built / "both").glob("*.whl"), (built / "both").glob("*.tar.gz")
+    (wheel_of_tree,) = (built / "tree").glob("*.whl")
     return Packages(wheel, sdist, wheel_of_tree)
 
 
-@pytest.fixture(scope="session", params=["newest", "lowest"])
+@pytest.fixture(scope="session", params=os.environ.get("FUSSEG_VERSIONS", "newest lowest").split())
 def installed(request, packages, tmp_path_factory):
     """The wheel in an empty environment; first without extras, later `with_all` adds them."""
     with room_for(request.param, tmp_path_factory) as root:

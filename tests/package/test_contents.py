@@ -1,6 +1,7 @@
 """Wheel and sdist hold the package, all of it, and nothing else."""
 
 import hashlib
+import os
 import re
 import tarfile
 import zipfile
@@ -112,8 +113,16 @@ def test_the_page_about_installing_names_the_lowest_versions():
     assert rows == dict(line.split("==") for line in lowest(requirements()))
 
 
-def test_twine_accepts_both(packages, build_python, tmp_path):
+def test_twine_accepts_both(packages, tmp_path):
     files = packages.wheel, packages.sdist
-    done = run(build_python, "-m", "twine", "check", "--strict", *files, cwd=tmp_path)
+    done = run(
+        os.environ["FUSSEG_PACKAGE_PYTHON"],
+        "-m",
+        "twine",
+        "check",
+        "--strict",
+        *files,
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stdout
     assert done.stdout.count("PASSED") == 2
