@@ -7,9 +7,7 @@ import torch
 from sklearn.metrics import confusion_matrix
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from fusseg.evaluation.confusion import count_pixels
-from fusseg.evaluation.matching import UNMATCHED, match_clusters
-from fusseg.evaluation.scores import score
+from fusseg.evaluation.scores import UNMATCHED, count_pixels, match_clusters, score
 
 
 def draw_masks(seed, num_clusters, num_classes, absent=()):

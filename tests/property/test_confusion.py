@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusseg.evaluation.confusion import count_pixels
+from fusseg.evaluation.scores import count_pixels
 
 
 @given(

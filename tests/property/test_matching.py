@@ -3,8 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusseg.evaluation.matching import UNMATCHED, match_clusters
-from fusseg.evaluation.scores import score
+from fusseg.evaluation.scores import UNMATCHED, match_clusters, score
 
 
 @st.composite

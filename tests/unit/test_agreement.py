@@ -4,7 +4,7 @@ import torch
 from fusseg.core.colors import palette
 from fusseg.evaluation.agreement import adjusted_rand, count_pairs
 from fusseg.evaluation.cluster_number import Judged, suggest_number
-from fusseg.evaluation.matching import UNMATCHED
+from fusseg.evaluation.scores import UNMATCHED
 from fusseg.evaluation.stability import MatchedRegion, compare_regions
 from fusseg.report.side_by_side import matched_colors
 

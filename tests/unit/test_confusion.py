@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fusseg.evaluation.confusion import count_pixels
+from fusseg.evaluation.scores import count_pixels
 
 
 def pixels(*values):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fusseg.evaluation.matching import UNMATCHED, match_clusters, pair_iou
+from fusseg.evaluation.scores import UNMATCHED, match_clusters, pair_iou
 
 
 def test_the_matching_agrees_in_the_most_pixels():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fusseg.evaluation.named import score_named
+from fusseg.evaluation.scores import score_named
 
 COUNTS = [[6, 0], [2, 0], [0, 4], [0, 4]]
 """Pixels of four clusters in two classes."""

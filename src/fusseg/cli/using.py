@@ -11,7 +11,7 @@ from fusseg.config.schema import DataConfig
 from fusseg.core.atomic import write_atomically
 from fusseg.core.errors import ConfigError, DataError
 from fusseg.data.layouts.datasets import check_names, check_split, open_dataset
-from fusseg.evaluation.named import score_named
+from fusseg.evaluation.scores import score_named
 from fusseg.federation.strategies import resolve
 from fusseg.runs.directory import Record
 from fusseg.runs.linear_probes import probe_run

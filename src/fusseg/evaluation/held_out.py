@@ -12,7 +12,6 @@ from fusseg.config.schema import EvaluationConfig
 from fusseg.data.images import fit_image, load_image
 from fusseg.data.items import Classes, Item
 from fusseg.data.masks import fit_mask, infer_classes, load_mask
-from fusseg.evaluation.confusion import count_pixels
 from fusseg.evaluation.quality import (
     Quality,
     QualitySums,
@@ -20,7 +19,7 @@ from fusseg.evaluation.quality import (
     average_quality,
     sum_quality,
 )
-from fusseg.evaluation.scores import Scores, score
+from fusseg.evaluation.scores import Scores, count_pixels, score
 from fusseg.features.extraction import SiteFeatures
 from fusseg.features.feature_set import FeatureSet
 from fusseg.features.views import View, mirror, with_mirrored

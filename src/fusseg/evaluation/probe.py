@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 
 from fusseg.core.errors import DataError
-from fusseg.evaluation.confusion import count_pixels
-from fusseg.evaluation.scores import Scores, score
+from fusseg.evaluation.scores import Scores, count_pixels, score
 
 
 @runtime_checkable

@@ -10,7 +10,6 @@ from fusseg.config.schema import SEEN, Config
 from fusseg.core.errors import ConfigError
 from fusseg.evaluation.agreement import adjusted_rand, count_pairs
 from fusseg.evaluation.held_out import HeldOut, encode_held_out
-from fusseg.evaluation.matching import UNMATCHED, match_clusters, pair_iou
 from fusseg.evaluation.quality import (
     Quality,
     QualitySums,
@@ -18,6 +17,7 @@ from fusseg.evaluation.quality import (
     average_quality,
     sum_quality,
 )
+from fusseg.evaluation.scores import UNMATCHED, match_clusters, pair_iou
 from fusseg.segmentation.segmenter import Segmenter, cosines
 
 

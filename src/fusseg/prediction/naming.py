@@ -18,7 +18,7 @@ from fusseg.data.items import Classes, Dataset, Item
 from fusseg.data.layouts.datasets import open_dataset
 from fusseg.data.layouts.sites import open_sites
 from fusseg.data.masks import infer_classes, load_mask
-from fusseg.evaluation.confusion import count_pixels
+from fusseg.evaluation.scores import count_pixels
 from fusseg.features.pipeline import Skipped
 from fusseg.prediction.segmenter import Segmenter, encode_seen, segment_images
 from fusseg.prediction.tiling import Pixels

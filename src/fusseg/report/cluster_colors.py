@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 
 from fusseg.core.colors import palette, spread_colors
 from fusseg.data.items import Classes
-from fusseg.evaluation.matching import UNMATCHED
+from fusseg.evaluation.scores import UNMATCHED
 from fusseg.runs.regions import Color, NamedCluster, Regions, join_clusters, load_regions
 
 Colors = UInt8[np.ndarray, "_ 3"]

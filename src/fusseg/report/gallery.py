@@ -11,9 +11,8 @@ from fusseg.config.schema import Config
 from fusseg.core.atomic import write_atomically
 from fusseg.core.colors import colorize
 from fusseg.data.images import fit_image, load_image
-from fusseg.evaluation.confusion import count_pixels
 from fusseg.evaluation.held_out import HeldOut, read_labels, segment_held_out
-from fusseg.evaluation.scores import score
+from fusseg.evaluation.scores import count_pixels, score
 from fusseg.federation.strategies import resolve
 from fusseg.report.centroid_map import map_centroids
 from fusseg.report.cluster_colors import Coloring, choose_coloring

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from markupsafe import Markup
 
-from fusseg.evaluation.named import score_named
+from fusseg.evaluation.scores import score_named
 from fusseg.report import centroid_map, figures, numbers
 from fusseg.report.centroid_map import CentroidMap
 from fusseg.report.confusion_table import confusion_rows

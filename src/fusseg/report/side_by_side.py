@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 from fusseg.core.colors import colorize, spread_colors
 from fusseg.data.images import fit_image, load_image
 from fusseg.evaluation.held_out import HeldOut, segment_held_out
-from fusseg.evaluation.matching import UNMATCHED
+from fusseg.evaluation.scores import UNMATCHED
 from fusseg.report.embedding import shrink_photo, shrink_regions
 from fusseg.segmentation.segmenter import Segmenter
 

@@ -24,9 +24,9 @@ from fusseg.bench.speed.sizes import Setting
 from fusseg.bench.speed.timing import time_alternately
 from fusseg.config.schema import ModelConfig
 from fusseg.data.items import Classes, Item
-from fusseg.evaluation.confusion import count_pixels
 from fusseg.evaluation.held_out import HeldOut, evaluate
 from fusseg.evaluation.quality import sum_quality
+from fusseg.evaluation.scores import count_pixels
 from fusseg.features.cache.store import FeatureSettings
 from fusseg.features.views import View
 from fusseg.segmentation.segmenter import (
