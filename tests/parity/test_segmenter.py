@@ -6,9 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import interpolate, normalize
 
-from fusseg.segmentation.head import build_head, initial_head
-from fusseg.segmentation.objective import Model
-from fusseg.segmentation.segmenter import (
+from fusseg.segmentation.assignment import (
     _STRIP_BYTES,
     assign,
     build_segmenter,
@@ -16,6 +14,8 @@ from fusseg.segmentation.segmenter import (
     encode,
     similarities,
 )
+from fusseg.segmentation.head import build_head, initial_head
+from fusseg.segmentation.objective import Model
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ from fusseg.prediction.refinement import guided_coefficients, refine_guided
 from fusseg.prediction.strips import assign_strips, needed_rows, position_margins, windows
 from fusseg.report.cluster_colors import numbered_regions
 from fusseg.runs.regions import NamedCluster, join_clusters
+from fusseg.segmentation.assignment import assign, build_segmenter, cosines, similarities
 from fusseg.segmentation.head import initial_head
 from fusseg.segmentation.objective import Model
-from fusseg.segmentation.segmenter import assign, build_segmenter, cosines, similarities
 
 
 @pytest.fixture

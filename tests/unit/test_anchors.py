@@ -17,9 +17,9 @@ from fusseg.federation.baselines import (
 from fusseg.federation.client import Client
 from fusseg.federation.clustering import kmeans
 from fusseg.federation.moments import principal_components, sum_moments
+from fusseg.segmentation.assignment import assign, build_segmenter, encode, similarities
 from fusseg.segmentation.head import project
 from fusseg.segmentation.objectives import settle_local
-from fusseg.segmentation.segmenter import assign, build_segmenter, encode, similarities
 from fusseg.segmentation.training import Trainee, TrainingPlan, train
 
 AGREED = {"shift_self": 0.4, "shift_neighbor": 0.2, "shift_random": 0.3}

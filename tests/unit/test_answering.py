@@ -57,9 +57,9 @@ from fusseg.federation.traffic import Traffic, make_delivery
 from fusseg.federation.wire import narrow_parts, widen_update
 from fusseg.runs.load import load_run
 from fusseg.runs.record import GLOBAL
+from fusseg.segmentation.assignment import build_segmenter
 from fusseg.segmentation.objective import Carry, Model
 from fusseg.segmentation.objectives import OBJECTIVES
-from fusseg.segmentation.segmenter import build_segmenter
 
 FILTERBANK = load_backbone("filterbank")
 STEGO = {"positions": 9, "random_supports": 1, "shift_batches": 2, "shift": "auto"}

@@ -16,8 +16,8 @@ from fusseg.export.opening import describe_need, load_model
 from fusseg.export.packing import need_of
 from fusseg.features.backbones import load_backbone
 from fusseg.runs.regions import NamedCluster
+from fusseg.segmentation.assignment import Segmenter
 from fusseg.segmentation.head import build_head, initial_head
-from fusseg.segmentation.segmenter import Segmenter
 
 NAMED = (NamedCluster(0, "gravel", (90, 80, 70)), NamedCluster(1, "metal", (0, 0, 255)))
 

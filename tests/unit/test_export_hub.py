@@ -22,8 +22,8 @@ from fusseg.export.packing import need_of
 from fusseg.features.backbones import load_backbone
 from fusseg.prediction.pretrained import from_pretrained
 from fusseg.runs.regions import NamedCluster
+from fusseg.segmentation.assignment import Segmenter
 from fusseg.segmentation.head import build_head, initial_head
-from fusseg.segmentation.segmenter import Segmenter
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

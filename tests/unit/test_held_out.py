@@ -19,8 +19,8 @@ from fusseg.evaluation.held_out import (
 from fusseg.features.cache.store import FeatureSettings
 from fusseg.features.feature_set import pool_features
 from fusseg.features.views import View
+from fusseg.segmentation.assignment import build_segmenter
 from fusseg.segmentation.objective import Model
-from fusseg.segmentation.segmenter import build_segmenter
 
 SETTINGS = FeatureSettings("filterbank", "f" * 64, (16, 16), "crop", "bilinear")
 

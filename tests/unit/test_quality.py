@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from fusseg.evaluation.quality import average_quality, sum_quality
+from fusseg.segmentation.assignment import build_segmenter, cosines, encode
 from fusseg.segmentation.objective import Model
-from fusseg.segmentation.segmenter import build_segmenter, cosines, encode
 
 
 def test_sums_count_the_best_cluster_its_cosine_and_its_lead():

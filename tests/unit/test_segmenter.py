@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from fusseg.segmentation.assignment import assign, build_segmenter, cosines, encode, similarities
 from fusseg.segmentation.objective import Model
-from fusseg.segmentation.segmenter import assign, build_segmenter, cosines, encode, similarities
 
 IDENTITY = {
     "linear.weight": torch.eye(2),

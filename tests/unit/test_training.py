@@ -3,13 +3,13 @@ import torch
 
 from fusseg.config.schema import LocalConfig
 from fusseg.features.neighbors import nearest_neighbors
+from fusseg.segmentation.assignment import build_segmenter, cosines, encode
 from fusseg.segmentation.head import initial_head
 from fusseg.segmentation.losses import clustering_loss
 from fusseg.segmentation.objective import Model, Step
 from fusseg.segmentation.objectives import settle_local
 from fusseg.segmentation.objectives.stego import SHIFTS, step_losses
 from fusseg.segmentation.sampling import draw_batch, draw_kept, query_batches
-from fusseg.segmentation.segmenter import build_segmenter, cosines, encode
 from fusseg.segmentation.training import Trainee, TrainingPlan, train
 
 

@@ -19,8 +19,8 @@ from fusseg.runs.directory import CONFIG, SavedState, save_record, save_state
 from fusseg.runs.engine import score_models
 from fusseg.runs.prepare import Prepared, prepare
 from fusseg.runs.record import GLOBAL, describe_skipped, new_record
+from fusseg.segmentation.assignment import build_segmenter
 from fusseg.segmentation.objective import Model, no_estimate, no_numbers
-from fusseg.segmentation.segmenter import build_segmenter
 from fusseg.segmentation.training import TrainingPlan
 
 _PARTY = "/anchors"

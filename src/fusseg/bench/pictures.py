@@ -32,7 +32,7 @@ from fusseg.report.drawings import Color, clouds_png, panels_png, seed_curves_pn
 from fusseg.runs.directory import load_record, load_state
 from fusseg.runs.engine import final_models
 from fusseg.runs.prepare import prepare
-from fusseg.segmentation.segmenter import Segmenter, build_segmenter
+from fusseg.segmentation.assignment import Segmenter, build_segmenter
 
 NUM_IMAGES = 4
 """Held-out images in the panels, spread evenly over those at hand."""

@@ -20,7 +20,7 @@ from fusseg.runs.directory import CONFIG
 from fusseg.runs.load import TrainedRun, load_run, pick_segmenter
 from fusseg.runs.prepare import prepare
 from fusseg.runs.suggest_k import CANDIDATES, Sampled, judge_candidates, sample_training
-from fusseg.segmentation.segmenter import Segmenter
+from fusseg.segmentation.assignment import Segmenter
 
 if TYPE_CHECKING:
     from fusseg.report.cluster_colors import Colors

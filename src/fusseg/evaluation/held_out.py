@@ -23,7 +23,7 @@ from fusseg.evaluation.scores import Scores, count_pixels, score
 from fusseg.features.extraction import SiteFeatures
 from fusseg.features.feature_set import FeatureSet
 from fusseg.features.views import View, mirror, with_mirrored
-from fusseg.segmentation.segmenter import (
+from fusseg.segmentation.assignment import (
     Segmenter,
     assign,
     cosines,

@@ -18,7 +18,7 @@ from fusseg.evaluation.quality import (
     sum_quality,
 )
 from fusseg.evaluation.scores import UNMATCHED, match_clusters, pair_iou
-from fusseg.segmentation.segmenter import Segmenter, cosines
+from fusseg.segmentation.assignment import Segmenter, cosines
 
 
 @dataclass(frozen=True)

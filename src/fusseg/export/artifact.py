@@ -19,8 +19,8 @@ from fusseg.core.atomic import write_atomically
 from fusseg.core.errors import DataError, FussegError
 from fusseg.core.version import VERSION
 from fusseg.runs.regions import Color, NamedCluster
+from fusseg.segmentation.assignment import Segmenter
 from fusseg.segmentation.head import HeadWeights, SegmentationHead, build_head
-from fusseg.segmentation.segmenter import Segmenter
 
 FORMAT_VERSION = 2
 """Newest that is read, and written where a value in an image file does not mean what it did under

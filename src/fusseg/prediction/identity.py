@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from fusseg.segmentation.segmenter import Segmenter
+from fusseg.segmentation.assignment import Segmenter
 
 
 @dataclass(frozen=True)

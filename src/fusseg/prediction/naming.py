@@ -26,7 +26,7 @@ from fusseg.prediction.viewing import PredictOptions, view_image
 from fusseg.report.cluster_colors import to_color
 from fusseg.runs.directory import spread_evenly
 from fusseg.runs.regions import NamedCluster
-from fusseg.segmentation.segmenter import assign, cosines, similarities
+from fusseg.segmentation.assignment import assign, cosines, similarities
 
 CROPS = 8
 """Crops shown of a cluster, each from another image."""

@@ -27,7 +27,7 @@ from fusseg.prediction.strips import (
 )
 from fusseg.prediction.tiling import Pixels
 from fusseg.runs.regions import Regions
-from fusseg.segmentation.segmenter import Segmenter, pixel_cosines
+from fusseg.segmentation.assignment import Segmenter, pixel_cosines
 
 MAX_CRF_PIXELS = 2_000_000
 """The field is over all pixels at once; larger images are refused."""

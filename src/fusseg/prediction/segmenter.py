@@ -27,8 +27,8 @@ from fusseg.prediction.viewing import PredictOptions, Viewing, view_image
 from fusseg.report.cluster_colors import numbered_regions
 from fusseg.runs.load import TrainedRun, load_run, pick_segmenter
 from fusseg.runs.regions import Regions, load_regions
-from fusseg.segmentation.segmenter import Segmenter as Model
-from fusseg.segmentation.segmenter import encode
+from fusseg.segmentation.assignment import Segmenter as Model
+from fusseg.segmentation.assignment import encode
 
 DEFAULT_OPTIONS = PredictOptions()
 

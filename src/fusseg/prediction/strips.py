@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from fusseg.runs.regions import Regions
-from fusseg.segmentation.segmenter import Segmenter, Strip, assign, cosines, similarities
+from fusseg.segmentation.assignment import Segmenter, Strip, assign, cosines, similarities
 
 STRIP_BYTES = 2**27
 """Memory for the similarities of a strip, brought to the width of the image."""

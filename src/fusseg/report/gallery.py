@@ -22,7 +22,7 @@ from fusseg.runs.directory import REPORT, Record, SavedState, spread_evenly
 from fusseg.runs.engine import final_models
 from fusseg.runs.record import GLOBAL
 from fusseg.runs.regions import load_regions
-from fusseg.segmentation.segmenter import Segmenter, build_segmenter
+from fusseg.segmentation.assignment import Segmenter, build_segmenter
 
 NUM_EXAMPLES, NUM_WORST, NUM_TRIED = 12, 12, 48
 """Images in the gallery: so many spread evenly over the sites, and the worst of those tried."""

@@ -10,7 +10,7 @@ from fusseg.data.images import fit_image, load_image
 from fusseg.evaluation.held_out import HeldOut, segment_held_out
 from fusseg.evaluation.scores import UNMATCHED
 from fusseg.report.embedding import shrink_photo, shrink_regions
-from fusseg.segmentation.segmenter import Segmenter
+from fusseg.segmentation.assignment import Segmenter
 
 Colors = UInt8[np.ndarray, "_ 3"]
 Picture = UInt8[np.ndarray, "height width 3"]

@@ -33,9 +33,9 @@ from fusseg.runs.directory import (
 from fusseg.runs.prepare import Prepared, extract, look_up
 from fusseg.runs.record import GLOBAL, describe_evaluations, describe_skipped, new_record
 from fusseg.runs.warm_start import carry_names, check_suits, describe_origin, load_shared_model
+from fusseg.segmentation.assignment import Segmenter, build_segmenter
 from fusseg.segmentation.head import HeadWeights
 from fusseg.segmentation.objective import Model
-from fusseg.segmentation.segmenter import Segmenter, build_segmenter
 from fusseg.segmentation.training import TrainingPlan
 
 

@@ -52,8 +52,8 @@ from fusseg.runs.record import (
     new_record,
 )
 from fusseg.runs.warm_start import start_state
+from fusseg.segmentation.assignment import Segmenter, build_segmenter
 from fusseg.segmentation.objective import Model
-from fusseg.segmentation.segmenter import Segmenter, build_segmenter
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from fusseg.features.extraction import Progress, extract_features
 from fusseg.features.views import held_out_views, training_views
 from fusseg.runs.load import TrainedRun, choose_scored
 from fusseg.runs.record import GLOBAL
-from fusseg.segmentation.segmenter import Segmenter, encode
+from fusseg.segmentation.assignment import Segmenter, encode
 
 Encoder = Callable[[Float[Tensor, "h w dim"]], Float[Tensor, "h w channels"]]
 

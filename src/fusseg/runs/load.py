@@ -21,7 +21,7 @@ from fusseg.federation.strategies import resolve
 from fusseg.runs.directory import digest_state, load_record, load_state, read_run_config
 from fusseg.runs.engine import check_fingerprint, final_models, score_models
 from fusseg.runs.record import GLOBAL, describe_protocol, describe_skipped
-from fusseg.segmentation.segmenter import Segmenter, build_segmenter
+from fusseg.segmentation.assignment import Segmenter, build_segmenter
 
 
 @dataclass(frozen=True)

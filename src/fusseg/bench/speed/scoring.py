@@ -29,7 +29,7 @@ from fusseg.evaluation.quality import sum_quality
 from fusseg.evaluation.scores import count_pixels
 from fusseg.features.cache.store import FeatureSettings
 from fusseg.features.views import View
-from fusseg.segmentation.segmenter import (
+from fusseg.segmentation.assignment import (
     Segmenter,
     assign,
     build_segmenter,

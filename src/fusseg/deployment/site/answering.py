@@ -43,7 +43,7 @@ from fusseg.federation.state import GlobalState
 from fusseg.federation.strategies import resolve
 from fusseg.federation.wire import narrow_update
 from fusseg.runs.directory import CONFIG, SavedState, save_state
-from fusseg.segmentation.segmenter import build_segmenter
+from fusseg.segmentation.assignment import build_segmenter
 
 
 def answer_packet(packet: Packet, folder: Path) -> Packet:

@@ -3,7 +3,7 @@
 from onnx import ModelProto
 
 from fusseg.export.onnx.graph_text import parse_graph
-from fusseg.segmentation.segmenter import Segmenter
+from fusseg.segmentation.assignment import Segmenter
 
 _TEXT = """
     segment (float[batch, dim, rows, columns] features, int64[2] size)

@@ -13,7 +13,7 @@ from fusseg.export.onnx.graph_text import chain, strip_notes
 from fusseg.export.onnx.head_graph import head_graph
 from fusseg.export.onnx.view_graph import view_graph
 from fusseg.runs.load import TrainedRun
-from fusseg.segmentation.segmenter import Segmenter
+from fusseg.segmentation.assignment import Segmenter
 
 INPUT, OUTPUTS = "image", ("regions", "similarities")
 _MOST_BYTES = 2**31 - 1

@@ -10,7 +10,7 @@ from jaxtyping import Float32, UInt8
 from fusseg.core.errors import DataError, first_line
 from fusseg.data.images import fit_image
 from fusseg.runs.load import TrainedRun
-from fusseg.segmentation.segmenter import Segmenter, encode, similarities
+from fusseg.segmentation.assignment import Segmenter, encode, similarities
 
 Pixels = UInt8[np.ndarray, "_ _ 3"]
 Regions = UInt8[np.ndarray, "_ _"]
