@@ -12,11 +12,11 @@ from fusseg.segmentation.losses import (
     center_correspondence,
     clustering_loss,
     correspondence_loss,
+    pair_up,
 )
 from fusseg.segmentation.objective import Step
 from fusseg.segmentation.objectives import settle_local
 from fusseg.segmentation.objectives.stego import SHIFTS, StegoSettings, estimate_shifts, step_losses
-from fusseg.segmentation.pairing import pair_up
 from fusseg.segmentation.sampling import derangement, draw_batch, query_batches
 
 

@@ -21,8 +21,13 @@ from fusseg.segmentation.objectives import OBJECTIVES, settle_local, spell_out
 from fusseg.segmentation.objectives.stego import OBJECTIVE as STEGO
 from fusseg.segmentation.objectives.stego import StegoSettings
 from fusseg.segmentation.sampling import query_batches
-from fusseg.segmentation.stacking import clients_that_fit
-from fusseg.segmentation.training import Trainee, TrainingPlan, train, train_together
+from fusseg.segmentation.training import (
+    Trainee,
+    TrainingPlan,
+    clients_that_fit,
+    train,
+    train_together,
+)
 
 MEAN = torch.full((5,), 0.25)
 RATE = 0.05

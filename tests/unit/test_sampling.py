@@ -3,7 +3,7 @@ from itertools import islice
 import pytest
 import torch
 
-from fusseg.segmentation.pairing import pair_up
+from fusseg.segmentation.losses import pair_up
 from fusseg.segmentation.sampling import (
     derangement,
     draw_batch,

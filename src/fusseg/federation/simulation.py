@@ -13,8 +13,7 @@ from fusseg.federation.protocol import Protocol, Task, sent_parts
 from fusseg.federation.state import ClientUpdate, GlobalState, Memory
 from fusseg.federation.traffic import Traffic, bytes_up, make_delivery
 from fusseg.federation.wire import narrow_update, receive_state, widen_update
-from fusseg.segmentation.stacking import clients_that_fit
-from fusseg.segmentation.training import train_together
+from fusseg.segmentation.training import clients_that_fit, train_together
 
 
 def simulate(

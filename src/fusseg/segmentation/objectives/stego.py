@@ -22,10 +22,10 @@ from fusseg.segmentation.losses import (
     center_correspondence,
     clustering_loss,
     correspondence_loss,
+    pair_up,
     share_weights,
 )
 from fusseg.segmentation.objective import Draw, LocalTraining, Losses, Numbers, Objective, Step
-from fusseg.segmentation.pairing import pair_up
 from fusseg.segmentation.sampling import (
     draw_batch,
     draw_kept,
