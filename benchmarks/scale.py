@@ -32,14 +32,13 @@ from transformers import ViTConfig, ViTModel
 
 from fusseg.config.schema import Config, FederationConfig, LocalConfig
 from fusseg.features.feature_set import FeatureSet
-from fusseg.federation.client import Client
 from fusseg.federation.gathering import aggregate
 from fusseg.federation.hello import agree, say_hello
 from fusseg.federation.parts import CENTROIDS, name_head
 from fusseg.federation.protocol import Protocol, Task, sent_parts
 from fusseg.federation.rounds import Exchange, Round, initial_state, run_rounds
 from fusseg.federation.simulation import simulate
-from fusseg.federation.state import ClientUpdate, GlobalState
+from fusseg.federation.state import Client, ClientUpdate, GlobalState
 from fusseg.federation.strategies import resolve
 from fusseg.runs.directory import SavedState
 from fusseg.runs.finished_rounds import keep_round

@@ -27,7 +27,7 @@ from fusseg.deployment.server.server_rounds import FLOWER, serve_rounds
 from fusseg.deployment.server.site_scores import read_counts
 from fusseg.deployment.wire.ledger import read_ledger
 from fusseg.deployment.wire.packet import Packet
-from fusseg.federation.participation import draw_participants
+from fusseg.federation.rounds import draw_participants
 from fusseg.federation.strategies import resolve
 from fusseg.report.gallery import write_report
 from fusseg.runs.directory import has_state, load_record, load_state

@@ -3,7 +3,7 @@
 import pytest
 
 from fusseg.config.file import load_config
-from fusseg.federation.participation import draw_participants
+from fusseg.federation.rounds import draw_participants
 from fusseg.federation.state import ClientUpdate
 from fusseg.federation.strategies import resolve
 from fusseg.report.gallery import write_report

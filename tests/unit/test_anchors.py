@@ -14,9 +14,9 @@ from fusseg.federation.baselines import (
     sample_features,
     spherical_kmeans,
 )
-from fusseg.federation.client import Client
 from fusseg.federation.clustering import kmeans
 from fusseg.federation.moments import principal_components, sum_moments
+from fusseg.federation.state import Client
 from fusseg.segmentation.assignment import assign, build_segmenter, encode, similarities
 from fusseg.segmentation.head import project
 from fusseg.segmentation.objectives import settle_local

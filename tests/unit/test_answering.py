@@ -45,13 +45,13 @@ from fusseg.deployment.wire.payloads import (
 from fusseg.deployment.wire.raw_tensors import dtype_name, from_bytes, to_bytes
 from fusseg.evaluation.held_out import evaluate
 from fusseg.features.backbones import load_backbone
-from fusseg.federation.bounds import ClientFacts, check_hello, check_plausible
-from fusseg.federation.client import Client
+from fusseg.federation.checks import ClientFacts, check_hello, check_plausible
 from fusseg.federation.gathering import aggregate
 from fusseg.federation.hello import agree, say_hello
 from fusseg.federation.protocol import sent_parts
 from fusseg.federation.rounds import Round, initial_state, run_rounds
 from fusseg.federation.simulation import simulate
+from fusseg.federation.state import Client
 from fusseg.federation.strategies import resolve
 from fusseg.federation.traffic import Traffic, make_delivery
 from fusseg.federation.wire import narrow_parts, widen_update

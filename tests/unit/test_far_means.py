@@ -5,7 +5,7 @@ import torch
 
 from fusseg.config.schema import FederationConfig
 from fusseg.core.version import VERSION
-from fusseg.federation.far_means import far_clients, mean_distances
+from fusseg.federation.hello import far_clients, mean_distances
 from fusseg.federation.state import Hello
 
 MOST = FederationConfig().max_mean_distance

@@ -7,9 +7,8 @@ import torch
 from fusseg.config.schema import Config, LocalConfig
 from fusseg.core.errors import FederationError
 from fusseg.core.version import VERSION
-from fusseg.federation.client import Client
 from fusseg.federation.hello import agree, local_steps, say_hello
-from fusseg.federation.state import Hello
+from fusseg.federation.state import Client, Hello
 from fusseg.federation.strategies import resolve
 
 QUANTILES = (0.75, 0.80, 0.95)

@@ -10,9 +10,8 @@ from fusseg.config.schema import Config, LocalConfig
 from fusseg.core.errors import ConfigError
 from fusseg.core.randomness import round_generator
 from fusseg.federation.answer import answer
-from fusseg.federation.client import Client
 from fusseg.federation.points import KeptCodes
-from fusseg.federation.state import GlobalState
+from fusseg.federation.state import Client, GlobalState
 from fusseg.federation.strategies import resolve
 from fusseg.runs.record import describe_settings
 from fusseg.segmentation.head import initial_head, project

@@ -6,13 +6,13 @@ from torch import Tensor
 
 from fusseg.config.schema import Config, FederationConfig, LocalConfig, ModelConfig
 from fusseg.core.errors import FederationError
-from fusseg.federation.bounds import check_plausible
-from fusseg.federation.client import Client
+from fusseg.federation.checks import check_plausible
 from fusseg.federation.hello import agree, say_hello
 from fusseg.federation.parts import CENTROIDS, ClientFacts, Part
 from fusseg.federation.protocol import Strategy, sent_parts
 from fusseg.federation.rounds import Round, initial_state, run_rounds
 from fusseg.federation.simulation import simulate
+from fusseg.federation.state import Client
 from fusseg.federation.strategies import STRATEGIES, resolve
 from fusseg.federation.traffic import num_bytes
 from fusseg.federation.train_task import centroid_part, each_round, send_centroids, train_task

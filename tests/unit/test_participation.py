@@ -4,7 +4,7 @@ import pytest
 
 from fusseg.config.schema import Config, FederationConfig
 from fusseg.core.errors import ConfigError
-from fusseg.federation.participation import draw_participants, num_participants
+from fusseg.federation.rounds import draw_participants, num_participants
 from fusseg.federation.strategies import resolve
 
 TEN = [f"client-{number}" for number in range(10)]

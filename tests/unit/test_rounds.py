@@ -9,16 +9,14 @@ from fusseg.core.randomness import round_generator
 from fusseg.features.neighbors import nearest_neighbors
 from fusseg.federation import simulation
 from fusseg.federation.answer import answer
-from fusseg.federation.bounds import check_plausible
-from fusseg.federation.client import Client
+from fusseg.federation.checks import check_plausible
 from fusseg.federation.hello import agree, say_hello
-from fusseg.federation.participation import draw_participants
 from fusseg.federation.parts import ClientFacts, take_head
 from fusseg.federation.points import KeptCodes
 from fusseg.federation.protocol import sent_parts
-from fusseg.federation.rounds import Round, initial_state, run_rounds
+from fusseg.federation.rounds import Round, draw_participants, initial_state, run_rounds
 from fusseg.federation.simulation import simulate
-from fusseg.federation.state import ClientUpdate
+from fusseg.federation.state import Client, ClientUpdate
 from fusseg.federation.strategies import resolve
 from fusseg.runs.directory import SavedState, load_state, save_state
 from fusseg.segmentation.training import Trainee, train, train_together

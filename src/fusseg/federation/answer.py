@@ -7,11 +7,10 @@ from torch import Generator
 
 from fusseg.core.errors import FederationError
 from fusseg.core.randomness import round_generator
-from fusseg.federation.client import Client
 from fusseg.federation.gathering import Gathering
 from fusseg.federation.points import KeptCodes
 from fusseg.federation.protocol import Protocol, Task, Work
-from fusseg.federation.state import ClientUpdate, GlobalState, Memory
+from fusseg.federation.state import Client, ClientUpdate, GlobalState, Memory
 from fusseg.segmentation.objective import Model
 from fusseg.segmentation.training import Trained, Trainee, train
 

@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 from torch.nn.functional import normalize, one_hot
 
-from fusseg.federation.client import Client
 from fusseg.federation.clustering import kmeans
 from fusseg.federation.moments import pca_head, principal_components, sum_moments
+from fusseg.federation.state import Client
 from fusseg.segmentation.head import initial_head, linear_head
 from fusseg.segmentation.objective import Model
 

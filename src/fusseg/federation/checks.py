@@ -3,12 +3,13 @@
 import math
 from collections.abc import Container, Mapping
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from fusseg.core.errors import FederationError
-from fusseg.federation.parts import Part, check_parts
-from fusseg.federation.state import ClientUpdate
+from fusseg.federation.parts import ClientFacts, Part, PartCheck, Parts, check_parts
+from fusseg.federation.state import ClientUpdate, Hello
 from fusseg.segmentation.objective import Model
 
 
@@ -110,3 +111,196 @@ def check_model(strategy: str, found: object, expected: Model) -> None:
         if not bool(made.isfinite().all()):
             raise FederationError(f"{begin} head.{name} with values that are not finite")
     check_centroids(strategy, found.centroids, expected.centroids)
+
+
+ADAM_REACH = (1 - 0.9) / math.sqrt(1 - 0.999)
+"""Learning rates by which a step of Adam moves a weight at most (arXiv 1412.6980, 2.1)."""
+LARGEST_LOSS = 1e12
+"""Honest ones are a few units; a mean of far larger ones could be infinite."""
+LARGEST_FEATURE = 65504.0
+"""Features are kept as float16."""
+MOST_IMAGES = 10_000_000
+"""Of one client; more is a slip, or a claim on most of every average."""
+_SLACK = 1.01
+"""For rounding: of the steps, and of changes that travel as bfloat16."""
+_ROUNDING = 1e-5
+
+
+def check_plausible(update: ClientUpdate, parts: Mapping[str, Part], facts: ClientFacts) -> None:
+    """Refuse an update that cannot come from training, counting and summing as agreed.
+
+    Args:
+        update: Of the right shapes and finite (`check_update`).
+        parts: What it holds, each with its own check.
+        facts: What the client declared.
+
+    Raises:
+        FederationError: If a count differs from what was declared, or a part's check refuses it.
+    """
+    name = update.client_id
+    if update.num_images != facts.num_images:
+        raise FederationError(
+            f"client {name!r} has {facts.num_images} images by its hello, but sent a count of "
+            f"{update.num_images}"
+        )
+    if update.loss is not None and abs(update.loss) > LARGEST_LOSS:
+        raise FederationError(
+            f"client {name!r} sent a loss of {update.loss:.3g}, must lie in "
+            f"[-{LARGEST_LOSS:.0e}, {LARGEST_LOSS:.0e}]"
+        )
+    for part in parts.values():
+        wrong = part.check(update.parts, facts)
+        if wrong is not None:
+            raise FederationError(f"client {name!r} sent {wrong}")
+
+
+def within_reach(name: str, start: Tensor, steps: int, learning_rate: float) -> PartCheck:
+    """Check that no value moved farther than steps of Adam can move it.
+
+    Args:
+        name: Of the part.
+        start: Where training started.
+        steps: Of the round.
+        learning_rate: Of the part.
+    """
+    reach = steps * ADAM_REACH * _SLACK * learning_rate
+
+    def check(parts: Parts, _facts: ClientFacts) -> str | None:
+        farthest = float(((parts[name] - start).abs() - _ROUNDING * (1 + start.abs())).max())
+        if farthest <= reach:
+            return None
+        return (
+            f"{name} with a value that moved by {farthest:.3g}, but the steps of a round can move "
+            f"one by {reach:.3g} at most"
+        )
+
+    return check
+
+
+def counts_of_positions(name: str, positions_per_image: int) -> PartCheck:
+    """Check that counts add up to the client's sampled positions.
+
+    Args:
+        name: Of the part.
+        positions_per_image: Positions looked at in each image; 0: all.
+    """
+
+    def check(parts: Parts, facts: ClientFacts) -> str | None:
+        counts, total = parts[name], sampled_positions(facts, positions_per_image)
+        # One by one before their sum, which of giant numbers may come out right past 2^63.
+        if bool((counts > total).any()):
+            return f"a count of {int(counts.max())} positions, has {total} in all"
+        return _wrong_total(name, int(counts.sum()), total)
+
+    return check
+
+
+def cosines_only(name: str) -> PartCheck:
+    """Check that all values are cosines."""
+
+    def check(parts: Parts, _facts: ClientFacts) -> str | None:
+        largest = float(parts[name].abs().max())
+        if largest <= 1 + _ROUNDING:
+            return None
+        return f"a mean cosine of {largest:.3g}, must be at most 1"
+
+    return check
+
+
+def sums_of_unit_codes(name: str, counts: str) -> PartCheck:
+    """Check that no sum of unit codes is longer than their number.
+
+    Args:
+        name: Of the part with the sums.
+        counts: Of the part with the numbers.
+    """
+
+    def check(parts: Parts, _facts: ClientFacts) -> str | None:
+        lengths = parts[name].norm(dim=1)
+        if float((lengths - parts[counts] * (1 + _ROUNDING)).max()) <= _ROUNDING:
+            return None
+        return f"a sum of unit codes of length {float(lengths.max()):.3g}, longer than their number"
+
+    return check
+
+
+def moments_of_features(positions_per_image: int) -> PartCheck:
+    """Check that first and second moments can be those of features.
+
+    Args:
+        positions_per_image: Positions looked at in each image; 0: all.
+    """
+
+    def check(parts: Parts, facts: ClientFacts) -> str | None:
+        second, first, count = parts["second"], parts["first"], parts["count"]
+        total = sampled_positions(facts, positions_per_image)
+        wrong = _wrong_total("count", int(count), total)
+        if wrong is not None:
+            return wrong
+        squares = second.diagonal()
+        # Else a sum over clients could pass the largest float64, and nobody could decompose it.
+        if bool((squares > total * LARGEST_FEATURE**2 * _SLACK).any()):
+            return (
+                f"a sum of squares of {float(squares.max()):.3g}, features are at most "
+                f"{LARGEST_FEATURE:.0f}"
+            )
+        largest = (squares * count).clamp(min=0).sqrt() * (1 + _ROUNDING) + _ROUNDING
+        if bool((squares < 0).any()) or bool((first.abs() > largest).any()):
+            return "a sum of features that its sum of squares does not allow"
+        lengths = squares.clamp(min=0).sqrt()
+        if bool((second.abs() > _SLACK * torch.outer(lengths, lengths) + _ROUNDING).any()):
+            return "a sum of products that its sums of squares do not allow"
+        return None
+
+    return check
+
+
+def sampled_positions(facts: ClientFacts, positions_per_image: int) -> int:
+    """Count the positions that a client looks at in all its images."""
+    most = facts.positions_per_image
+    return facts.num_images * min(positions_per_image or most, most)
+
+
+def check_hello(hello: Hello, positions_per_image: int, max_images: int | None = None) -> None:
+    """Refuse a hello whose counts do not fit each other or whose sum no features can have.
+
+    Args:
+        hello: Of the right shape and finite.
+        positions_per_image: Positions of one feature map.
+        max_images: How many images the server's operator expects of it at most; None: any number.
+
+    Raises:
+        FederationError: If a count, the spread or the sum is out of bounds.
+    """
+    name, images = hello.client_id, hello.num_images
+    if not 2 <= images <= MOST_IMAGES:
+        raise FederationError(
+            f"client {name!r} says it has {images} images, must be 2 to {MOST_IMAGES}"
+        )
+    if max_images is not None and images > max_images:
+        raise FederationError(
+            f"client {name!r} says it has {images} images, but max_images of [sites.{name}] in the "
+            f"server's list of sites is {max_images}; if the site is right, raise it there"
+        )
+    positions = images * positions_per_image
+    wrong = _wrong_total("feature_count", hello.feature_count, positions)
+    if wrong is not None:
+        raise FederationError(f"client {name!r} sent {wrong}")
+    largest = float(hello.feature_sum.abs().max()) / hello.feature_count
+    if largest > LARGEST_FEATURE:
+        raise FederationError(
+            f"client {name!r} sent a sum of features with a mean of {largest:.3g}, features are "
+            f"at most {LARGEST_FEATURE:.0f}"
+        )
+    widest = LARGEST_FEATURE * math.sqrt(len(hello.feature_sum))
+    if not 0 <= hello.feature_spread <= widest:
+        raise FederationError(
+            f"client {name!r} sent feature_spread of {hello.feature_spread:.3g}, must lie in "
+            f"[0, {widest:.3g}]"
+        )
+
+
+def _wrong_total(part: str, sent: int, total: int) -> str | None:
+    if sent == total:
+        return None
+    return f"{part} of {sent} positions in all, expected {total}"

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fusseg.federation.bounds import counts_of_positions, sums_of_unit_codes
+from fusseg.federation.checks import counts_of_positions, sums_of_unit_codes
 from fusseg.federation.parts import Part
 from fusseg.federation.protocol import Gathered, Protocol, Task, Work
 from fusseg.federation.state import GlobalState

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 from torch.nn.functional import normalize
 
 from fusseg.core.errors import FederationError
-from fusseg.federation.bounds import moments_of_features
+from fusseg.federation.checks import moments_of_features
 from fusseg.federation.clustering import kmeans
 from fusseg.federation.parts import Part
 from fusseg.federation.points import feature_chunks, sample_positions

@@ -12,11 +12,10 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from fusseg.config.schema import Config, Wire
-from fusseg.federation.client import Client
 from fusseg.federation.clustering import Distance
 from fusseg.federation.parts import Part
 from fusseg.federation.points import KeptCodes
-from fusseg.federation.state import GlobalState
+from fusseg.federation.state import Client, GlobalState
 from fusseg.segmentation.objective import LocalTraining, Model
 
 

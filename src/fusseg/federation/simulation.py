@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 from fusseg.features.feature_set import FeatureSet
 from fusseg.features.resident import FeatureSource, keep_resident
 from fusseg.federation.answer import Answer, answer, report_training, start_training
-from fusseg.federation.client import Client
-from fusseg.federation.participation import draw_participants
 from fusseg.federation.points import KeptCodes
 from fusseg.federation.protocol import Protocol, Task, sent_parts
-from fusseg.federation.state import ClientUpdate, GlobalState, Memory
+from fusseg.federation.rounds import draw_participants
+from fusseg.federation.state import Client, ClientUpdate, GlobalState, Memory
 from fusseg.federation.traffic import Traffic, bytes_up, make_delivery
 from fusseg.federation.wire import narrow_update, receive_state, widen_update
 from fusseg.segmentation.training import clients_that_fit, train_together

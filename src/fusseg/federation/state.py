@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from jaxtyping import Float
 from torch import Tensor
 
+from fusseg.config.compute import EXACT, Compute
+from fusseg.features.feature_set import FeatureSet
 from fusseg.segmentation.objective import Model, Numbers
 from fusseg.segmentation.training import TrainingPlan
 
@@ -60,3 +63,15 @@ class Memory:
     """Its own model after its last round."""
     carried: Mapping[str, Tensor] = field(default_factory=dict)
     """What the objective left with it."""
+
+
+@dataclass(frozen=True)
+class Client:
+    """A participant and the features of its private images."""
+
+    client_id: str
+    features: FeatureSet
+    cache: Path
+    """Where its nearest neighbors are kept."""
+    compute: Compute = EXACT
+    """With what it trains."""

@@ -19,9 +19,8 @@ from fusseg.features.backbones import Backbone
 from fusseg.features.pipeline import Skipped
 from fusseg.federation.answer import current_model
 from fusseg.federation.hello import agree
-from fusseg.federation.participation import num_participants
 from fusseg.federation.protocol import Protocol
-from fusseg.federation.rounds import Exchange, Round, run_rounds
+from fusseg.federation.rounds import Exchange, Round, num_participants, run_rounds
 from fusseg.federation.state import ClientUpdate, GlobalState, Hello
 from fusseg.runs.directory import (
     CONFIG,

@@ -22,7 +22,7 @@ from fusseg.features.backbones import Backbone, load_backbone
 from fusseg.features.extraction import Elsewhere, Progress, SiteFeatures, extract_features
 from fusseg.features.pipeline import Skipped
 from fusseg.features.views import View, check_views, held_out_views, training_views, with_mirrored
-from fusseg.federation.client import Client
+from fusseg.federation.state import Client
 from fusseg.federation.strategies import resolve
 from fusseg.runs.warm_start import check_start
 

@@ -9,12 +9,11 @@ from fusseg.core.errors import ConfigError, FussegError
 from fusseg.data.findings import Finding
 from fusseg.features.extraction import Progress
 from fusseg.features.feature_set import pool_features
-from fusseg.federation.client import Client
 from fusseg.federation.hello import say_hello
 from fusseg.federation.protocol import Protocol
 from fusseg.federation.rounds import Exchange
 from fusseg.federation.simulation import Simulation, simulate
-from fusseg.federation.state import ClientUpdate, Hello
+from fusseg.federation.state import Client, ClientUpdate, Hello
 from fusseg.federation.strategies import resolve
 from fusseg.runs.directory import Record, SavedState, create_run, discard_run, resume_run
 from fusseg.runs.engine import (

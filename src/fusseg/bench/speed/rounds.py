@@ -12,11 +12,10 @@ from fusseg.config.compute import Compute
 from fusseg.config.schema import Config, FederationConfig
 from fusseg.core.randomness import SERVER, round_generator
 from fusseg.federation.answer import start_training
-from fusseg.federation.client import Client
 from fusseg.federation.gathering import aggregate
 from fusseg.federation.rounds import Round, initial_state, run_rounds
 from fusseg.federation.simulation import simulate
-from fusseg.federation.state import ClientUpdate, GlobalState
+from fusseg.federation.state import Client, ClientUpdate, GlobalState
 from fusseg.federation.strategies import resolve
 from fusseg.segmentation.training import train
 

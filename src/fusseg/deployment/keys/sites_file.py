@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from fusseg.config.file import read_toml
 from fusseg.core.errors import ConfigError, nearest_name
-from fusseg.federation.bounds import MOST_IMAGES
+from fusseg.federation.checks import MOST_IMAGES
 
 MAX_NAME_LENGTH = 100
 

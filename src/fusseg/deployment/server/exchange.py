@@ -22,11 +22,10 @@ from fusseg.deployment.wire.payloads import (
     unpack_update,
 )
 from fusseg.deployment.wire.refusals import refusing
-from fusseg.federation.bounds import check_plausible
-from fusseg.federation.checks import check_update
-from fusseg.federation.participation import draw_participants
+from fusseg.federation.checks import check_plausible, check_update
 from fusseg.federation.parts import ClientFacts
 from fusseg.federation.protocol import Protocol, Task, sent_parts
+from fusseg.federation.rounds import draw_participants
 from fusseg.federation.state import ClientUpdate, GlobalState
 from fusseg.federation.traffic import Delivery, Traffic, bytes_up, make_delivery
 from fusseg.federation.wire import narrow_parts, widen_update

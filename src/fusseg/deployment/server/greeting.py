@@ -14,9 +14,8 @@ from fusseg.deployment.wire.offer import Offer, pack_offer
 from fusseg.deployment.wire.packet import Packet, expect_field, take_int, take_word
 from fusseg.deployment.wire.payloads import unpack_hello
 from fusseg.deployment.wire.refusals import refusing
-from fusseg.federation.bounds import check_hello
-from fusseg.federation.far_means import far_clients
-from fusseg.federation.hello import check_same_backbone
+from fusseg.federation.checks import check_hello
+from fusseg.federation.hello import check_same_backbone, far_clients
 from fusseg.federation.protocol import Protocol
 from fusseg.federation.state import Hello
 

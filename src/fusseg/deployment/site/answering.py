@@ -35,11 +35,10 @@ from fusseg.deployment.wire.received import LackError
 from fusseg.evaluation.held_out import evaluate
 from fusseg.features.extraction import wait_for
 from fusseg.federation.answer import answer, current_model
-from fusseg.federation.client import Client
 from fusseg.federation.hello import say_hello
 from fusseg.federation.points import KeptCodes
 from fusseg.federation.protocol import Protocol, Task, sent_parts
-from fusseg.federation.state import GlobalState
+from fusseg.federation.state import Client, GlobalState
 from fusseg.federation.strategies import resolve
 from fusseg.federation.wire import narrow_update
 from fusseg.runs.directory import CONFIG, SavedState, save_state

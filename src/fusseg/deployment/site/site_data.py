@@ -25,7 +25,7 @@ from fusseg.features.extraction import Progress, extract_features
 from fusseg.features.feature_set import read_features
 from fusseg.features.pipeline import Skipped
 from fusseg.features.views import held_out_views, training_views, with_mirrored
-from fusseg.federation.client import Client
+from fusseg.federation.state import Client
 
 FILTERBANK = "filterbank"
 """The backbone without weights."""

@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 from torch.nn.functional import normalize
 
-from fusseg.federation.bounds import cosines_only, counts_of_positions
+from fusseg.federation.checks import cosines_only, counts_of_positions
 from fusseg.federation.clustering import lloyd_on_sphere, maximin
 from fusseg.federation.lloyd import sum_codes
 from fusseg.federation.parts import CENTROIDS, Part
