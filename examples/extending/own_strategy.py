@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from fusseg.cli.app import main
-from fusseg.federation.lloyd import sum_codes
+from fusseg.federation.lloyd_steps import sum_codes
 from fusseg.federation.parts import CENTROIDS, Part
 from fusseg.federation.points import sample_positions, unit_codes
 from fusseg.federation.protocol import Gathered, Protocol, Strategy, Work

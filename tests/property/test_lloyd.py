@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 from torch.nn.functional import normalize
 
-from fusseg.federation.lloyd import CodeSums, move_centroids, sum_codes
+from fusseg.federation.lloyd_steps import CodeSums, move_centroids, sum_codes
 from fusseg.federation.moments import (
     FeatureMoments,
     pca_head,

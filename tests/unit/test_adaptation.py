@@ -4,8 +4,14 @@ from torch.nn.functional import normalize
 
 from fusseg.config.schema import Config
 from fusseg.core.errors import ConfigError, DataError
-from fusseg.federation.guarded_lloyd import MIN_POSITIONS, Adaptation, limit_turn, move_to_codes
-from fusseg.federation.lloyd import move_centroids, sum_codes
+from fusseg.federation.lloyd_steps import (
+    MIN_POSITIONS,
+    Adaptation,
+    limit_turn,
+    move_centroids,
+    move_to_codes,
+    sum_codes,
+)
 from fusseg.runs.adapt import adapted_config
 
 AXES = torch.eye(3)

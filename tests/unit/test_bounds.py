@@ -9,7 +9,7 @@ from fusseg.config.schema import Config, FederationConfig, LocalConfig
 from fusseg.core.errors import FederationError
 from fusseg.core.version import VERSION
 from fusseg.federation.checks import ADAM_REACH, check_hello, check_plausible
-from fusseg.federation.lloyd import LLOYD_STEP
+from fusseg.federation.lloyd_steps import LLOYD_STEP
 from fusseg.federation.moments import MOMENTS
 from fusseg.federation.parts import ClientFacts
 from fusseg.federation.protocol import sent_parts

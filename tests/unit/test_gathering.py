@@ -11,7 +11,7 @@ import torch
 from fusseg.config.schema import Config, FederationConfig, ModelConfig
 from fusseg.core.errors import FederationError
 from fusseg.federation.gathering import Gathering, aggregate
-from fusseg.federation.lloyd import LLOYD_STEP
+from fusseg.federation.lloyd_steps import LLOYD_STEP
 from fusseg.federation.moments import MOMENTS, sum_moments
 from fusseg.federation.parts import Part
 from fusseg.federation.protocol import Task

@@ -1,6 +1,6 @@
 import torch
 
-from fusseg.federation.lloyd import CodeSums, move_centroids, sum_codes
+from fusseg.federation.lloyd_steps import CodeSums, move_centroids, sum_codes
 from fusseg.federation.points import KeptCodes, sample_positions, unit_codes
 from fusseg.segmentation.head import initial_head
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fusseg.config.schema import Config, FederationConfig
-from fusseg.federation.lloyd import LLOYD_STEP
+from fusseg.federation.lloyd_steps import LLOYD_STEP
 from fusseg.federation.moments import MOMENTS
 from fusseg.federation.protocol import sent_parts
 from fusseg.federation.rounds import initial_state

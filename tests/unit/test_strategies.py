@@ -8,7 +8,7 @@ import torch
 from fusseg.config.schema import Config, FederationConfig, ModelConfig
 from fusseg.core.errors import ConfigError, FederationError
 from fusseg.federation.gathering import aggregate, client_shares
-from fusseg.federation.lloyd import LLOYD_STEP
+from fusseg.federation.lloyd_steps import LLOYD_STEP
 from fusseg.federation.protocol import Strategy
 from fusseg.federation.strategies import STRATEGIES, resolve
 from fusseg.federation.train_task import each_round, train_task

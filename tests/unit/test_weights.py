@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fusseg.config.schema import Config, FederationConfig, ModelConfig
 from fusseg.core.errors import ConfigError
 from fusseg.federation.gathering import aggregate, client_shares
-from fusseg.federation.lloyd import LLOYD_STEP
+from fusseg.federation.lloyd_steps import LLOYD_STEP
 from fusseg.federation.state import ClientUpdate
 from fusseg.federation.strategies import resolve
 from fusseg.federation.weights import bounded_counts, num_bounded, weight_bound

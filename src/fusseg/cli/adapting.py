@@ -5,7 +5,7 @@ from pathlib import Path
 from fusseg.cli.judging import write_page
 from fusseg.cli.progress import Display
 from fusseg.cli.running import follow
-from fusseg.federation.guarded_lloyd import Adaptation
+from fusseg.federation.lloyd_steps import Adaptation
 from fusseg.runs.adapt import AdaptedRun, adapt_run
 from fusseg.runs.directory import spread_evenly
 

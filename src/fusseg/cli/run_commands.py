@@ -137,7 +137,7 @@ def adapt(
 ) -> None:
     """Move a run's centroids to new images, its head frozen, and show before and after."""
     from fusseg.cli.adapting import run_adapt
-    from fusseg.federation.guarded_lloyd import Adaptation
+    from fusseg.federation.lloyd_steps import Adaptation
 
     adaptation = Adaptation(steps, min_cosine)
     run_adapt(run_dir, images, out, adaptation, cache_folder(cache), this_command())

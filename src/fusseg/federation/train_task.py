@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fusseg.federation.checks import check_centroids, within_reach
-from fusseg.federation.lloyd import LLOYD_STEP
+from fusseg.federation.lloyd_steps import LLOYD_STEP
 from fusseg.federation.parts import CENTROIDS, HEAD, Part, PartCheck, head_parts, name_head
 from fusseg.federation.protocol import Gathered, Protocol, Task, Work
 from fusseg.federation.state import GlobalState

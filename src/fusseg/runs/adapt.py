@@ -18,7 +18,7 @@ from fusseg.data.stored import sum_up
 from fusseg.evaluation.held_out import Evaluation, HeldOut, evaluate
 from fusseg.evaluation.scores import Scores, score
 from fusseg.features.extraction import Progress
-from fusseg.federation.guarded_lloyd import Adaptation, move_to_codes
+from fusseg.federation.lloyd_steps import Adaptation, move_to_codes
 from fusseg.federation.points import sample_positions, unit_codes
 from fusseg.federation.state import Client
 from fusseg.runs.directory import (

@@ -25,7 +25,7 @@ from fusseg.evaluation.held_out import Evaluation, LabeledScores
 from fusseg.evaluation.scores import Scores
 from fusseg.features.backbones import Backbone
 from fusseg.features.pipeline import Skipped
-from fusseg.federation.lloyd import FINISH
+from fusseg.federation.lloyd_steps import FINISH
 from fusseg.federation.protocol import Protocol
 from fusseg.federation.rounds import Round
 from fusseg.federation.state import Hello

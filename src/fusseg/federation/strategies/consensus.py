@@ -8,7 +8,7 @@ from torch.nn.functional import normalize
 
 from fusseg.federation.checks import cosines_only, counts_of_positions
 from fusseg.federation.clustering import lloyd_on_sphere, maximin
-from fusseg.federation.lloyd import sum_codes
+from fusseg.federation.lloyd_steps import sum_codes
 from fusseg.federation.parts import CENTROIDS, Part
 from fusseg.federation.points import sample_positions, unit_codes
 from fusseg.federation.protocol import Gathered, Protocol, Strategy, Work

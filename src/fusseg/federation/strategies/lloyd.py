@@ -1,6 +1,6 @@
 """Lloyd: clients send heads; three steps of federated Lloyd give the centroids (section 3b)."""
 
-from fusseg.federation.lloyd import LLOYD_STEP
+from fusseg.federation.lloyd_steps import LLOYD_STEP
 from fusseg.federation.protocol import Strategy
 from fusseg.federation.train_task import (
     each_round,

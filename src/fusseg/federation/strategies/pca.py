@@ -2,7 +2,7 @@
 
 from fusseg.config.schema import Config
 from fusseg.core.errors import ConfigError
-from fusseg.federation.lloyd import LLOYD_STEP
+from fusseg.federation.lloyd_steps import LLOYD_STEP
 from fusseg.federation.moments import MOMENTS
 from fusseg.federation.protocol import Protocol, Strategy, Task
 
