@@ -20,7 +20,7 @@ from fusseg.export.artifact import Artifact, load_artifact
 from fusseg.export.hub import Publication, find_model, push, write_repository
 from fusseg.export.packing import need_of
 from fusseg.features.backbones import load_backbone
-from fusseg.prediction.pretrained import from_pretrained
+from fusseg.prediction.segmenter import from_pretrained
 from fusseg.runs.regions import NamedCluster
 from fusseg.segmentation.assignment import Segmenter
 from fusseg.segmentation.head import build_head, initial_head

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from fusseg.config.schema import DataConfig
 from fusseg.core.errors import ConfigError, DataError
 from fusseg.data.images import decoding_of, fit_image, load_image
 from fusseg.data.items import Item
+from fusseg.export.hub import find_model
 from fusseg.export.opening import load_model
 from fusseg.features.backbones import Backbone
-from fusseg.prediction.identity import Source, identify
 from fusseg.prediction.refinement import refine_crf, refine_guided
 from fusseg.prediction.segmentation import Segmentation, describe_areas
 from fusseg.prediction.strips import assign_strips
@@ -31,6 +32,15 @@ from fusseg.segmentation.assignment import Segmenter as Model
 from fusseg.segmentation.assignment import encode
 
 DEFAULT_OPTIONS = PredictOptions()
+
+
+@dataclass(frozen=True)
+class Source:
+    """From where a segmenter is loaded, and how: as given to `Segmenter.load`."""
+
+    path: Path
+    site: str | None
+    backbone: str | None
 
 
 @dataclass(frozen=True)
@@ -139,6 +149,23 @@ class Segmenter:
         return segment_images(self, [image], options)[0]
 
 
+def from_pretrained(source: str | Path, backbone: str | None = None) -> Segmenter:
+    """Load a model from the Hugging Face hub, or from a file or folder of this machine.
+
+    Args:
+        source: OWNER/NAME on the hub, a model file, or a folder that holds `model.safetensors`.
+            What is there as a path goes before the hub.
+        backbone: This machine's copy, as in `backbone.name`: `onnx:PATH`, a folder or an id. None:
+            the filter bank, or the id on the hub that the model names.
+
+    Raises:
+        ConfigError: If the hub has no such model, or the backbone has to be given, cannot be
+            loaded, or is another one.
+        DataError: If the file is no model, of a newer format version, or damaged.
+    """
+    return Segmenter.load(find_model(source), backbone=backbone)
+
+
 def segmenter_of(run: TrainedRun, model: Model, site: str | None = None) -> Segmenter:
     """Make a segmenter of one of a run's models, its regions called by their number."""
     return Segmenter(
@@ -228,8 +255,15 @@ def _unpickle(source: Source, identity: str, regions: Regions) -> Segmenter:
 
 
 def _identify(segmenter: Segmenter) -> str:
+    """Hash all that a prediction depends on but the names of regions."""
+    model = segmenter.model
     described = (segmenter.digest, segmenter.data, segmenter.backbone.fingerprint)
-    return identify(segmenter.model, *described)
+    digest = sha256(repr(described).encode())
+    weights = {**model.head.state_dict(), "centroids": model.centroids, "mean": model.mean_feature}
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 @torch.inference_mode()
