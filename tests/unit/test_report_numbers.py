@@ -2,16 +2,16 @@ import itertools
 
 import pytest
 
-from fusseg.report.confusion_table import confusion_rows
 from fusseg.report.numbers import (
     Spread,
     cluster_names,
+    confusion_rows,
     model_spread,
     site_spread,
     spread,
     total_bytes,
 )
-from fusseg.report.symbols import MARKERS, SHAPES, series_mark
+from fusseg.report.svg import MARKERS, SHAPES, series_mark
 
 
 def test_a_spread_has_a_sample_deviation_and_passes_over_missing_values():

@@ -1,15 +1,26 @@
 """One self-contained page that compares runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from fusseg.core.version import VERSION
 from fusseg.report import comparison, numbers
 from fusseg.report.comparison import ComparedRun
-from fusseg.report.comparison_figures import Curve, overlaid_curves
-from fusseg.report.scored import name_scored
+from fusseg.report.figures import style_curve
+from fusseg.report.formatting import name_scored
+from fusseg.report.svg import COLORS, NUM_SERIES, draw_svg, tip
 from fusseg.report.templates import render_page
+
+_SIZE = (470.0, 270.0)
+_AREA = (0.14, 0.17, 0.78, 0.79)
+_DASHES = ("-", "--", ":", "-.")
+_LETTER_HEIGHT = 0.055
+"""Share of the axes that a letter needs, so that letters do not cover each other."""
+_WAYS = ("up", "down")
+Curve = Sequence[tuple[int, float]]
 
 
 def render_comparison(runs: Sequence[ComparedRun], command: str) -> str:
@@ -47,9 +58,6 @@ def render_comparison(runs: Sequence[ComparedRun], command: str) -> str:
     )
 
 
-_WAYS = ("up", "down")
-
-
 def _draw_figures(runs: Sequence[ComparedRun]) -> dict[str, str]:
     drawn = {}
     for name, label, zero in (("mean_iou", "mIoU", True), ("loss", "loss", False)):
@@ -64,3 +72,68 @@ def _curve(run: ComparedRun, name: str) -> Curve:
     return [
         (entry["round"], entry[name]) for entry in run.record["rounds"] if entry[name] is not None
     ]
+
+
+def overlaid_curves(name: str, label: str, curves: Mapping[str, Curve], *, zero: bool) -> str:
+    """Draw one line per run against the round.
+
+    Args:
+        name: Prefix of the ids, unique on the page.
+        label: What is drawn, beside the axis.
+        curves: Round and value, by the run's letter; a run without a point is left out.
+        zero: Whether the axis begins at 0.
+    """
+    drawn = {key: curve for key, curve in curves.items() if curve}
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_axes(_AREA)
+        for place, key in enumerate(curves):
+            if key in drawn:
+                _draw_curve(axes, place, key, label, drawn[key])
+        rounds = [number for curve in drawn.values() for number, _ in curve]
+        style_curve(axes, rounds, label)
+        if zero:
+            axes.set_ylim(0, 1.1 * max(0.05, axes.dataLim.y1))
+        else:
+            axes.margins(y=0.08)
+        _name_ends(axes, drawn)
+
+    ends = "; ".join(f"{key} {curve[-1][1]:.3f}" for key, curve in drawn.items())
+    return draw_svg(name, f"{label} per round, last values: {ends}", _SIZE, draw)
+
+
+def _draw_curve(axes: Axes, place: int, key: str, label: str, curve: Curve) -> None:
+    color = COLORS[f"series-{place % NUM_SERIES + 1}"]
+    style = _DASHES[place // NUM_SERIES % len(_DASHES)]
+    axes.plot(*zip(*curve, strict=True), style, color=color, linewidth=2.0, gid=tip(key))
+    for number, value in curve if len(curve) <= 40 else ():
+        text = tip(f"{key}, round {number}, {label}: {value:.4f}")
+        axes.plot(number, value, "o", color=color, markersize=4, gid=text)
+
+
+def _name_ends(axes: Axes, curves: Mapping[str, Curve]) -> None:
+    """Write each letter at the height of its line's end, or as near as others leave room."""
+    low, high = axes.get_ylim()
+    heights = {key: (curve[-1][1] - low) / (high - low) for key, curve in curves.items()}
+    ordered = sorted(heights, key=lambda key: heights[key])
+    taken = -_LETTER_HEIGHT
+    places = {}
+    for key in ordered:
+        taken = places[key] = max(heights[key], taken + _LETTER_HEIGHT)
+    # What was pushed over the top comes down again, from above.
+    ceiling = 1.0
+    for key in reversed(ordered):
+        places[key] = min(places[key], ceiling)
+        ceiling = places[key] - _LETTER_HEIGHT
+    right = axes.get_xlim()[1]
+    for key, place in places.items():
+        axes.annotate(
+            key,
+            (curves[key][-1][0], curves[key][-1][1]),
+            (right, low + place * (high - low)),
+            ha="left",
+            va="center",
+            fontweight="bold",
+            fontsize=10,
+            arrowprops={"arrowstyle": "-", "color": COLORS["chart-muted"], "linewidth": 0.6},
+        )

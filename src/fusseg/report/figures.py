@@ -8,8 +8,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from fusseg.report import formatting
-from fusseg.report.svg import COLORS, NUM_SERIES, draw_svg, plain, text_width, tip
-from fusseg.report.symbols import MARKERS, series_mark
+from fusseg.report.svg import (
+    COLORS,
+    MARKERS,
+    NUM_SERIES,
+    draw_svg,
+    plain,
+    series_mark,
+    text_width,
+    tip,
+)
 
 _WIDTH = 400.0
 _CURVE_AREA = (0.165, 0.19, 0.795, 0.77)

@@ -1,5 +1,8 @@
 """Numbers as the report prints them."""
 
+from collections.abc import Collection
+from dataclasses import dataclass
+
 ABSENT = "\N{EN DASH}"
 """Stands where a record has no value."""
 
@@ -67,3 +70,23 @@ def plural(number: int, noun: str) -> str:
 
 def _with_minus(text: str) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
+
+
+@dataclass(frozen=True)
+class ScoredNames:
+    """Names in the singular."""
+
+    image: str
+    site: str
+
+
+def name_scored(held_out: Collection[bool]) -> ScoredNames:
+    """Say whether what is scored was held out; in neutral words where runs differ in it.
+
+    Args:
+        held_out: Of each run on the page; where nothing is held out, the images that train are
+            scored.
+    """
+    if all(held_out):
+        return ScoredNames("held-out image", "held-out site")
+    return ScoredNames("scored image" if any(held_out) else "training image", "site")

@@ -12,10 +12,10 @@ from markupsafe import Markup
 from fusseg.evaluation.scores import score_named
 from fusseg.report import centroid_map, figures, numbers
 from fusseg.report.centroid_map import CentroidMap
-from fusseg.report.confusion_table import confusion_rows
 from fusseg.report.embedding import photo_uri, regions_uri
-from fusseg.report.scored import name_scored
-from fusseg.report.symbols import SHAPES, series_mark
+from fusseg.report.formatting import name_scored
+from fusseg.report.numbers import confusion_rows
+from fusseg.report.svg import SHAPES, series_mark
 from fusseg.report.templates import render_page
 
 

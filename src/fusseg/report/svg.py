@@ -14,7 +14,17 @@ from matplotlib.figure import Figure
 
 NUM_SERIES = 6
 """Series colors of the page; more series than these are not told apart by color."""
-
+SHAPES = (
+    "M-8 0A8 8 0 1 0 8 0A8 8 0 1 0 -8 0Z",
+    "M-7 -7H7V7H-7Z",
+    "M0 -9L9 7H-9Z",
+    "M0 -10L10 0L0 10L-10 0Z",
+    "M-3 -9H3V-3H9V3H3V9H-3V3H-9V-3H-3Z",
+    "M0 9L9 -7H-9Z",
+)
+"""Circle, square, triangle, diamond, plus, triangle on its tip: as SVG paths around the origin."""
+MARKERS = ("o", "s", "^", "D", "P", "v")
+"""The same shapes as matplotlib calls them."""
 # Matplotlib wants fixed colors, the page has one set for light and one for dark: figures are drawn
 # in these stand-ins, which become the page's variables.
 _ROLES = (
@@ -26,9 +36,7 @@ _ROLES = (
 )
 COLORS: Final = MappingProxyType({role: f"#{7 * i + 7:06x}" for i, role in enumerate(_ROLES)})
 """Color to draw with, by its role on the page."""
-
 _VARIABLES = {color: f"var(--{role})" for role, color in COLORS.items()}
-
 _TIP = "tip:"
 _SVG = "{http://www.w3.org/2000/svg}"
 _HREF = "{http://www.w3.org/1999/xlink}href"
@@ -127,3 +135,11 @@ def _adapt_attributes(attributes: dict[str, str], name: str) -> None:
         )
     if "d" in attributes:
         attributes["d"] = attributes["d"].replace("\n", "")
+
+
+def series_mark(number: int) -> tuple[int, int]:
+    """Choose shape and color of a series, counted from 0: both as numbers from 0.
+
+    Beyond the colors, the shapes shift against them: the first 36 marks all differ.
+    """
+    return (number + number // NUM_SERIES) % len(SHAPES), number % NUM_SERIES
