@@ -9,6 +9,62 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+UNMATCHED = -1
+"""Class of a cluster that got none because clusters outnumber classes."""
+_VALUES = 256
+"""Values of a byte."""
+
+
+def count_pixels(
+    clusters: UInt8[Tensor, "*pixels"],
+    labels: UInt8[Tensor, "*pixels"],
+    num_clusters: int,
+    num_classes: int,
+) -> Int[Tensor, "{num_clusters} {num_classes}"]:
+    """Count how often each cluster falls on each class; counts of images add up.
+
+    Args:
+        clusters: Region of each pixel.
+        labels: Class of each pixel; a value of `num_classes` or above is ignored.
+        num_clusters: Rows of the result.
+        num_classes: Columns of the result.
+    """
+    # All 256 values are counted and those of no class cut off: faster than picking pixels.
+    pairs = clusters.flatten().int() * _VALUES + labels.flatten()
+    counts = torch.bincount(pairs, minlength=num_clusters * _VALUES)
+    return counts.reshape(num_clusters, _VALUES)[:, :num_classes].contiguous()
+
+
+def match_clusters(confusion: Int[Tensor, "clusters classes"]) -> Int[Tensor, " clusters"]:
+    """Match clusters to classes so that most pixels agree (Hungarian method; method section 5).
+
+    Tie rule: matchings that agree in equally many pixels can differ in mIoU; of them the one with
+    the largest sum of IoU is taken, so that no score depends on the order of the clusters.
+
+    Args:
+        confusion: Pixel counts, `confusion[k, c]` for cluster k on class c.
+
+    Returns:
+        Class of each cluster, `UNMATCHED` where clusters outnumber classes.
+    """
+    # Here and not above: it takes long to import, and most processes never match anything.
+    from scipy.optimize import linear_sum_assignment
+
+    iou = pair_iou(confusion).nan_to_num(0).numpy()
+    # A sum of IoU is at most min(K, C), so that its share stays below one pixel.
+    profit = confusion.double().numpy() + iou / (min(confusion.shape) + 1)
+    clusters, classes = linear_sum_assignment(profit, maximize=True)
+    matching = np.full(len(confusion), UNMATCHED, dtype=np.int64)
+    matching[clusters] = classes
+    return torch.from_numpy(matching)
+
+
+def pair_iou(confusion: Int[Tensor, "clusters classes"]) -> Float[Tensor, "clusters classes"]:
+    """IoU of every cluster with every class, in float64; NaN where both are empty."""
+    counts = confusion.double()
+    union = counts.sum(dim=1, keepdim=True) + counts.sum(dim=0, keepdim=True) - counts
+    return counts / union
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -70,65 +126,6 @@ def stego_mean_iou(iou: Float[Tensor, " classes"], num_unmatched: int) -> float:
     """
     num_counted = int((~iou.isnan()).sum()) + (num_unmatched > 0)
     return float(iou.nansum() / num_counted)
-
-
-_VALUES = 256
-"""Values of a byte."""
-
-
-def count_pixels(
-    clusters: UInt8[Tensor, "*pixels"],
-    labels: UInt8[Tensor, "*pixels"],
-    num_clusters: int,
-    num_classes: int,
-) -> Int[Tensor, "{num_clusters} {num_classes}"]:
-    """Count how often each cluster falls on each class; counts of images add up.
-
-    Args:
-        clusters: Region of each pixel.
-        labels: Class of each pixel; a value of `num_classes` or above is ignored.
-        num_clusters: Rows of the result.
-        num_classes: Columns of the result.
-    """
-    # All 256 values are counted and those of no class cut off: faster than picking pixels.
-    pairs = clusters.flatten().int() * _VALUES + labels.flatten()
-    counts = torch.bincount(pairs, minlength=num_clusters * _VALUES)
-    return counts.reshape(num_clusters, _VALUES)[:, :num_classes].contiguous()
-
-
-UNMATCHED = -1
-"""Class of a cluster that got none because clusters outnumber classes."""
-
-
-def match_clusters(confusion: Int[Tensor, "clusters classes"]) -> Int[Tensor, " clusters"]:
-    """Match clusters to classes so that most pixels agree (Hungarian method; method section 5).
-
-    Tie rule: matchings that agree in equally many pixels can differ in mIoU; of them the one with
-    the largest sum of IoU is taken, so that no score depends on the order of the clusters.
-
-    Args:
-        confusion: Pixel counts, `confusion[k, c]` for cluster k on class c.
-
-    Returns:
-        Class of each cluster, `UNMATCHED` where clusters outnumber classes.
-    """
-    # Here and not above: it takes long to import, and most processes never match anything.
-    from scipy.optimize import linear_sum_assignment
-
-    iou = pair_iou(confusion).nan_to_num(0).numpy()
-    # A sum of IoU is at most min(K, C), so that its share stays below one pixel.
-    profit = confusion.double().numpy() + iou / (min(confusion.shape) + 1)
-    clusters, classes = linear_sum_assignment(profit, maximize=True)
-    matching = np.full(len(confusion), UNMATCHED, dtype=np.int64)
-    matching[clusters] = classes
-    return torch.from_numpy(matching)
-
-
-def pair_iou(confusion: Int[Tensor, "clusters classes"]) -> Float[Tensor, "clusters classes"]:
-    """IoU of every cluster with every class, in float64; NaN where both are empty."""
-    counts = confusion.double()
-    union = counts.sum(dim=1, keepdim=True) + counts.sum(dim=0, keepdim=True) - counts
-    return counts / union
 
 
 def score_named(

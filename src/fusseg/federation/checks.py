@@ -12,6 +12,18 @@ from fusseg.federation.parts import ClientFacts, Part, PartCheck, Parts, check_p
 from fusseg.federation.state import ClientUpdate, Hello
 from fusseg.segmentation.objective import Model
 
+ADAM_REACH = (1 - 0.9) / math.sqrt(1 - 0.999)
+"""Learning rates by which a step of Adam moves a weight at most (arXiv 1412.6980, 2.1)."""
+LARGEST_LOSS = 1e12
+"""Honest ones are a few units; a mean of far larger ones could be infinite."""
+LARGEST_FEATURE = 65504.0
+"""Features are kept as float16."""
+MOST_IMAGES = 10_000_000
+"""Of one client; more is a slip, or a claim on most of every average."""
+_SLACK = 1.01
+"""For rounding: of the steps, and of changes that travel as bfloat16."""
+_ROUNDING = 1e-5
+
 
 def check_first(client_id: str, known: Container[str], round_number: int) -> None:
     """Refuse a second answer of one client to the same question.
@@ -111,19 +123,6 @@ def check_model(strategy: str, found: object, expected: Model) -> None:
         if not bool(made.isfinite().all()):
             raise FederationError(f"{begin} head.{name} with values that are not finite")
     check_centroids(strategy, found.centroids, expected.centroids)
-
-
-ADAM_REACH = (1 - 0.9) / math.sqrt(1 - 0.999)
-"""Learning rates by which a step of Adam moves a weight at most (arXiv 1412.6980, 2.1)."""
-LARGEST_LOSS = 1e12
-"""Honest ones are a few units; a mean of far larger ones could be infinite."""
-LARGEST_FEATURE = 65504.0
-"""Features are kept as float16."""
-MOST_IMAGES = 10_000_000
-"""Of one client; more is a slip, or a claim on most of every average."""
-_SLACK = 1.01
-"""For rounding: of the steps, and of changes that travel as bfloat16."""
-_ROUNDING = 1e-5
 
 
 def check_plausible(update: ClientUpdate, parts: Mapping[str, Part], facts: ClientFacts) -> None:

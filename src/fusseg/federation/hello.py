@@ -49,6 +49,23 @@ def say_hello(client: Client, protocol: Protocol, *, center: bool) -> Hello:
     )
 
 
+def check_same_backbone(hello: Hello, fingerprint: str) -> None:
+    """Refuse a client with another backbone or version.
+
+    Raises:
+        FederationError: If one differs.
+    """
+    if hello.fingerprint != fingerprint:
+        raise FederationError(
+            f"client {hello.client_id!r} has a backbone with fingerprint "
+            f"{hello.fingerprint[:16]}, expected {fingerprint[:16]}; give it the same weights"
+        )
+    if hello.version != VERSION:
+        raise FederationError(
+            f"client {hello.client_id!r} runs fusseg {hello.version}, expected {VERSION}"
+        )
+
+
 def agree(
     hellos: Sequence[Hello], protocol: Protocol, fingerprint: str, *, center: bool
 ) -> TrainingPlan:
@@ -130,23 +147,6 @@ def _mean(
     total: Float[Tensor, " dim"], count: int | float, *, center: bool
 ) -> Float[Tensor, " dim"]:
     return (total / count).float() if center else torch.zeros(len(total))
-
-
-def check_same_backbone(hello: Hello, fingerprint: str) -> None:
-    """Refuse a client with another backbone or version.
-
-    Raises:
-        FederationError: If one differs.
-    """
-    if hello.fingerprint != fingerprint:
-        raise FederationError(
-            f"client {hello.client_id!r} has a backbone with fingerprint "
-            f"{hello.fingerprint[:16]}, expected {fingerprint[:16]}; give it the same weights"
-        )
-    if hello.version != VERSION:
-        raise FederationError(
-            f"client {hello.client_id!r} runs fusseg {hello.version}, expected {VERSION}"
-        )
 
 
 def far_clients(hellos: Sequence[Hello], most: float) -> dict[str, float]:

@@ -17,6 +17,8 @@ from fusseg.segmentation.objective import Model
 
 FINISH = "lloyd"
 """What the record calls the rounds after training."""
+MIN_POSITIONS = 100
+"""A centroid that stands for fewer of the sampled positions stays: so few do not tell where to."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +100,6 @@ def merge_codes(gathered: Gathered) -> Model:
 
 LLOYD_STEP = Task(FINISH, code_parts, measure_codes, merge_codes)
 """One step of federated Lloyd."""
-
-
-MIN_POSITIONS = 100
-"""A centroid that stands for fewer of the sampled positions stays: so few do not tell where to."""
 
 
 @dataclass(frozen=True)

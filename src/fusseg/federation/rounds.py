@@ -13,6 +13,8 @@ from fusseg.segmentation.head import initial_head
 from fusseg.segmentation.objective import Model
 from fusseg.segmentation.training import TrainingPlan
 
+_DRAW = "/participants"
+"""The draw as a party of its own; no site's name holds a slash."""
 Exchange = Callable[[GlobalState, Task], Iterable[ClientUpdate]]
 """Sends the state and a task to the clients of the round; gives their updates as they arrive."""
 
@@ -72,10 +74,6 @@ def run_rounds(
             state = gathering.merge(generator)
         state = replace(state, round_number=round_number)
         yield Round(state, tuple(exchanges))
-
-
-_DRAW = "/participants"
-"""The draw as a party of its own; no site's name holds a slash."""
 
 
 def draw_participants(

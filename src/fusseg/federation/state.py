@@ -14,6 +14,18 @@ from fusseg.segmentation.training import TrainingPlan
 
 
 @dataclass(frozen=True)
+class Client:
+    """A participant and the features of its private images."""
+
+    client_id: str
+    features: FeatureSet
+    cache: Path
+    """Where its nearest neighbors are kept."""
+    compute: Compute = EXACT
+    """With what it trains."""
+
+
+@dataclass(frozen=True)
 class GlobalState:
     """The model the server sends at the start of a round, and the plan it sent before round 1."""
 
@@ -63,15 +75,3 @@ class Memory:
     """Its own model after its last round."""
     carried: Mapping[str, Tensor] = field(default_factory=dict)
     """What the objective left with it."""
-
-
-@dataclass(frozen=True)
-class Client:
-    """A participant and the features of its private images."""
-
-    client_id: str
-    features: FeatureSet
-    cache: Path
-    """Where its nearest neighbors are kept."""
-    compute: Compute = EXACT
-    """With what it trains."""

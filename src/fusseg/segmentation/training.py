@@ -15,6 +15,9 @@ from fusseg.segmentation.head import HeadWeights
 from fusseg.segmentation.objective import Draw, LocalTraining, Model, Numbers, Step
 from fusseg.segmentation.regularizers import References, regularization
 
+_SHARE_OF_FREE_MEMORY = 0.5
+"""Of the device's free memory that the clients of one step may fill, beside their features."""
+
 
 @dataclass(frozen=True)
 class TrainingPlan:
@@ -224,10 +227,6 @@ def _frozen(
     previous = [trainee.previous for trainee in trainees if trainee.previous is not None]
     if previous:
         yield stack_named(previous, compute)
-
-
-_SHARE_OF_FREE_MEMORY = 0.5
-"""Of the device's free memory that the clients of one step may fill, beside their features."""
 
 
 def stack(tensors: Sequence[Tensor], compute: Compute) -> Tensor:
