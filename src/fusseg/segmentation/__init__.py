@@ -1,1 +1,1 @@
-"""What is trained: head, centroids, their losses, and the saved segmenter."""
+"""The trained model: its head and centroids, their losses, and the assignment of pixels."""

@@ -1,4 +1,4 @@
-"""Adam over a few tensors, without the second that torch's optimizer classes take to import."""
+"""Adam over a few tensors, without the slow import of torch's optimizer classes."""
 
 from collections.abc import Iterable
 
@@ -10,11 +10,11 @@ from torch.optim.adam import adam
 class Adam:
     """Adam with torch's defaults (arXiv 1412.6980), through torch's own functional form.
 
-    `torch.optim.Adam` imports torch's compiler when it is made, which takes longer than a site's
-    whole answer to a message; the arithmetic is the same to the last bit.
+    Creating a `torch.optim.Adam` imports torch's compiler, which takes about a second: longer than
+    a site needs to answer a message. The arithmetic is the same to the last bit.
 
     Attributes:
-        tensors: What is trained, in place.
+        tensors: The tensors to train, updated in place.
     """
 
     def __init__(self, tensors: Iterable[Tensor], learning_rate: float, *, fused: bool) -> None:
@@ -30,7 +30,7 @@ class Adam:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Move every tensor by its gradient, and clear the gradients."""
+        """Update every tensor by its gradient, then clear the gradients."""
         gradients = [tensor.grad for tensor in self.tensors if tensor.grad is not None]
         adam(
             self.tensors,

@@ -1,4 +1,4 @@
-"""From features to regions with a trained model (Eq. 3, 4)."""
+"""Assign pixels to regions with a trained model (Eq. 3, 4)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,23 +17,23 @@ _STRIP_BYTES = 2**19
 
 @dataclass(frozen=True)
 class Strip:
-    """Some rows of an image, and which rows of its feature map are at hand for them."""
+    """Some rows of an image, and the rows of its feature map available for them."""
 
     rows: range
-    """Rows of pixels that are wanted."""
+    """Rows of pixels to compute."""
     first: int
-    """Row of the feature map that is the first at hand."""
+    """First available row of the feature map."""
     height: int
-    """Rows of the whole feature map."""
+    """Number of rows of the whole feature map."""
 
 
 @dataclass(frozen=True)
 class Segmenter:
-    """All that turns a feature map into regions."""
+    """Everything needed to turn a feature map into regions."""
 
     head: SegmentationHead
     centroids: Float[Tensor, "clusters code"]
-    """At unit length."""
+    """Rows of unit length."""
     mean_feature: Float[Tensor, " dim"]
 
     @property
@@ -43,7 +43,7 @@ class Segmenter:
 
 
 def build_segmenter(model: Model, mean_feature: Float[Tensor, " dim"]) -> Segmenter:
-    """Make a segmenter of a trained model and the mean feature of its federation."""
+    """Make a segmenter from a trained model and its federation's mean feature."""
     return Segmenter(build_head(model.head), normalize(model.centroids, dim=1), mean_feature)
 
 
@@ -59,14 +59,14 @@ def encode(
 def similarities(
     segmenter: Segmenter, codes: Float[Tensor, "height width code"]
 ) -> Float[Tensor, "clusters height width"]:
-    """Inner product of each position's code with each unit centroid: |s_i| cos(s_i, c_k)."""
+    """Compute the inner product of each code with each unit centroid: |s_i| cos(s_i, c_k)."""
     return (codes @ segmenter.centroids.T).permute(2, 0, 1)
 
 
 def cosines(
     segmenter: Segmenter, codes: Float[Tensor, "height width code"]
 ) -> Float[Tensor, "positions clusters"]:
-    """Cosine of each position's code with each centroid (Eq. 3)."""
+    """Compute the cosine of each position's code with each centroid (Eq. 3)."""
     return normalize(codes.flatten(0, 1), dim=1) @ segmenter.centroids.T
 
 
@@ -75,16 +75,19 @@ def assign(
     size: tuple[int, int],
     part: Strip | None = None,
 ) -> UInt8[Tensor, "rows columns"]:
-    """Upsample codes bilinearly to pixels and give each pixel its nearest centroid.
+    """Upsample codes bilinearly to pixels and assign each pixel to its nearest centroid.
 
-    The method upsamples the codes and takes the largest cosine. Bilinear weights are linear and a
-    code's length is the same for all centroids, so that upsampling the K similarities gives the
-    same index, for K channels in place of D (parity test).
+    The method upsamples the codes and takes the largest cosine. Upsampling is linear and a code's
+    length is the same for all centroids, so upsampling the K similarities instead of the D code
+    channels gives the same index (parity test).
 
     Args:
         scores: `similarities` of a feature map.
         size: Height and width of the image in pixels.
-        part: Rows to return, and which rows of the feature map the scores are; None: all.
+        part: Which rows to return, and which rows of the feature map `scores` holds; None: all.
+
+    Returns:
+        Index of the nearest centroid of each pixel.
     """
     return torch.cat([_first_largest(strip) for strip in _upsample(scores, size, part)])
 
@@ -92,11 +95,11 @@ def assign(
 def pixel_cosines(
     segmenter: Segmenter, codes: Float[Tensor, "height width code"], size: tuple[int, int]
 ) -> Float[Tensor, "clusters rows columns"]:
-    """Upsample codes bilinearly to pixels and take each pixel's cosine with each centroid.
+    """Upsample codes bilinearly to pixels and compute each pixel's cosine with each centroid.
 
     Args:
-        segmenter: Whose centroids.
-        codes: Of one image.
+        segmenter: Its centroids are used.
+        codes: Codes of one image.
         size: Height and width of the result in pixels.
     """
     strips = [
@@ -113,7 +116,7 @@ def _upsample(
 ) -> Iterator[Float[Tensor, "strip clusters columns"]]:
     """Upsample in strips of rows, so that memory does not grow with the image.
 
-    A strip is overwritten by the next one.
+    Each strip is overwritten by the next one.
     """
     rows, columns = size
     clusters, height, _ = scores.shape
@@ -140,10 +143,9 @@ def _upsample(
 def _first_largest(
     strip: Float[Tensor, "rows clusters columns"],
 ) -> UInt8[Tensor, "rows columns"]:
-    """Find what argmax finds, the first of equal ones; the strip is overwritten.
+    """Compute argmax over clusters (the first of equal ones); overwrites the strip.
 
-    Four passes in vector instructions take less time than argmax, or max with its indices, which
-    go pixel by pixel.
+    Four vectorized passes are faster than argmax, or max with indices, which go pixel by pixel.
     """
     clusters = torch.arange(strip.shape[1], dtype=strip.dtype)[:, None]
     smaller = strip.lt_(strip.amax(dim=1, keepdim=True))

@@ -12,11 +12,10 @@ HeadWeights = dict[str, Tensor]
 
 
 class SegmentationHead(nn.Module):
-    """Linear projection plus a two-layer one, summed (STEGO, Fig. 3; method section 1).
+    """Sum of a linear and a two-layer projection (STEGO, Fig. 3; method section 1).
 
-    Unlike the paper's 1x1 convolutions over maps, these are linear layers over the last
-    dimension: the same arithmetic on any set of positions, so that training projects only the
-    positions it samples.
+    The paper uses 1x1 convolutions over maps. Linear layers over the last dimension do the same
+    arithmetic on any set of positions, so training projects only the positions it samples.
 
     Attributes:
         feature_dim: Channels of the backbone's features (D').
@@ -41,19 +40,19 @@ class SegmentationHead(nn.Module):
 def project(
     weights: HeadWeights, features: Float[Tensor, "*positions dim"]
 ) -> Float[Tensor, "*positions code"]:
-    """Project features to codes with the weights of a head, in the precision of both."""
+    """Project features to codes with a head's weights; both have the same precision."""
     code = linear(features, weights["linear.weight"], weights["linear.bias"])
     hidden = linear(features, weights["hidden.weight"], weights["hidden.bias"]).relu_()
     return code + linear(hidden, weights["output.weight"], weights["output.bias"])
 
 
 def narrow(weights: HeadWeights, precision: torch.dtype) -> HeadWeights:
-    """Round weights to the precision of a product; gradients come back in their own."""
+    """Cast weights to the precision of a product; gradients keep the weights' own precision."""
     return {name: weight.to(precision) for name, weight in weights.items()}
 
 
 def initial_head(feature_dim: int, code_dim: int, generator: Generator) -> HeadWeights:
-    """Draw the weights all clients start from: uniform in +-1/sqrt(fan-in), torch's default."""
+    """Draw the initial weights for all clients: uniform in +-1/sqrt(fan-in), torch's default."""
     bound = 1 / math.sqrt(feature_dim)
     head = SegmentationHead(feature_dim, code_dim)
     return {
@@ -67,14 +66,14 @@ def linear_head(
 ) -> HeadWeights:
     """Make a head that is a linear projection until it is trained.
 
-    Its hidden layer is drawn and the output of that zero: codes are those of the projection, and
-    gradients reach the output at the first step and the hidden layer from the second on. Were both
-    zero, none ever would.
+    The hidden layer is random and its output weights are zero, so the codes are those of the
+    projection. Gradients reach the output weights in the first step and the hidden layer from the
+    second step on. If both were zero, no gradient would ever reach either.
 
     Args:
-        projection: What codes are of features.
-        offset: Added to them.
-        drawn: Head of these sizes whose hidden layer is taken.
+        projection: Matrix that maps features to codes.
+        offset: Added to the codes.
+        drawn: Randomly drawn head of the same sizes; its hidden layer is used.
     """
     return {
         "linear.weight": projection.float().contiguous(),
@@ -87,15 +86,15 @@ def linear_head(
 
 
 def wake_hidden(weights: HeadWeights, drawn: HeadWeights) -> HeadWeights:
-    """Draw the hidden layer of a head that no gradient reaches; any other head is left as it is.
+    """Replace an all-zero hidden layer, which no gradient reaches; return other heads unchanged.
 
     Args:
-        weights: Its hidden layer and its output's weights may all be zero: runs of federated PCA
-            and anchors were once saved so.
-        drawn: Head of the same sizes whose hidden layer is taken.
+        weights: Weights of a head. Older runs of federated PCA and of the baselines were saved with
+            a hidden layer and output weights of zero.
+        drawn: Randomly drawn head of the same sizes; its hidden layer is used.
 
     Returns:
-        A head of the same codes.
+        A head that computes the same codes.
     """
     if any(bool(weights[name].any()) for name in ("hidden.weight", "hidden.bias", "output.weight")):
         return weights

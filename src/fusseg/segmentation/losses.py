@@ -1,6 +1,7 @@
-"""Label-free objectives of local training, one function per equation.
+"""Label-free losses of local training, one function per equation.
 
-All work on sampled positions: `positions` and `others` are the 121 positions drawn in an image.
+All of them work on sampled positions: `positions` and `others` are the 121 positions drawn in an
+image.
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from torch.nn.functional import normalize
 
 @dataclass(frozen=True)
 class Pairings:
-    """Correspondences of the three kinds of pairs; every query takes part in each."""
+    """Correspondences of every query image with itself, its neighbor and its random supports."""
 
     with_self: Float[Tensor, "images positions positions"]
     with_neighbor: Float[Tensor, "images positions positions"]
@@ -27,12 +28,12 @@ def pair_up(
     partners: Int[Tensor, "supports images"],
     precision: torch.dtype | None = None,
 ) -> Pairings:
-    """Correspond every query with itself, its neighbor and its random supports.
+    """Compute the correspondences of every query with itself, its neighbor and its supports.
 
     Args:
         vectors: Features or codes of the query images, then of their neighbors in the same order.
-        partners: Which query is the random support of which, per support.
-        precision: Of the products; None: as the vectors.
+        partners: For each support, the query image that each query is paired with.
+        precision: Precision of the products; None: that of the vectors.
     """
     queries, neighbors = (
         normalize(half, dim=-1).to(precision or half.dtype) for half in vectors.chunk(2)
@@ -51,7 +52,7 @@ def _permute(images: Tensor, order: Tensor) -> Tensor:
 
 
 class _Permuted(torch.autograd.Function):
-    """images[order] of a permutation, whose gradient is picked where autograd would sum."""
+    """images[order] for a permutation; its gradient is a lookup, where autograd would sum."""
 
     generate_vmap_rule = True
 
@@ -72,9 +73,13 @@ class _Permuted(torch.autograd.Function):
 def share_weights(
     counted: Bool[Tensor, "*pairs"], precision: torch.dtype
 ) -> Float[Tensor, "*pairs"]:
-    """Weigh pairs of images: 0 for those left out, the same for the rest, 1 on average.
+    """Weight pairs of images: 0 if left out, equal for the others, 1 on average.
 
-    The mean of what is multiplied by them is the mean over the pairs that count, 0 where none does.
+    Multiplying values by these weights makes their mean the mean over the pairs that count, or 0 if
+    no pair counts.
+
+    >>> share_weights(torch.tensor([True, False, True, True]), torch.float32)
+    tensor([1.3333, 0.0000, 1.3333, 1.3333])
     """
     return counted.to(precision) * counted.numel() / counted.sum().clamp(min=1)
 
@@ -85,12 +90,22 @@ def center_correspondence(
 ) -> Float[Tensor, "images positions others"]:
     """Center a correspondence pointwise (STEGO; method section 3, step 2).
 
-    For each query position the mean over the other image's positions is subtracted; one constant
-    is then added so that the mean over the whole batch is what it was.
+    For each query position, the mean over the other image's positions is subtracted. One constant
+    is then added to restore the mean over the whole batch.
+
+    >>> center_correspondence(torch.tensor([[[0.0, 1.0], [0.25, 0.75]]]))
+    tensor([[[0.0000, 1.0000],
+             [0.2500, 0.7500]]])
+    >>> center_correspondence(torch.tensor([[[0.0, 0.0], [0.5, 1.0]]]))
+    tensor([[[0.3750, 0.3750],
+             [0.1250, 0.6250]]])
 
     Args:
-        cosines: Of the features of every query with another image.
-        counted: Which pairs of images the mean over the batch is over; None: all.
+        cosines: Cosines between the features of every query image and of its partner image.
+        counted: Pairs of images included in the mean over the batch; None: all.
+
+    Returns:
+        The centered correspondence.
     """
     centered = cosines - cosines.mean(dim=2, keepdim=True)
     # In place: fresh memory of this size costs more time than the arithmetic.
@@ -113,14 +128,21 @@ def correspondence_loss(
 ) -> Float[Tensor, ""]:
     """Make codes agree where the frozen features agree (FUSS paper, Eq. 6).
 
+    >>> features = torch.tensor([[[0.9, 0.1]]])
+    >>> agreeing, disagreeing = torch.tensor([[[0.8, 0.0]]]), torch.tensor([[[0.0, 0.8]]])
+    >>> correspondence_loss(features, agreeing, shift=0.5)
+    tensor(-0.1600)
+    >>> correspondence_loss(features, disagreeing, shift=0.5)
+    tensor(0.1600)
+
     Args:
         centered: Centered correspondence of the features, without gradient.
         codes: Correspondence of the codes.
-        shift: Cosine below which a pair is pushed apart, b in the paper.
-        weights: Of each pair of images in the mean, 1 on average; None: 1.
+        shift: Cosine below which a pair is pushed apart (b in the paper).
+        weights: Weight of each pair of images in the mean, 1 on average; None: 1.
 
     Returns:
-        Mean over all pairs of positions; lower is better, and it may be negative.
+        Mean over all pairs of positions. Lower is better; it can be negative.
     """
     pull = centered - shift
     if weights is not None:
@@ -130,9 +152,9 @@ def correspondence_loss(
 
 
 class _Agreement(torch.autograd.Function):
-    """-mean(weights * max(codes, 0)), with a gradient in two passes where autograd takes five.
+    """-mean(weights * max(codes, 0)); the gradient takes two passes where autograd takes five.
 
-    The clamp keeps pairs that already point away from each other from being pushed further.
+    The clamp avoids pushing apart pairs that already point away from each other.
     """
 
     generate_vmap_rule = True
@@ -157,15 +179,21 @@ def clustering_loss(
     centroids: Float[Tensor, "clusters dim"],
     separation_weight: float,
 ) -> Float[Tensor, ""]:
-    """Draw each centroid to the codes assigned to it and away from the others (FUSS paper, Eq. 5).
+    """Pull each centroid to the codes assigned to it and away from the others (FUSS paper, Eq. 5).
+
+    >>> codes = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    >>> clustering_loss(codes, torch.tensor([[3.0, 0.0], [0.0, 1.0]]), separation_weight=0.5)
+    tensor(-1.)
+    >>> clustering_loss(codes, torch.tensor([[3.0, 0.0], [3.0, 0.0]]), separation_weight=0.5)
+    tensor(0.)
 
     Args:
-        codes: Head output, detached: this loss moves the centroids only.
-        centroids: Centroid matrix, rows of any length; compared by cosine (Eq. 3, 4).
+        codes: Output of the head, detached: this loss moves only the centroids.
+        centroids: Centroid matrix with rows of any length, compared by cosine (Eq. 3, 4).
         separation_weight: Weight of the mean positive cosine between different centroids.
 
     Returns:
-        Negative mean cosine to the assigned centroid plus the weighted separation term.
+        Negative mean cosine to the assigned centroid, plus the weighted separation term.
     """
     directions = normalize(centroids, dim=1)
     # Of equal centroids the first takes a code whole: amax would split the gradient among them, and

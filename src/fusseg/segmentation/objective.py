@@ -1,8 +1,9 @@
-"""What an objective of local training consists of: one record of functions, one file each.
+"""The interface of an objective of local training: a record of functions, in a file of its own.
 
-Everything else is the same for all objectives: optimizers, steps, FedProx and FedMOON, clients side
-by side (`training.py`). A record of functions is used here, and for strategies, where the rest of
-the package calls functions directly: an objective is chosen by its name in the configuration.
+Everything else is shared by all objectives and lives in `training.py`: optimizers, steps, FedProx,
+FedMOON, and training several clients side by side. Objectives and strategies are records of
+functions because the configuration chooses them by name; the rest of the package calls functions
+directly.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,12 +19,12 @@ from fusseg.features.feature_set import FeatureSet
 from fusseg.segmentation.head import HeadWeights
 
 Numbers = dict[str, float]
-"""Numbers without labels that all clients agree on before round 1, by name."""
+"""Label-free numbers that all clients agree on before round 1, by name."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """What is trained: the head's weights and the centroids."""
+    """The trained parameters: the head's weights and the centroids."""
 
     head: HeadWeights
     centroids: Float[Tensor, "clusters code"]
@@ -31,41 +32,41 @@ class Model:
 
 @dataclass(frozen=True)
 class Draw:
-    """What one step of one client looks at."""
+    """The images and positions that one client samples for one step."""
 
     images: Int[Tensor, " images"]
     positions: Int[Tensor, "images positions"]
-    """Of the feature maps; their centered features are what the loss gets."""
+    """Positions in the feature maps; the loss receives their centered features."""
     tensors: Mapping[str, Tensor]
-    """What else the loss needs, by name: of the same shapes in every step and at every client."""
+    """Other inputs of the loss, by name; same shapes in every step and at every client."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What the loss of one step is computed from, for one client."""
+    """Inputs of the loss in one step of one client."""
 
     features: Float[Tensor, "images positions dim"]
-    """Centered features of the positions drawn."""
+    """Centered features of the drawn positions."""
     drawn: Mapping[str, Tensor]
     """The other tensors of the draw."""
     carried: Mapping[str, Tensor]
-    """What stays with the client, as it is before this step; empty for most objectives."""
+    """Tensors kept by the client, with their values before this step; usually empty."""
 
 
 class Losses(NamedTuple):
-    """What a step minimizes, and what FedProx and FedMOON need of it."""
+    """Losses of a step, with the head's inputs and outputs for FedProx and FedMOON."""
 
     head: Float[Tensor, ""]
     centroids: Float[Tensor, ""]
     inputs: Float[Tensor, "images positions dim"]
-    """What the head was given."""
+    """Input of the head."""
     codes: Float[Tensor, "images positions code"]
-    """What the head made of it."""
+    """Output of the head."""
 
 
 @dataclass(frozen=True)
 class LocalTraining:
-    """How a client trains between two rounds: the `[local]` table with every number settled."""
+    """How a client trains between two rounds: the `[local]` table with every value resolved."""
 
     objective: "Objective"
     settings: Any
@@ -81,32 +82,33 @@ class LocalTraining:
 
     @property
     def regularizes(self) -> bool:
-        """Whether FedProx or FedMOON holds the head near the one received."""
+        """Whether FedProx or FedMOON keeps the head close to the received one."""
         return self.fedprox_weight > 0 or self.fedmoon_weight > 0
 
 
 @dataclass(frozen=True)
 class Carry:
-    """What stays with a client between steps and rounds, such as the average of its weights."""
+    """Tensors a client keeps between steps and rounds, such as an average of its weights."""
 
     begin: Callable[[Model, Mapping[str, Tensor], Any], dict[str, Tensor]]
-    """The model a round starts from, what the client kept of its last round (empty in its first),
-    and the settings to what the first step gets."""
+    """Makes the tensors for the first step of a round. Arguments: the model the round starts from,
+    the tensors kept from the client's last round (empty in its first), and the settings."""
     follow: Callable[[Mapping[str, Tensor], HeadWeights, Tensor, Any], dict[str, Tensor]]
-    """What a step got, head and centroids after it, and the settings to what the next step gets."""
+    """Makes the tensors for the next step. Arguments: the tensors of this step, the head and the
+    centroids after it, and the settings."""
 
 
 def keep_settings(settings: Any, _num_clusters: int) -> Any:  # noqa: ANN401 - an objective's own
-    """Leave settings as they are: nothing in them depends on the number of clusters."""
+    """Return the settings unchanged: none depends on the number of clusters."""
     return settings
 
 
 def prepare_nothing(_features: FeatureSet, _mean: Tensor, _settings: Any, _cache: Path) -> None:  # noqa: ANN401
-    """Need nothing of all images."""
+    """Prepare nothing."""
 
 
 def no_numbers(_settings: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Say that there are none."""
+    """Return no numbers."""
     return {}
 
 
@@ -118,11 +120,14 @@ def no_estimate(
 
 
 def average_numbers(numbers: Sequence[Numbers], counts: Sequence[int]) -> Numbers:
-    """Average each number over the clients, by their images.
+    """Average each number over the clients, weighted by their images.
+
+    >>> average_numbers([{"shift": 0.1}, {"shift": 0.4}], counts=[2, 1])
+    {'shift': 0.2}
 
     Args:
-        numbers: Of each client, of the same names.
-        counts: Images that each client counts with.
+        numbers: Numbers of each client, all with the same names.
+        counts: Number of images each client is weighted by.
     """
     total = sum(counts)
     averages = dict.fromkeys(numbers[0], 0.0)
@@ -137,28 +142,29 @@ class Objective:
     """What clients minimize, as functions of their features alone; none can read a label."""
 
     settings: type
-    """Frozen dataclass of its own table in the configuration, `[local.NAME]`."""
+    """Frozen dataclass of the objective's configuration table, `[local.NAME]`."""
     draw: Callable[[int, tuple[int, int, int], Any, LocalTraining, Generator], Iterator[Draw]]
-    """Number of images, shape of a feature map, what was prepared, and a random source to the
-    steps, without end."""
+    """Draws steps without end. Arguments: number of images, shape of a feature map, the result of
+    `prepare`, the local training, and a random source."""
     loss: Callable[[HeadWeights, Tensor, Step, Numbers, Any, torch.dtype], Losses]
-    """Head, centroids, step, agreed numbers, settings and precision of products to the losses."""
+    """Computes the losses of a step. Arguments: head, centroids, step, agreed numbers, settings,
+    and precision of the matrix products."""
     prepare: Callable[[FeatureSet, Tensor, Any, Path], Any] = prepare_nothing
-    """Features, mean feature, settings and cache folder to what its draws need of all images: made
-    once per client and kept in the cache, such as nearest neighbors."""
+    """Computes once per client what its draws need from all images, such as nearest neighbors.
+    Arguments: features, mean feature, settings, and the folder to cache the result in."""
     memory: Callable[[int, LocalTraining], int] | None = None
-    """Channels of the features to the bytes that one client's step takes on a device; None:
-    unknown, so that clients there train one after another."""
+    """Estimates the bytes of one client's step on a device from the number of feature channels.
+    None: unknown; clients then train one after another."""
     settle: Callable[[Any, int], Any] = keep_settings
-    """Settings as written, and the number of clusters, to settings without open choices."""
+    """Resolves the settings from the written ones and the number of clusters."""
     given: Callable[[Any], Numbers] = no_numbers
-    """Agreed numbers that the settings give."""
+    """Agreed numbers that the settings specify."""
     estimated: Callable[[Any], dict[str, tuple[float, float]]] = no_numbers
-    """Names of the numbers that clients estimate, each with the least and largest value it can
-    have."""
+    """Names of the numbers that clients estimate, each with its smallest and largest possible
+    value."""
     estimate: Callable[[FeatureSet, Tensor, LocalTraining, Generator], Numbers] = no_estimate
-    """A client's own estimates, with its own mean feature in place of the federation's."""
+    """Computes a client's own estimates, using its own mean feature instead of the federation's."""
     combine: Callable[[Sequence[Numbers], Sequence[int]], Numbers] = average_numbers
-    """Estimates of all clients, and the images each counts with, to the agreed numbers."""
+    """Combines the clients' estimates, given the images each is weighted by."""
     carry: Carry | None = None
-    """None: nothing stays with the client but, for FedMOON, its head."""
+    """None: a client keeps nothing between rounds except, for FedMOON, its head."""

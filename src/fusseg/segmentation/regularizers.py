@@ -1,4 +1,4 @@
-"""Terms that hold a client's head near the one it received: FedProx and FedMOON."""
+"""Terms that keep a client's head close to the received one: FedProx and FedMOON."""
 
 from dataclasses import dataclass
 
@@ -13,12 +13,12 @@ from fusseg.segmentation.objective import LocalTraining
 
 @dataclass(frozen=True)
 class References:
-    """Frozen heads that a head in training is held against."""
+    """Frozen heads that a head in training is compared with."""
 
     received: HeadWeights
-    """From the server, at the start of this round."""
+    """Head received from the server at the start of this round."""
     previous: HeadWeights | None
-    """The client's own after its previous round; None in its first."""
+    """The client's own head after its previous round; None in its first."""
 
 
 def regularization(
@@ -28,14 +28,14 @@ def regularization(
     references: References,
     local: LocalTraining,
 ) -> Float[Tensor, ""]:
-    """Weigh and add the terms that are on (method section 3).
+    """Compute the weighted sum of the enabled terms (method section 3).
 
     Args:
         weights: Head in training.
-        inputs: What the head was given, after dropout; the frozen heads are given the same.
-        codes: What it made of them.
+        inputs: Input of the head, after dropout; the frozen heads get the same input.
+        codes: Output of the head.
         references: The frozen heads.
-        local: Weights and temperature.
+        local: Weights of the terms, and temperature.
     """
     total = codes.new_zeros(())
     if local.fedprox_weight > 0:
@@ -50,7 +50,7 @@ def regularization(
 
 
 def proximal_term(weights: HeadWeights, received: HeadWeights) -> Float[Tensor, ""]:
-    """Squared distance of all weights to those received (FedProx, arXiv 1812.06127, Eq. 2)."""
+    """Squared distance of all weights to the received ones (FedProx, arXiv 1812.06127, Eq. 2)."""
     distances = [(own - received[name]).square().sum() for name, own in weights.items()]
     return torch.stack(distances).sum()
 
@@ -61,15 +61,19 @@ def contrastive_term(
     previous: Float[Tensor, "*positions code"],
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """Draw codes to the received head's and away from the previous one's (MOON, 2103.16257, Eq. 3).
+    """Pull codes to the received head's and away from the previous one's (MOON, 2103.16257, Eq. 3).
 
     The paper's -log(e^a / (e^a + e^b)) is softplus(b - a), which cannot overflow.
 
+    >>> codes = torch.tensor([[1.0, 0.0]])
+    >>> contrastive_term(codes, codes, codes, temperature=0.5)
+    tensor(0.6931)
+
     Args:
-        codes: Of the head in training.
-        received: Of the head the server sent, at the same positions.
-        previous: Of the client's own head after its previous round.
-        temperature: Divides both cosines, above 0.
+        codes: Codes of the head in training.
+        received: Codes of the head sent by the server, at the same positions.
+        previous: Codes of the client's own head after its previous round.
+        temperature: Divides both cosines; above 0.
 
     Returns:
         Mean over all positions; ln 2 where both frozen heads agree.

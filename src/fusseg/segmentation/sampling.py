@@ -1,4 +1,4 @@
-"""What one training step looks at: images, positions and partners (method section 3)."""
+"""Draw the images, positions and partners of a training step (method section 3)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,20 +12,20 @@ from fusseg.features.feature_set import FeatureSet
 
 @dataclass(frozen=True)
 class Batch:
-    """Sampled features of the query images and of their neighbors, and who meets whom."""
+    """Sampled features of the query images and their neighbors, and the pairs they form."""
 
     features: Float[Tensor, "both positions dim"]
-    """Of the queries, then of their neighbors in the same order."""
+    """Features of the queries, then of their neighbors in the same order."""
     partners: Int[Tensor, "supports images"]
-    """Row by row a permutation of the queries without fixed point: the random supports."""
+    """Random supports: each row is a permutation of the queries without fixed points."""
     counted: Bool[Tensor, "supports images"]
-    """Whether the partner is another image than the query: one drawn twice is no support of itself.
-    """
+    """Whether the partner is a different image from the query. It can be the same image if one was
+    drawn twice."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """What one step looks at."""
+    """The images and positions of one step, and the pairs that the images form."""
 
     images: Int[Tensor, " both"]
     """Query images, then the neighbor of each."""
@@ -45,8 +45,8 @@ def query_batches(
 ) -> Iterator[Int[Tensor, " batch"]]:
     """Draw batches of query images without end.
 
-    Images come in shuffled epochs, of which an incomplete last batch is left out, so that no image
-    is twice in a batch; a client with fewer images than a batch draws with replacement.
+    Images come in shuffled epochs. An incomplete last batch is dropped, so no image is in a batch
+    twice. A client with fewer images than a batch draws with replacement.
     """
     while True:
         if num_images < batch_size:
@@ -57,7 +57,10 @@ def query_batches(
 
 
 def derangement(size: int, generator: Generator) -> Int[Tensor, " size"]:
-    """Draw a permutation without fixed point, each equally likely.
+    """Draw a permutation without fixed points, each equally likely.
+
+    >>> derangement(2, Generator())
+    tensor([1, 0])
 
     Args:
         size: Number of elements, at least 2.
@@ -81,14 +84,14 @@ def draw_places(
 ) -> Places:
     """Draw positions in every query image and its neighbor, and the random supports.
 
-    Unlike STEGO, which samples maps bilinearly at continuous coordinates and anew for each pairing,
-    positions are integers drawn once per step, so that only these pass through the head.
+    STEGO samples maps bilinearly at continuous coordinates, again for each pairing. Here positions
+    are integers drawn once per step, so only these pass through the head.
 
     Args:
         nearest: Nearest images of each image; a query's neighbor is drawn from its row.
         queries: Query images.
-        num_positions: Positions of a feature map.
-        per_image: Positions drawn in each image, with replacement.
+        num_positions: Number of positions of a feature map.
+        per_image: Positions to draw in each image, with replacement.
         num_supports: Random support images per query.
         generator: Random source.
     """
@@ -108,13 +111,13 @@ def draw_batch(
     num_supports: int,
     generator: Generator,
 ) -> Batch:
-    """Read what one step looks at.
+    """Draw the positions of one step and read their features.
 
     Args:
-        features: The client's images.
+        features: Features of the client's images.
         nearest: As in `draw_places`.
         queries: Query images.
-        mean_feature: Subtracted from every feature; zeros where nothing is centered.
+        mean_feature: Subtracted from every feature; zeros if features are not centered.
         per_image: As in `draw_places`.
         num_supports: As in `draw_places`.
         generator: Random source.
@@ -128,7 +131,7 @@ def draw_batch(
 def draw_kept(
     num_images: int, dim: int, dropout: float, generator: Generator
 ) -> Bool[Tensor, "{num_images} 1 {dim}"]:
-    """Draw which channels of each image are kept, each with probability 1 - `dropout`."""
+    """Draw the channels of each image to keep, each with probability 1 - `dropout`."""
     return torch.rand(num_images, 1, dim, generator=generator) >= dropout
 
 
@@ -137,5 +140,5 @@ def drop_channels(
     kept: Bool[Tensor, "images 1 dim"],
     dropout: float,
 ) -> Float[Tensor, "images positions dim"]:
-    """Zero the other channels, the same at all positions of an image, and scale up the rest."""
+    """Zero the channels not kept, at all positions of an image, and scale up the others."""
     return (features * kept).div_(1 - dropout)

@@ -16,19 +16,19 @@ from fusseg.segmentation.objective import Draw, LocalTraining, Model, Numbers, S
 from fusseg.segmentation.regularizers import References, regularization
 
 _SHARE_OF_FREE_MEMORY = 0.5
-"""Of the device's free memory that the clients of one step may fill, beside their features."""
+"""Share of the device's free memory for the clients of one step, excluding their features."""
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What all clients agreed on before round 1 (method section 2)."""
+    """Values that all clients agreed on before round 1 (method section 2)."""
 
     num_steps: int
     """Optimizer steps per round, the same for every client."""
     mean_feature: Float[Tensor, " dim"]
-    """Subtracted from every feature; zeros where nothing is centered."""
+    """Subtracted from every feature; zeros if features are not centered."""
     agreed: Numbers
-    """Numbers of the objective, by name: STEGO's three shifts."""
+    """Numbers of the objective, by name, such as STEGO's three shifts."""
 
 
 @dataclass(frozen=True)
@@ -36,27 +36,27 @@ class Trainee:
     """One client at the start of a round."""
 
     model: Model
-    """Where training starts; left as it is."""
+    """Model to start from; it is not changed."""
     features: FeatureSource
     prepared: Any
-    """What the objective prepared of all the client's images."""
+    """Result of the objective's `prepare` for the client's images."""
     generator: Generator
     """The client's random source of this round."""
     previous: HeadWeights | None = None
     """The client's own head after its previous round, for FedMOON; None in its first."""
     carried: Mapping[str, Tensor] = field(default_factory=dict)
-    """What else the objective left with the client; empty in its first round."""
+    """Other tensors the client keeps for the objective; empty in its first round."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a round of training gives one client."""
+    """Result of a round of training for one client."""
 
     model: Model
     loss: float
     """Mean over the steps (Eq. 7)."""
     carried: Mapping[str, Tensor] = field(default_factory=dict)
-    """What the objective leaves with the client for its next round."""
+    """Tensors the client keeps for its next round."""
 
 
 def train(
@@ -65,9 +65,9 @@ def train(
     """Train one client for one round, with fresh optimizers.
 
     Args:
-        trainee: Whose images, and where training starts.
+        trainee: The client's images, and the model to start from.
         plan: Number of steps, mean feature and agreed numbers.
-        local: Objective, and everything else about a step.
+        local: Objective, and all other settings of a step.
         compute: Device and precision.
     """
     return train_together([trainee], plan, local, compute)[0]
@@ -79,19 +79,19 @@ def train_together(
     local: LocalTraining,
     compute: Compute = EXACT,
 ) -> list[Trained]:
-    """Train clients side by side: their weights are stacked, and one step advances all of them.
+    """Train clients side by side: their weights are stacked, and each step updates all of them.
 
-    Nothing crosses from one client to another, and each draws from its own random source, so that
-    the results are those of `train` to rounding.
+    No information passes between clients and each has its own random source, so the results equal
+    those of `train` up to rounding.
 
     Args:
-        trainees: At least one; all or none with a previous head.
+        trainees: At least one; either all or none have a previous head.
         plan: As in `train`.
-        local: See there.
-        compute: See there.
+        local: As in `train`.
+        compute: As in `train`.
 
     Returns:
-        As `train`, of each client in the given order.
+        The result of each client, in the given order.
     """
     count, together = len(trainees), len(trainees) > 1
     starts = stack_named([trainee.model.head for trainee in trainees], compute)
@@ -135,7 +135,7 @@ _Named = Mapping[str, Tensor]
 def _losses(
     plan: TrainingPlan, local: LocalTraining, compute: Compute, *, together: bool
 ) -> _Losses:
-    """Bind what is the same in all steps; together: for stacked clients, a loss for each."""
+    """Bind the arguments shared by all steps; `together`: compute a loss per stacked client."""
     objective = local.objective
 
     def losses_of(
@@ -172,7 +172,7 @@ def _begin_carry(
 def _follow(
     local: LocalTraining, *, together: bool
 ) -> Callable[[_Named, HeadWeights, Tensor], dict[str, Tensor]]:
-    """Bind what becomes of the carried tensors after a step."""
+    """Bind the function that updates the carried tensors after a step."""
     carry = local.objective.carry
     if carry is None:
         return lambda carried, _weights, _centroids: dict(carried)
@@ -209,7 +209,7 @@ def _gather(
     mean_feature: Float[Tensor, " dim"],
     compute: Compute,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Bring one step of all clients to the device."""
+    """Copy one step of all clients to the device."""
     sampled = [
         trainee.features.gather(step.images, step.positions)
         for trainee, step in zip(trainees, steps, strict=True)
@@ -230,35 +230,35 @@ def _frozen(
 
 
 def stack(tensors: Sequence[Tensor], compute: Compute) -> Tensor:
-    """Join the clients' tensors along a new first dimension, on the device.
+    """Stack the clients' tensors along a new first dimension, on the device.
 
-    That of a single client stays as it is, so that it is computed with as if there were no others.
+    The tensor of a single client gets no new dimension, so it is trained as if alone.
     """
     joined = tensors[0] if len(tensors) == 1 else torch.stack(list(tensors))
     return compute.send(joined)
 
 
 def stack_named(tensors: Sequence[Mapping[str, Tensor]], compute: Compute) -> dict[str, Tensor]:
-    """Join the clients' tensors name by name: the weights of heads, or what a step drew."""
+    """Stack the clients' tensors name by name: weights of heads, or the draws of a step."""
     return {name: stack([one[name] for one in tensors], compute) for name in tensors[0]}
 
 
 def unstack(joined: Tensor, num_clients: int) -> list[Tensor]:
-    """Undo `stack`, back on the host."""
+    """Undo `stack`; the tensors are back on the host."""
     on_host = joined.detach().cpu()
     return [on_host] if num_clients == 1 else [part.clone() for part in on_host]
 
 
 def unstack_named(joined: Mapping[str, Tensor], num_clients: int) -> list[dict[str, Tensor]]:
-    """Undo `stack_named`, back on the host."""
+    """Undo `stack_named`; the tensors are back on the host."""
     parts = {name: unstack(tensor, num_clients) for name, tensor in joined.items()}
     return [{name: part[client] for name, part in parts.items()} for client in range(num_clients)]
 
 
 def clients_that_fit(feature_dim: int, local: LocalTraining, compute: Compute) -> int:
-    """Say how many clients a step may advance on a device; one on the processor.
+    """Return how many clients may train in one step on a device; one on the CPU.
 
-    On the processor 18 at once ran at three quarters of the speed of one by one (docs/speed.md).
+    On a CPU, 18 clients at once ran at three quarters of the speed of one by one (docs/speed.md).
     """
     memory = local.objective.memory
     if compute.device.type == "cpu" or memory is None:

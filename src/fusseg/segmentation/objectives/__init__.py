@@ -1,7 +1,7 @@
 """The table of objectives: what clients minimize between two rounds.
 
-An objective is one file here and one entry of `OBJECTIVES`; docs/extending.md adds one from a
-script.
+An objective is one file in this package and one entry in `OBJECTIVES`. docs/extending.md shows how
+to add one from a script.
 """
 
 from typing import Any
@@ -14,18 +14,19 @@ from fusseg.segmentation.objective import LocalTraining, Objective
 from fusseg.segmentation.objectives import stego
 
 OBJECTIVES: dict[str, Objective] = {"stego": stego.OBJECTIVE}
-"""Objectives by the name that `local.objective` chooses."""
+"""Objectives by name, as chosen by `local.objective`."""
 
 
 def settle_local(local: LocalConfig, num_clusters: int) -> LocalTraining:
-    """Settle how clients train.
+    """Resolve how clients train.
 
     Args:
-        local: As written.
+        local: The `[local]` table as written.
         num_clusters: Number of regions, K.
 
     Raises:
-        ConfigError: If there is no such objective, a table is of none, or holds a wrong setting.
+        ConfigError: If the objective does not exist, or if a table belongs to no objective or
+            contains an invalid setting.
     """
     name = local.objective
     for table in local.tables:
@@ -47,10 +48,10 @@ def settle_local(local: LocalConfig, num_clusters: int) -> LocalTraining:
 
 
 def spell_out(config: Config) -> Config:
-    """Write out the objectives' tables with every key, so that later defaults change no run.
+    """Write out the objectives' tables with every key, so that new defaults never change a run.
 
     Raises:
-        ConfigError: If a table is of no objective, or holds a wrong setting.
+        ConfigError: If a table belongs to no objective or contains an invalid setting.
     """
     for name in config.local.tables:
         _check_name(f"[local.{name}]", name)

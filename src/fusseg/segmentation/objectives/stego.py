@@ -1,6 +1,6 @@
 """STEGO's objective (FUSS paper, Eq. 5 to 7; arXiv 2203.08414): codes agree where features agree.
 
-Read it from top to bottom: settings, shifts without labels, what a step looks at, its losses.
+In this order: settings, label-free estimates of the shifts, the draw of a step, its losses.
 """
 
 from collections.abc import Iterator
@@ -35,9 +35,9 @@ from fusseg.segmentation.sampling import (
 )
 
 SHIFTS = ("shift_self", "shift_neighbor", "shift_random")
-"""The agreed numbers: shifts of the pairs with self, neighbor and random support."""
+"""The agreed numbers: shifts for the pairs with self, neighbor and random support."""
 QUANTILES = (0.75, 0.80, 0.95)
-"""Of the three kinds of pairs; a first guess that worked in a trial with 11 clusters."""
+"""Quantiles for the three kinds of pairs; a first guess that worked with 11 clusters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,15 +89,15 @@ class StegoSettings:
 
 
 def balance_quantiles(settings: StegoSettings, num_clusters: int) -> StegoSettings:
-    """Put `balanced` quantiles in numbers.
+    """Replace `balanced` quantiles by numbers.
 
-    Of K regions of equal size, two random positions of an image share one with probability 1/K.
-    Where more pairs than the others are pushed apart, regions have to break: the quantiles of pairs
-    within an image, or with its neighbor, are at most 1 - 1/K. Random supports are there to be told
-    apart, whatever K is.
+    With K regions of equal size, two random positions of an image share a region with probability
+    1/K. Pushing apart more than the remaining pairs would split regions, so the quantiles for pairs
+    within an image, or with its neighbor, are at most 1 - 1/K. Random supports should be told
+    apart for any K.
 
     Args:
-        settings: Given quantiles are left as they are.
+        settings: Quantiles given as numbers are kept.
         num_clusters: Number of regions, K.
     """
     if settings.shift_quantiles != "balanced":
@@ -108,12 +108,12 @@ def balance_quantiles(settings: StegoSettings, num_clusters: int) -> StegoSettin
 
 
 def given_shifts(settings: StegoSettings) -> Numbers:
-    """Name the shifts that the configuration gives; none where they are estimated."""
+    """Return the shifts given in the configuration; none if they are estimated."""
     return {} if settings.shift == "auto" else dict(zip(SHIFTS, settings.shift, strict=True))
 
 
 def estimated_shifts(settings: StegoSettings) -> dict[str, tuple[float, float]]:
-    """Name the shifts that clients estimate: centered cosines, which lie in [-2, 2]."""
+    """Name the shifts that clients estimate; centered cosines lie in [-2, 2]."""
     return dict.fromkeys(SHIFTS, (-2.0, 2.0)) if settings.shift == "auto" else {}
 
 
@@ -122,17 +122,17 @@ def estimate_shifts(
 ) -> Numbers:
     """Estimate one client's shifts: quantiles of the centered feature correspondence.
 
-    Pairs of an image with itself are no random supports; where the batches hold no other pair, as
-    may be with two or three images, further ones are drawn.
+    An image paired with itself is not a random support. If the batches contain no other pair, which
+    can happen with two or three images, further batches are drawn.
 
     Args:
-        features: The client's images.
-        mean_feature: Subtracted from every feature; zeros where nothing is centered.
-        local: Quantile per kind of pair, in numbers, number of batches, and how they are drawn.
+        features: Features of the client's images.
+        mean_feature: Subtracted from every feature; zeros if features are not centered.
+        local: Numeric quantile of each kind of pair, number of batches, and how they are drawn.
         rng: Random source.
 
     Raises:
-        ValueError: If the quantiles are not given in numbers.
+        ValueError: If the quantiles are not numeric.
     """
     settings: StegoSettings = local.settings
     quantiles = settings.shift_quantiles
@@ -166,7 +166,7 @@ def estimate_shifts(
 def find_neighbors(
     features: FeatureSet, mean_feature: Float[Tensor, " dim"], settings: StegoSettings, cache: Path
 ) -> Int[Tensor, "images neighbors"]:
-    """Find each image's nearest images, once per client."""
+    """Find the nearest images of each image, once per client."""
     return cached_neighbors(features, mean_feature, settings.neighbors, cache)
 
 
@@ -177,7 +177,7 @@ def draw_steps(
     local: LocalTraining,
     rng: Generator,
 ) -> Iterator[Draw]:
-    """Draw queries, neighbors, positions, random supports, and the channels that are kept."""
+    """Draw queries, neighbors, positions, random supports, and the channels to keep."""
     height, width, dim = map_shape
     settings: StegoSettings = local.settings
     for queries in query_batches(num_images, local.batch_size, rng):
@@ -197,19 +197,19 @@ def step_losses(
     settings: StegoSettings,
     precision: torch.dtype,
 ) -> Losses:
-    """Compute both objectives of Eq. 7: of the head (Eq. 6 over three kinds of pairs), and Eq. 5.
+    """Compute both losses of Eq. 7: the head's (Eq. 6 over three kinds of pairs), and Eq. 5.
 
-    Unlike the paper, only the sampled positions pass through the head and not whole maps; the head
-    works position by position, so that the loss at these positions is the same.
+    The paper passes whole maps through the head. Here only the sampled positions pass through it;
+    the head works position by position, so the loss at these positions is the same.
 
     Args:
         weights: Head in training.
         centroids: Centroids in training.
         step: Features of the queries, then of their neighbors in the same order; `partners` and
-            `counted` as in `Places`, `kept`: channels of each image that are not dropped.
+            `counted` as in `Places`; `kept`: the channels of each image that are not dropped.
         agreed: The three shifts.
         settings: Weights of the terms, and dropout.
-        precision: Of the matrix products.
+        precision: Precision of the matrix products.
     """
     partners, counted = step.drawn["partners"], step.drawn["counted"]
     shift_self, shift_neighbor, shift_random = (agreed[name] for name in SHIFTS)
@@ -247,7 +247,7 @@ def step_losses(
 
 
 def step_memory(feature_dim: int, local: LocalTraining) -> int:
-    """Estimate a client's bytes in a step: copies of features, pairs, and weights with Adam's."""
+    """Estimate the bytes of a client's step: features, pairs, weights and Adam's state."""
     settings: StegoSettings = local.settings
     positions = 2 * local.batch_size * settings.positions
     features = 6 * positions * feature_dim
