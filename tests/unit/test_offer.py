@@ -312,7 +312,7 @@ def test_settings_that_cannot_be_combined_are_refused_before_they_are_offered():
     pca = FederationConfig(strategy="pca", lloyd_rounds=10)
     deployable(federation=pca)
     assert not_deployable(federation=pca, local=LocalConfig(fedmoon_weight=1.0)).startswith(
-        "local.fedmoon_weight is 1.0, but federation.strategy 'pca' sends no global head"
+        "local.fedmoon_weight is 1.0, but federation.strategy 'pca' does not send a global head"
     )
 
 

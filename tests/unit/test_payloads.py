@@ -576,7 +576,7 @@ def test_an_update_is_checked(state, change, message):
 def test_negative_counts_are_refused(state):
     packet = pack_update(summed((4, -1)), REQUEST)
     message = refused(receive, packet, state, "lloyd", LLOYD)
-    assert message == "client 'north' sent counts below 0, got -1"
+    assert message == "client 'north' sent counts with a value below 0: -1"
 
 
 def test_a_hello_arrives_as_it_was_sent():

@@ -37,7 +37,7 @@ def test_pca_does_not_train():
 
 
 def test_pca_without_lloyd_steps_is_refused():
-    message = "gets its centroids from Lloyd steps alone, but federation.lloyd_rounds is 0"
+    message = "gets its centroids only from Lloyd steps, but federation.lloyd_rounds is 0"
     with pytest.raises(ConfigError, match=re.escape(message)):
         settle(strategy="pca")
 

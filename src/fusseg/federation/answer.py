@@ -1,4 +1,4 @@
-"""The client's half of an exchange, in simulation and in deployment."""
+"""The client's side of an exchange, in simulation and in deployment."""
 
 import math
 from dataclasses import dataclass, replace
@@ -17,11 +17,11 @@ from fusseg.segmentation.training import Trained, Trainee, train
 
 @dataclass(frozen=True)
 class Answer:
-    """What a client sends, and what it keeps."""
+    """An update to send, and the memory to keep."""
 
     update: ClientUpdate
     memory: Memory | None
-    """None: nothing new to keep."""
+    """None: the client has nothing new to keep."""
 
 
 def answer(
@@ -32,16 +32,16 @@ def answer(
     protocol: Protocol,
     kept: KeptCodes,
 ) -> Answer:
-    """Do what the server asks one client for.
+    """Compute one client's answer to the server.
 
-    The result depends on the arguments alone, not on which process runs it or in which order the
-    clients are visited.
+    The result depends only on the arguments, not on the process that runs it or on the order of the
+    clients.
 
     Args:
-        state: As the client received it.
-        task: What is asked for.
-        memory: What the client kept of its last round; None before its first.
-        client: Who answers.
+        state: Global state as the client received it.
+        task: The exchange to answer.
+        memory: The client's memory of its last round; None before its first.
+        client: The answering client.
         protocol: Strategy, objective and switches.
         kept: Codes of earlier Lloyd steps.
 
@@ -57,7 +57,7 @@ def answer(
     parts = task.measure(Work(client, model, state, protocol, kept))
     if not protocol.keeps_own_models:
         return Answer(replace(update, parts=parts), None)
-    # Its own model moves on by what it measured itself; nothing is sent.
+    # The client updates its own model by its own measurements and sends nothing.
     moved = _merge_alone(replace(update, parts=parts), replace(state, model=model), task, protocol)
     carried = {} if memory is None else memory.carried
     return Answer(update, Memory(moved, carried))
@@ -66,7 +66,7 @@ def answer(
 def start_training(
     state: GlobalState, memory: Memory | None, client: Client, protocol: Protocol
 ) -> Trainee:
-    """Put together where a client's round starts; the arguments are those of `answer`."""
+    """Assemble a client's starting point of a round; the arguments are those of `answer`."""
     local = protocol.local
     return Trainee(
         model=current_model(state, memory, protocol),
@@ -89,7 +89,7 @@ def report_training(
     protocol: Protocol,
     kept: KeptCodes,
 ) -> Answer:
-    """Write the update of a client that has trained.
+    """Make the update of a client that has trained.
 
     Raises:
         FederationError: If training diverged.
@@ -107,15 +107,15 @@ def report_training(
 
 
 def current_model(state: GlobalState, memory: Memory | None, protocol: Protocol) -> Model:
-    """Put together the model a client works with: shared parts, and those that stay with it.
+    """Assemble the model a client works with from the shared parts and its own parts.
 
-    In the Lloyd finish centroids stay with a client as soon as its head does: sums of codes of
-    different heads mean nothing.
+    In the Lloyd finish, a client that keeps its own head keeps its own centroids too: sums over
+    codes of different heads are meaningless.
 
     Args:
         state: Global state.
-        memory: What the client kept of its last round; None before its first.
-        protocol: Which parts are shared.
+        memory: The client's memory of its last round; None before its first.
+        protocol: Says which parts are shared.
     """
     shared = state.model
     if memory is None:
@@ -129,7 +129,7 @@ def current_model(state: GlobalState, memory: Memory | None, protocol: Protocol)
 
 
 def _merge_alone(update: ClientUpdate, state: GlobalState, task: Task, protocol: Protocol) -> Model:
-    """Merge one client's own update as the server would, were it the only client."""
+    """Merge a client's own update as the server would if it were the only client."""
     shared = replace(protocol, aggregate_heads=True, aggregate_centroids=True)
     gathering = Gathering(state, shared, task)
     gathering.add(update)

@@ -1,4 +1,4 @@
-"""Baselines without training: what the frozen features give by themselves (method section 4)."""
+"""Baselines without training: clusters of the frozen features alone (method section 4)."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ from fusseg.segmentation.objective import Model
 POSITIONS_PER_IMAGE = 200
 RESTARTS = 3
 START_POINTS = 4096
-"""Points among which each start of the clustering is found before all of them decide."""
+"""Size of the random subset that each start of the clustering is computed on."""
 MAX_ITERATIONS = 300
 
 
@@ -26,7 +26,7 @@ def features_anchor(
     """Cluster the pooled frozen features by spherical k-means; the head is the identity.
 
     Args:
-        points: Pooled features, from `sample_features`.
+        points: Pooled features from `sample_features`.
         num_clusters: Number of regions.
         generator: Random source of the starts.
     """
@@ -44,9 +44,9 @@ def pca_anchor(
     The components are those of federated PCA, around the mean of the points.
 
     Args:
-        points: Pooled features, from `sample_features`.
+        points: Pooled features from `sample_features`.
         num_clusters: Number of regions.
-        code_dim: Principal components kept, 70 in the method; all where there are fewer.
+        code_dim: Number of principal components, 70 in the method; all if there are fewer.
         generator: Random source of the starts.
     """
     dim = points.shape[1]
@@ -64,8 +64,8 @@ def sample_features(
     """Draw the same number of positions from every image of every client.
 
     Args:
-        clients: Whose images are pooled.
-        mean_feature: Subtracted from every feature; zeros where nothing is centered.
+        clients: Their images are pooled.
+        mean_feature: Subtracted from every feature; zeros if features are not centered.
         generator: Random source of the positions.
     """
     sampled = []
@@ -81,14 +81,14 @@ def sample_features(
 def spherical_kmeans(
     points: Float[Tensor, "points dim"], num_clusters: int, generator: Generator
 ) -> Float[Tensor, "clusters dim"]:
-    """Cluster many points by cosine: the best of several starts, run to convergence on all.
+    """Cluster many points by cosine: take the best of several starts, then converge on all points.
 
-    A start is the k-means of a random subset: as good as one of all points, at a share of the
-    cost. Products are in float32, which decides every assignment but ties of rounding.
+    Each start is the k-means of a random subset, which is as good as one of all points at a
+    fraction of the cost. Products are in float32; only ties within rounding could differ.
 
     Args:
-        points: What to cluster.
-        num_clusters: Rows of the result.
+        points: Points to cluster.
+        num_clusters: Number of centers.
         generator: Random source of the subsets and their starts.
 
     Returns:
@@ -118,6 +118,6 @@ def _converge(
             break
         assignment = nearest
         sums = one_hot(assignment, len(centers)).to(units.dtype).T @ units
-        # A cluster that lost all its points keeps its center, as in federated Lloyd.
+        # A cluster that lost all of its points keeps its center, as in federated Lloyd.
         centers = torch.where(sums.any(dim=1, keepdim=True), normalize(sums, dim=1), centers)
     return centers

@@ -1,4 +1,8 @@
-"""What the server refuses to aggregate, whatever the strategy."""
+"""Checks of what clients send and strategies return: form, and bounds on plausible values.
+
+The bounds follow from how an update is computed. An update outside of them was not made by the
+code of the rounds; one inside may still be harmful.
+"""
 
 import math
 from collections.abc import Container, Mapping
@@ -13,28 +17,28 @@ from fusseg.federation.state import ClientUpdate, Hello
 from fusseg.segmentation.objective import Model
 
 ADAM_REACH = (1 - 0.9) / math.sqrt(1 - 0.999)
-"""Learning rates by which a step of Adam moves a weight at most (arXiv 1412.6980, 2.1)."""
+"""Largest step of Adam for one weight, in learning rates (arXiv 1412.6980, 2.1)."""
 LARGEST_LOSS = 1e12
-"""Honest ones are a few units; a mean of far larger ones could be infinite."""
+"""Normal losses are a few units; the mean of far larger ones could be infinite."""
 LARGEST_FEATURE = 65504.0
-"""Features are kept as float16."""
+"""Largest float16, the type that features are stored in."""
 MOST_IMAGES = 10_000_000
-"""Of one client; more is a slip, or a claim on most of every average."""
+"""Most images of one client; a larger number is an error, or an attempt to dominate averages."""
 _SLACK = 1.01
-"""For rounding: of the steps, and of changes that travel as bfloat16."""
+"""Tolerance for rounding of the steps, and of changes that travel as bfloat16."""
 _ROUNDING = 1e-5
 
 
 def check_first(client_id: str, known: Container[str], round_number: int) -> None:
-    """Refuse a second answer of one client to the same question.
+    """Refuse a second answer of one client in the same exchange.
 
     Args:
-        client_id: Who answers.
-        known: Who has answered already.
-        round_number: Of the round that is going on.
+        client_id: The answering client.
+        known: Clients that have already answered.
+        round_number: Number of the current round.
 
     Raises:
-        FederationError: If it has.
+        FederationError: If the client has already answered.
     """
     if client_id in known:
         raise FederationError(
@@ -43,15 +47,15 @@ def check_first(client_id: str, known: Container[str], round_number: int) -> Non
 
 
 def check_update(update: ClientUpdate, parts: Mapping[str, Part]) -> None:
-    """Refuse one client's answer if it does not fit.
+    """Refuse a client's update that does not have the expected form.
 
     Args:
-        update: What the client sent.
-        parts: What it has to send.
+        update: The client's update.
+        parts: The parts it has to contain.
 
     Raises:
-        FederationError: If it has no image, its loss is not finite, or a tensor is missing, of
-            another shape or dtype, not finite, or a negative count.
+        FederationError: If the client has no image, its loss is not finite, or a tensor is missing,
+            has another shape or dtype, is not finite, or is a negative count.
     """
     if update.num_images < 1:
         raise FederationError(
@@ -68,15 +72,15 @@ def check_update(update: ClientUpdate, parts: Mapping[str, Part]) -> None:
 def check_centroids(
     strategy: str, found: object, expected: Float[Tensor, "clusters code"]
 ) -> Float[Tensor, "clusters code"]:
-    """Refuse what a strategy returned if it is no next set of centroids; else return it.
+    """Return the centroids that a strategy returned, or refuse them if they are invalid.
 
     Args:
-        strategy: Whose rule was called.
-        found: What it returned.
-        expected: The centroids it replaces: of the right shape and dtype.
+        strategy: Name of the strategy.
+        found: The value it returned.
+        expected: The centroids to replace, of the right shape and dtype.
 
     Raises:
-        FederationError: If it is no tensor, of another shape or dtype, or not finite.
+        FederationError: If the value is not a tensor, has another shape or dtype, or is not finite.
     """
     wanted = (
         f"return a {expected.dtype} tensor of {len(expected)} x {expected.shape[1]} "
@@ -95,16 +99,16 @@ def check_centroids(
 
 
 def check_model(strategy: str, found: object, expected: Model) -> None:
-    """Refuse what a strategy made of the updates if it is no next model.
+    """Refuse an invalid model that a strategy returned.
 
     Args:
-        strategy: Whose rule was called.
-        found: What it returned.
-        expected: The model it replaces: of the right names, shapes and dtypes.
+        strategy: Name of the strategy.
+        found: The value it returned.
+        expected: The model to replace, of the right names, shapes and dtypes.
 
     Raises:
-        FederationError: If it is no model, or a tensor of it is missing, of another shape or dtype,
-            or not finite.
+        FederationError: If the value is not a model, or if a tensor of it is missing, has another
+            shape or dtype, or is not finite.
     """
     begin = f"federation.strategy {strategy!r} returned"
     if not isinstance(found, Model):
@@ -126,25 +130,25 @@ def check_model(strategy: str, found: object, expected: Model) -> None:
 
 
 def check_plausible(update: ClientUpdate, parts: Mapping[str, Part], facts: ClientFacts) -> None:
-    """Refuse an update that cannot come from training, counting and summing as agreed.
+    """Refuse an update that cannot result from training, counting and summing as agreed.
 
     Args:
-        update: Of the right shapes and finite (`check_update`).
-        parts: What it holds, each with its own check.
+        update: An update that passed `check_update`.
+        parts: Its parts, each with its own check.
         facts: What the client declared.
 
     Raises:
-        FederationError: If a count differs from what was declared, or a part's check refuses it.
+        FederationError: If a count differs from the declared one, or a part's check refuses it.
     """
     name = update.client_id
     if update.num_images != facts.num_images:
         raise FederationError(
-            f"client {name!r} has {facts.num_images} images by its hello, but sent a count of "
+            f"client {name!r} declared {facts.num_images} images in its hello, but sent a count of "
             f"{update.num_images}"
         )
     if update.loss is not None and abs(update.loss) > LARGEST_LOSS:
         raise FederationError(
-            f"client {name!r} sent a loss of {update.loss:.3g}, must lie in "
+            f"client {name!r} sent a loss of {update.loss:.3g}; it must lie in "
             f"[-{LARGEST_LOSS:.0e}, {LARGEST_LOSS:.0e}]"
         )
     for part in parts.values():
@@ -154,13 +158,13 @@ def check_plausible(update: ClientUpdate, parts: Mapping[str, Part], facts: Clie
 
 
 def within_reach(name: str, start: Tensor, steps: int, learning_rate: float) -> PartCheck:
-    """Check that no value moved farther than steps of Adam can move it.
+    """Check that no value moved farther than the steps of Adam can move it.
 
     Args:
-        name: Of the part.
-        start: Where training started.
-        steps: Of the round.
-        learning_rate: Of the part.
+        name: Name of the part.
+        start: The part at the start of training.
+        steps: Number of steps of the round.
+        learning_rate: Learning rate of the part.
     """
     reach = steps * ADAM_REACH * _SLACK * learning_rate
 
@@ -170,25 +174,25 @@ def within_reach(name: str, start: Tensor, steps: int, learning_rate: float) -> 
             return None
         return (
             f"{name} with a value that moved by {farthest:.3g}, but the steps of a round can move "
-            f"one by {reach:.3g} at most"
+            f"a value by at most {reach:.3g}"
         )
 
     return check
 
 
 def counts_of_positions(name: str, positions_per_image: int) -> PartCheck:
-    """Check that counts add up to the client's sampled positions.
+    """Check that counts add up to the client's number of sampled positions.
 
     Args:
-        name: Of the part.
-        positions_per_image: Positions looked at in each image; 0: all.
+        name: Name of the part.
+        positions_per_image: Positions sampled in each image; 0: all.
     """
 
     def check(parts: Parts, facts: ClientFacts) -> str | None:
         counts, total = parts[name], sampled_positions(facts, positions_per_image)
-        # One by one before their sum, which of giant numbers may come out right past 2^63.
+        # Check each count first: the sum of huge numbers can overflow 2^63 and look right.
         if bool((counts > total).any()):
-            return f"a count of {int(counts.max())} positions, has {total} in all"
+            return f"a count of {int(counts.max())} positions, but has only {total}"
         return _wrong_total(name, int(counts.sum()), total)
 
     return check
@@ -201,33 +205,36 @@ def cosines_only(name: str) -> PartCheck:
         largest = float(parts[name].abs().max())
         if largest <= 1 + _ROUNDING:
             return None
-        return f"a mean cosine of {largest:.3g}, must be at most 1"
+        return f"a mean cosine of {largest:.3g}; it must be at most 1"
 
     return check
 
 
 def sums_of_unit_codes(name: str, counts: str) -> PartCheck:
-    """Check that no sum of unit codes is longer than their number.
+    """Check that no sum of unit codes is longer than the number of codes.
 
     Args:
-        name: Of the part with the sums.
-        counts: Of the part with the numbers.
+        name: Name of the part with the sums.
+        counts: Name of the part with the numbers of codes.
     """
 
     def check(parts: Parts, _facts: ClientFacts) -> str | None:
         lengths = parts[name].norm(dim=1)
         if float((lengths - parts[counts] * (1 + _ROUNDING)).max()) <= _ROUNDING:
             return None
-        return f"a sum of unit codes of length {float(lengths.max()):.3g}, longer than their number"
+        return (
+            f"a sum of unit codes of length {float(lengths.max()):.3g}, which is longer than the "
+            "number of codes"
+        )
 
     return check
 
 
 def moments_of_features(positions_per_image: int) -> PartCheck:
-    """Check that first and second moments can be those of features.
+    """Check that first and second moments can be moments of features.
 
     Args:
-        positions_per_image: Positions looked at in each image; 0: all.
+        positions_per_image: Positions sampled in each image; 0: all.
     """
 
     def check(parts: Parts, facts: ClientFacts) -> str | None:
@@ -237,10 +244,10 @@ def moments_of_features(positions_per_image: int) -> PartCheck:
         if wrong is not None:
             return wrong
         squares = second.diagonal()
-        # Else a sum over clients could pass the largest float64, and nobody could decompose it.
+        # Otherwise a sum over clients could exceed the largest float64 and not be decomposed.
         if bool((squares > total * LARGEST_FEATURE**2 * _SLACK).any()):
             return (
-                f"a sum of squares of {float(squares.max()):.3g}, features are at most "
+                f"a sum of squares of {float(squares.max()):.3g}, but features are at most "
                 f"{LARGEST_FEATURE:.0f}"
             )
         largest = (squares * count).clamp(min=0).sqrt() * (1 + _ROUNDING) + _ROUNDING
@@ -255,18 +262,19 @@ def moments_of_features(positions_per_image: int) -> PartCheck:
 
 
 def sampled_positions(facts: ClientFacts, positions_per_image: int) -> int:
-    """Count the positions that a client looks at in all its images."""
+    """Count the positions that a client samples in all of its images."""
     most = facts.positions_per_image
     return facts.num_images * min(positions_per_image or most, most)
 
 
 def check_hello(hello: Hello, positions_per_image: int, max_images: int | None = None) -> None:
-    """Refuse a hello whose counts do not fit each other or whose sum no features can have.
+    """Refuse a hello with inconsistent counts or an impossible sum of features.
 
     Args:
-        hello: Of the right shape and finite.
-        positions_per_image: Positions of one feature map.
-        max_images: How many images the server's operator expects of it at most; None: any number.
+        hello: A finite hello of the right shape.
+        positions_per_image: Number of positions of one feature map.
+        max_images: Most images that the server's operator expects from the client; None: any
+            number.
 
     Raises:
         FederationError: If a count, the spread or the sum is out of bounds.
@@ -274,12 +282,12 @@ def check_hello(hello: Hello, positions_per_image: int, max_images: int | None =
     name, images = hello.client_id, hello.num_images
     if not 2 <= images <= MOST_IMAGES:
         raise FederationError(
-            f"client {name!r} says it has {images} images, must be 2 to {MOST_IMAGES}"
+            f"client {name!r} says it has {images} images; the number must be 2 to {MOST_IMAGES}"
         )
     if max_images is not None and images > max_images:
         raise FederationError(
             f"client {name!r} says it has {images} images, but max_images of [sites.{name}] in the "
-            f"server's list of sites is {max_images}; if the site is right, raise it there"
+            f"server's list of sites is {max_images}; if the number is right, raise max_images"
         )
     positions = images * positions_per_image
     wrong = _wrong_total("feature_count", hello.feature_count, positions)
@@ -288,13 +296,13 @@ def check_hello(hello: Hello, positions_per_image: int, max_images: int | None =
     largest = float(hello.feature_sum.abs().max()) / hello.feature_count
     if largest > LARGEST_FEATURE:
         raise FederationError(
-            f"client {name!r} sent a sum of features with a mean of {largest:.3g}, features are "
-            f"at most {LARGEST_FEATURE:.0f}"
+            f"client {name!r} sent a sum of features with a mean of {largest:.3g}, but features "
+            f"are at most {LARGEST_FEATURE:.0f}"
         )
     widest = LARGEST_FEATURE * math.sqrt(len(hello.feature_sum))
     if not 0 <= hello.feature_spread <= widest:
         raise FederationError(
-            f"client {name!r} sent feature_spread of {hello.feature_spread:.3g}, must lie in "
+            f"client {name!r} sent a feature_spread of {hello.feature_spread:.3g}; it must lie in "
             f"[0, {widest:.3g}]"
         )
 

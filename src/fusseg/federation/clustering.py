@@ -1,4 +1,4 @@
-"""Reduce the clients' pooled centroids to one centroid matrix."""
+"""k-means and maximin: reduce the clients' pooled centroids to one centroid matrix."""
 
 import math
 from typing import Literal
@@ -20,7 +20,7 @@ from fusseg.federation.nearest_centers import (
 MAX_ITERATIONS = 300
 RESTARTS = 10
 _FEW_POINTS = 4096
-"""Sums over so few are not worth keeping up from one iteration to the next."""
+"""With so few points, sums are computed again in every iteration instead of being updated."""
 
 Distance = Literal["cosine", "euclidean"]
 
@@ -32,21 +32,31 @@ def kmeans(
     generator: Generator,
     restarts: int = RESTARTS,
 ) -> Float[Tensor, "clusters dim"]:
-    """Cluster points: k-means++, then Lloyd, the best of several starts (FUSS paper, Eq. 11).
+    """Cluster points by k-means: the best of several k-means++ starts (FUSS paper, Eq. 11).
+
+    >>> points = torch.tensor([[0.0, 2.0], [0.0, 4.0], [5.0, 0.0]])
+    >>> generator = Generator().manual_seed(0)
+    >>> sorted(kmeans(points, 2, "euclidean", generator).tolist())
+    [[0.0, 3.0], [5.0, 0.0]]
+    >>> sorted(kmeans(points, 2, "cosine", generator).tolist())
+    [[0.0, 1.0], [1.0, 0.0]]
 
     Args:
-        points: What to cluster.
-        num_clusters: Rows of the result.
-        distance: `euclidean` takes the points as they are; `cosine` takes them at unit length and
-            normalizes the centers after every step (spherical k-means).
+        points: Points to cluster.
+        num_clusters: Number of centers.
+        distance: `euclidean` uses the points as they are; `cosine` normalizes the points, and the
+            centers after every step (spherical k-means).
         generator: Random source of the starts.
-        restarts: How many starts; the one with the smallest sum of squared distances wins.
+        restarts: Number of starts; the one with the smallest sum of squared distances wins.
+
+    Returns:
+        The centers, in arbitrary order.
 
     Raises:
         FederationError: If there are fewer points than clusters.
     """
     _check_enough(points, num_clusters)
-    # In float64, so that the winner among the starts does not hang on rounding.
+    # In float64, so that the winner among the starts does not depend on rounding.
     pool = measure(_on_sphere(points.double(), distance))
     best: Float[Tensor, "clusters dim"] | None = None
     smallest = torch.inf
@@ -67,13 +77,13 @@ def lloyd_on_sphere(
 ) -> Float[Tensor, "clusters dim"]:
     """Move given centers by weighted spherical k-means until no point changes its cluster.
 
-    An empty cluster starts again at the point farthest from its center; where there are fewer
-    points than empty clusters, the others keep their centers.
+    An empty cluster restarts at the point farthest from its center. If there are fewer points than
+    empty clusters, the others keep their centers.
 
     Args:
-        points: Rows of unit length.
-        weights: Of the points, above 0.
-        centers: Where to start, rows of unit length.
+        points: Points of unit length.
+        weights: Weights of the points; above 0.
+        centers: Centers to start from, of unit length.
     """
     return _lloyd(measure(points), weights, centers, "cosine")
 
@@ -86,9 +96,13 @@ def maximin(
 ) -> Float[Tensor, "clusters dim"]:
     """Pick points that lie as far from each other as possible (FUSS paper, Eq. 12).
 
+    >>> points = torch.tensor([[0.0, 2.0], [0.0, 3.0], [5.0, 0.0], [0.0, -9.0]])
+    >>> maximin(points, 3, "euclidean", Generator().manual_seed(0)).tolist()
+    [[0.0, 2.0], [0.0, -9.0], [5.0, 0.0]]
+
     Args:
-        points: What to pick from.
-        num_clusters: How many to pick.
+        points: Points to pick from.
+        num_clusters: Number of points to pick.
         distance: As in `kmeans`.
         generator: Random source of the first pick.
 
@@ -105,7 +119,7 @@ def maximin(
     while len(picked) < num_clusters:
         newest = pool.exact[picked[-1:]]
         closest = torch.minimum(closest, squared_distances(pool, newest).squeeze(1))
-        # Below any distance: among copies of the same point none is picked twice.
+        # Below any distance, so that no point is picked twice even if there are copies of it.
         closest[picked] = -1
         picked.append(int(closest.argmax()))
     return pool.exact[picked].to(points.dtype)
@@ -122,14 +136,14 @@ def _plus_plus(
 ) -> Float[Tensor, "clusters dim"]:
     """Draw starting centers greedily, as scikit-learn does.
 
-    Of some candidates, each with a chance proportional to its squared distance so far, the one is
-    taken that leaves the least distance.
+    Candidates are drawn with probability proportional to their squared distance to the closest
+    center so far. The candidate that leaves the smallest total distance is taken.
     """
     num_candidates = 2 + int(math.log(num_clusters))
     picked = [int(torch.randint(len(points), (), generator=generator))]
     closest = squared_distances(points, points.exact[picked]).squeeze(1)
     while len(picked) < num_clusters:
-        # Where all points coincide with a center any point will do.
+        # If every point coincides with a center, any point will do.
         weights = closest if bool(closest.sum() > 0) else torch.ones_like(closest)
         candidates = torch.multinomial(
             weights, num_candidates, replacement=True, generator=generator
@@ -151,9 +165,9 @@ def _lloyd(
     """Move centers to the means of their points until no point changes its cluster.
 
     Args:
-        points: What to cluster.
-        weights: Of the points; None: 1 each.
-        centers: Where to start.
+        points: Points to cluster.
+        weights: Weights of the points; None: 1 each.
+        centers: Centers to start from.
         distance: As in `kmeans`.
     """
     weighted = points.exact if weights is None else points.exact * weights[:, None]
@@ -172,7 +186,7 @@ def _lloyd(
         changed = (nearest.index != assignment).nonzero().flatten()
         if anew and not len(changed):
             break
-        # Sums that were kept up carry rounding along: what is returned was summed anew.
+        # Updated sums accumulate rounding; the returned centers come from fresh sums.
         anew = not 0 < len(changed) <= len(points) // 4 or len(points) <= _FEW_POINTS
         if anew:
             sums = _sum_clusters(weighted, nearest.index, len(centers))
@@ -195,7 +209,7 @@ def _restart_empty(
     points: Points,
     centers: Float[Tensor, "clusters dim"],
 ) -> None:
-    """Start empty clusters again at the points farthest from their centers."""
+    """Restart empty clusters at the points farthest from their centers."""
     empty = (torch.bincount(assignment, minlength=len(means)) == 0).nonzero().flatten()
     distances = squared_distances(points, centers).amin(dim=1)
     farthest = distances.argsort(descending=True, stable=True)[: len(empty)]

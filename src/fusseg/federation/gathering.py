@@ -1,4 +1,4 @@
-"""How the server gathers the updates of one exchange, one at a time."""
+"""Gather the updates of one exchange on the server, one at a time."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -16,21 +16,21 @@ from fusseg.federation.weights import bounded_counts, num_bounded
 
 
 class Gathering:
-    """The updates of one exchange, folded into sums as they arrive.
+    """The updates of one exchange, added to running sums as they arrive.
 
-    Parts that are added up or averaged are let go at once, so that the server never holds those of
-    all clients; their order does not matter. Those that are collected are kept. So are, until the
-    end, the updates with the most images, as many as `federation.max_weight_share` can bound: how
-    much they count depends on all others.
+    Parts that are summed or averaged are released at once, so the server never holds those of all
+    clients; their order does not matter. Collected parts are kept. The updates with the most images
+    are also held until the end, as many as `federation.max_weight_share` can bound, because their
+    weight depends on all other clients.
     """
 
     def __init__(self, state: GlobalState, protocol: Protocol, task: Task) -> None:
         """Start without an update.
 
         Args:
-            state: State the clients start from; what stays with the clients stays as it is.
+            state: State the clients start from; parts that clients keep are not changed.
             protocol: Strategy, weights and switches.
-            task: What the clients are asked for.
+            task: The exchange.
         """
         self.state, self.protocol, self.task = state, protocol, task
         self.parts = sent_parts(task, state, protocol)
@@ -46,14 +46,14 @@ class Gathering:
 
     @property
     def updates(self) -> tuple[ClientUpdate, ...]:
-        """What has arrived, sorted by client; what is folded is left as a shape without numbers."""
+        """The updates so far, sorted by client; summed parts are replaced by meta tensors."""
         return tuple(self._arrived[client_id] for client_id in sorted(self._arrived))
 
     def add(self, update: ClientUpdate) -> None:
-        """Check an update and fold it into the sums.
+        """Check an update and add it to the sums.
 
         Raises:
-            FederationError: If the client has answered before, or what it sent does not fit.
+            FederationError: If the client has already answered, or its update is invalid.
         """
         check_first(update.client_id, self._arrived, self.state.round_number + 1)
         check_update(update, self.parts)
@@ -64,13 +64,13 @@ class Gathering:
             self._fold(self._held.pop(smallest.client_id), smallest.num_images)
 
     def merge(self, generator: Generator) -> GlobalState:
-        """Make the next global state; the round's number stays.
+        """Make the next global state; its round number is not changed.
 
         Args:
             generator: The server's random source of this round.
 
         Raises:
-            FederationError: If no client answered, or what the strategy made is no next model.
+            FederationError: If no client answered, or the strategy returned an invalid model.
         """
         if not self._arrived:
             raise FederationError(f"no client answered in round {self.state.round_number + 1}")
@@ -85,13 +85,13 @@ class Gathering:
         return replace(self.state, model=model)
 
     def image_counts(self) -> dict[str, int]:
-        """Images that each client counts with, sorted by client."""
+        """Number of images that each client is weighted by, sorted by client."""
         found = {update.client_id: update.num_images for update in self.updates}
         bounded = bounded_counts(list(found.values()), self.protocol.max_weight_share)
         return dict(zip(found, bounded, strict=True))
 
     def weights(self) -> list[int]:
-        """Weight of each client, sorted by client: its images (W), or the same for all."""
+        """Weight of each client, sorted by client: its number of images (W), or 1."""
         counts = self.image_counts().values()
         return list(counts) if self.protocol.weighted else [1] * len(counts)
 
@@ -112,7 +112,7 @@ class Gathering:
         return Gathered(self.state, self.protocol, totals, collected, shares, generator)
 
     def _fold(self, update: ClientUpdate, count: int) -> None:
-        """Add an update to the sums, as of so many images."""
+        """Add an update to the sums, weighted as if it came from `count` images."""
         if self._averaged:
             weight = count if self.protocol.weighted else 1
             self._sums.add(update.parts, weight, self._averaged)
@@ -131,18 +131,17 @@ def aggregate(
     task: Task,
     generator: Generator,
 ) -> GlobalState:
-    """Merge one exchange's updates into the next global state; the round's number stays.
+    """Merge one exchange's updates into the next global state; its round number is not changed.
 
     Args:
-        state: State the clients started from; what stays with the clients stays as it is.
+        state: State the clients started from; parts that clients keep are not changed.
         updates: One per client that answered, in any order; none is kept.
         protocol: Strategy, weights and switches.
-        task: What the clients were asked for.
+        task: The exchange.
         generator: The server's random source of this round.
 
     Raises:
-        FederationError: If no client answered, or what one sent or the strategy returned does not
-            fit.
+        FederationError: If no client answered, or if an update or the strategy's result is invalid.
     """
     gathering = Gathering(state, protocol, task)
     for update in updates:
@@ -151,13 +150,17 @@ def aggregate(
 
 
 def client_shares(weights: Sequence[int]) -> Float[Tensor, " clients"]:
-    """Share of each client in the sum of the weights, in float64."""
+    """Compute the share of each client in the sum of the weights, in float64.
+
+    >>> client_shares([1, 3])
+    tensor([0.2500, 0.7500], dtype=torch.float64)
+    """
     counts = torch.tensor(weights, dtype=torch.float64)
     return counts / counts.sum()
 
 
 def _scale_sum(total: Tensor, count: int, num_images: int) -> Tensor:
-    """Let a sum over some images stand for fewer of them."""
+    """Scale a sum over `num_images` images to `count` images."""
     if count == num_images:
         return total
     if total.dtype.is_floating_point:
@@ -166,7 +169,7 @@ def _scale_sum(total: Tensor, count: int, num_images: int) -> Tensor:
 
 
 def _scale(part: Tensor, count: int, num_images: int, dtype: torch.dtype) -> Tensor:
-    """Let counts of positions of some images stand for those of fewer; other values stay."""
+    """Scale counts of positions as `_scale_sum`; return other values unchanged."""
     if dtype.is_floating_point:
         return part
     return _scale_sum(part, count, num_images)
@@ -175,7 +178,7 @@ def _scale(part: Tensor, count: int, num_images: int, dtype: torch.dtype) -> Ten
 def _whole(shape: tuple[int | None, ...]) -> tuple[int, ...]:
     if None in shape:
         raise FederationError(
-            f"a part of shape {shape} differs from client to client: it can be collected, but "
-            "neither summed nor averaged"
+            f"a part of shape {shape} differs between clients: it can be collected, but neither "
+            "summed nor averaged"
         )
     return tuple(side for side in shape if side is not None)

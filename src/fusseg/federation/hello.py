@@ -1,4 +1,4 @@
-"""The exchange before round 1: what the sites tell once, and the plan that follows from it."""
+"""The exchange before round 1: the sites' hellos, and the plan made from them."""
 
 from collections.abc import Mapping, Sequence
 from statistics import median_low
@@ -18,20 +18,20 @@ from fusseg.segmentation.objective import LocalTraining, Numbers
 from fusseg.segmentation.training import TrainingPlan
 
 MOST_TIMES_MEDIAN = 10
-"""Passes over the largest client are at most so many times those over the median one: nobody makes
-all others work for images that it alone has."""
+"""Limit of the steps per round, in multiples of the median client's steps. No client can make all
+others work for images that only it has."""
 
 
 def say_hello(client: Client, protocol: Protocol, *, center: bool) -> Hello:
-    """Answer for one client (method section 2).
+    """Make one client's hello (method section 2).
 
-    The objective's numbers are estimated before the global mean feature is known, with the client's
-    own mean in its place.
+    The objective's numbers are estimated before the global mean feature is known, so the client's
+    own mean is used instead.
 
     Args:
-        client: Who answers.
+        client: The answering client.
         protocol: The objective, which may need estimates, and the seed.
-        center: Whether the mean feature is subtracted before any cosine.
+        center: Whether the mean feature is subtracted before computing cosines.
     """
     features, local = client.features, protocol.local
     total = features.feature_sum()
@@ -69,16 +69,16 @@ def check_same_backbone(hello: Hello, fingerprint: str) -> None:
 def agree(
     hellos: Sequence[Hello], protocol: Protocol, fingerprint: str, *, center: bool
 ) -> TrainingPlan:
-    """Settle what is the same for all clients: steps per round, mean feature, agreed numbers.
+    """Make the plan shared by all clients: steps per round, mean feature, agreed numbers.
 
     Args:
         hellos: One per client, in any order.
-        protocol: Steps or epochs, the objective, and how much one client can count.
-        fingerprint: Of the server's backbone.
-        center: Whether the mean feature is subtracted before any cosine.
+        protocol: Steps or epochs, the objective, and the largest weight of one client.
+        fingerprint: Fingerprint of the server's backbone.
+        center: Whether the mean feature is subtracted before computing cosines.
 
     Raises:
-        FederationError: If nobody answered, or a client has another backbone or version.
+        FederationError: If no client answered, or a client has another backbone or version.
     """
     if not hellos:
         raise FederationError("no client answered the hello")
@@ -87,7 +87,7 @@ def agree(
         check_same_backbone(hello, fingerprint)
     images = [hello.num_images for hello in hellos]
     counts = bounded_counts(images, protocol.max_weight_share)
-    # Of a client that counts with fewer images than it has, a part of its sum.
+    # A client weighted by fewer images than it has contributes a part of its sum.
     parts = [count / hello.num_images for count, hello in zip(counts, hellos, strict=True)]
     sums = [hello.feature_sum * part for hello, part in zip(hellos, parts, strict=True)]
     count = sum(hello.feature_count * part for hello, part in zip(hellos, parts, strict=True))
@@ -99,12 +99,12 @@ def agree(
 
 
 def local_steps(local: LocalTraining, images: Sequence[int]) -> int:
-    """Steps per round: as given, or so many epochs of the largest client, at least one step.
+    """Return the steps per round: as configured, or epochs of the largest client; at least one.
 
     Args:
-        local: Steps or epochs, and the size of a batch.
-        images: Images of each client. The largest number counts as at most `MOST_TIMES_MEDIAN`
-            times the steps of the median one, the lower of two.
+        local: Steps or epochs, and the batch size.
+        images: Number of images of each client. The steps are at most `MOST_TIMES_MEDIAN` times
+            those of the median client (of two, the smaller).
     """
     if local.steps is not None:
         return local.steps
@@ -121,7 +121,7 @@ def _steps_over(local: LocalTraining, images: int) -> int:
 def _agree_on_numbers(
     hellos: Sequence[Hello], counts: Sequence[int], local: LocalTraining
 ) -> Numbers:
-    """Combine what clients estimated, and add what the configuration gives."""
+    """Combine the clients' estimates, and add the numbers given by the configuration."""
     objective, wanted = local.objective, local.objective.estimated(local.settings)
     for hello in hellos:
         if hello.numbers.keys() != wanted.keys():
@@ -133,13 +133,13 @@ def _agree_on_numbers(
     if combined.keys() != wanted.keys():
         raise FederationError(
             f"the objective combined the clients' numbers to {sorted(combined)}, expected "
-            f"{sorted(wanted)}; let its combine return what its estimated names"
+            f"{sorted(wanted)}; its combine must return the numbers that its estimated names"
         )
     return _as_floats({**combined, **objective.given(local.settings)})
 
 
 def _as_floats(numbers: Mapping[str, SupportsFloat]) -> Numbers:
-    """Let whole numbers, and those of NumPy, be what travels: an objective may give them."""
+    """Convert integers and NumPy numbers, which an objective may return, to floats."""
     return {name: float(number) for name, number in numbers.items()}
 
 
@@ -150,16 +150,16 @@ def _mean(
 
 
 def far_clients(hellos: Sequence[Hello], most: float) -> dict[str, float]:
-    """Name the clients whose mean feature lies too far from the others', the farthest first.
+    """Find the clients with a mean feature too far from the others', farthest first.
 
-    After each the rest is measured again without it.
+    After each one found, the distances of the others are computed again without it.
 
     Args:
         hellos: One per client.
-        most: Largest distance, as `mean_distances` measures it; 0: any.
+        most: Largest allowed distance, as computed by `mean_distances`; 0: any.
 
     Returns:
-        Distance by client; empty where all are near.
+        Distance by client; empty if no client is too far.
     """
     far: dict[str, float] = {}
     kept = sorted(hellos, key=lambda hello: hello.client_id)
@@ -174,11 +174,11 @@ def far_clients(hellos: Sequence[Hello], most: float) -> dict[str, float]:
 
 
 def mean_distances(hellos: Sequence[Hello]) -> list[float]:
-    """Measure how far each client's mean feature lies from the median of all.
+    """Compute the distance of each client's mean feature from the median of all.
 
     The median is taken channel by channel, and the unit is the median spread of the clients'
-    features: fewer than half of the clients can move neither much, whatever they say. Of two
-    clients each is measured by the other.
+    features. Fewer than half of the clients cannot move either one far, whatever they send. With
+    two clients, each is compared with the other.
 
     Args:
         hellos: At least two.
@@ -187,12 +187,12 @@ def mean_distances(hellos: Sequence[Hello]) -> list[float]:
     spreads = [hello.feature_spread for hello in hellos]
     if len(hellos) == 2:
         return [_distance(means[0], means[1], spread) for spread in reversed(spreads)]
-    # Channel by channel the middle one or, of an even number, the mean of the middle two.
+    # Per channel: the middle value or, for an even number of clients, the mean of the middle two.
     center = means.quantile(0.5, dim=0)
     return [_distance(mean, center, median_low(spreads)) for mean in means]
 
 
 def _distance(mean: Float[Tensor, " dim"], center: Float[Tensor, " dim"], spread: float) -> float:
     length = float((mean - center).norm())
-    # Where all images are of one even color nothing tells what is far.
+    # If all images are of one uniform color, there is no unit to measure distances in.
     return length / spread if spread > 0 else 0.0

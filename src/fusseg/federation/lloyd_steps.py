@@ -1,4 +1,8 @@
-"""Federated Lloyd: spherical k-means over the codes of all clients by sums alone (section 3b)."""
+"""Federated Lloyd: spherical k-means over the codes of all clients, from sums alone (section 3b).
+
+The guarded steps of `move_to_codes` adapt a trained model to new images: they limit how far a
+centroid can turn, so that regions keep their meaning.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,21 +20,21 @@ from fusseg.federation.state import GlobalState
 from fusseg.segmentation.objective import Model
 
 FINISH = "lloyd"
-"""What the record calls the rounds after training."""
+"""Name of the rounds after training in the record."""
 MIN_POSITIONS = 100
-"""A centroid that stands for fewer of the sampled positions stays: so few do not tell where to."""
+"""Guarded steps do not move centroids with fewer sampled positions."""
 
 
 @dataclass(frozen=True)
 class CodeSums:
-    """What one Lloyd step needs to know about a set of codes; those of clients add up."""
+    """What a Lloyd step needs to know about a set of codes; clients' sums can be added up."""
 
     sums: Float[Tensor, "clusters code"]
     """Sum of the unit codes nearest to each centroid, float64."""
     counts: Int[Tensor, " clusters"]
 
     def mean_cosines(self, centroids: Float[Tensor, "clusters code"]) -> Float[Tensor, " clusters"]:
-        """Mean cosine of the codes to their centroid, 0 for an empty cluster; float64."""
+        """Compute the mean cosine of the codes to their centroid, 0 if there are none; float64."""
         directions = normalize(centroids.double(), dim=1)
         return (self.sums * directions).sum(dim=1) / self.counts.clamp(min=1)
 
@@ -38,7 +42,12 @@ class CodeSums:
 def sum_codes(
     codes: Iterable[Float[Tensor, "_ code"]], centroids: Float[Tensor, "clusters code"]
 ) -> CodeSums:
-    """Give every code to its nearest centroid by cosine, and sum (the client's half of a step).
+    """Assign codes to their nearest centroid by cosine, and sum them (client's side of a step).
+
+    >>> codes = [torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0]])]
+    >>> found = sum_codes(codes, centroids=torch.tensor([[2.0, 1.0], [0.0, 1.0]]))
+    >>> found.sums.tolist(), found.counts.tolist()
+    ([[2.0, 0.0], [0.0, 1.0]], [2, 1])
 
     Args:
         codes: Codes of unit length, in chunks.
@@ -57,9 +66,9 @@ def sum_codes(
 def move_centroids(
     centroids: Float[Tensor, "clusters code"], total: CodeSums
 ) -> Float[Tensor, "clusters code"]:
-    """Turn each centroid to the sum of its codes (the server's half of a step).
+    """Turn each centroid to the sum of its codes (server's side of a step).
 
-    An empty cluster, or one whose codes cancel out, keeps its centroid.
+    A cluster keeps its centroid if it is empty or its codes cancel out.
 
     Returns:
         Rows of unit length, in the dtype of the centroids.
@@ -71,11 +80,11 @@ def move_centroids(
 
 
 def code_parts(state: GlobalState, protocol: Protocol) -> dict[str, Part]:
-    """Describe the sums of codes, which add up."""
+    """Describe the parts of a Lloyd step: sums and counts of codes, which are summed."""
     centroids = state.model.centroids
     counts = counts_of_positions("counts", protocol.positions_per_image)
     return {
-        # Before the sums, which are measured by them.
+        # Checked before the sums, which are checked against the counts.
         "counts": Part((len(centroids),), torch.int64, "sum", counts),
         "sums": Part(
             tuple(centroids.shape), torch.float64, "sum", sums_of_unit_codes("sums", "counts")
@@ -84,7 +93,7 @@ def code_parts(state: GlobalState, protocol: Protocol) -> dict[str, Part]:
 
 
 def measure_codes(work: Work) -> dict[str, Tensor]:
-    """Sum the codes nearest to each centroid: the client's half of a step."""
+    """Sum the codes nearest to each centroid: the client's side of a step."""
     client, mean_feature = work.client, work.state.plan.mean_feature
     codes = work.kept.of_client(client.client_id, client.features, work.model.head, mean_feature)
     found = sum_codes(codes, work.model.centroids)
@@ -92,7 +101,7 @@ def measure_codes(work: Work) -> dict[str, Tensor]:
 
 
 def merge_codes(gathered: Gathered) -> Model:
-    """Move the centroids by the clients' sums: the server's half of a step."""
+    """Move the centroids to the clients' sums: the server's side of a step."""
     model, totals = gathered.state.model, gathered.totals
     found = CodeSums(totals["sums"], totals["counts"])
     return Model(model.head, move_centroids(model.centroids, found))
@@ -104,12 +113,12 @@ LLOYD_STEP = Task(FINISH, code_parts, measure_codes, merge_codes)
 
 @dataclass(frozen=True)
 class Adaptation:
-    """How far centroids may go."""
+    """Limits of the guarded steps."""
 
     steps: int = 10
-    """Lloyd steps at most; fewer where no centroid moves any more; 0: the centroids stay."""
+    """Most Lloyd steps; fewer if no centroid moves any more; 0: centroids are not moved."""
     min_cosine: float = 0.8
-    """Of a centroid to where it was; a centroid that would turn further is held there."""
+    """Smallest cosine between a centroid and its starting point; no centroid turns further."""
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -125,11 +134,11 @@ class Adaptation:
 
 @dataclass(frozen=True)
 class Moves:
-    """What the steps did."""
+    """Result of the guarded steps."""
 
     steps: int
     states: tuple[str, ...]
-    """Of each centroid, as in `MovedRegion`."""
+    """State of each centroid, as in `MovedRegion`."""
 
 
 def move_to_codes(
@@ -137,15 +146,15 @@ def move_to_codes(
     clients: Sequence[Sequence[Float[Tensor, "_ code"]]],
     adaptation: Adaptation,
 ) -> tuple[Float[Tensor, "clusters code"], Moves]:
-    """Take guarded Lloyd steps; sums of the clients' codes are all that is needed of them.
+    """Take guarded Lloyd steps; they use only sums of the clients' codes.
 
     Args:
-        centroids: Where they start, rows of any length.
+        centroids: Centroids to start from, rows of any length.
         clients: Codes of unit length of each client, in chunks.
-        adaptation: How many steps, and how far.
+        adaptation: Number of steps, and how far centroids may turn.
 
     Returns:
-        Rows of unit length, and what was done.
+        Centroids of unit length, and what happened to each.
     """
     old = normalize(centroids, dim=1)
     current, states, steps = old, tuple("unmoved" for _ in old), 0
@@ -175,10 +184,10 @@ def move_to_codes(
 def limit_turn(
     old: Float[Tensor, "clusters code"], new: Float[Tensor, "clusters code"], min_cosine: float
 ) -> tuple[Float[Tensor, "clusters code"], Int[Tensor, " clusters"]]:
-    """Hold unit centroids that turned too far at the largest turn allowed, in their direction.
+    """Limit how far unit centroids turn; their direction of turning is kept.
 
     Returns:
-        Rows of unit length, and 1 for each that is held, else 0.
+        Centroids of unit length, and for each 1 if it was limited, else 0.
     """
     cosine = (old * new).sum(dim=1, keepdim=True)
     across = normalize(new - cosine * old, dim=1)

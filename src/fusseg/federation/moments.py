@@ -1,4 +1,4 @@
-"""Federated PCA: the head without training, from sums and second moments alone (section 3b)."""
+"""Federated PCA: a head without training, from sums and second moments alone (section 3b)."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ from fusseg.segmentation.head import HeadWeights, linear_head
 from fusseg.segmentation.objective import Model
 
 _START_POINTS = 4096
-"""Codes drawn to place the first centroids."""
+"""Number of random codes used to place the first centroids."""
 _START_RESTARTS = 3
 
 
 @dataclass(frozen=True)
 class FeatureMoments:
-    """First and second moments of a set of features; those of clients add up."""
+    """First and second moments of a set of features; clients' moments can be added up."""
 
     second: Float[Tensor, "dim dim"]
     """Sum of the outer products of the features with themselves, float64."""
@@ -36,12 +36,12 @@ class FeatureMoments:
 
 
 def sum_moments(features: Iterable[Float[Tensor, "_ dim"]], dim: int) -> FeatureMoments:
-    """Sum the moments of features that come in chunks (the client's half)."""
+    """Sum the moments of features that come in chunks (the client's side)."""
     second = torch.zeros(dim, dim, dtype=torch.float64)
     first = torch.zeros(dim, dtype=torch.float64)
     count = 0
     for chunk in features:
-        # Around the chunk's mean: beside a large one float32 products would bury the variance.
+        # Around the chunk's mean: with a large mean, float32 products would lose the variance.
         pilot = chunk.mean(dim=0)
         moved = chunk - pilot
         pilot, rest = pilot.double(), moved.sum(dim=0, dtype=torch.float64)
@@ -55,18 +55,18 @@ def sum_moments(features: Iterable[Float[Tensor, "_ dim"]], dim: int) -> Feature
 def principal_components(
     moments: FeatureMoments, num_components: int
 ) -> tuple[Float[Tensor, "components dim"], Float[Tensor, " components"], Float[Tensor, " dim"]]:
-    """Find the directions of largest variance, as pooling all features would.
+    """Find the directions of largest variance, as if all features were pooled.
 
     Args:
-        moments: Of all features.
-        num_components: How many, at most the features' channels.
+        moments: Moments of all features.
+        num_components: Number of directions, at most the number of feature channels.
 
     Returns:
-        Unit directions, largest variance first, with a positive largest entry each; the variance
-        along each; the mean feature. All float64.
+        Unit directions, largest variance first, each with a positive largest entry; the variance
+        along each direction; the mean feature. All in float64.
 
     Raises:
-        FederationError: If more components are asked for than there are channels.
+        FederationError: If there are fewer channels than components.
     """
     dim = len(moments.first)
     if num_components > dim:
@@ -80,7 +80,7 @@ def principal_components(
     variances, vectors = torch.linalg.eigh((covariance + covariance.T) / 2)
     directions = vectors.flip(1)[:, :num_components].T
     largest = directions.abs().argmax(dim=1, keepdim=True)
-    # The sign of an eigenvector is arbitrary: fixed, so that no solver decides it.
+    # The sign of an eigenvector is arbitrary; fixing it makes the result independent of the solver.
     directions = directions * directions.gather(1, largest).sign()
     return directions, variances.flip(0)[:num_components].clamp(min=0), mean
 
@@ -88,12 +88,12 @@ def principal_components(
 def pca_head(
     directions: Float[Tensor, "components dim"], mean: Float[Tensor, " dim"], drawn: HeadWeights
 ) -> HeadWeights:
-    """Make a head that projects centered features on directions, until it is trained.
+    """Make a head that projects centered features onto directions until it is trained.
 
     Args:
         directions: Principal directions.
-        mean: Subtracted from the features first.
-        drawn: Head whose hidden layer is taken, for training that goes on from here.
+        mean: Mean feature, subtracted first.
+        drawn: Randomly drawn head; its hidden layer is used, so that training can continue.
     """
     return linear_head(directions, -(directions @ mean), drawn)
 
@@ -101,10 +101,9 @@ def pca_head(
 def starting_centroids(
     variances: Float[Tensor, " components"], num_clusters: int, generator: Generator
 ) -> Float[Tensor, "clusters components"]:
-    """Place centroids before any code was seen: k-means on codes drawn as the moments have them.
+    """Place the first centroids by k-means on random codes with the measured variances.
 
-    The codes come from the normal distribution with the variances found, so that no client has to
-    send one of its own.
+    The codes are drawn from a normal distribution, so no client has to send any of its own.
     """
     noise = torch.randn(_START_POINTS, len(variances), dtype=torch.float64, generator=generator)
     drawn = normalize(noise * variances.sqrt(), dim=1)
@@ -112,7 +111,7 @@ def starting_centroids(
 
 
 def moment_parts(state: GlobalState, protocol: Protocol) -> dict[str, Part]:
-    """Describe the moments, which add up."""
+    """Describe the parts of the moments, which are summed."""
     dim = len(state.plan.mean_feature)
     check = moments_of_features(protocol.positions_per_image)
     return {
@@ -132,7 +131,7 @@ def measure_moments(work: Work) -> dict[str, Tensor]:
 
 
 def merge_moments(gathered: Gathered) -> Model:
-    """Make the head of the principal components, and centroids to start Lloyd from."""
+    """Make the head from the principal components, and centroids for Lloyd to start from."""
     start, totals = gathered.state.model, gathered.totals
     num_clusters, code_dim = start.centroids.shape
     moments = FeatureMoments(totals["second"], totals["first"], totals["count"])
@@ -142,4 +141,4 @@ def merge_moments(gathered: Gathered) -> Model:
 
 
 MOMENTS = Task("moments", moment_parts, measure_moments, merge_moments, receives=())
-"""The moments of all features, and the start that follows from them."""
+"""The exchange of the moments of all features, which gives the starting model."""

@@ -1,6 +1,6 @@
-"""The parts of an update: what each must look like, and how the server joins those of all clients.
+"""The parts of an update: the form of each, and how the server combines those of all clients.
 
-Checks, sums, messages, bytes and the ledger are loops over parts: none knows what a part means.
+Checks, sums, messages, byte counts and the ledger loop over parts without knowing their meaning.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,17 +14,17 @@ from fusseg.core.errors import FederationError
 from fusseg.segmentation.head import HeadWeights
 
 HEAD = "head."
-"""What the name of a weight of the head begins with."""
+"""Prefix of the names of the head's weights."""
 CENTROIDS = "centroids"
-"""Name of the part that the centroids are."""
+"""Name of the centroids' part."""
 TRAVELING = (torch.float32, torch.float64, torch.bfloat16, torch.int64)
-"""Types of numbers that messages carry."""
+"""Dtypes that messages can carry."""
 Parts = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class ClientFacts:
-    """What a client declared once, before its first round; it holds for the whole run."""
+    """What a client declared before its first round; valid for the whole run."""
 
     num_images: int
     positions_per_image: int
@@ -32,45 +32,46 @@ class ClientFacts:
 
 
 PartCheck = Callable[[Parts, ClientFacts], str | None]
-"""All parts of an update, and what the client declared, to what is wrong with one of them."""
+"""Takes all parts of an update and the client's facts; returns what is wrong, or None."""
 
 
 def accept_any(_parts: Parts, _facts: ClientFacts) -> str | None:
-    """Accept every value: shape, type and finite numbers are checked anyhow."""
+    """Accept every value; shape, dtype and finiteness are checked for every part."""
     return None
 
 
 @dataclass(frozen=True)
 class Part:
-    """One named tensor of an update. Whole numbers are counts, and never negative."""
+    """One named tensor of an update. Integers are counts and never negative."""
 
     shape: tuple[int | None, ...]
-    """None: the client's own, from 1 up to `longest`."""
+    """None: the client chooses the side, from 1 up to `longest`."""
     dtype: torch.dtype
     reduce: Literal["sum", "mean", "collect"]
-    """`sum`: added up; `mean`: averaged by the clients' weights; `collect`: kept client by client.
-    A secure sum is possible where no part of an exchange says `collect`."""
+    """`sum`: added up; `mean`: averaged by the clients' weights; `collect`: kept per client.
+    Secure aggregation is possible if no part of an exchange uses `collect`."""
     check: PartCheck = accept_any
-    """Refuses what no client that follows the rules can send."""
+    """Refuses values that no client following the protocol can send."""
     start: Tensor | None = None
-    """What the client received in this place; None where it received nothing."""
+    """The value that the client received for this part; None if it received none."""
     narrow: bool = False
-    """Travels as `federation.wire` says: in bfloat16 as the change since `start`."""
+    """Whether the part travels as `federation.wire` says: in bfloat16, as the change since
+    `start`."""
     longest: int = 4096
-    """Of the sides that are the client's own."""
+    """Largest length of a side that the client chooses."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot travel.
+        """Refuse parts that cannot be sent.
 
         Raises:
-            ValueError: If it is of a type that messages do not carry, or a change since nothing.
+            ValueError: If messages cannot carry the dtype, or the part is narrow without a start.
         """
         if self.dtype not in TRAVELING:
             raise ValueError(
                 f"a part must be of one of {', '.join(map(str, TRAVELING))}, got {self.dtype}"
             )
         if self.narrow and self.start is None:
-            raise ValueError("a narrow part travels as the change since start: give its start")
+            raise ValueError("a narrow part is sent as the change since start: give its start")
 
 
 def head_parts(
@@ -79,8 +80,8 @@ def head_parts(
     """Describe the weights of a head, which are averaged.
 
     Args:
-        head: The one clients received.
-        check: Makes the check of each weight from its part's name and what was received.
+        head: The head that clients received.
+        check: Makes the check of each weight from its part's name and the received weight.
     """
     return {
         f"{HEAD}{name}": Part(
@@ -101,22 +102,22 @@ def name_head(head: HeadWeights) -> dict[str, Tensor]:
 
 
 def take_head(parts: Parts) -> HeadWeights:
-    """Take the weights of a head out of parts."""
+    """Extract the weights of a head from parts."""
     return {
         name.removeprefix(HEAD): weight for name, weight in parts.items() if name.startswith(HEAD)
     }
 
 
 def check_parts(sender: str, sent: Parts, parts: Mapping[str, Part]) -> None:
-    """Refuse tensors of other names, shapes or types, or with values that nobody could use.
+    """Refuse tensors with other names, shapes or dtypes, or with unusable values.
 
     Args:
-        sender: Who sent them, as an error message begins.
-        sent: By name.
-        parts: What has to be sent.
+        sender: The sender, as named at the beginning of error messages.
+        sent: The tensors by name.
+        parts: The parts that have to be sent.
 
     Raises:
-        FederationError: If a tensor is missing, of another shape or dtype, not finite, or a
+        FederationError: If a tensor is missing, has another shape or dtype, is not finite, or is a
             negative count.
     """
     if sent.keys() != parts.keys():
@@ -133,7 +134,7 @@ def check_parts(sender: str, sent: Parts, parts: Mapping[str, Part]) -> None:
         if not bool(tensor.isfinite().all()):
             raise FederationError(f"{sender} sent {name} with values that are not finite")
         if not part.dtype.is_floating_point and bool((tensor < 0).any()):
-            raise FederationError(f"{sender} sent {name} below 0, got {int(tensor.min())}")
+            raise FederationError(f"{sender} sent {name} with a value below 0: {int(tensor.min())}")
 
 
 def _has_shape(tensor: Tensor, part: Part) -> bool:

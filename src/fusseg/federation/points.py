@@ -1,4 +1,4 @@
-"""The sampled positions of a client that Lloyd steps, PCA and consensus look at."""
+"""The sampled positions of a client, used by Lloyd steps, PCA and consensus."""
 
 from collections.abc import Iterable, Iterator
 
@@ -12,20 +12,20 @@ from fusseg.features.feature_set import FeatureSet
 from fusseg.segmentation.head import HeadWeights, build_head
 
 _CHUNK_POSITIONS = 4096
-"""Positions whose features are in memory at once, at least one image's."""
+"""Number of positions with features in memory at once, but at least those of one image."""
 _KEPT_BYTES = 2**30
-"""Memory for the codes that all clients of this process keep between Lloyd steps."""
+"""Memory for the codes of all clients of this process that are kept between Lloyd steps."""
 
 
 def sample_positions(features: FeatureSet, per_image: int, seed: int) -> Int[Tensor, "images n"]:
     """Draw positions of every image, without replacement.
 
-    They depend on the seed and the image alone, so that any partition of the same images looks at
-    the same positions.
+    They depend only on the seed and the image, so any partition of the same images samples the same
+    positions.
 
     Args:
-        features: The client's images.
-        per_image: How many; 0, or more than there are: all.
+        features: Features of the client's images.
+        per_image: Positions per image; 0, or more than there are: all.
         seed: Seed of the experiment.
     """
     height, width, _ = features.map_shape
@@ -44,7 +44,7 @@ def feature_chunks(
     positions: Int[Tensor, "images n"],
     mean_feature: Float[Tensor, " dim"],
 ) -> Iterator[Float[Tensor, "points dim"]]:
-    """Read the centered features of the positions, some images at a time."""
+    """Read the centered features of the positions, a few images at a time."""
     images_at_once = max(1, _CHUNK_POSITIONS // positions.shape[1])
     for images in torch.split(torch.arange(len(features)), images_at_once):
         yield (features.gather(images, positions[images]) - mean_feature).flatten(0, 1)
@@ -56,7 +56,7 @@ def unit_codes(
     positions: Int[Tensor, "images n"],
     mean_feature: Float[Tensor, " dim"],
 ) -> Iterator[Float[Tensor, "points code"]]:
-    """Project the positions to codes of unit length, some images at a time."""
+    """Project the positions to codes of unit length, a few images at a time."""
     project = build_head(head)
     for chunk in feature_chunks(features, positions, mean_feature):
         with torch.no_grad():
@@ -65,9 +65,9 @@ def unit_codes(
 
 
 class KeptCodes:
-    """Codes of a client's sampled positions, kept while its head stays the same.
+    """Cache of the codes of a client's sampled positions, valid while its head does not change.
 
-    Lloyd steps follow each other under one head, so that the features have to pass it once.
+    Consecutive Lloyd steps use the same head, so features have to be projected only once.
     """
 
     def __init__(self, per_image: int, seed: int) -> None:
@@ -83,7 +83,7 @@ class KeptCodes:
         head: HeadWeights,
         mean_feature: Float[Tensor, " dim"],
     ) -> Iterable[Float[Tensor, "_ code"]]:
-        """Codes in chunks: those kept, or new ones; too many to keep are not kept."""
+        """Return codes in chunks, cached or new; new ones are cached if there is room."""
         kept = self._kept.get(client_id)
         if kept is not None and all(torch.equal(kept[0][name], head[name]) for name in head):
             return kept[1]
@@ -99,7 +99,7 @@ class KeptCodes:
         return self._kept[client_id][1]
 
     def forget(self) -> None:
-        """Drop all codes: once heads are trained on, nobody asks for them again."""
+        """Drop all codes: they are useless once the heads are trained further."""
         self._kept.clear()
         self._bytes = 0
 

@@ -1,8 +1,8 @@
-"""What was settled before the first exchange: strategies, their tasks, and every number.
+"""The resolved rules of a federation: its strategy, the strategy's tasks, and every number.
 
-`resolve` (strategies/) makes a `Protocol` of a configuration once; all code below the commands
-takes it and settles nothing again. `Task` and `Strategy` are records of functions, as `Objective`
-is: a strategy is chosen by its name in the configuration.
+`strategies.resolve` makes a `Protocol` from a configuration once; all other code uses the protocol.
+`Task` and `Strategy` are records of functions, like `Objective`, because the configuration chooses
+a strategy by name.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,56 +21,56 @@ from fusseg.segmentation.objective import LocalTraining, Model
 
 @dataclass(frozen=True)
 class Work:
-    """What a client has before it when it measures: after its training, where the task trains."""
+    """Inputs of a client's measurement; taken after training if the task trains."""
 
     client: Client
     model: Model
-    """The client's model: what it trained, or shared parts and those that stay with it."""
+    """The client's model: as just trained, or assembled from the shared and its own parts."""
     state: GlobalState
-    """As the client received it."""
+    """Global state as the client received it."""
     protocol: "Protocol"
     kept: KeptCodes
-    """Codes of the client's sampled positions, kept while its head stays the same."""
+    """Cached codes of the client's sampled positions."""
 
 
 @dataclass(frozen=True)
 class Gathered:
-    """What the clients of one exchange sent, as the server merges it, sorted by client."""
+    """The combined updates of one exchange, which the server merges; sorted by client."""
 
     state: GlobalState
-    """As the clients received it."""
+    """Global state as the clients received it."""
     protocol: "Protocol"
     totals: Mapping[str, Tensor]
-    """Sums over the clients, and averages by their weights, each by the name of its part."""
+    """Sums over the clients, and averages weighted by the clients' weights, by part."""
     collected: Mapping[str, tuple[Tensor, ...]]
-    """The parts that are collected: by name, one of each client."""
+    """Collected parts by name, with one tensor per client."""
     shares: Float[Tensor, " clients"]
-    """Weight of each client, summing to 1; float64."""
+    """Weight of each client in float64; they sum to 1."""
     generator: Generator
-    """The server's random source of this round: the only one to take numbers from."""
+    """The server's random source of this round; use no other."""
 
     @property
     def round_number(self) -> int:
-        """Of the round that ends with what is merged, from 1."""
+        """Number of the current round, from 1."""
         return self.state.round_number + 1
 
 
 @dataclass(frozen=True)
 class Task:
-    """One exchange of a round: what goes down, what comes back, and what becomes of it."""
+    """One exchange of a round: what clients receive and send, and how the server merges it."""
 
     name: str
-    """In messages, ledger and events."""
+    """Name in messages, ledger and events."""
     parts: Callable[[GlobalState, "Protocol"], dict[str, Part]]
-    """What an answer holds."""
+    """Describes the parts of an update."""
     measure: Callable[[Work], dict[str, Tensor]]
-    """The client's half, after training where the task trains: the parts it sends."""
+    """The client's side: computes the parts to send, after training if the task trains."""
     merge: Callable[[Gathered], Model]
-    """The server's half: the next model."""
+    """The server's side: computes the next model."""
     trains: bool = False
     """Whether clients train first."""
     receives: tuple[str, ...] = ("head", "centroids")
-    """Parts of the model that clients need for it."""
+    """Parts of the model that clients need for the task."""
 
 
 def check_nothing(_config: Config, _feature_dim: int | None) -> None:
@@ -79,30 +79,30 @@ def check_nothing(_config: Config, _feature_dim: int | None) -> None:
 
 @dataclass(frozen=True)
 class Strategy:
-    """How the server turns what the clients send into the next model, round by round."""
+    """How the server makes the next model from the clients' updates, round by round."""
 
     tasks: Callable[[int, "Protocol"], tuple[Task, ...]]
-    """Round, from 1, to its exchanges; also for the steps of the finish after training."""
+    """Lists the exchanges of a round (from 1), including those of the finish after training."""
     trains: bool = True
-    """False: there are no rounds of training, only those of the finish."""
+    """Whether there are rounds of training; if not, there are only those of the finish."""
     one_model: bool = False
-    """Whether it needs one head and one set of centroids for all clients."""
+    """Whether all clients must share one head and one set of centroids."""
     aggregates: bool | None = None
-    """Whether heads and centroids are aggregated; None: as the configuration says."""
+    """Whether heads and centroids are aggregated; None: as configured."""
     baseline: bool = False
-    """Whether it is for comparison only: it trains on all images in every round, on one machine."""
+    """Whether it is a baseline, which trains on all images in every round, on one machine."""
     pools_images: bool = False
     """Whether one client holds the images of all sites."""
     min_clients: int = 1
-    """Answers without which it means nothing."""
+    """Smallest number of answers for which it is meaningful."""
     check: Callable[[Config, int | None], None] = check_nothing
-    """Refuses settings that do not go with it; the second argument is the number of channels of the
-    features, where it is known."""
+    """Refuses settings that it does not support. The second argument is the number of feature
+    channels, or None if it is not known yet."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """A federation's rules, settled: the strategy, the objective, and every number they need."""
+    """The resolved rules of a federation: strategy, objective, and every number they need."""
 
     seed: int
     num_clusters: int
@@ -111,18 +111,18 @@ class Protocol:
     strategy_name: str
     local: LocalTraining
     rounds: int
-    """Of training; 0 where the strategy has none."""
+    """Rounds of training; 0 if the strategy does not train."""
     lloyd_rounds: int
-    """Steps of federated Lloyd after them."""
+    """Steps of federated Lloyd after training."""
     clients_per_round: int
-    """Drawn anew for every round; 0: all."""
+    """Number of clients drawn in each round; 0: all."""
     positions_per_image: int
-    """Positions that Lloyd, PCA and consensus look at; 0: all."""
+    """Positions sampled by Lloyd, PCA and consensus; 0: all."""
     distance: Distance
     weighted: bool
-    """Whether clients are weighed by their images."""
+    """Whether clients are weighted by their number of images."""
     max_weight_share: float
-    """Share of every average that one client can have; 1: any."""
+    """Largest share of one client in every average; 1: no limit."""
     aggregate_heads: bool
     aggregate_centroids: bool
     server_learning_rate: float
@@ -130,17 +130,17 @@ class Protocol:
 
     @property
     def num_rounds(self) -> int:
-        """Rounds in all: those of training, then one per step of the finish."""
+        """Total number of rounds: those of training, plus one per step of the finish."""
         return self.rounds + self.lloyd_rounds
 
     @property
     def keeps_own_models(self) -> bool:
-        """Whether a part of the model stays with each client (E or C off)."""
+        """Whether each client keeps a part of the model (E or C off)."""
         return not (self.aggregate_heads and self.aggregate_centroids)
 
     @property
     def keeps_memories(self) -> bool:
-        """Whether a client needs something of its last round again."""
+        """Whether clients have to remember anything from their last round."""
         carries = self.local.objective.carry is not None
         return self.keeps_own_models or self.local.fedmoon_weight > 0 or carries
 
@@ -149,12 +149,12 @@ class Protocol:
         return self.strategy.tasks(round_number, self)
 
     def num_exchanges(self, first: int, last: int) -> int:
-        """Count the exchanges of the rounds from `first` to `last`, both included."""
+        """Count the exchanges of the rounds `first` to `last`, inclusive."""
         return sum(len(self.tasks(number)) for number in range(first, last + 1))
 
 
 def sent_parts(task: Task, state: GlobalState, protocol: Protocol) -> dict[str, Part]:
-    """List what a client sends: nothing where its own model alone moves on."""
+    """List the parts a client sends: none if the task only updates the client's own model."""
     if protocol.keeps_own_models and not task.trains:
         return {}
     return task.parts(state, protocol)

@@ -1,4 +1,4 @@
-"""The federated loop, independent of where the clients run."""
+"""The federated loop, independent of where clients run, and the draw of its participants."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -14,35 +14,35 @@ from fusseg.segmentation.objective import Model
 from fusseg.segmentation.training import TrainingPlan
 
 _DRAW = "/participants"
-"""The draw as a party of its own; no site's name holds a slash."""
+"""Name of the draw's random source; names of sites contain no slash."""
 Exchange = Callable[[GlobalState, Task], Iterable[ClientUpdate]]
-"""Sends the state and a task to the clients of the round; gives their updates as they arrive."""
+"""Sends the state and a task to the round's clients; yields their updates as they arrive."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """One exchange: what was asked for, and who answered."""
+    """One exchange: its task, and the updates of the clients that answered."""
 
     task: Task
     updates: tuple[ClientUpdate, ...]
-    """Sorted by client. Of parts that were added up or averaged only the shapes are left."""
+    """Sorted by client. Summed or averaged parts are replaced by meta tensors."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """A finished round: the next global state and the exchanges it came from."""
+    """A finished round: its exchanges and the resulting global state."""
 
     state: GlobalState
     exchanges: tuple[Answers, ...]
 
     @property
     def updates(self) -> tuple[ClientUpdate, ...]:
-        """Updates of the first exchange: in rounds of training what the clients trained."""
+        """Updates of the first exchange, which in rounds of training is the training."""
         return self.exchanges[0].updates
 
 
 def initial_state(protocol: Protocol, plan: TrainingPlan) -> GlobalState:
-    """Draw the head and centroids that all clients start from; centroids are standard normal."""
+    """Draw the initial head and centroids for all clients; centroids are standard normal."""
     generator = round_generator(protocol.seed, 0, SERVER)
     head = initial_head(len(plan.mean_feature), protocol.code_dim, generator)
     centroids = torch.randn(protocol.num_clusters, protocol.code_dim, generator=generator)
@@ -55,12 +55,12 @@ def run_rounds(
     """Train until the last round.
 
     Args:
-        state: State to start from, fresh or restored.
-        exchange: How updates are obtained: simulated here, or sent over the network.
+        state: State to start from, new or restored.
+        exchange: Obtains the updates: by simulation, or over the network.
         protocol: Strategy, switches and number of rounds.
 
     Yields:
-        Each client's update as it arrives, and after them the finished round.
+        Each client's update as it arrives, followed by the finished round.
     """
     for round_number in range(state.round_number + 1, protocol.num_rounds + 1):
         generator = round_generator(protocol.seed, round_number, SERVER)
@@ -79,15 +79,15 @@ def run_rounds(
 def draw_participants(
     client_ids: Iterable[str], round_number: int, protocol: Protocol
 ) -> tuple[str, ...]:
-    """Draw who takes part in all exchanges of a round, the same in simulation and deployment.
+    """Draw the participants of a round; simulation and deployment draw the same.
 
     Args:
-        client_ids: Who could take part, in any order.
-        round_number: From 1.
-        protocol: How many take part, as many as there are where they are fewer; and the seed.
+        client_ids: Available clients, in any order.
+        round_number: Number of the round, from 1.
+        protocol: Number of clients per round (all, if there are fewer), and the seed.
 
     Returns:
-        Their ids, sorted.
+        Ids of the participants, sorted.
     """
     names = sorted(client_ids)
     count = num_participants(len(names), protocol)

@@ -1,4 +1,4 @@
-"""Clients in this process: the exchange of a simulated federation."""
+"""The exchange of a simulated federation, with all clients in this process."""
 
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,17 +22,17 @@ def simulate(
     clients_at_once: int = 1,
     held: MutableMapping[str, dict[str, str]] | None = None,
 ) -> "Simulation":
-    """Make the exchange that asks the clients of a round in this process, in their order.
+    """Make an exchange that runs the clients of a round in this process, in order.
 
     Args:
-        clients: Who could take part, all of them computing alike.
-        memories: What each client kept of its last round, by id; updated in every round, left empty
-            where no client needs one.
-        protocol: Who takes part, what is sent, and how a step is done.
-        clients_at_once: Clients that train in one batched step, to the same results but for
-            rounding; 0: one on the processor, as many as fit on a device beside it.
-        held: What each client has been sent and keeps (`Traffic.held`); updated in every round, so
-            that a run that goes on counts the bytes of one that never stopped; None: nothing yet.
+        clients: Available clients; all must have the same `compute`.
+        memories: Each client's memory of its last round, by id; updated in every round, and empty
+            if the protocol needs none.
+        protocol: Participants, exchanged parts and training settings.
+        clients_at_once: Clients that train in one batched step, with the same results up to
+            rounding; 0: one on a CPU, as many as fit in memory on another device.
+        held: What each client has already received (`Traffic.held`); updated in every round, so
+            that a resumed run counts the same bytes as an uninterrupted one; None: nothing yet.
     """
     return Simulation(
         clients=clients,
@@ -47,7 +47,7 @@ def simulate(
 
 @dataclass(frozen=True)
 class Simulation:
-    """The arguments of `simulate`, and what lasts from round to round."""
+    """The arguments of `simulate`, and the state kept between rounds."""
 
     clients: Sequence[Client]
     memories: MutableMapping[str, Memory]
@@ -58,14 +58,14 @@ class Simulation:
     traffic: Traffic
 
     def __call__(self, state: GlobalState, task: Task) -> Iterator[ClientUpdate]:
-        """Ask the clients of the round that begins, one after another or side by side."""
+        """Run the clients of the current round, one after another or side by side."""
         protocol, wire = self.protocol, self.protocol.wire
         received = receive_state(state, wire)
         if task.trains:
             self.kept.forget()
         asked = asked_clients(self.clients, state.round_number + 1, protocol)
         delivery = make_delivery(state, task, protocol)
-        # Of the server's own state: what went down rounded comes up as a change to what was not.
+        # From the server's own state: changes to the rounded head are added to the exact one.
         parts = sent_parts(task, state, protocol)
         for answered in self._answers(received, task, asked):
             name = answered.update.client_id
@@ -93,7 +93,7 @@ class Simulation:
     def _train_in_groups(
         self, received: GlobalState, task: Task, asked: Sequence[Client], size: int
     ) -> Iterator[Answer]:
-        """Train in batched steps; clients that have trained before and others never share one."""
+        """Train in batched steps, with clients that have trained before apart from the others."""
         trained = [client for client in asked if client.client_id in self.memories]
         others = [client for client in asked if client.client_id not in self.memories]
         for alike in (trained, others):

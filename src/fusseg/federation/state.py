@@ -1,4 +1,4 @@
-"""What travels between server and clients, and what stays with a client."""
+"""Data exchanged between server and clients, and data that stays with a client."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,14 +20,14 @@ class Client:
     client_id: str
     features: FeatureSet
     cache: Path
-    """Where its nearest neighbors are kept."""
+    """Folder of cached data, such as nearest neighbors."""
     compute: Compute = EXACT
-    """With what it trains."""
+    """Device and precision of its training."""
 
 
 @dataclass(frozen=True)
 class GlobalState:
-    """The model the server sends at the start of a round, and the plan it sent before round 1."""
+    """The model that the server sends in a round, and the plan that it sent before round 1."""
 
     round_number: int
     """Rounds finished so far; 0 before training."""
@@ -37,7 +37,7 @@ class GlobalState:
 
 @dataclass(frozen=True)
 class Hello:
-    """What a client answers once, before round 1 (method section 2)."""
+    """A client's answer before round 1 (method section 2)."""
 
     client_id: str
     num_images: int
@@ -45,33 +45,33 @@ class Hello:
     """Sum of the client's feature vectors, float64."""
     feature_count: int
     numbers: Numbers
-    """The client's own estimates for the objective; empty where the configuration gives them."""
+    """The client's own estimates for the objective; empty if the configuration gives them."""
     fingerprint: str
-    """Of the backbone."""
+    """Fingerprint of the backbone."""
     version: str
-    """Of the package."""
+    """Version of this package."""
     feature_spread: float
-    """Standard deviation of the client's feature vectors: their distance from their mean."""
+    """Standard deviation of the client's feature vectors around their mean."""
 
 
 @dataclass(frozen=True)
 class ClientUpdate:
-    """What a client returns when it is asked."""
+    """A client's answer to a task."""
 
     client_id: str
     num_images: int
-    """Images the client has; its weight in every average."""
+    """Number of the client's images, which is its weight in averages."""
     loss: float | None = None
-    """Mean loss over the round's steps; None where nothing was trained."""
+    """Mean loss over the round's steps; None if the task does not train."""
     parts: Mapping[str, Tensor] = field(default_factory=dict)
-    """What the task asks for, by the names of its `Part`s."""
+    """Tensors by the names of the task's `Part`s."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What stays with a client between rounds and is never sent."""
+    """Data that a client keeps between rounds and never sends."""
 
     model: Model
-    """Its own model after its last round."""
+    """The client's own model after its last round."""
     carried: Mapping[str, Tensor] = field(default_factory=dict)
-    """What the objective left with it."""
+    """Tensors kept for the objective."""

@@ -6,22 +6,22 @@ import torch
 from torch import Tensor
 
 _BLOCK = 2**15
-"""Numbers added at once: what is needed for them stays in the processor's cache."""
+"""Numbers added at once, few enough for the operands to fit the CPU's cache."""
 
 
 class RunningSum:
-    """Adds up tensors by name: what each addition rounds away is kept in a second float64.
+    """Sums of tensors by name, with the rounding errors kept in a second float64.
 
-    Both together have twice the digits of float64. The order of the terms could show in the digits
-    beyond those alone, so that the sum, rounded to float64, is the same in any order. Whole numbers
-    are added as they are.
+    Both together have twice the digits of float64. The order of the terms only affects digits
+    beyond float64, so the sum rounded to float64 is the same in any order. Integers are added
+    directly.
     """
 
     def __init__(self, like: Mapping[str, Tensor]) -> None:
         """Start at zero.
 
         Args:
-            like: Stand-ins for a term: names and shapes, and whether they hold whole numbers.
+            like: Tensors with the names and shapes of a term; integer dtypes are summed in int64.
         """
         self._high = {
             name: torch.zeros(
@@ -37,9 +37,9 @@ class RunningSum:
         """Add one tensor to each sum, or to some of them.
 
         Args:
-            terms: Of the names and shapes it was started with.
-            factor: Times each term is counted; below 2 ** 29, so that its product with a float32
-                is exact.
+            terms: Tensors with the same names and shapes as `like`.
+            factor: Multiplies each term; below 2 ** 29, so that its product with a float32 is
+                exact.
             names: Sums to add to; None: all.
         """
         for name in self._high if names is None else names:
@@ -52,12 +52,12 @@ class RunningSum:
                 _add_block(*place, factor)
 
     def total(self) -> dict[str, Tensor]:
-        """Read the sums: float64, or int64 of whole numbers."""
+        """Return the sums in float64, or int64 for integers."""
         return {name: high + self._low[name] for name, high in self._high.items()}
 
 
 def _add_block(high: Tensor, low: Tensor, term: Tensor, factor: int) -> None:
-    """Add in place, and the error of the addition to `low` (Knuth's two-sum)."""
+    """Add to `high` in place, and add the rounding error to `low` (Knuth's two-sum)."""
     term = term.to(high.dtype) * factor
     total = high + term
     if high.dtype.is_floating_point:

@@ -1,6 +1,7 @@
-"""What really goes down to the clients and comes up, in bytes, without the envelope of a protocol.
+"""Bytes sent to and received from the clients, without the overhead of a transport protocol.
 
-Simulation and deployment both ask here what a client still lacks, and count what is sent.
+Simulation and deployment both use this module to decide what a client still needs, and to count
+the bytes.
 """
 
 from collections.abc import Mapping, MutableMapping
@@ -17,40 +18,40 @@ from fusseg.federation.wire import narrow_head
 from fusseg.segmentation.training import TrainingPlan
 
 NUMBER_BYTES = 8
-"""Bytes of a count, loss or agreed number that is sent beside the tensors."""
+"""Bytes of a count, loss or agreed number sent with the tensors."""
 MEAN_FEATURE = "mean_feature"
 PLAN, HEAD_BUNDLE = "plan", "head"
-"""What clients keep once they have got it."""
+"""Names of the bundles that clients keep once received."""
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """Tensors that a client keeps once it has got them: it is sent them again when they change."""
+    """Tensors that a client keeps once received; they are sent again only when they change."""
 
     digest: str
-    """Of names and values."""
+    """Digest of the names and values."""
     tensors: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """What a client needs for a task."""
+    """Everything a client needs for a task."""
 
     kept: Mapping[str, Bundle]
-    """By name: `plan`, and `head` where heads are shared and the task needs one."""
+    """Bundles by name: `plan`, and `head` if heads are shared and the task needs one."""
     fresh: Mapping[str, Tensor]
-    """Sent every time: the centroids, where they are shared and the task needs them."""
+    """Tensors sent every time: the centroids, if they are shared and the task needs them."""
     numbers: int
-    """Numbers of the plan."""
+    """How many numbers the plan has."""
 
     def news(self, held: Mapping[str, str]) -> dict[str, Bundle]:
-        """Pick the bundles that are sent to a client that holds others, by name and digest."""
+        """Select the bundles that a client lacks, given the digests of those it has by name."""
         return {
             name: bundle for name, bundle in self.kept.items() if held.get(name) != bundle.digest
         }
 
     def num_bytes(self, sent: Mapping[str, Bundle]) -> int:
-        """Count what is sent with these bundles: also the round's number."""
+        """Count the bytes sent along with these bundles, including the round number."""
         tensors = [tensor for bundle in sent.values() for tensor in bundle.tensors.values()]
         numbers = 1 + (self.numbers if PLAN in sent else 0)
         return num_bytes(*tensors, *self.fresh.values()) + numbers * NUMBER_BYTES
@@ -58,7 +59,7 @@ class Delivery:
 
 @dataclass
 class Traffic:
-    """Who holds what, and the bytes of the round that is going on."""
+    """What each client has, and the bytes sent in the current round."""
 
     held: MutableMapping[str, dict[str, str]] = field(default_factory=dict)
     """Digests of the bundles that each client has, by client and name of the bundle."""
@@ -66,26 +67,26 @@ class Traffic:
     up: dict[str, int] = field(default_factory=dict)
 
     def send(self, client_id: str, delivery: Delivery) -> dict[str, Bundle]:
-        """Count what a client is sent for a task, and say which bundles that are."""
+        """Count the bytes sent to a client for a task; return the bundles to send."""
         sent = delivery.news(self.held.get(client_id, {}))
         self.down[client_id] = self.down.get(client_id, 0) + delivery.num_bytes(sent)
         return sent
 
     def arrived(self, client_id: str, delivery: Delivery) -> None:
-        """Note that a client has what it was sent: it has answered."""
+        """Note that a client has received a delivery, since it has answered."""
         digests = {name: bundle.digest for name, bundle in delivery.kept.items()}
         self.held[client_id] = {**self.held.get(client_id, {}), **digests}
 
     def forget(self, client_id: str) -> None:
-        """Note that a client has lost what it had."""
+        """Note that a client has lost everything it had received."""
         self.held.pop(client_id, None)
 
     def receive(self, client_id: str, count: int) -> None:
-        """Count bytes that a client sent."""
+        """Count bytes sent by a client."""
         self.up[client_id] = self.up.get(client_id, 0) + count
 
     def take(self) -> dict[str, dict[str, int]]:
-        """Read the bytes of each client as the record has them, and begin anew."""
+        """Return the bytes of each client in the form of the record, and reset the counts."""
         clients = sorted(self.down.keys() | self.up.keys())
         taken = {
             client: {"bytes_up": self.up.get(client, 0), "bytes_down": self.down.get(client, 0)}
@@ -96,7 +97,7 @@ class Traffic:
 
 
 def needs(task: Task | None, protocol: Protocol) -> tuple[bool, bool]:
-    """Say whether a client needs the head and the centroids for a task; None: to use the model."""
+    """Return whether a task needs the head, and the centroids; None: to use the final model."""
     head, centroids = protocol.aggregate_heads, protocol.aggregate_centroids
     if task is not None:
         head, centroids = head and "head" in task.receives, centroids and CENTROIDS in task.receives
@@ -104,7 +105,7 @@ def needs(task: Task | None, protocol: Protocol) -> tuple[bool, bool]:
 
 
 def make_delivery(state: GlobalState, task: Task | None, protocol: Protocol) -> Delivery:
-    """Say what a client needs for a task; None: to use the model as it is."""
+    """Make the delivery of a task; None: to use the final model."""
     needs_head, needs_centroids = needs(task, protocol)
     plan, model = state.plan, state.model
     numbers = plan_numbers(plan)
@@ -116,12 +117,12 @@ def make_delivery(state: GlobalState, task: Task | None, protocol: Protocol) -> 
 
 
 def plan_numbers(plan: TrainingPlan) -> dict[str, int | float]:
-    """Name the numbers of a plan, which travel beside the mean feature."""
+    """Name the numbers of a plan, which are sent with the mean feature."""
     return {"num_steps": plan.num_steps, **plan.agreed}
 
 
 def make_bundle(tensors: Mapping[str, Tensor], numbers: Mapping[str, int | float]) -> Bundle:
-    """Name tensors and numbers by what is in them."""
+    """Make a bundle, with a digest of its tensors and numbers."""
     digest = sha256(repr(sorted(numbers.items())).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -130,11 +131,11 @@ def make_bundle(tensors: Mapping[str, Tensor], numbers: Mapping[str, int | float
 
 
 def bytes_up(update: ClientUpdate) -> int:
-    """Bytes of an update as it travels: tensors, number of images and, after training, the loss."""
+    """Count the bytes of an update: its tensors, number of images and, after training, loss."""
     numbers = 1 if update.loss is None else 2
     return num_bytes(*update.parts.values()) + numbers * NUMBER_BYTES
 
 
 def num_bytes(*tensors: Tensor) -> int:
-    """Bytes of tensors."""
+    """Count the bytes of tensors."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -1,4 +1,4 @@
-"""The exchange in which clients train: heads are averaged, and a rule combines the centroids."""
+"""The exchange in which clients train: heads are averaged, and a rule merges the centroids."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from fusseg.segmentation.objective import Model
 
 TRAIN = "train"
 CentroidRule = Callable[[Gathered], Float[Tensor, "clusters code"]]
-"""What the clients sent to the next centroids (what `federation.strategy` chooses)."""
+"""Computes the next centroids from the clients' updates; chosen by `federation.strategy`."""
 
 
 def centroid_part(state: GlobalState, protocol: Protocol) -> dict[str, Part]:
@@ -33,23 +33,23 @@ def send_centroids(work: Work) -> dict[str, Tensor]:
 
 
 def no_parts(_state: GlobalState, _protocol: Protocol) -> dict[str, Part]:
-    """Send nothing beside the head."""
+    """Describe no part besides the head."""
     return {}
 
 
 def send_nothing(_work: Work) -> dict[str, Tensor]:
-    """Send nothing beside the head."""
+    """Send nothing besides the head."""
     return {}
 
 
 def keep_centroids(gathered: Gathered) -> Float[Tensor, "clusters code"]:
-    """Leave the centroids as they were before training."""
+    """Return the centroids from before training."""
     return gathered.state.model.centroids
 
 
 @dataclass(frozen=True)
 class _Rule:
-    """What a strategy adds to the training of heads; nothing of it is used where C is off."""
+    """What a strategy adds to the training of heads; unused if centroids are not aggregated."""
 
     merge: CentroidRule
     parts: Callable[[GlobalState, Protocol], dict[str, Part]]
@@ -64,9 +64,9 @@ def train_task(
     """Make the exchange in which clients train.
 
     Args:
-        merge: What the clients sent to the next centroids (Eq. 9, 11 or 12).
-        parts: What clients send beside the head: their centroids, unless a strategy says otherwise.
-        measure: What they send, by the names of those parts.
+        merge: Computes the next centroids from the clients' updates (Eq. 9, 11 or 12).
+        parts: Describes what clients send besides the head; by default their centroids.
+        measure: Computes those parts.
     """
     rule = _Rule(merge, parts, measure)
     return Task(
@@ -79,7 +79,7 @@ def train_task(
 
 
 def each_round(task: Task, *more: Task) -> Callable[[int, Protocol], tuple[Task, ...]]:
-    """Ask for the same in every round of training; the finish takes steps of federated Lloyd."""
+    """Run the same exchanges in every training round; the finish takes federated Lloyd steps."""
 
     def tasks(round_number: int, protocol: Protocol) -> tuple[Task, ...]:
         return (task, *more) if round_number <= protocol.rounds else (LLOYD_STEP,)
@@ -121,8 +121,8 @@ def step_towards(head: HeadWeights, average: HeadWeights, learning_rate: float) 
 
     Args:
         head: Global head at the start of the round.
-        average: Of the clients' heads.
-        learning_rate: 1 gives the average itself, to the last bit.
+        average: Average of the clients' heads.
+        learning_rate: 1 returns the average itself, to the last bit.
     """
     if learning_rate == 1:
         return average

@@ -1,4 +1,4 @@
-"""How many of its images a client counts with, where no client may have more than a share."""
+"""Weights of the clients, with a limit on the share of any single one."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -7,16 +7,16 @@ from math import ceil, floor
 from fusseg.config.schema import FederationConfig
 
 DEPLOYED_SHARE = 0.5
-"""What `federation.max_weight_share = "auto"` stands for where sites count their images themselves:
-one of them weighs at most as much as all others together."""
+"""Value of `federation.max_weight_share = "auto"` in a deployment, where sites report their own
+number of images: no site weighs more than all others together."""
 
 
 def weight_bound(federation: FederationConfig, *, deployed: bool) -> float:
-    """Say which share of the weight a client may have; 1: any.
+    """Return the largest share of the weight that a client may have; 1: no limit.
 
     Args:
         federation: The bound, or `auto`.
-        deployed: Whether the counts are what sites say of themselves.
+        deployed: Whether sites report their own counts.
     """
     if federation.max_weight_share == "auto":
         return DEPLOYED_SHARE if deployed else 1.0
@@ -24,28 +24,31 @@ def weight_bound(federation: FederationConfig, *, deployed: bool) -> float:
 
 
 def bounded_counts(counts: Sequence[int], most: float) -> list[int]:
-    """Lower the largest counts to one limit, so that none is more than a share of their sum.
+    """Lower the largest counts to a common limit, so that none exceeds a share of their sum.
 
-    Where there are too few clients for the share, all count alike.
+    If there are too few clients for the share, all get the same count.
+
+    >>> bounded_counts([100, 10, 10], most=0.5)
+    [20, 10, 10]
 
     Args:
-        counts: Images of each client, at least 1.
+        counts: Number of images of each client, at least 1.
         most: Largest share of one client, in (0, 1].
 
     Returns:
-        The counts, in the order given: whole numbers, the largest that keep to the share.
+        The counts in the given order: the largest integers within the share.
     """
     limit = _limit(counts, _exact(most))
     return [min(count, limit) for count in counts]
 
 
 def num_bounded(most: float) -> int:
-    """Count the clients at most whose images `bounded_counts` does not count in full."""
+    """Return the largest possible number of clients that `bounded_counts` can limit."""
     return ceil(1 / _exact(most)) - 1
 
 
 def _limit(counts: Sequence[int], most: Fraction) -> int:
-    """Images with which a client counts at most: raise it until the bounded ones reach the share.
+    """Find the largest count of a client: the one at which the bounded clients reach the share.
 
     With k bounded clients and R images of the others, x / (k x + R) = most.
     """
@@ -64,5 +67,5 @@ def _limit(counts: Sequence[int], most: Fraction) -> int:
 
 
 def _exact(most: float) -> Fraction:
-    # 0.2 is meant, and not the double beside it: five equal clients keep to it.
+    # 0.2 means 1/5 and not the nearest double, so five equal clients stay within it.
     return Fraction(most).limit_denominator(1_000_000)

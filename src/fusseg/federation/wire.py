@@ -1,7 +1,7 @@
-"""How heads travel: as float32, or halved to bfloat16; simulation and deployment round alike.
+"""Encoding of heads for transport: float32, or bfloat16 at half the size.
 
-What arrives is what was sent: a simulated client gets the rounded head too, and the server adds
-the rounded changes, so that both give the same bits.
+Simulation and deployment round alike: a simulated client also receives the rounded head and the
+server adds the rounded changes, so both give the same bits.
 """
 
 from collections.abc import Mapping
@@ -19,17 +19,17 @@ BFLOAT16: Wire = "bfloat16"
 
 
 def narrow_head(head: HeadWeights, wire: Wire) -> HeadWeights:
-    """Write the global head as it travels down to a client."""
+    """Encode the global head for a client."""
     return head if wire != BFLOAT16 else {name: part.bfloat16() for name, part in head.items()}
 
 
 def widen_head(sent: HeadWeights) -> HeadWeights:
-    """Read a head that came down, in float32."""
+    """Decode a received head to float32."""
     return {name: part.float() for name, part in sent.items()}
 
 
 def receive_state(state: GlobalState, wire: Wire) -> GlobalState:
-    """Give the state as a client receives it."""
+    """Return the state as a client receives it."""
     head = widen_head(narrow_head(state.model.head, wire))
     return replace(state, model=Model(head, state.model.centroids))
 
@@ -37,16 +37,17 @@ def receive_state(state: GlobalState, wire: Wire) -> GlobalState:
 def narrow_update(
     update: ClientUpdate, parts: Mapping[str, Part], received: HeadWeights, wire: Wire
 ) -> ClientUpdate:
-    """Write an update as it travels up.
+    """Encode an update for the server.
 
-    In bfloat16 the *change* of each weight is sent: it is small beside the weight, so that rounding
-    it to 8 binary digits costs a two-hundredth of a round's training and nothing of the weight.
+    With bfloat16, the *change* of each weight is sent. It is small compared with the weight, so
+    rounding it to 8 binary digits loses a two-hundredth of a round's training and nothing of the
+    weight itself.
 
     Args:
-        update: With its head in float32.
-        parts: What it holds.
+        update: Update with a head in float32.
+        parts: Parts of the update.
         received: The head the client started from.
-        wire: How heads travel.
+        wire: Encoding of heads.
     """
     if wire != BFLOAT16:
         return update
@@ -61,15 +62,15 @@ def narrow_update(
 
 
 def widen_update(sent: ClientUpdate, parts: Mapping[str, Part], wire: Wire) -> ClientUpdate:
-    """Read an update that came up.
+    """Decode an update from a client.
 
-    Changes are added to the server's own head and not to the rounded one the client had: what is
-    lost on the way down is not lost for good.
+    Changes are added to the server's own head, not to the rounded one that the client received, so
+    the rounding errors of the head sent to clients do not accumulate.
 
     Args:
-        sent: As `narrow_update` wrote it.
-        parts: What it holds, each with the server's own weights.
-        wire: How heads travel.
+        sent: Update encoded by `narrow_update`.
+        parts: Parts of the update, each with the server's own weights.
+        wire: Encoding of heads.
     """
     if wire != BFLOAT16:
         return sent
@@ -82,7 +83,7 @@ def widen_update(sent: ClientUpdate, parts: Mapping[str, Part], wire: Wire) -> C
 
 
 def narrow_parts(parts: Mapping[str, Part], wire: Wire) -> dict[str, Part]:
-    """Describe the parts of an update as they travel."""
+    """Describe the parts of an update as they are encoded for transport."""
     if wire != BFLOAT16:
         return dict(parts)
     return {

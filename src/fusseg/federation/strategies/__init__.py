@@ -1,6 +1,7 @@
-"""The table of strategies, and the one place that settles a federation's rules.
+"""The table of strategies, and the one function that resolves a federation's rules.
 
-A strategy is one file here and one entry of `STRATEGIES`; docs/extending.md adds one from a script.
+A strategy is one file in this package and one entry in `STRATEGIES`. docs/extending.md shows how to
+add one from a script.
 """
 
 from fusseg.config.schema import Config
@@ -29,20 +30,19 @@ STRATEGIES: dict[str, Strategy] = {
     "local": local.STRATEGY,
     "centralized": centralized.STRATEGY,
 }
-"""Strategies by the name that `federation.strategy` chooses."""
+"""Strategies by name, as chosen by `federation.strategy`."""
 
 
 def resolve(config: Config, *, deployed: bool = False, feature_dim: int | None = None) -> Protocol:
-    """Settle a federation's rules, once and before anything is written.
+    """Resolve a federation's rules, once and before anything is written.
 
     Args:
-        config: As written.
-        deployed: Whether the clients are sites that count their images themselves.
-        feature_dim: Channels of the features; None: not known yet.
+        config: Configuration as written.
+        deployed: Whether the clients are sites that report their own number of images.
+        feature_dim: Number of feature channels; None: not known yet.
 
     Raises:
-        ConfigError: If there is no strategy or objective of that name, or settings cannot be
-            combined.
+        ConfigError: If the strategy or objective does not exist, or settings cannot be combined.
     """
     federation, name = config.federation, config.federation.strategy
     strategy = find_strategy(name)
@@ -74,10 +74,10 @@ def resolve(config: Config, *, deployed: bool = False, feature_dim: int | None =
 
 
 def find_strategy(name: str) -> Strategy:
-    """Look a strategy up.
+    """Look up a strategy by name.
 
     Raises:
-        ConfigError: If there is none of that name.
+        ConfigError: If there is no strategy of that name.
     """
     if name not in STRATEGIES:
         raise ConfigError(
@@ -99,12 +99,12 @@ def _check_switches(protocol: Protocol) -> None:
             f"federation.strategy {name!r} needs one head and one set of centroids for all "
             "clients; set federation.aggregate_heads and federation.aggregate_centroids to true"
         )
-    # What stays with a client is kept once a round: an exchange could not go on from the last one.
+    # A client's own model is saved once per round, so a second exchange could not continue from it.
     most = max((len(protocol.tasks(number)) for number in range(1, protocol.rounds + 1)), default=0)
     if most > 1 and protocol.keeps_own_models:
         raise ConfigError(
-            f"federation.strategy {name!r} has {most} exchanges in a round, and a model that stays "
-            "with a client moves once a round; set federation.aggregate_heads and "
+            f"federation.strategy {name!r} has {most} exchanges in a round, but clients update "
+            "their own models only once per round; set federation.aggregate_heads and "
             "federation.aggregate_centroids to true"
         )
 
@@ -117,11 +117,11 @@ def _check_regularizers(protocol: Protocol) -> None:
             continue
         if strategy.baseline or not strategy.trains:
             raise ConfigError(
-                f"local.{key} is {weight}, but federation.strategy {name!r} sends no global head "
-                "to clients in training; set it to 0, or choose another strategy"
+                f"local.{key} is {weight}, but federation.strategy {name!r} does not send a global "
+                "head to training clients; set it to 0, or choose another strategy"
             )
         if not protocol.aggregate_heads:
             raise ConfigError(
-                f"local.{key} is {weight}, but federation.aggregate_heads is false: there is no "
-                "global head to stay near; set one of them otherwise"
+                f"local.{key} is {weight}, but federation.aggregate_heads is false, so there is no "
+                "global head to stay close to; set the weight to 0 or aggregate_heads to true"
             )

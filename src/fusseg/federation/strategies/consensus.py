@@ -1,4 +1,4 @@
-"""Consensus: clusters of clients' centroids, each weighed by what it stands for (section 3b)."""
+"""Consensus: cluster the clients' centroids, weighted by their positions (section 3b)."""
 
 import numpy as np
 import torch
@@ -16,13 +16,13 @@ from fusseg.federation.state import GlobalState
 from fusseg.federation.train_task import centroid_part, each_round, train_task
 
 MIN_SHARE = 0.001
-"""Centroids to which a client gives a smaller share of its positions are dropped."""
+"""Centroids with a smaller share of their client's positions are dropped."""
 EXPONENT = 0.5
-"""Of the number of positions in the weight of a centroid (gamma)."""
+"""Exponent of the number of positions in the weight of a centroid (gamma)."""
 
 
 def usage_parts(state: GlobalState, protocol: Protocol) -> dict[str, Part]:
-    """Describe the centroids, and how well each stands for its client's codes."""
+    """Describe the centroids, with the number and mean cosine of the positions of each."""
     clusters = (len(state.model.centroids),)
     counts = counts_of_positions("counts", protocol.positions_per_image)
     return {
@@ -33,11 +33,11 @@ def usage_parts(state: GlobalState, protocol: Protocol) -> dict[str, Part]:
 
 
 def measure_usage(work: Work) -> dict[str, Tensor]:
-    """Count what the client's centroids stand for, over its sampled positions.
+    """Measure how many of the client's sampled positions each centroid represents, and how well.
 
     Returns:
-        The trained centroids; the positions assigned to each; the mean cosine of those to it, 0
-        where there are none.
+        The trained centroids; the number of positions assigned to each; their mean cosine to it, 0
+        if there are none.
     """
     client, model, protocol = work.client, work.model, work.protocol
     positions = sample_positions(client.features, protocol.positions_per_image, protocol.seed)
@@ -50,7 +50,7 @@ def measure_usage(work: Work) -> dict[str, Tensor]:
 
 
 def agree_on_centroids(gathered: Gathered) -> Float[Tensor, "clusters code"]:
-    """Cluster the centroids, each weighed by what it stands for (ours)."""
+    """Cluster the clients' centroids, weighted by the positions they represent (ours)."""
     centroids, counts, cosines = (
         torch.stack(gathered.collected[name]) for name in (CENTROIDS, "counts", "cosines")
     )
@@ -66,20 +66,20 @@ def consensus_centroids(
     previous: Float[Tensor, "clusters code"],
     generator: Generator | None,
 ) -> Float[Tensor, "clusters code"]:
-    """Cluster the clients' centroids by weighted spherical k-means, keeping what index k means.
+    """Cluster the clients' centroids by weighted spherical k-means; index k keeps its meaning.
 
-    Neither the order of the clients nor that of any client's centroids matters.
+    The result does not depend on the order of the clients or of their centroids.
 
     Args:
-        centroids: Of each client.
-        counts: Positions assigned to each.
+        centroids: Centroids of each client.
+        counts: Number of positions assigned to each.
         cosines: Mean cosine of those positions to it.
-        previous: Global centroids of the round before: where the clustering starts, and what its
-            result is matched to.
-        generator: Source of the maximin start; None: start at the previous ones.
+        previous: Global centroids of the previous round. The clustering starts from them, and its
+            result is matched to them.
+        generator: Random source of a maximin start; None: start from the previous centroids.
 
     Returns:
-        Centroids of unit length; the previous ones where the pool has too few directions.
+        Centroids of unit length; previous ones fill in if the pool has too few directions.
     """
     points, weights = _weigh(centroids, counts, cosines)
     start = normalize(previous.double(), dim=1)
@@ -94,8 +94,8 @@ def consensus_centroids(
 def match_rows(
     centroids: Float[Tensor, "clusters code"], previous: Float[Tensor, "clusters code"]
 ) -> Float[Tensor, "clusters code"]:
-    """Order centroids so that the sum of cosines to the previous ones is largest (Hungarian)."""
-    # Here and not above: it takes long to import, and most processes never match anything.
+    """Reorder centroids to maximize the sum of cosines to the previous ones (Hungarian)."""
+    # Imported here because it is slow, and most processes never match anything.
     from scipy.optimize import linear_sum_assignment
 
     cosines = normalize(previous.double(), dim=1) @ normalize(centroids.double(), dim=1).T
@@ -108,7 +108,7 @@ def _weigh(
     counts: Int[Tensor, "clients clusters"],
     cosines: Float[Tensor, "clients clusters"],
 ) -> tuple[Float[Tensor, "pooled code"], Float[Tensor, " pooled"]]:
-    """Pool the centroids that stand for something: unit rows and weights, in an order of their own.
+    """Pool the centroids that represent enough positions: unit rows and their weights.
 
     Rows are sorted by value, so that sums and random picks do not depend on who sent them.
     """

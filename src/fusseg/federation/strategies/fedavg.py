@@ -10,7 +10,7 @@ from fusseg.federation.train_task import each_round, train_task
 
 
 def average_centroids(gathered: Gathered) -> Float[Tensor, "clusters code"]:
-    """Average centroids index by index, as if index k meant the same everywhere (Eq. 9)."""
+    """Average centroids index by index, as if index k meant the same for all clients (Eq. 9)."""
     centroids = torch.stack(gathered.collected[CENTROIDS])
     return torch.einsum("n,nkc->kc", gathered.shares, centroids.double()).to(centroids.dtype)
 

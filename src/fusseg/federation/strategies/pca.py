@@ -1,4 +1,4 @@
-"""PCA: no training. The head is federated PCA, the centroids are from Lloyd (section 3b)."""
+"""PCA without training: the head is federated PCA, the centroids come from Lloyd (section 3b)."""
 
 from fusseg.config.schema import Config
 from fusseg.core.errors import ConfigError
@@ -8,20 +8,20 @@ from fusseg.federation.protocol import Protocol, Strategy, Task
 
 
 def start_and_step(round_number: int, _protocol: Protocol) -> tuple[Task, ...]:
-    """Ask for the moments before the first Lloyd step."""
+    """Exchange the moments before the first Lloyd step."""
     return (MOMENTS, LLOYD_STEP) if round_number == 1 else (LLOYD_STEP,)
 
 
 def check_components(config: Config, feature_dim: int | None) -> None:
-    """Refuse to keep more principal components in a code than features have channels.
+    """Refuse more principal components than feature channels, and runs without a Lloyd step.
 
     Raises:
-        ConfigError: If `model.code_dim` asks for it, or there is no Lloyd step.
+        ConfigError: If `model.code_dim` is too large, or there is no Lloyd step.
     """
     if config.federation.lloyd_rounds == 0:
         raise ConfigError(
-            f"federation.strategy {config.federation.strategy!r} gets its centroids from Lloyd "
-            "steps alone, but federation.lloyd_rounds is 0; set it to 10 or more"
+            f"federation.strategy {config.federation.strategy!r} gets its centroids only from "
+            "Lloyd steps, but federation.lloyd_rounds is 0; set it to 10 or more"
         )
     if feature_dim is not None and config.model.code_dim > feature_dim:
         raise ConfigError(
