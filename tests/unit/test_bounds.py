@@ -80,7 +80,9 @@ def test_more_steps_reach_farther(state):
 
 
 def test_the_number_of_images_is_that_of_the_hello(state):
-    with pytest.raises(FederationError, match="declared 3 images in its hello, but sent a count of 900"):
+    with pytest.raises(
+        FederationError, match="declared 3 images in its hello, but sent a count of 900"
+    ):
         check(state, TRAIN, num_images=900)
 
 
@@ -134,7 +136,9 @@ def test_moments_are_those_of_features_that_can_be_kept(state):
     """Larger ones add up to infinity, which no decomposition survives."""
     count, first = torch.tensor(12), torch.zeros(2).double()
     measured(state, torch.eye(2).double() * 12 * 65504.0**2, first, count)
-    with pytest.raises(FederationError, match=r"a sum of squares of 1e\+308, but features are at most"):
+    with pytest.raises(
+        FederationError, match=r"a sum of squares of 1e\+308, but features are at most"
+    ):
         measured(state, torch.eye(2).double() * 1e308, first, count)
     products = torch.tensor([[4.0, 6.0], [6.0, 9.0]]).double()
     measured(state, products, first, count)

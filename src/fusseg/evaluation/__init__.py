@@ -1,1 +1,1 @@
-"""How good a segmentation is: counts, matching and scores; the only reader of labels."""
+"""Evaluate segmentations: counts, matching and scores. Only this package reads labels."""

@@ -1,4 +1,4 @@
-"""How far two segmentations of the same positions agree, without labels."""
+"""Agreement of two segmentations of the same positions, without labels."""
 
 import torch
 from jaxtyping import Int
@@ -8,27 +8,39 @@ from torch import Tensor
 def count_pairs(
     left: Int[Tensor, "*positions"], right: Int[Tensor, "*positions"], num_left: int, num_right: int
 ) -> Int[Tensor, "{num_left} {num_right}"]:
-    """Count how often each region of one segmentation meets each of another; counts add up.
+    """Count the positions that each pair of regions of two segmentations shares.
+
+    Counts of several images can be added up.
+
+    >>> left, right = torch.tensor([0, 0, 1, 1]), torch.tensor([1, 1, 0, 1])
+    >>> count_pairs(left, right, num_left=2, num_right=2)
+    tensor([[0, 2],
+            [1, 1]])
 
     Args:
         left: Region of each position.
         right: Region of each position in the other segmentation.
-        num_left: Rows of the result.
-        num_right: Columns of the result.
+        num_left: Number of regions in the first segmentation, the rows of the result.
+        num_right: Number of regions in the other, the columns of the result.
     """
     pairs = left.flatten().long() * num_right + right.flatten().long()
     return torch.bincount(pairs, minlength=num_left * num_right).reshape(num_left, num_right)
 
 
 def adjusted_rand(counts: Int[Tensor, "left right"]) -> float:
-    """Adjusted Rand index of two segmentations (Hubert and Arabie 1985).
+    """Compute the adjusted Rand index of two segmentations (Hubert and Arabie 1985).
+
+    >>> adjusted_rand(torch.tensor([[0, 5], [3, 0]]))
+    1.0
+    >>> adjusted_rand(torch.tensor([[2, 2], [2, 2]])) < 0
+    True
 
     Args:
-        counts: How often each region of one meets each of the other, from `count_pairs`.
+        counts: Shared positions of each pair of regions, from `count_pairs`.
 
     Returns:
-        1 where they are the same but for the numbers of the regions, 0 on average where they have
-        nothing to do with each other; 1 too where each is a single region.
+        1 if the segmentations are equal up to the numbering of regions, or if each is a single
+        region; 0 on average if they are independent.
 
     Raises:
         ValueError: If fewer than 2 positions were counted.
@@ -44,5 +56,5 @@ def adjusted_rand(counts: Int[Tensor, "left right"]) -> float:
 
 
 def _pairs(counts: Int[Tensor, "*cells"]) -> float:
-    """Count the pairs of positions that share a cell, in whole numbers."""
+    """Count the pairs of positions that share a cell, in integers."""
     return float((counts.long() * (counts.long() - 1) // 2).sum())

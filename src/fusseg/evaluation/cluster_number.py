@@ -1,10 +1,10 @@
-"""Which number of regions the features themselves suggest, from clusterings of several numbers."""
+"""Suggest the number of regions from clusterings with several numbers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 STABLE = 0.8
-"""Adjusted Rand index from which two clusterings count as the same (Steinley 2004: "good")."""
+"""Adjusted Rand index above which two clusterings count as the same (Steinley 2004: "good")."""
 
 
 @dataclass(frozen=True)
@@ -13,13 +13,14 @@ class Judged:
 
     num_clusters: int
     stability: float
-    """Mean adjusted Rand index on images that neither of two clusterings has seen."""
+    """Mean adjusted Rand index of two clusterings, on images that neither has seen."""
     spread: float
-    """Sample standard deviation of that over the splits."""
+    """Sample standard deviation of the index over the splits."""
     silhouette: float
-    """Mean silhouette by cosine of held-back positions, in [-1, 1]."""
+    """Mean cosine silhouette of held-back positions, in [-1, 1]."""
     mean_cosine: float
-    """Of held-back positions to their own centroid; it rises with K, look for the elbow."""
+    """Mean cosine of held-back positions to their own centroid. It rises with K: look for the
+    elbow."""
 
 
 @dataclass(frozen=True)
@@ -27,17 +28,23 @@ class Suggestion:
     """The numbers of regions worth trying."""
 
     finest: int
-    """The largest stable one: regions can share a name later, but none can be split."""
+    """The largest stable number: regions can share a name later, but none can be split. If no
+    number is stable, the steadiest."""
     steadiest: int
-    """The one of the highest stability."""
+    """The number with the highest stability."""
     most_distinct: int
-    """The one of the highest silhouette."""
+    """The number with the highest silhouette."""
     stable: bool
-    """Whether any number is stable; where none is, the finest is the steadiest."""
+    """Whether any number is stable."""
 
 
 def suggest_number(judged: Sequence[Judged]) -> Suggestion:
-    """Pick from what was judged; of equals the smaller number.
+    """Choose among the judged numbers of regions; of equal ones, the smaller.
+
+    >>> few = Judged(4, stability=0.95, spread=0.01, silhouette=0.30, mean_cosine=0.6)
+    >>> many = Judged(9, stability=0.85, spread=0.02, silhouette=0.35, mean_cosine=0.7)
+    >>> suggest_number([few, many])
+    Suggestion(finest=9, steadiest=4, most_distinct=9, stable=True)
 
     Raises:
         ValueError: If nothing was judged.

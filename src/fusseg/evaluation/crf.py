@@ -1,4 +1,4 @@
-"""Dense conditional random field: regions that follow the edges of the image.
+"""Dense conditional random field (CRF): make regions follow the edges of the image.
 
 Source: Kraehenbuehl & Koltun, Efficient Inference in Fully Connected CRFs with Gaussian Edge
 Potentials, NeurIPS 2011; weights as in STEGO (arXiv 2203.08414).
@@ -14,7 +14,7 @@ from scipy.special import log_softmax, softmax
 from fusseg.evaluation.permutohedral import build_lattice, gaussian_filter
 
 SHARPNESS = 2.0
-"""Unary potential: minus the logarithm of softmax(SHARPNESS * cosine)."""
+"""The unary potential is -log(softmax(SHARPNESS * cosine))."""
 ITERATIONS = 10
 SMOOTH_WEIGHT, SMOOTH_STD = 3.0, 1.0
 """Weight of the kernel over positions, and its standard deviation in pixels."""
@@ -30,11 +30,11 @@ def refine(
     image: UInt8[np.ndarray, "height width 3"],
     cosines: Float32[np.ndarray, "clusters height width"],
 ) -> UInt8[np.ndarray, "height width"]:
-    """Give each pixel the region that is most likely under the field.
+    """Assign each pixel to its most likely region under the CRF.
 
     Args:
-        image: RGB, as the backbone saw it.
-        cosines: Of each pixel's code with each centroid.
+        image: RGB image, as the backbone saw it.
+        cosines: Cosine of each pixel's code with each centroid.
     """
     clusters, height, width = cosines.shape
     unary = log_softmax(SHARPNESS * cosines.reshape(clusters, -1).T, axis=1)
@@ -51,24 +51,24 @@ def mean_field(
     kernels: Sequence[tuple[float, Kernel]],
     iterations: int = ITERATIONS,
 ) -> Marginals:
-    """Approximate each pixel's marginals under Potts potentials (their algorithm 1).
+    """Approximate each pixel's marginals under Potts potentials (algorithm 1 of the paper).
 
     Args:
         log_unary: Logarithm of each pixel's own probabilities.
-        kernels: Weight and kernel of each pairwise term. That a pixel also meets itself shifts
-            nothing but its confidence, as in the authors' implementation.
-        iterations: Parallel updates of all pixels.
+        kernels: Weight and kernel of each pairwise term. A kernel includes the pixel itself, which
+            changes only its confidence, as in the authors' implementation.
+        iterations: Number of parallel updates of all pixels.
     """
     marginals: Marginals = softmax(log_unary, axis=1)
     for _ in range(iterations):
-        # Potts: a region is rewarded by what agrees with it; what is alike for all cancels.
+        # Potts: pixels that agree with a region reward it; terms equal for all regions cancel.
         messages = [np.float32(weight) * kernel(marginals) for weight, kernel in kernels]
         marginals = softmax(log_unary + sum(messages), axis=1)
     return marginals
 
 
 def normalize_kernel(kernel: Kernel, num_pixels: int) -> Kernel:
-    """Divide a kernel by the roots of its row and column sums, which keeps it symmetric."""
+    """Divide a kernel by the square roots of its row and column sums; it stays symmetric."""
     total = kernel(np.ones((num_pixels, 1), np.float32))
     root = 1 / np.sqrt(total + np.float32(1e-20))
     return lambda values: root * kernel(root * values)

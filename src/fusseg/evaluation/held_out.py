@@ -40,14 +40,14 @@ class HeldOut:
     """Held-out images with their features, and how they are scored."""
 
     views: tuple[View, ...]
-    """One per image of `features`, in its order."""
+    """One per image of `features`, in the same order."""
     features: FeatureSet
     classes: Classes | None
-    """None where no image has a mask."""
+    """None if no image has a mask."""
     mirrored: FeatureSet | None = None
-    """Features of the mirror images, where codes are averaged with theirs."""
+    """Features of the mirror images, for flip averaging."""
     crf: bool = False
-    """Whether what is scored is refined with a dense CRF."""
+    """Whether segmentations are refined with a dense CRF before they are scored."""
 
     @property
     def items(self) -> tuple[Item, ...]:
@@ -57,23 +57,23 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class LabeledScores:
-    """Scores over all held-out images and per site, with the counts they follow from."""
+    """Scores over all held-out images and per site, with the pixel counts."""
 
     confusion: Confusion
     overall: Scores
     site_scores: dict[str, Scores]
-    """Each site under the matching of all sites together."""
+    """Scores of each site, under the common matching of all sites."""
     num_images: dict[str, int]
-    """Labeled images per site."""
+    """Number of labeled images of each site."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Label-free figures over all images, and scores where there are labels."""
+    """Label-free figures over all images, and scores if there are labels."""
 
     quality: Quality
     scores: LabeledScores | None
-    """None where no pixel is labeled."""
+    """None if no pixel is labeled."""
 
 
 def gather_held_out(
@@ -82,17 +82,16 @@ def gather_held_out(
     classes: Classes | None,
     evaluation: EvaluationConfig,
 ) -> HeldOut:
-    """Join what was extracted of the held-out images; skipped ones are left out.
+    """Collect the held-out images with their features; skipped images are left out.
 
     Args:
         views: The held-out images.
-        features: Where the features of the views and, for flip averaging, of their mirror images
-            are.
+        features: Features of the views and, for flip averaging, of their mirror images.
         classes: As in `hold_out`.
-        evaluation: Whether codes are averaged and scores refined.
+        evaluation: Whether to use flip averaging and a CRF.
 
     Raises:
-        DataError: If no image is left, or a mask is bad.
+        DataError: If no image is left, or a mask is invalid.
     """
     usable = [view for view in views if all(map(features.has, with_mirrored([view], evaluation)))]
     mirrored = features.of_views(map(mirror, usable)) if evaluation.flip else None
@@ -101,34 +100,34 @@ def gather_held_out(
 
 
 def hold_out(views: Sequence[View], features: FeatureSet, classes: Classes | None) -> HeldOut:
-    """Join held-out images with their features, and look at every mask before it is needed.
+    """Combine held-out images with their features, and check every mask in advance.
 
     Args:
-        views: One per image of `features`, in its order.
-        features: Their features.
+        views: One per image of `features`, in the same order.
+        features: Features of the images.
         classes: Names of the pixel values; None: inferred from the masks, if there are any.
 
     Raises:
-        DataError: If a mask cannot be read or holds a value that is no class.
+        DataError: If a mask cannot be read or contains a value that is not a class.
     """
     masks = [view.item for view in views if view.item.mask is not None]
     if not masks:
         return HeldOut(tuple(views), features, None)
     known = infer_classes(masks) if classes is None else classes
     for item in masks:
-        # A bad mask must show before training and not after it.
+        # An invalid mask has to be reported before training, not after it.
         load_mask(item, known)
     return HeldOut(tuple(views), features, known)
 
 
 def read_labels(held_out: HeldOut, index: int) -> UInt8[Tensor, "height width"] | None:
-    """Read one image's labels as the backbone saw the image; None if it has no mask.
+    """Read one image's labels, resized as the image was for the backbone; None without a mask.
 
     Returns:
-        Class of each pixel; the number of classes where it is ignored.
+        Class of each pixel; the number of classes for ignored pixels.
 
     Raises:
-        DataError: If the mask cannot be read or holds a value that is no class.
+        DataError: If the mask cannot be read or contains a value that is not a class.
     """
     item, settings = held_out.views[index].item, held_out.views[index].settings
     if item.mask is None or held_out.classes is None:
@@ -142,13 +141,13 @@ def read_labels(held_out: HeldOut, index: int) -> UInt8[Tensor, "height width"] 
 
 
 def evaluate(segmenter: Segmenter, held_out: HeldOut) -> Evaluation:
-    """Go once over all images: label-free figures, and counts where there are labels.
+    """Evaluate all images in one pass: label-free figures, and scores if there are labels.
 
     Raises:
-        DataError: If a mask cannot be read or holds a value that is no class.
+        DataError: If a mask cannot be read or contains a value that is not a class.
     """
-    # Added up as they come: small tensors kept between large ones keep the allocator from using
-    # the room of the large ones again, and memory would grow with the number of images.
+    # Added up right away: small tensors kept between large ones would prevent the allocator from
+    # reusing the memory of the large ones, and memory would grow with the number of images.
     sums: QualitySums | None = None
     counts: dict[str, Confusion] = {}
     num_images: Counter[str] = Counter()
@@ -165,11 +164,11 @@ def evaluate(segmenter: Segmenter, held_out: HeldOut) -> Evaluation:
 
 
 def score_sites(counts: Mapping[str, Sequence[Confusion]]) -> LabeledScores | None:
-    """Match clusters to classes once for all sites, then score over all and per site.
+    """Match clusters to classes once for all sites, then compute total and per-site scores.
 
     Args:
-        counts: Counts of the labeled images of each site; a site without a labeled pixel is left
-            out.
+        counts: Pixel counts of the labeled images of each site; sites without a labeled pixel are
+            left out.
     """
     confusion = {site: torch.stack(list(images)).sum(dim=0) for site, images in counts.items()}
     return _score(confusion, {site: len(images) for site, images in counts.items()})
@@ -194,7 +193,7 @@ def _score(
 def encode_held_out(
     segmenter: Segmenter, held_out: HeldOut, index: int
 ) -> Float[Tensor, "h w code"]:
-    """Encode one image; with flip averaging, the mean with the codes of its mirror image."""
+    """Encode one image; with flip averaging, average its codes with those of its mirror image."""
     codes = encode(segmenter, held_out.features.feature_map(index))
     if held_out.mirrored is None:
         return codes
@@ -205,7 +204,7 @@ def encode_held_out(
 def segment_held_out(
     segmenter: Segmenter, held_out: HeldOut, index: int
 ) -> UInt8[Tensor, "height width"]:
-    """Segment one held-out image at the size its labels have."""
+    """Segment one held-out image at the size of its labels."""
     return _segment(segmenter, encode_held_out(segmenter, held_out, index), held_out, index)
 
 
@@ -215,7 +214,7 @@ def _segment(
     item, seen = held_out.views[index].item, held_out.views[index].settings
     if not held_out.crf:
         return assign(similarities(segmenter, codes), seen.image_size)
-    # Here and not above: its parts of scipy take long to import, and few evaluations refine.
+    # Imported here because its parts of scipy are slow to import and few evaluations refine.
     from fusseg.evaluation.crf import refine
 
     image = fit_image(

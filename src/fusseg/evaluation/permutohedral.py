@@ -1,9 +1,9 @@
 """Gaussian filtering in several dimensions on the permutohedral lattice (Adams, Baek & Davis 2010).
 
-A brute-force filter over N points costs N x N kernel values. Here each point is spread over the
-corners of the simplex it lies in (splat), the lattice points are blurred along d + 1 directions,
-and each point reads its corners (slice): N x d^2. The lattice points and their neighbors depend on
-the positions only and are found once for all values.
+A brute-force filter over N points computes N x N kernel values. Here each point is spread over the
+corners of its enclosing simplex (splat), the lattice points are blurred along d + 1 directions, and
+each point reads its corners (slice), which costs N x d^2. The lattice points and their neighbors
+depend only on the positions and are found once for all values.
 """
 
 from dataclasses import dataclass
@@ -18,27 +18,27 @@ _BLOCK_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class Lattice:
-    """Linear maps from points to lattice points, and from lattice points to their neighborhood."""
+    """Linear maps between points and lattice points, and from lattice points to their neighbors."""
 
     splat: csr_array
-    """Lattice points x points: barycentric weights."""
+    """Barycentric weights, lattice points x points."""
     slice: csr_array
-    """Its transpose, times what makes the blurs sum to one over a filled lattice."""
+    """Transpose of `splat`, scaled so that the blurs sum to one over a filled lattice."""
     blurs: tuple[csr_array, ...]
-    """One per direction: the lattice point itself and half of its two neighbors."""
+    """One per direction: weight 1 for the lattice point and 1/2 for its two neighbors."""
 
 
 def build_lattice(positions: Float[np.ndarray, "points dims"]) -> Lattice:
-    """Find the lattice points around some positions, and their neighbors.
+    """Find the lattice points around positions, and their neighbors.
 
     Args:
-        positions: In units of the standard deviation of the Gaussian.
+        positions: Positions in units of the Gaussian's standard deviation.
     """
     num_points, dims = positions.shape
     corners, weights = _enclosing_simplices(positions)
     origin = corners.min(axis=(0, 1)) - (dims + 1)
     extent = corners.max(axis=(0, 1)) - origin + dims + 2
-    # One whole number per lattice point, in which a step along a direction adds a constant.
+    # One integer key per lattice point; a step along a direction adds a constant to it.
     radix = np.append(np.cumprod(extent[:0:-1], dtype=np.int64)[::-1], 1)
     keys, vertex = np.unique((corners - origin) @ radix, return_inverse=True)
     shape = (num_points, len(keys))
@@ -57,9 +57,9 @@ def gaussian_filter(
 ) -> Float32[np.ndarray, "points channels"]:
     """Sum the values of all points, weighted by about exp(-|p_i - p_j|^2 / 2), up to a constant.
 
-    The kernel is the lattice's own bump, and what would move over a lattice point that is corner to
-    no point is lost, as in the dense-CRF implementation of Kraehenbuehl & Koltun: values must be
-    normalized by what becomes of ones. Then the error is some percent (parity test).
+    The kernel is only approximately Gaussian, and contributions that pass through a lattice point
+    that is no point's corner are lost, as in the dense-CRF implementation of Kraehenbuehl & Koltun.
+    Divide the result by that for values of one; the error is then a few percent (parity test).
     """
     filtered = np.empty_like(values)
     block = max(1, _BLOCK_BYTES // (4 * lattice.splat.shape[0]))
@@ -78,8 +78,8 @@ def _enclosing_simplices(
     """Find the corners of the simplex around each position, and its barycentric coordinates.
 
     Returns:
-        The corners' first `dims` coordinates, the last one following from their sum of zero, and
-        the weights, which sum to one.
+        The corners' first `dims` coordinates (the last follows from their sum of zero), and the
+        weights, which sum to one.
     """
     dims = positions.shape[1]
     elevated = _elevate(positions)
@@ -89,7 +89,7 @@ def _enclosing_simplices(
     order = np.argsort(base * (dims + 1) - elevated, axis=1, kind="stable")
     rank = np.empty_like(order)
     np.put_along_axis(rank, order, np.arange(dims + 1)[None], axis=1)
-    # Where it is not: move the coordinates that were rounded farthest by one.
+    # If it is not zero, change the coordinates with the largest rounding errors by one.
     rank += excess
     base += (rank < 0).astype(np.int64) - (rank > dims)
     rank %= dims + 1
@@ -98,7 +98,7 @@ def _enclosing_simplices(
     weights = np.empty_like(elevated)
     weights[:, 1:] = (offset[:, :-1] - offset[:, 1:])[:, ::-1]
     weights[:, 0] = 1 + offset[:, -1] - offset[:, 0]
-    # Corner k: k is added to each coordinate, and dims + 1 taken from those of the last k ranks.
+    # Corner k: add k to each coordinate, and subtract dims + 1 from those of the last k ranks.
     number = np.arange(dims + 1)
     canonical = number[:, None] - (dims + 1) * (number[None, :] > dims - number[:, None])
     corners = (base * (dims + 1))[:, None, :] + canonical[number[None, :, None], rank[:, None, :]]
@@ -110,7 +110,7 @@ def _elevate(
 ) -> Float[np.ndarray, "points coordinates"]:
     """Embed positions isometrically in the plane of coordinates that sum to zero.
 
-    Scaled so that splat, blur and slice together have standard deviation one.
+    They are scaled so that splat, blur and slice together have a standard deviation of one.
     """
     dims = positions.shape[1]
     number = np.arange(1, dims + 1)
@@ -124,7 +124,7 @@ def _elevate(
 
 
 def _blur(keys: Int64[np.ndarray, " vertices"], step: int) -> csr_array:
-    """Weigh each lattice point and half of its two neighbors along one direction."""
+    """Make the blur along one direction: weight 1 for the lattice point, 1/2 for its neighbors."""
     found, columns = [], []
     for neighbor in (keys - step, keys, keys + step):
         place = np.minimum(np.searchsorted(keys, neighbor), len(keys) - 1)

@@ -14,7 +14,7 @@ from fusseg.evaluation.scores import Scores, count_pixels, score
 
 @runtime_checkable
 class Maps(Protocol):
-    """One array per image: a list, a stack, or what computes them when they are asked for."""
+    """One array per image: a list, a stacked array, or an object that computes them on access."""
 
     def __len__(self) -> int:
         """Count the images."""
@@ -30,9 +30,9 @@ class ProbeConfig:
     """How the probe is trained."""
 
     num_positions: int = 80_000
-    """Labeled positions drawn from all training images."""
+    """Number of labeled positions drawn from all training images."""
     max_iterations: int = 100
-    """Of L-BFGS; the score settles long before the weights do."""
+    """Most iterations of L-BFGS; the score converges long before the weights do."""
     seed: int = 0
 
 
@@ -42,23 +42,23 @@ def linear_probe(
     num_classes: int,
     config: ProbeConfig | None = None,
 ) -> Scores:
-    """Train a softmax regression on labeled positions and score it on others.
+    """Train a softmax regression on labeled positions and score it on other images.
 
-    Features are standardized by the drawn positions. Maps are read image by image, so that
-    memory-mapped features of any number of images fit; images may differ in height and width.
+    Features are standardized by the drawn positions. Maps are read image by image, so memory-mapped
+    features of any number of images fit in memory. Images may differ in height and width.
 
     Args:
-        train: Feature maps of shape dim x h x w, and the class of each position, h x w; a label of
-            `num_classes` or above is left out.
-        test: The same of the images that are scored.
-        num_classes: Classes, C.
+        train: Feature maps of shape dim x h x w, and the class of each position, h x w; positions
+            with a label of `num_classes` or above are ignored.
+        test: Feature maps and classes of the images to score.
+        num_classes: Number of classes, C.
         config: Number of positions, iterations and seed; None: the defaults.
 
     Returns:
         Scores over the positions of all test images, from summed counts.
 
     Raises:
-        DataError: If the labeled training positions hold fewer than two classes, or no test
+        DataError: If the labeled training positions have fewer than two classes, or no test
             position is labeled.
     """
     from sklearn.exceptions import ConvergenceWarning
@@ -96,7 +96,10 @@ def linear_probe(
 def majority_labels(
     mask: UInt8[np.ndarray, "height width"], stride: int
 ) -> UInt8[np.ndarray, "h w"]:
-    """Give each position the most frequent value of its cell of pixels, the lowest in a tie.
+    """Assign each position the most frequent value of its cell of pixels, the lowest in a tie.
+
+    >>> majority_labels(np.array([[1, 1, 2, 3], [1, 0, 2, 3]], np.uint8), stride=2)
+    array([[1, 2]], dtype=uint8)
 
     Args:
         mask: Class of each pixel; both sides are multiples of the stride.
@@ -127,7 +130,7 @@ def _draw_positions(
     count = min(config.num_positions, len(image))
     drawn = np.sort(generator.choice(len(image), count, replace=False))
     image, position = image[drawn], position[drawn]
-    # Image by image, so that a memory map is read once from front to back.
+    # Image by image, so that a memory map is read once and in order.
     used = np.unique(image).tolist()
     rows = [_positions(maps[one])[position[image == one]] for one in used]
     picked = [flat[one][position[image == one]].astype(np.int64) for one in used]

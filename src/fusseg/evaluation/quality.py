@@ -1,4 +1,4 @@
-"""Label-free figures: what stands in where nothing is labeled."""
+"""Label-free figures of quality, for images without labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,19 +10,19 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Quality:
-    """How clearly the codes fall into the clusters, over all positions of all images."""
+    """How clearly codes fall into clusters, over all positions of all images."""
 
     cluster_share: Float[Tensor, " clusters"]
-    """Share of the positions in each cluster, summing to 1."""
+    """Share of the positions in each cluster; they sum to 1."""
     mean_cosine: float
     """Mean cosine of a code to its own centroid, in [-1, 1]."""
     mean_margin: float
-    """Mean lead of the own centroid's cosine over the second best, in [0, 2]."""
+    """Mean difference of the cosines to the nearest and the second centroid, in [0, 2]."""
 
 
 @dataclass(frozen=True)
 class QualitySums:
-    """Sums over positions; those of images add up."""
+    """Sums over positions; sums of several images can be added up."""
 
     positions: Int[Tensor, " clusters"]
     cosine: float
@@ -31,7 +31,7 @@ class QualitySums:
 
 def sum_quality(found: Float[Tensor, "positions clusters"]) -> QualitySums:
     """Sum the label-free figures over the positions of one image, from cosines to centroids."""
-    # Clusters first: two passes over rows of positions take a third of the time of topk.
+    # Clusters first: two passes over rows of positions take a third of topk's time.
     rows = found.T.contiguous()
     cosine, nearest = rows.max(dim=0)
     second = rows.scatter_(0, nearest[None], -torch.inf).amax(dim=0)
@@ -53,6 +53,13 @@ def add_quality(left: QualitySums, right: QualitySums) -> QualitySums:
 
 def average_quality(sums: Sequence[QualitySums]) -> Quality:
     """Average the label-free figures over the positions of all images.
+
+    >>> sums = sum_quality(torch.tensor([[0.75, 0.25], [0.5, 0.0], [0.25, 1.0]]))
+    >>> quality = average_quality([sums])
+    >>> quality.cluster_share
+    tensor([0.6667, 0.3333], dtype=torch.float64)
+    >>> quality.mean_cosine
+    0.75
 
     Raises:
         ValueError: If there is no image.

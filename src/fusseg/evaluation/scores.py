@@ -1,4 +1,4 @@
-"""Scores of a whole data set, from its summed pixel counts (method section 5)."""
+"""Scores of a data set: count pixels, match clusters with classes, score (method section 5)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 UNMATCHED = -1
-"""Class of a cluster that got none because clusters outnumber classes."""
+"""Class of clusters left without one because there are more clusters than classes."""
 _VALUES = 256
-"""Values of a byte."""
+"""Number of values of a byte."""
 
 
 def count_pixels(
@@ -21,15 +21,21 @@ def count_pixels(
     num_clusters: int,
     num_classes: int,
 ) -> Int[Tensor, "{num_clusters} {num_classes}"]:
-    """Count how often each cluster falls on each class; counts of images add up.
+    """Count the pixels of each cluster in each class; counts of images can be added up.
+
+    >>> clusters = torch.tensor([[0, 0], [1, 1]], dtype=torch.uint8)
+    >>> labels = torch.tensor([[1, 1], [0, 255]], dtype=torch.uint8)
+    >>> count_pixels(clusters, labels, num_clusters=2, num_classes=2)
+    tensor([[0, 2],
+            [1, 0]])
 
     Args:
-        clusters: Region of each pixel.
+        clusters: Cluster of each pixel.
         labels: Class of each pixel; a value of `num_classes` or above is ignored.
-        num_clusters: Rows of the result.
-        num_classes: Columns of the result.
+        num_clusters: Number of clusters, the rows of the result.
+        num_classes: Number of classes, the columns of the result.
     """
-    # All 256 values are counted and those of no class cut off: faster than picking pixels.
+    # Counting all 256 values and dropping those of no class is faster than selecting pixels.
     pairs = clusters.flatten().int() * _VALUES + labels.flatten()
     counts = torch.bincount(pairs, minlength=num_clusters * _VALUES)
     return counts.reshape(num_clusters, _VALUES)[:, :num_classes].contiguous()
@@ -38,20 +44,23 @@ def count_pixels(
 def match_clusters(confusion: Int[Tensor, "clusters classes"]) -> Int[Tensor, " clusters"]:
     """Match clusters to classes so that most pixels agree (Hungarian method; method section 5).
 
-    Tie rule: matchings that agree in equally many pixels can differ in mIoU; of them the one with
-    the largest sum of IoU is taken, so that no score depends on the order of the clusters.
+    Ties: matchings that agree in equally many pixels can differ in mIoU. The one with the largest
+    sum of IoU is taken, so that scores do not depend on the order of the clusters.
+
+    >>> match_clusters(torch.tensor([[1, 8], [6, 0], [2, 2]]))
+    tensor([ 1,  0, -1])
 
     Args:
-        confusion: Pixel counts, `confusion[k, c]` for cluster k on class c.
+        confusion: Pixel counts, `confusion[k, c]` for cluster k and class c.
 
     Returns:
-        Class of each cluster, `UNMATCHED` where clusters outnumber classes.
+        Class of each cluster, or `UNMATCHED`.
     """
-    # Here and not above: it takes long to import, and most processes never match anything.
+    # Imported here because it is slow, and most processes never match anything.
     from scipy.optimize import linear_sum_assignment
 
     iou = pair_iou(confusion).nan_to_num(0).numpy()
-    # A sum of IoU is at most min(K, C), so that its share stays below one pixel.
+    # A sum of IoU is at most min(K, C), so this term stays below one pixel.
     profit = confusion.double().numpy() + iou / (min(confusion.shape) + 1)
     clusters, classes = linear_sum_assignment(profit, maximize=True)
     matching = np.full(len(confusion), UNMATCHED, dtype=np.int64)
@@ -60,7 +69,7 @@ def match_clusters(confusion: Int[Tensor, "clusters classes"]) -> Int[Tensor, " 
 
 
 def pair_iou(confusion: Int[Tensor, "clusters classes"]) -> Float[Tensor, "clusters classes"]:
-    """IoU of every cluster with every class, in float64; NaN where both are empty."""
+    """Compute the IoU of every cluster with every class, in float64; NaN if both are empty."""
     counts = confusion.double()
     union = counts.sum(dim=1, keepdim=True) + counts.sum(dim=0, keepdim=True) - counts
     return counts / union
@@ -73,11 +82,13 @@ class Scores:
     mean_iou: float
     """IoU of summed counts, mean over the classes that occur in the labels."""
     mean_iou_stego: float
-    """The same by STEGO's definition, that of published figures; see `stego_mean_iou`."""
+    """Mean IoU as STEGO defines it, for comparison with published figures; see
+    `stego_mean_iou`."""
     pixel_accuracy: float
     class_iou: Float[Tensor, " classes"]
-    """NaN for a class that no label has."""
+    """IoU of each class; NaN for a class that does not occur in the labels."""
     matching: Int[Tensor, " clusters"]
+    """Class of each cluster, or `UNMATCHED`."""
 
 
 def score(
@@ -85,12 +96,18 @@ def score(
 ) -> Scores:
     """Match clusters to classes, then score.
 
-    Pixels of an unmatched cluster are wrong: they count to their class's union and to no other's.
+    Pixels of an unmatched cluster are wrong: they count in the union of their own class only.
+
+    >>> scores = score(torch.tensor([[2, 6], [6, 2]]))
+    >>> scores.matching
+    tensor([1, 0])
+    >>> scores.mean_iou, scores.pixel_accuracy
+    (0.6, 0.75)
 
     Args:
-        confusion: Pixel counts summed over the data set, so that mIoU is that of the data set and
-            not the mean over images.
-        matching: Class of each cluster; None: the best one for these counts.
+        confusion: Pixel counts summed over the data set, so that the mIoU is that of the data set
+            and not a mean over images.
+        matching: Class of each cluster; None: the best matching for these counts.
 
     Raises:
         ValueError: If no pixel was counted.
@@ -115,14 +132,14 @@ def score(
 
 
 def stego_mean_iou(iou: Float[Tensor, " classes"], num_unmatched: int) -> float:
-    """Average IoU as STEGO's metric does (arXiv 2203.08414, as published with its code).
+    """Compute the mean IoU as STEGO's published code does (arXiv 2203.08414).
 
-    The mean is over the classes that are labeled or predicted: one that no label has counts as 0
-    where it is predicted. All unmatched clusters together are one more such class.
+    The mean is over the classes that are labeled or predicted: a class that is predicted but never
+    labeled counts as 0. All unmatched clusters together count as one more such class.
 
     Args:
         iou: IoU of each class; NaN for a class that is neither labeled nor predicted.
-        num_unmatched: Labeled pixels in clusters that are matched to no class.
+        num_unmatched: Number of labeled pixels in unmatched clusters.
     """
     num_counted = int((~iou.isnan()).sum()) + (num_unmatched > 0)
     return float(iou.nansum() / num_counted)
@@ -131,19 +148,23 @@ def stego_mean_iou(iou: Float[Tensor, " classes"], num_unmatched: int) -> float:
 def score_named(
     confusion: Sequence[Sequence[int]], names: Sequence[str], class_names: Sequence[str]
 ) -> dict[str, Any] | None:
-    """Score clusters as the class that each is called, several clusters one class where they are.
+    """Score each cluster as the class it is named after, instead of the best matching.
 
-    Matching gives every class one cluster at most; names are not bound to that. What is called by
-    no class's name is wrong everywhere, as an unmatched cluster is.
+    A matching gives each class at most one cluster; several clusters can have the name of one
+    class. Clusters that are not named after a class are wrong everywhere, like unmatched ones.
+
+    >>> found = score_named([[6, 0], [2, 0], [0, 4]], ["road", "road", "sky"], ["road", "sky"])
+    >>> found["mean_iou"]
+    1.0
 
     Args:
-        confusion: Pixels of each cluster (row) and class (column).
+        confusion: Pixel counts of each cluster (row) and class (column).
         names: Given name of each cluster.
-        class_names: In the order of the columns.
+        class_names: Names of the classes, in the order of the columns.
 
     Returns:
-        `mean_iou`, `pixel_accuracy` and `per_class_iou` as in the record; None where no cluster is
-        called like a class.
+        `mean_iou`, `pixel_accuracy` and `per_class_iou` as in the record; None if no cluster is
+        named after a class.
     """
     index_of = {name: index for index, name in enumerate(class_names)}
     classes = [index_of.get(name, UNMATCHED) for name in names]

@@ -1,4 +1,4 @@
-"""How good a run is without labels: its regions by themselves, and against those of another run."""
+"""Judge a run without labels: by its own regions, and by comparison with another run."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,18 +34,18 @@ class ImageQuality:
 
 @dataclass(frozen=True)
 class MatchedRegion:
-    """A region and the one of the other run that covers the same positions best."""
+    """A region and its best match in the other run."""
 
     cluster: int
     other: int
-    """`UNMATCHED` where the other run has fewer regions."""
+    """Index of the match; `UNMATCHED` if the other run has too few regions."""
     iou: float
-    """0 where unmatched."""
+    """IoU of the two; 0 if unmatched."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two runs see the same regions, over all positions of all images."""
+    """Agreement of the regions of two runs, over all positions of all images."""
 
     adjusted_rand: float
     regions: tuple[MatchedRegion, ...]
@@ -53,12 +53,12 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Judgement:
-    """All that the quality page shows."""
+    """Content of the quality page."""
 
     overall: Quality
     sites: dict[str, Quality]
     images: tuple[ImageQuality, ...]
-    """In the order they are held."""
+    """In the given order of the images."""
     agreement: Agreement | None
     """None without another run."""
 
@@ -66,15 +66,15 @@ class Judgement:
 def judge_regions(
     segmenter: Segmenter, other: Segmenter | None, shown: HeldOut
 ) -> Iterator[ImageQuality | Judgement]:
-    """Look at every position of every image once; no label is read.
+    """Judge every position of every image once; no label is read.
 
     Args:
-        segmenter: The run's.
-        other: Of a run with another seed; None: nothing is compared.
+        segmenter: The run's segmenter.
+        other: Segmenter of a run with another seed; None: nothing is compared.
         shown: The images.
 
     Yields:
-        The figures of each image, and after them the judgement.
+        The figures of each image, followed by the judgement.
     """
     images: list[ImageQuality] = []
     counts = None
@@ -109,7 +109,7 @@ def compare_regions(counts: Int[Tensor, "clusters others"]) -> Agreement:
     """Match the regions of two runs so that most positions agree (Hungarian method).
 
     Args:
-        counts: How often each region meets each of the other run.
+        counts: Shared positions of each pair of regions, from `count_pairs`.
     """
     matching, iou = match_clusters(counts), pair_iou(counts).nan_to_num(0)
     regions = [
@@ -120,15 +120,15 @@ def compare_regions(counts: Int[Tensor, "clusters others"]) -> Agreement:
 
 
 def check_comparable(config: Config, other: Config) -> None:
-    """Refuse two runs that see different images, or see them differently.
+    """Refuse two runs that preprocess images differently.
 
     Raises:
-        ConfigError: If the size or another of these settings differs.
+        ConfigError: If the image size or another of these settings differs.
     """
     for name in SEEN:
         left, right = getattr(config.data, name), getattr(other.data, name)
         if left != right:
             raise ConfigError(
-                f"the two runs see images differently: data.{name} is {left!r} and {right!r}; "
-                "train the second with the first one's config.toml and another seed"
+                f"the two runs preprocess images differently: data.{name} is {left!r} and "
+                f"{right!r}; train the second with the first one's config.toml and another seed"
             )

@@ -1,1 +1,1 @@
-"""From images of any size to regions on disk: views, tiles, strips, edges, results."""
+"""Segment images of any size and write the results: views, tiles, strips, edges, files."""

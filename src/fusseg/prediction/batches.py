@@ -1,4 +1,4 @@
-"""Segment image files one batch after the other, and skip what is done already."""
+"""Segment image files batch by batch, and skip those that are already done."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -27,7 +27,7 @@ from fusseg.prediction.tiling import Pixels, Track, untracked
 from fusseg.prediction.viewing import PredictOptions
 
 Place = tuple[Path, Path]
-"""An image file, and where its results go: a path below the folder of results, without suffix."""
+"""An image file, and the path of its results: relative to the output folder, without suffix."""
 
 
 @dataclass(frozen=True)
@@ -36,21 +36,21 @@ class Predicted:
 
     source: Path
     stored: Stored
-    """What its file holds."""
+    """Content of its file."""
     replaced: bool = False
-    """Whether the results of another image had stood in its place."""
+    """Whether it replaced the results of another image."""
 
 
 @dataclass(frozen=True)
 class AlreadyThere:
-    """One image whose results were there."""
+    """One image that already had results."""
 
     source: Path
 
 
 @dataclass(frozen=True)
 class NotPredicted:
-    """One image that could not be read or segmented, or its results written, and why."""
+    """One image that could not be read, segmented or written, and the reason."""
 
     source: Path
     reason: str
@@ -71,15 +71,15 @@ def predict_images(
     """Segment image files; each becomes an index PNG, an overlay JPEG and a JSON.
 
     Args:
-        segmenter: With its names.
-        sources: Each image and where it goes.
+        segmenter: Segmenter with its names.
+        sources: Each image and the path of its results.
         out: Folder of the results.
         options: Scale, tiles and refinement.
-        again: Segment also what is done already.
+        again: Whether to segment images again that are already done.
         track: Wraps the rows of tiles of each image that is segmented alone.
 
     Yields:
-        What became of each image, in their order but for those that are done already.
+        The outcome of each image, in order except for those that are already done.
 
     Raises:
         DataError: If no result can be written.
@@ -101,7 +101,7 @@ def predict_images(
 
 @dataclass(frozen=True)
 class _Loaded:
-    """An image in memory that is to be segmented."""
+    """An image in memory, waiting to be segmented."""
 
     image: SourceImage
     pixels: Pixels
@@ -118,7 +118,7 @@ def _load(
     *,
     again: bool,
 ) -> _Loaded | AlreadyThere | NotPredicted:
-    """Read an image, unless it is done already or its results could not be written."""
+    """Read an image, unless it is already done or its results could not be written."""
     item = Item(site="", stem=source.stem, split="", image=source)
     try:
         content = read_bytes(item)
@@ -133,7 +133,7 @@ def _load(
     except UnwritableError as error:
         return NotPredicted(source, str(error))
     try:
-        # What was hashed is decoded: the file may change in between.
+        # Decode the bytes that were hashed: the file may change in between.
         raster = raster_of(item, content)
     except DataError as error:
         return NotPredicted(source, str(error))
@@ -148,14 +148,14 @@ def _predict_batch(
     making: dict[str, Any],
     track: Track,
 ) -> Iterator[Outcome]:
-    """Segment and write images, and empty the list of them."""
+    """Segment images, write their results, and empty the list."""
     together: list[Segmentation] = []
     if len(batch) > 1:
-        # Where they do not go together, each goes alone and says what is wrong with it.
+        # If the batch fails, each image is segmented alone and reports its own error.
         with suppress(FussegError):
             together = segment_images(segmenter, [one.pixels for one in batch], options)
     while batch:
-        # Let go of every image once it is written: a large one is all that there is room for.
+        # Release each image once it is written: there may be room for only one large image.
         one = batch.pop(0)
         source = one.image.path
         try:

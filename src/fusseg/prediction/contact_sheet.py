@@ -1,4 +1,4 @@
-"""The contact sheet: what every cluster looks like, with its color and name."""
+"""The contact sheet: typical crops of every cluster, with its color and name."""
 
 import io
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ Font = ImageFont.FreeTypeFont
 
 _SIDE, _GAP, _MARGIN, _LEGEND = 128, 8, 16, 220
 _FADE = 0.3
-"""Of what does not belong to the cluster, this much is left over white."""
+"""Opacity over white of pixels outside of the cluster."""
 _INK, _PAPER = (30, 30, 30), (255, 255, 255)
 
 
@@ -24,12 +24,12 @@ def draw_sheet(typical: Typical, named: Sequence[NamedCluster], title: str) -> b
     """Draw a row per cluster: color, number, name and share, and its most typical crops.
 
     Args:
-        typical: What was found.
+        typical: Crops and shares of the clusters.
         named: Every cluster once, in order.
-        title: What stands above.
+        title: Title of the sheet.
 
     Returns:
-        A PNG file.
+        Content of a PNG file.
     """
     row = _SIDE + _GAP
     width = 2 * _MARGIN + _LEGEND + CROPS * row
@@ -48,7 +48,7 @@ def draw_sheet(typical: Typical, named: Sequence[NamedCluster], title: str) -> b
 
 
 def draw_crop(crop: Crop) -> UInt8[np.ndarray, "height width 3"]:
-    """Show the cluster as it is, and what is around it faded."""
+    """Show the cluster's pixels unchanged and the others faded."""
     faded = np.rint(255 * (1 - _FADE) + _FADE * crop.pixels.astype(np.float64)).astype(np.uint8)
     return np.where(crop.inside[:, :, None], crop.pixels, faded)
 
@@ -63,7 +63,7 @@ def _draw_legend(pen: ImageDraw.ImageDraw, entry: NamedCluster, share: float, to
 
 
 def _load_font(size: int) -> Font:
-    """Load the font that matplotlib brings along: that of Pillow has no letters beyond ASCII."""
+    """Load matplotlib's font, since Pillow's own has no letters beyond ASCII."""
     return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
 
 

@@ -1,4 +1,4 @@
-"""Name the regions of a run: what is typical of each cluster, or what labeled images call it."""
+"""Name the regions of a run, by typical crops of each cluster or by labeled images."""
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,78 +29,78 @@ from fusseg.runs.regions import NamedCluster
 from fusseg.segmentation.assignment import assign, cosines, similarities
 
 CROPS = 8
-"""Crops shown of a cluster, each from another image."""
+"""Number of crops shown per cluster, each from a different image."""
 IMAGES = 60
-"""Images looked at for crops, spread evenly over the data."""
+"""Number of images searched for crops, spread evenly over the data."""
 WINDOW = 4
-"""A crop is so many times shorter than the shorter side of what the backbone sees."""
+"""Ratio of the shorter side of the image that the backbone sees to the side of a crop."""
 SURE_SHARE, SURE_PIXELS = 0.5, 1000
-"""A name is unsure where less of the cluster's labeled pixels agree, or there are fewer."""
+"""A name is unsure if a smaller share of the labeled pixels agrees, or if there are fewer."""
 
 
 @dataclass(frozen=True)
 class Crop:
-    """What a cluster looks like in one image."""
+    """A crop of one image that shows a cluster."""
 
     pixels: Pixels
     inside: Bool[np.ndarray, "height width"]
     """Which pixels belong to the cluster."""
     score: float
-    """Mean over the crop of the cosine to the centroid, 0 outside of the cluster."""
+    """Mean over the crop of the cosine to the centroid, counted as 0 outside of the cluster."""
 
 
 @dataclass(frozen=True)
 class Typical:
-    """The most typical crops of every cluster, and how much of the images it is."""
+    """The most typical crops of every cluster, and its share of the images."""
 
     crops: tuple[tuple[Crop, ...], ...]
-    """By cluster, the most typical first; empty where a cluster does not occur."""
+    """Crops of each cluster, most typical first; empty if the cluster does not occur."""
     shares: Float[np.ndarray, " clusters"]
-    """Of the positions of all images looked at."""
+    """Share of each cluster in the positions of all searched images."""
     skipped: tuple[Skipped, ...]
-    """Images that cannot be read."""
+    """Images that could not be read."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """What labeled images call a cluster, and how sure that is."""
+    """The name of a cluster according to labeled images, and how sure it is."""
 
     cluster: int
     name: str
-    """The class of most of its labeled pixels; empty where it has none."""
+    """The most frequent class of its labeled pixels; empty if it has none."""
     share: float
-    """Of the cluster's labeled pixels that are of this class."""
+    """Share of this class in the cluster's labeled pixels."""
     pixels: int
-    """Labeled pixels of the cluster."""
+    """Number of labeled pixels of the cluster."""
 
     @property
     def sure(self) -> bool:
-        """Whether enough pixels, and most of them, are of the class."""
+        """Whether there are enough labeled pixels and most of them have the class."""
         return self.pixels >= SURE_PIXELS and self.share >= SURE_SHARE
 
 
 def run_items(data: DataConfig) -> tuple[Item, ...]:
-    """List the images of a run's data that are looked at for crops.
+    """List the images of a run's data to search for crops.
 
     Raises:
-        ConfigError: If the settings of the data are wrong.
-        DataError: If the data are not there any more.
+        ConfigError: If the settings of the data are invalid.
+        DataError: If the data no longer exist.
     """
     return tuple(spread_evenly(open_dataset(data).items, IMAGES))
 
 
 def typical_crops(segmenter: Segmenter, items: Sequence[Item]) -> Generator[int, None, Typical]:
-    """Find the most typical crops of every cluster: the windows it fills, nearest to its centroid.
+    """Find the most typical crops of every cluster: filled by it, and nearest to its centroid.
 
     Args:
         segmenter: Backbone and model.
-        items: Images to look at.
+        items: Images to search.
 
     Yields:
-        How many images were looked at.
+        The number of images searched so far.
 
     Returns:
-        The most typical crops, and which images could not be read.
+        The most typical crops, and the images that could not be read.
 
     Raises:
         DataError: If no image can be read.
@@ -132,7 +132,7 @@ def open_labeled(folder: Path) -> tuple[tuple[Item, ...], Classes]:
     """List the labeled images of a folder of sites, and the names of their classes.
 
     Raises:
-        DataError: If it is no folder of sites, or no image has a mask.
+        DataError: If the folder is not a folder of sites, or no image has a mask.
     """
     dataset: Dataset = open_sites(DataConfig(root=str(folder)))
     labeled = tuple(item for item in dataset.items if item.mask is not None)
@@ -144,7 +144,7 @@ def open_labeled(folder: Path) -> tuple[tuple[Item, ...], Classes]:
 def count_labels(
     segmenter: Segmenter, items: Sequence[Item], classes: Classes
 ) -> Iterator[Int[Tensor, "clusters classes"]]:
-    """Count, image by image, which labels the pixels of each cluster have, at the images' size.
+    """Count the labels of each cluster's pixels at the images' own size, image by image.
 
     Raises:
         DataError: If an image or mask cannot be read.
@@ -166,10 +166,10 @@ def count_labels(
 
 
 def match_names(counts: Int[Tensor, "clusters classes"], classes: Classes) -> list[Match]:
-    """Call every cluster what most of its labeled pixels are; several may get one name.
+    """Name every cluster after its most frequent class; several clusters can get one name.
 
-    Unlike in the evaluation, where every class is matched with one cluster at most: there it is a
-    score, here the best name for a pixel of the cluster.
+    The evaluation differs: to compute a score, it matches every class with at most one cluster.
+    Here each cluster gets the name that suits most of its pixels.
     """
     matches = []
     for cluster, row in enumerate(counts.tolist()):
@@ -180,7 +180,7 @@ def match_names(counts: Int[Tensor, "clusters classes"], classes: Classes) -> li
 
 
 def name_by_matches(matches: Sequence[Match], classes: Classes) -> list[NamedCluster]:
-    """Give clusters the names they match, with the colors of the classes where there are any."""
+    """Give clusters the names of their matches, in the colors of the classes if there are any."""
     if classes.colors is not None:
         own = np.array(classes.colors, np.uint8)
     else:
@@ -200,7 +200,7 @@ def _crops_of(
     """Find the most typical crop of each cluster in an image, and count its positions."""
     shape = (image.shape[0], image.shape[1])
     view = view_image(shape, segmenter.data, segmenter.backbone, PredictOptions())
-    # In one piece: for a crop it does not matter that a very long image is cut short.
+    # As a single tile: for crops it does not matter that a very long image is cut off.
     height, width = view.tiling.tile
     stride = segmenter.backbone.stride
     seen = fit_image(image, view.size, "stretch", segmenter.data.interpolation)

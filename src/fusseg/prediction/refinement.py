@@ -1,8 +1,8 @@
-"""Regions that follow the edges of the image: a dense CRF, or a guided filter.
+"""Make regions follow the edges of the image, by a dense CRF or a guided filter.
 
-Guided filter: He, Sun & Tang, Guided Image Filtering, PAMI 2013; its coefficients are computed at
-the size that the backbone sees and brought to that of the image (He & Sun, Fast Guided Filter,
-arXiv 1505.00996).
+Guided filter: He, Sun & Tang, Guided Image Filtering, PAMI 2013. Its coefficients are computed at
+the size that the backbone sees and upsampled to the size of the image (He & Sun, Fast Guided
+Filter, arXiv 1505.00996).
 """
 
 from collections.abc import Iterator
@@ -30,17 +30,17 @@ from fusseg.runs.regions import Regions
 from fusseg.segmentation.assignment import Segmenter, pixel_cosines
 
 MAX_CRF_PIXELS = 2_000_000
-"""The field is over all pixels at once; larger images are refused."""
+"""Larger images are refused: the CRF processes all pixels at once."""
 RADIUS = 8
-"""Of the guided filter's window, in pixels that the backbone sees."""
+"""Radius of the guided filter's window, in pixels that the backbone sees."""
 FLATNESS = 1e-3
 """Variance of lightness, on a scale from 0 to 1, below which the guide counts as flat."""
 BLOCK_VALUES = 2**23
-"""Cosines of all clusters that are filtered at a time."""
+"""Number of cosines filtered at a time, over all clusters."""
 MAX_BLOCK, MIN_BLOCK = 512, 64
-"""Side of a block that is filtered at a time, in pixels that the backbone sees."""
+"""Side of a block filtered at a time, in pixels that the backbone sees."""
 _SPREAD = 2 * RADIUS + 1
-"""How far around a pixel the filter looks: two windows, and one pixel to interpolate with."""
+"""Reach of the filter around a pixel: two windows, and one pixel for interpolation."""
 
 
 def refine_crf(
@@ -49,16 +49,16 @@ def refine_crf(
     model: Segmenter,
     regions: Regions,
 ) -> Assigned:
-    """Give each pixel the region that is most likely under a dense CRF over the whole image.
+    """Assign each pixel to its most likely region under a dense CRF over the whole image.
 
     Args:
-        image: RGB at its own size.
-        bands: Codes, some rows after the others.
-        model: Centroids.
-        regions: Which clusters are one region.
+        image: RGB image at its own size.
+        bands: Codes, in bands of rows from top to bottom.
+        model: The model; its centroids are used.
+        regions: The regions, each of one or more clusters.
 
     Raises:
-        ConfigError: If the image is too large for it.
+        ConfigError: If the image is too large.
     """
     height, width, _ = image.shape
     if height * width > MAX_CRF_PIXELS:
@@ -66,7 +66,7 @@ def refine_crf(
             f"the CRF takes images of up to {MAX_CRF_PIXELS} pixels, got {width} x {height}; use "
             "--refine guided"
         )
-    # Here and not above: its parts of scipy take long to import, and few predictions refine.
+    # Imported here because its parts of scipy are slow to import and few predictions refine.
     from fusseg.evaluation.crf import refine
 
     codes = torch.cat(list(bands))
@@ -88,15 +88,15 @@ def refine_guided(
     model: Segmenter,
     regions: Regions,
 ) -> Assigned:
-    """Filter each cluster's cosines with the lightness of the image as guide, and take the largest.
+    """Filter each cluster's cosines, guided by the image's lightness, and take the largest.
 
     Args:
-        image: RGB at its own size.
-        seen: The same as the backbone sees it.
-        bands: Codes, some rows after the others.
+        image: RGB image at its own size.
+        seen: The image as the backbone sees it.
+        bands: Codes, in bands of rows from top to bottom.
         map_size: Rows and columns of all bands together.
-        model: Centroids.
-        regions: Which clusters are one region.
+        model: The model; its centroids are used.
+        regions: The regions, each of one or more clusters.
     """
     seen_size = (seen.shape[0], seen.shape[1])
     side = int((BLOCK_VALUES / model.num_clusters) ** 0.5)
@@ -124,10 +124,10 @@ def refine_guided(
 def guided_coefficients(
     guide: Float[Tensor, "height width"], values: Float[Tensor, "clusters height width"]
 ) -> tuple[Float[Tensor, "clusters height width"], Float[Tensor, "clusters height width"]]:
-    """Fit values by straight lines of the guide in every window, and average the lines.
+    """Fit the values by a linear function of the guide in every window, and average the fits.
 
     Returns:
-        Slope and offset at each pixel: slope * guide + offset is the filtered value.
+        Slope and offset at each pixel; the filtered value is slope * guide + offset.
     """
     mean, mean_values = _box(guide[None]), _box(values)
     variance = _box((guide * guide)[None]) - mean * mean
@@ -142,13 +142,13 @@ class _Block:
     own: range
     """Pixels of the image."""
     around: range
-    """Pixels that the backbone sees, with all that the filter looks at."""
+    """Pixels that the backbone sees, extended by the reach of the filter."""
     scale: float
     """Seen pixels per pixel."""
 
 
 def _blocks(length: int, seen: int, side: int) -> list[_Block]:
-    """Cut one side into blocks of at most so many seen pixels, and four times as many own ones."""
+    """Cut one side into blocks of at most `side` seen pixels and 4 * `side` image pixels."""
     num = max(-(-seen // side), -(-length // (4 * side)))
     bounds = [length * number // num for number in range(num + 1)]
     scale = seen / length
@@ -171,7 +171,7 @@ def _cosines_around(
     seen_size: tuple[int, int],
     model: Segmenter,
 ) -> Float[Tensor, "clusters height width"]:
-    """Upsample codes to the seen pixels of a block and take their cosines with the centroids."""
+    """Upsample codes to the seen pixels of a block; compute their cosines with the centroids."""
     rows, columns = (part.around for part in block)
     tall = _between(codes, 0, rows, map_size[0] / seen_size[0], (first, map_size[0]))
     wide = _between(tall, 1, columns, map_size[1] / seen_size[1], (0, map_size[1]))
@@ -185,7 +185,7 @@ def _apply(
     table: UInt8[np.ndarray, " clusters"],
     out: UInt8[np.ndarray, "rows columns"],
 ) -> None:
-    """Bring slopes and offsets to the image's pixels, and name the largest value of each pixel."""
+    """Upsample slopes and offsets to the image; write each pixel's region of largest value."""
     row, column = block
     wide = [
         _between(part, 2, column.own, column.scale, (column.around.start, column.around.stop))
@@ -209,11 +209,11 @@ def _between(
     """Interpolate along one side, at the centers of target pixels.
 
     Args:
-        values: What is interpolated.
-        dim: Along which side.
+        values: Values on the coarser grid.
+        dim: Dimension to interpolate along.
         targets: Pixels of the finer grid.
-        scale: Places of the coarser grid per pixel of the finer one.
-        held: First place of the coarser grid that is at hand, and the end of the grid.
+        scale: Cells of the coarser grid per pixel of the finer one.
+        held: First available cell of the coarser grid, and the end of the grid.
     """
     first, end = held
     place = (torch.arange(targets.start, targets.stop, dtype=torch.float64) + 0.5) * scale - 0.5
@@ -229,7 +229,7 @@ def _between(
 
 
 def _box(values: Float[Tensor, "channels height width"]) -> Float[Tensor, "channels height width"]:
-    """Average over square windows, over the pixels that exist."""
+    """Average over square windows, using only pixels inside the image."""
     side = 2 * RADIUS + 1
     tall = avg_pool2d(
         values[None], (side, 1), stride=1, padding=(RADIUS, 0), count_include_pad=False

@@ -1,4 +1,4 @@
-"""What a prediction leaves on disk: an index PNG, an overlay, and a description as JSON."""
+"""Files of a prediction: an index PNG, an overlay JPEG, and a description as JSON."""
 
 import io
 import json
@@ -30,25 +30,25 @@ from fusseg.runs.regions import hex_color
 
 FORMAT_VERSION = 1
 JPEG_SIDE = 65_500
-"""A JPEG has no longer side; overlays of longer images are made smaller."""
+"""Longest side of a JPEG; overlays of larger images are scaled down."""
 _STRIP = 256
 _DIGESTS = ("png_sha256", "overlay_sha256")
-"""Fields of the description for the files beside it."""
+"""Fields of the description with the digests of the other files."""
 
 
 @dataclass(frozen=True)
 class SourceImage:
-    """An image file, known by its bytes."""
+    """An image file, identified by its bytes."""
 
     path: Path
     sha256: str
-    """Of the file, hex."""
+    """SHA-256 of the file, hex."""
 
 
 def describe_making(segmenter: Segmenter, options: PredictOptions) -> dict[str, Any]:
-    """Say what results depend on besides the image: model, its view of images, names and options.
+    """Describe what results depend on besides the image: model, preprocessing, names, options.
 
-    The batch is left out: it shifts sums by rounding at most.
+    The batch size is left out because it changes results only by rounding.
     """
     return {
         "run": segmenter.name,
@@ -56,7 +56,7 @@ def describe_making(segmenter: Segmenter, options: PredictOptions) -> dict[str, 
         "round": segmenter.round_number,
         "site": segmenter.site,
         "regions": segmenter.regions.digest,
-        # As JSON gives it back, to compare: lists for tuples.
+        # Converted by JSON, for comparison: tuples become lists.
         **json.loads(json.dumps({name: getattr(segmenter.data, name) for name in SEEN})),
         "scale": options.scale,
         "tile": options.tile,
@@ -65,19 +65,18 @@ def describe_making(segmenter: Segmenter, options: PredictOptions) -> dict[str, 
 
 
 Known = Literal["done", "other image", "not done"]
-"""What is known of the results of an image: that they are its own and whole, that they are those of
-another image, or neither."""
+"""State of the results of an image: complete and its own, those of another image, or neither."""
 
 
 def look_up_results(
     image: SourceImage, files: tuple[Path, Path, Path], making: dict[str, Any]
 ) -> Known:
-    """Tell whether results are whole, of this image, and made in this way.
+    """Check whether results are complete, of this image, and made in the same way.
 
     Args:
-        image: Its name and its bytes count.
-        files: As named by `result_files`.
-        making: As said by `describe_making`.
+        image: The image; its name and its bytes are compared.
+        files: Paths from `result_files`.
+        making: Description from `describe_making`.
     """
     try:
         described = json.loads(files[-1].read_bytes())
@@ -92,7 +91,7 @@ def look_up_results(
             )
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        # Missing or damaged: it is made anew, and whatever is wrong with the folder shows then.
+        # Missing or damaged: it is made again, and a problem with the folder shows then.
         return "not done"
     return "done" if done else "not done"
 
@@ -104,14 +103,14 @@ def write_results(
     files: tuple[Path, Path, Path],
     making: dict[str, Any],
 ) -> None:
-    """Write the three files of an image, the description last: with it all are there.
+    """Write the three files of an image; the description comes last and marks them complete.
 
     Args:
-        pixels: RGB; it is painted over.
+        pixels: RGB image; its memory is overwritten by the overlay.
         found: Its regions.
-        image: Where the pixels come from.
-        files: As named by `result_files`.
-        making: As said by `describe_making`.
+        image: The file that the pixels come from.
+        files: Paths from `result_files`.
+        making: Description from `describe_making`.
 
     Raises:
         DataError: As `blaming`.
@@ -128,7 +127,7 @@ def write_results(
     }
     text = json.dumps(described, indent=1, ensure_ascii=False)
     with blaming(files), _all_or_none(files):
-        # An old description must not stand beside new regions, even if this process is killed.
+        # An old description must never describe new regions, even if this process is killed.
         description.unlink(missing_ok=True)
         write_atomically(index, contents[0])
         write_atomically(painted, contents[1])
@@ -147,10 +146,10 @@ def _all_or_none(files: tuple[Path, Path, Path]) -> Iterator[None]:
 
 
 def check_folder(out: Path) -> None:
-    """Make the folder of the results, and refuse one that nothing can be written to.
+    """Create the output folder, and refuse one that is not writable.
 
     Raises:
-        DataError: If it cannot be made or written to.
+        DataError: If it cannot be created or written to.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -161,7 +160,7 @@ def check_folder(out: Path) -> None:
 
 
 def check_writable(files: tuple[Path, Path, Path]) -> None:
-    """Refuse names that the file system does not take, before anything is computed for them.
+    """Refuse names that the file system does not accept, before computing anything.
 
     Raises:
         DataError: As `blaming`.
@@ -209,7 +208,7 @@ def describe_result(
 
 
 def _color_table(found: Segmentation) -> UInt8[np.ndarray, "colors 3"]:
-    """List a color per index; those of merged clusters do not occur and are gray."""
+    """List a color per index; unused indices of merged clusters are gray."""
     colors = found.colors
     return np.array([colors.get(index, UNASSIGNED) for index in range(max(colors) + 1)], np.uint8)
 
@@ -228,11 +227,11 @@ def _overlay_jpeg(
     regions: UInt8[np.ndarray, "height width"],
     colors: UInt8[np.ndarray, "colors 3"],
 ) -> bytes:
-    """Tint the image strip by strip, in its own memory: another copy of a large one is too much."""
+    """Tint the image strip by strip in its own memory, to avoid a second copy of a large image."""
     image = image if image.flags.writeable else image.copy()
     for start in range(0, len(image), _STRIP):
         stop = start + _STRIP
-        # One row more, so that the border to the next strip is drawn as well.
+        # One more row, so that the border to the next strip is drawn too.
         strip = overlay(image[start : stop + 1], regions[start : stop + 1], colors)
         image[start:stop] = strip[:_STRIP]
     painted = Image.fromarray(image)

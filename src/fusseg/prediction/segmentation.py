@@ -1,4 +1,4 @@
-"""An image cut into regions: which pixel is which, how much of it each is, and how clearly."""
+"""The segmentation of an image: the region of each pixel, and the share of each region."""
 
 from dataclasses import dataclass
 
@@ -12,25 +12,39 @@ from fusseg.runs.regions import Color, Region, Regions
 
 @dataclass(frozen=True)
 class Area:
-    """One region of an image: what it is, how much of the image, how clearly."""
+    """One region of an image, with its size and confidence."""
 
     region: Region
     pixels: int
+    """Number of its pixels."""
     share: float
-    """Of the image's pixels, in [0, 1]."""
+    """Share of the image's pixels, in [0, 1]."""
     confidence: float | None
-    """Mean over its pixels of the margin: how much nearer, in cosine, the code at their position is
-    to its own region than to the next one. None: no pixel, or no other region."""
+    """Mean margin of its pixels: the cosine of a pixel's code with its own region minus that with
+    the next region. None if there is no pixel, or no other region."""
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """An image cut into regions."""
+    """The segmentation of an image into regions.
+
+    >>> from fusseg.prediction.tiling import Tiling
+    >>> from fusseg.runs.regions import Region
+    >>> road = Region(0, "road", (128, 64, 128), (0,))
+    >>> sky = Region(1, "sky", (70, 130, 180), (1, 2))
+    >>> pixels = np.array([[1, 1], [1, 0]], np.uint8)
+    >>> areas = (Area(road, 1, 0.25, 0.3), Area(sky, 3, 0.75, 0.4))
+    >>> found = Segmentation(pixels, areas, Viewing((2, 2), Tiling((2, 2), (2, 2))))
+    >>> found.names
+    {0: 'road', 1: 'sky'}
+    >>> found.shares
+    {0: 0.25, 1: 0.75}
+    """
 
     regions: UInt8[np.ndarray, "height width"]
     """Index of the region of each pixel."""
     areas: tuple[Area, ...]
-    """Every region of the model, in the order of their indices."""
+    """Every region of the model, in the order of the indices."""
     seen: Viewing
     """How the backbone saw the image."""
 
@@ -56,7 +70,7 @@ class Segmentation:
 
 
 def describe_areas(assigned: Assigned, regions: Regions, view: Viewing) -> Segmentation:
-    """Say how much of the image each region is, and how clearly."""
+    """Compute the size and confidence of each region of an image."""
     total = int(assigned.pixels.sum())
     areas = []
     for region in regions.regions:

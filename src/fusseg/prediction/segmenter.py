@@ -1,4 +1,4 @@
-"""A trained model as its users meet it: an image in, named regions out."""
+"""The public interface of a trained model: an image in, named regions out."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,7 +36,7 @@ DEFAULT_OPTIONS = PredictOptions()
 
 @dataclass(frozen=True)
 class Source:
-    """From where a segmenter is loaded, and how: as given to `Segmenter.load`."""
+    """Arguments of `Segmenter.load` that a segmenter was loaded with."""
 
     path: Path
     site: str | None
@@ -45,45 +45,67 @@ class Source:
 
 @dataclass(frozen=True)
 class Segmenter:
-    """Backbone, model, scale and names: all that turns an image into named regions.
+    """Everything needed to turn an image into named regions: backbone, model, settings, names.
 
-    It is pickled by path: another process loads it from there, and refuses one that has changed.
+    Load one with `Segmenter.load` or `fusseg.from_pretrained`. It is pickled by its path: another
+    process loads the model from there, and refuses one that has changed.
+
+    Here a model is made by hand, from two clusters of the features of one image:
+
+    >>> from fusseg.federation.baselines import features_anchor
+    >>> from fusseg.features.backbones import load_backbone
+    >>> from fusseg.segmentation.assignment import build_segmenter
+    >>> image = np.zeros((64, 96, 3), np.uint8)
+    >>> image[:, 48:] = 255
+    >>> backbone = load_backbone("filterbank")
+    >>> features = backbone.extract(torch.from_numpy(image[None]))[0].flatten(1).T
+    >>> mean = features.mean(dim=0)
+    >>> trained = features_anchor(features - mean, 2, torch.Generator().manual_seed(0))
+    >>> model = build_segmenter(trained, mean)
+    >>> data = DataConfig(image_size=(64, 96))
+    >>> names = numbered_regions(2)
+    >>> segmenter = Segmenter("halves", "", None, 0, data, backbone, model, names)
+    >>> found = segmenter.predict(image)
+    >>> found.regions.shape, found.shares
+    ((64, 96), {0: 0.5, 1: 0.5})
+    >>> bool(found.regions[0, 0] == found.regions[0, -1])
+    False
     """
 
     name: str
-    """Of the run."""
+    """Name of the run."""
     digest: str
     """SHA-256 of the state of the run, hex."""
     site: str | None
-    """Whose model; None: the global one."""
+    """Site that the model belongs to; None: the global model."""
     round_number: int
-    """Of the last finished round."""
+    """Number of the last finished round."""
     data: DataConfig
-    """How images were decoded and seen in training."""
+    """How images were decoded and preprocessed in training."""
     backbone: Backbone
     model: Model
     regions: Regions
     stored_values: tuple[Mapping[str, Any], ...] = ()
-    """What the files of training held, as in the record; empty: unknown."""
+    """Pixel formats of the training files, as in the record; empty: unknown."""
     source: Source | None = None
-    """None: it was not loaded from a path, and cannot be pickled."""
+    """None: the segmenter was not loaded from a path and cannot be pickled."""
 
     @classmethod
     def load(
         cls, path: Path | str, site: str | None = None, *, backbone: str | None = None
     ) -> "Segmenter":
-        """Load the model of a run, or of a file, with the names that its regions were given.
+        """Load the model of a run, or of a file, with the names of its regions.
 
         Args:
-            path: Run directory, or a file that `fusseg pack` wrote.
-            site: Whose model, where each site of a run has its own.
-            backbone: For a file: this machine's copy, as in `backbone.name`; None: the filter bank,
-                or the id on the hub that the file names.
+            path: Run directory, or a file written by `fusseg pack`.
+            site: Site to load the model of, if each site of the run has its own.
+            backbone: For a file: this machine's copy of the backbone, as in `backbone.name`; None:
+                the filter bank, or the id on the hub that the file names.
 
         Raises:
-            ConfigError: If the folder is no run, the backbone is another one or has to be given,
-                the names are wrong, or a site is needed and not given, given and not needed, or
-                unknown.
+            ConfigError: If the folder is not a run, the backbone is a different one or has to be
+                given, the names are invalid, or a site is unknown, missing, or given but not
+                needed.
             DataError: If no round is finished, or the state or file is damaged.
         """
         source = Source(Path(path).absolute(), site, backbone)
@@ -99,7 +121,7 @@ class Segmenter:
         return replace(segmenter, source=source, regions=named or segmenter.regions)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle where the model is and which one it is, and the names, which may differ.
+        """Pickle the path and identity of the model, and the names of its regions.
 
         Raises:
             ConfigError: If it was not loaded from a path.
@@ -112,19 +134,19 @@ class Segmenter:
         return _unpickle, (self.source, _identify(self), self.regions)
 
     def __copy__(self) -> "Segmenter":
-        """Give itself: it never changes."""
+        """Return itself: a segmenter is immutable."""
         return self
 
     def __deepcopy__(self, _: object) -> "Segmenter":
-        """Give itself: it never changes."""
+        """Return itself: a segmenter is immutable."""
         return self
 
     def with_regions(self, regions: Regions) -> "Segmenter":
-        """Name the regions otherwise."""
+        """Return a segmenter with other names of its regions."""
         return replace(self, regions=regions)
 
     def numbered(self) -> "Segmenter":
-        """Call the regions by the number of their cluster."""
+        """Return a segmenter with the regions named by their cluster numbers."""
         return self.with_regions(numbered_regions(self.model.num_clusters))
 
     def predict(
@@ -133,12 +155,15 @@ class Segmenter:
         """Segment an image of any size, at its own size.
 
         Args:
-            image: RGB in [0, 255] of shape (height, width, 3), or an image file.
+            image: RGB array in [0, 255] of shape (height, width, 3), or an image file.
             options: Scale, tiles and refinement.
+
+        Returns:
+            The region of each pixel, with the names, shares and confidence of all regions.
 
         Raises:
             ConfigError: If the options do not suit the image or the backbone.
-            DataError: If the image cannot be read, is no such array, or its features are not
+            DataError: If the image cannot be read, is not such an array, or its features are not
                 finite.
         """
         if isinstance(image, Path | str):
@@ -150,24 +175,24 @@ class Segmenter:
 
 
 def from_pretrained(source: str | Path, backbone: str | None = None) -> Segmenter:
-    """Load a model from the Hugging Face hub, or from a file or folder of this machine.
+    """Load a shared model from the Hugging Face hub, or from a local file or folder.
 
     Args:
-        source: OWNER/NAME on the hub, a model file, or a folder that holds `model.safetensors`.
-            What is there as a path goes before the hub.
-        backbone: This machine's copy, as in `backbone.name`: `onnx:PATH`, a folder or an id. None:
-            the filter bank, or the id on the hub that the model names.
+        source: OWNER/NAME on the hub, a model file, or a folder with a `model.safetensors`. An
+            existing path takes precedence over the hub.
+        backbone: This machine's copy of the backbone, as in `backbone.name`: `onnx:PATH`, a folder
+            or an id. None: the filter bank, or the id on the hub that the model names.
 
     Raises:
         ConfigError: If the hub has no such model, or the backbone has to be given, cannot be
-            loaded, or is another one.
-        DataError: If the file is no model, of a newer format version, or damaged.
+            loaded, or is a different one.
+        DataError: If the file is not a model, is damaged, or has a newer format version.
     """
     return Segmenter.load(find_model(source), backbone=backbone)
 
 
 def segmenter_of(run: TrainedRun, model: Model, site: str | None = None) -> Segmenter:
-    """Make a segmenter of one of a run's models, its regions called by their number."""
+    """Make a segmenter from one of a run's models, with the regions named by their numbers."""
     return Segmenter(
         name=run.name,
         digest=run.digest,
@@ -184,12 +209,15 @@ def segmenter_of(run: TrainedRun, model: Model, site: str | None = None) -> Segm
 def segment_image(
     image: UInt8[np.ndarray, "height width 3"], run: TrainedRun, segmenter: Model
 ) -> UInt8[np.ndarray, "height width"]:
-    """Segment a whole image at its own size; `Segmenter.predict` without names and options.
+    """Segment a whole image at its own size; like `Segmenter.predict`, without names and options.
 
     Args:
-        image: RGB.
-        run: Backbone and scale.
-        segmenter: One of the run's.
+        image: RGB image.
+        run: The run, with its backbone and settings.
+        segmenter: One of the run's models.
+
+    Returns:
+        Cluster of each pixel.
 
     Raises:
         DataError: If the backbone's features are not finite.
@@ -203,11 +231,11 @@ def segment_images(
     options: PredictOptions,
     track: Track = untracked,
 ) -> list[Segmentation]:
-    """Segment images; those that the backbone sees whole and at one size share a forward pass.
+    """Segment images; untiled images of one size share a forward pass of the backbone.
 
     Args:
-        segmenter: With its names.
-        images: RGB.
+        segmenter: Segmenter with its names.
+        images: RGB images.
         options: Scale, tiles and refinement.
         track: Wraps the rows of tiles of each image.
 
@@ -240,7 +268,7 @@ def segment_images(
 
 @lru_cache(maxsize=2)
 def _load_again(source: Source, identity: str) -> Segmenter:
-    """Load what was pickled, once for all tasks of a process that bring it along."""
+    """Load a pickled segmenter, once for all tasks of a process that carry it."""
     segmenter = Segmenter.load(source.path, source.site, backbone=source.backbone)
     if _identify(segmenter) != identity:
         raise DataError(
@@ -255,7 +283,7 @@ def _unpickle(source: Source, identity: str, regions: Regions) -> Segmenter:
 
 
 def _identify(segmenter: Segmenter) -> str:
-    """Hash all that a prediction depends on but the names of regions."""
+    """Hash everything that a prediction depends on, except the names of regions."""
     model = segmenter.model
     described = (segmenter.digest, segmenter.data, segmenter.backbone.fingerprint)
     digest = sha256(repr(described).encode())
@@ -270,7 +298,7 @@ def _identify(segmenter: Segmenter) -> str:
 def encode_seen(
     segmenter: Segmenter, seen: Sequence[Pixels]
 ) -> Float[Tensor, "images height width code"]:
-    """Encode images of one size, as the backbone is to see them.
+    """Encode images of one size that have already been resized for the backbone.
 
     Raises:
         DataError: If the features are not finite.
@@ -279,7 +307,7 @@ def encode_seen(
     features = segmenter.backbone.extract(batch)
     codes = []
     for one in features:
-        # Rounded as in the cache, so that a prediction is what the evaluation saw.
+        # Rounded as in the cache, so that predictions equal those of the evaluation.
         rounded = one.permute(1, 2, 0).half().float()
         if not bool(rounded.isfinite().all()):
             raise DataError("the backbone's features are not finite in float16")
@@ -295,7 +323,7 @@ def _finish(
     options: PredictOptions,
     bands: Bands,
 ) -> Segmentation:
-    """Give every pixel of an image its region; the backbone saw it at another size."""
+    """Assign every pixel of an image to its region; the backbone may have seen another size."""
     image, seen = pictures
     model, regions = segmenter.model, segmenter.regions
     size, map_size = (image.shape[0], image.shape[1]), view.tiling.size

@@ -1,4 +1,4 @@
-"""Which images a prediction is of, and where the results of each go."""
+"""Find the images to predict, and the paths of their results."""
 
 import os
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ _OVERLAY = ".overlay.jpg"
 
 
 def find_images(inputs: Sequence[Path], out: Path | None = None) -> list[tuple[Path, Path]]:
-    """List the images of files, folders and patterns, with the relative place of each result.
+    """List the images of files, folders and patterns, with the relative path of each result.
 
-    Files keep their stem; images of a folder, however deep, keep their path below it, and those of
-    a pattern their path below its last folder without a wildcard. What lies in the folder of the
-    results is no input, and neither are results of other predictions unless they are named.
+    Files keep their stem. Images in a folder, at any depth, keep their path below it; those of a
+    pattern keep their path below its last folder without a wildcard. Files in the output folder are
+    not inputs, and neither are results of other predictions unless they are named explicitly.
 
     Args:
         inputs: Image files, folders of them, and patterns such as `flight/**/*.tif`.
-        out: Folder of the results; None: there will be none, and places may be alike.
+        out: Output folder; None: there are no results, and their paths may collide.
 
     Raises:
-        DataError: If an input is not there or holds no image, a name is not valid UTF-8, two
+        DataError: If an input does not exist or contains no image, a name is not valid UTF-8, two
             results would share a name, or a result would overwrite an image.
     """
     found: list[tuple[Path, Path]] = []
@@ -39,7 +39,7 @@ def find_images(inputs: Sequence[Path], out: Path | None = None) -> list[tuple[P
             found += _matches(entry, out)
         else:
             raise DataError(f"no such file or folder: {entry}")
-    # What a pattern and a name both hold is one image.
+    # An image that matches both a pattern and a name is listed once.
     found = list(dict.fromkeys(found))
     for path, _ in found:
         named(path)
@@ -49,7 +49,11 @@ def find_images(inputs: Sequence[Path], out: Path | None = None) -> list[tuple[P
 
 
 def result_files(out: Path, place: Path) -> tuple[Path, Path, Path]:
-    """Name the index PNG, the overlay and the description of an image's regions."""
+    """Return the paths of the index PNG, the overlay and the description of an image.
+
+    >>> [file.as_posix() for file in result_files(Path("out"), Path("day/road"))]
+    ['out/day/road.png', 'out/day/road.overlay.jpg', 'out/day/road.json']
+    """
     return out / f"{place}.png", out / f"{place}{_OVERLAY}", out / f"{place}.json"
 
 
@@ -82,11 +86,11 @@ def _images_below(folder: Path, pattern: str, out: Path | None) -> list[Path]:
 
 
 def _is_result(path: Path) -> bool:
-    """Tell overlays, and index PNGs by the two files that stand beside them."""
+    """Recognize overlays, and index PNGs by the two files next to them."""
     if path.name.endswith(_OVERLAY):
         return True
     regions, *others = result_files(path.parent, Path(path.stem))
-    # Unlike Path.exists, it bears names that are too long.
+    # Unlike Path.exists, os.path.exists accepts names that are too long.
     return path == regions and all(map(os.path.exists, others))
 
 

@@ -1,4 +1,4 @@
-"""From bands of codes to the region of every pixel, strip by strip."""
+"""Assign every pixel to its region, strip by strip, from bands of codes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,20 +12,20 @@ from fusseg.runs.regions import Regions
 from fusseg.segmentation.assignment import Segmenter, Strip, assign, cosines, similarities
 
 STRIP_BYTES = 2**27
-"""Memory for the similarities of a strip, brought to the width of the image."""
+"""Memory for the similarities of a strip, upsampled to the width of the image."""
 _LINES = 128
-"""Rows of pixels that are counted at a time: a count takes 20 times the memory of the regions."""
+"""Rows of pixels counted at a time: counting takes 20 times the memory of the regions."""
 
 
 @dataclass(frozen=True)
 class Assigned:
-    """The region of every pixel, and how clear that is."""
+    """The region of every pixel, with sums for its confidence."""
 
     regions: UInt8[np.ndarray, "height width"]
     pixels: Int[np.ndarray, "256"]
-    """Pixels of each index."""
+    """Number of pixels of each index."""
     margins: Float[np.ndarray, "256"]
-    """Sum over the pixels of each index of the margin at their position."""
+    """Sum of the margins of the pixels of each index."""
 
 
 def assign_strips(
@@ -35,16 +35,16 @@ def assign_strips(
     model: Segmenter,
     regions: Regions,
 ) -> Assigned:
-    """Give each pixel the region of its nearest centroid, as `assign` does for a whole image.
+    """Assign each pixel to the region of its nearest centroid, as `assign` does for a whole image.
 
-    Neither the map of codes nor the similarities of all pixels are held at once.
+    Neither the map of codes nor the similarities of all pixels are in memory at once.
 
     Args:
-        bands: Codes, some rows after the others.
+        bands: Codes, in bands of rows from top to bottom.
         map_size: Rows and columns of all bands together.
         size: Height and width of the image in pixels.
-        model: Centroids.
-        regions: Which clusters are one region.
+        model: The model; its centroids are used.
+        regions: The regions, each of one or more clusters.
     """
     (map_height, map_width), (height, width) = map_size, size
     table = np.array(regions.index_of, np.uint8)
@@ -63,7 +63,7 @@ def assign_strips(
 
 
 def nothing_assigned(size: tuple[int, int]) -> Assigned:
-    """Make room for the regions of an image, with nothing counted."""
+    """Allocate the regions of an image, with all counts zero."""
     return Assigned(np.empty(size, np.uint8), np.zeros(256, np.int64), np.zeros(256))
 
 
@@ -73,13 +73,13 @@ def count(
     margin: Float[np.ndarray, "height width"],
     place: tuple[Int[np.ndarray, " part_height"], Int[np.ndarray, " part_width"]],
 ) -> None:
-    """Add the pixels of a part of an image, and their margins, to what is counted.
+    """Add the pixels of a part of an image, and their margins, to the counts.
 
     Args:
-        found: What is added to.
+        found: Counts to add to.
         part: Regions of the part.
-        margin: Of positions.
-        place: Row and column of the position that each row and column of the part lies in.
+        margin: Margins of the positions.
+        place: For each row and column of the part, the row and column of its position.
     """
     rows, columns = place
     for start in range(0, len(part), _LINES):
@@ -91,10 +91,10 @@ def count(
 
 
 def own_positions(pixels: range, length: int, positions: int) -> Int[np.ndarray, " pixels"]:
-    """Say in which position each of some pixels along one side lies."""
+    """Return the position that each of a range of pixels along one side lies in."""
     places = np.arange(pixels.start, pixels.stop)
     if length < positions:
-        # Of the several that a pixel covers, the one that its center lies in.
+        # Of the several positions that a pixel covers, the one with the pixel's center.
         return ((2 * places + 1) * positions) // (2 * length)
     return (places * positions) // length
 
@@ -102,11 +102,11 @@ def own_positions(pixels: range, length: int, positions: int) -> Int[np.ndarray,
 def windows(
     bands: Iterator[Float[Tensor, "rows width code"]], spans: Sequence[range]
 ) -> Iterator[Float[Tensor, "span width code"]]:
-    """Cut bands of rows anew, into spans that may overlap; rows before a span are let go.
+    """Regroup bands of rows into spans that may overlap; rows before a span are released.
 
     Args:
-        bands: Rows, some after the others.
-        spans: Rows of each window; neither start nor stop ever goes back.
+        bands: Bands of rows from top to bottom.
+        spans: Rows of each window; starts and stops never decrease.
     """
     held, first = next(bands), 0
     for span in spans:
@@ -119,13 +119,13 @@ def windows(
 def _from_row(
     held: Float[Tensor, "rows width code"], first: int, start: int
 ) -> tuple[Float[Tensor, "rest width code"], int]:
-    """Let go of rows before a start, which may lie below all that are held."""
+    """Release rows before a start, which may lie beyond all the rows held."""
     passed = min(len(held), start - first)
     return held[passed:], first + passed
 
 
 def needed_rows(rows: range, map_height: int, height: int) -> range:
-    """Say which rows of a feature map some rows of pixels lie between."""
+    """Return the rows of a feature map that are needed to upsample to some rows of pixels."""
     first, last = (
         min(max((row + 0.5) * (map_height / height) - 0.5, 0.0), map_height - 1.0)
         for row in (rows.start, rows.stop - 1)
@@ -136,9 +136,10 @@ def needed_rows(rows: range, map_height: int, height: int) -> range:
 def position_margins(
     model: Segmenter, codes: Float[Tensor, "height width code"], regions: Regions
 ) -> Float[np.ndarray, "height width"]:
-    """Say how much nearer, in cosine, each position is to its own region than to the next one.
+    """Compute each position's margin: its cosine with its own region minus that with the next.
 
-    A region of several clusters is as near as the nearest of them. With a single region it is 0.
+    The cosine with a region of several clusters is that with the nearest one. With a single region
+    the margin is 0.
     """
     own = cosines(model, codes)
     if len(regions.regions) < 2:
@@ -151,7 +152,7 @@ def position_margins(
 
 
 def _strips(map_height: int, size: tuple[int, int], num_clusters: int) -> Iterator[range]:
-    """Cut an image into rows of pixels, whole where its similarities are small enough."""
+    """Cut an image into strips of rows; it stays whole if its similarities are small enough."""
     height, width = size
     lines = max(1, STRIP_BYTES // (4 * num_clusters * width) - 2)
     strip = height if lines >= map_height else max(1, lines * height // map_height)

@@ -1,4 +1,4 @@
-"""Tiles of a large image, and how their codes are blended into one map."""
+"""Cut a large image into tiles, and blend their codes into one map."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,28 +9,28 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 OVERLAP = 4
-"""Neighboring tiles share at least a quarter of their side."""
+"""Neighboring tiles overlap by at least 1 / OVERLAP of their side."""
 
 Pixels = UInt8[np.ndarray, "_height _width 3"]
 """RGB in [0, 255]."""
 Encode = Callable[[Sequence[Pixels]], Float[Tensor, "images h w code"]]
-"""Codes of a few images of one size."""
+"""Computes the codes of a few images of one size."""
 
 
 Bands = Iterator[Float[Tensor, "rows columns code"]]
 """Rows of a map, from top to bottom."""
 Track = Callable[[Bands, int], Bands]
-"""Wraps the bands of one image, and their number, for a progress bar around them."""
+"""Wraps the bands of one image, given their number, for example in a progress bar."""
 
 
 def untracked(bands: Bands, _number: int) -> Bands:
-    """Go through the bands and tell nobody."""
+    """Return the bands unchanged, without progress."""
     return bands
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """How an image is cut, in positions of its feature map."""
+    """How an image is cut into tiles, in positions of its feature map."""
 
     size: tuple[int, int]
     """Height and width of the map."""
@@ -39,7 +39,7 @@ class Tiling:
 
     @property
     def starts(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """First row of each row of tiles, and first column of each column of them."""
+        """First row of each row of tiles, and first column of each column of tiles."""
         (height, width), (tile_height, tile_width) = self.size, self.tile
         return place_tiles(height, tile_height), place_tiles(width, tile_width)
 
@@ -51,11 +51,14 @@ class Tiling:
 
 
 def place_tiles(length: int, tile: int) -> tuple[int, ...]:
-    """Place tiles evenly along one side, as few as overlap by a quarter.
+    """Place tiles evenly along one side: the fewest that overlap by at least a quarter.
+
+    >>> place_tiles(length=20, tile=8)
+    (0, 6, 12)
 
     Args:
-        length: Positions to cover.
-        tile: Positions of a tile, at most as many.
+        length: Number of positions to cover.
+        tile: Number of positions of a tile, at most `length`.
     """
     step = max(1, tile - -(-tile // OVERLAP))
     gaps = -(-(length - tile) // step)
@@ -63,14 +66,14 @@ def place_tiles(length: int, tile: int) -> tuple[int, ...]:
 
 
 def blending_weights(starts: Sequence[int], tile: int) -> Float[Tensor, "tiles positions"]:
-    """Weigh the positions of each tile along one side; where tiles overlap the weights sum to 1.
+    """Compute the weights of each tile's positions along one side; they sum to 1 at any position.
 
-    A tile counts less towards its ends, where it sees only half of the surroundings: as much as
-    the squared sine of the way into an overlap of a quarter of its side.
+    The weight falls off towards the ends of a tile, which lack half of their surroundings: it is
+    the squared sine of the depth into the tile, over a quarter of its side.
 
     Args:
         starts: First position of each tile.
-        tile: Positions of a tile.
+        tile: Number of positions of a tile.
     """
     ramp = max(1, tile // OVERLAP)
     inside = torch.arange(tile, dtype=torch.float64) + 0.5
@@ -87,16 +90,16 @@ def blending_weights(starts: Sequence[int], tile: int) -> Float[Tensor, "tiles p
 def code_bands(
     seen: Pixels, tiling: Tiling, stride: int, encode: Encode, batch: int
 ) -> Iterator[Float[Tensor, "rows columns code"]]:
-    """Encode an image tile by tile; rows of its map are yielded, top to bottom, once they are done.
+    """Encode an image tile by tile; yield the rows of its map from top to bottom as they finish.
 
-    Only one row of tiles is held. An image of one tile gives the codes as they are.
+    Only one row of tiles is in memory. The codes of a single tile are returned unchanged.
 
     Args:
         seen: The image as the backbone sees it.
-        tiling: How it is cut.
+        tiling: How the image is cut.
         stride: Pixels per position.
         encode: Backbone and head.
-        batch: Tiles that are encoded at a time.
+        batch: Number of tiles to encode at a time.
     """
     (tops, lefts), (tile_height, tile_width) = tiling.starts, tiling.tile
     down, across = blending_weights(tops, tile_height), blending_weights(lefts, tile_width)
@@ -104,7 +107,7 @@ def code_bands(
     for number, top in enumerate(tops):
         fresh = _encode_row(seen, (top, lefts), tiling, stride, across, encode, batch)
         fresh *= down[number][:, None, None]
-        # What is left of the tiles above lies over the first rows of these.
+        # The rest of the tiles above overlaps the first rows of these.
         if number:
             fresh[: len(band)] += band
         done = tops[number + 1] - top if number + 1 < len(tops) else tile_height

@@ -1,4 +1,4 @@
-"""How large the backbone sees an image, and in which tiles."""
+"""Choose the size at which the backbone sees an image, and its tiles."""
 
 import math
 from dataclasses import dataclass
@@ -12,25 +12,33 @@ from fusseg.prediction.tiling import Tiling
 REFINEMENTS = ("none", "guided", "crf")
 
 MAX_AREA = 8
-"""Pixels that the backbone sees at once, in multiples of the training size; more are tiled."""
+"""Largest area that the backbone sees at once, in training areas; larger images are tiled."""
 MAX_AT_ONCE = 2**20
-"""Pixels that the backbone sees at once, for memory; only a larger training size goes beyond."""
+"""Most pixels that the backbone sees at once, to limit memory; a training size may exceed it."""
 TILE = 2
-"""Sides of a tile, in multiples of the training size."""
+"""Side of a tile, in multiples of the training size."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions:
-    """What can be chosen for a prediction; results depend on all of it."""
+    """Options of a prediction.
+
+    >>> PredictOptions(refine="guided", batch=4)
+    PredictOptions(scale=None, tile=None, refine='guided', batch=4)
+    >>> PredictOptions(refine="gided")
+    Traceback (most recent call last):
+    ...
+    fusseg.core.errors.ConfigError: unknown refinement 'gided'; did you mean 'guided'?
+    """
 
     scale: float | None = None
     """Pixels that the backbone sees per pixel of the image; None: as large as in training."""
     tile: int | None = None
-    """Largest side in pixels that the backbone sees at once; None: by the training size."""
+    """Longest side in pixels that the backbone sees at once; None: chosen by the training size."""
     refine: str = "none"
-    """What brings the borders of regions to the edges of the image: `none`, `guided` or `crf`."""
+    """Method to align region borders with image edges: `none`, `guided` or `crf`."""
     batch: int = 1
-    """Images, or tiles of one, per forward pass of the backbone."""
+    """Images, or tiles of one image, per forward pass of the backbone."""
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -52,26 +60,26 @@ class PredictOptions:
 
 @dataclass(frozen=True)
 class Viewing:
-    """How one image is seen."""
+    """How the backbone sees one image."""
 
     size: tuple[int, int]
-    """Height and width that it is brought to."""
+    """Height and width that the image is resized to."""
     tiling: Tiling
 
 
 def view_image(
     shape: tuple[int, int], data: DataConfig, backbone: Backbone, options: PredictOptions
 ) -> Viewing:
-    """Say how the backbone sees an image of a shape.
+    """Choose how the backbone sees an image of a given shape.
 
-    Without a scale it is seen as in training: as large as it needs to be to cover the training
-    size (`fit = "crop"`, but nothing is cut off), or stretched to it. It is not enlarged beyond
-    `MAX_AREA` times the training size.
+    Without a scale, the image is seen as in training: resized to just cover the training size
+    (`fit = "crop"`, but nothing is cut off), or stretched to it. It is not enlarged beyond
+    `MAX_AREA` times the training area.
 
     Args:
         shape: Height and width of the image.
-        data: Size and fit of training.
-        backbone: Its stride, and the size it may need.
+        data: Image size and fit of training.
+        backbone: The backbone, with its stride and, if any, its fixed size.
         options: Scale and tile.
 
     Raises:
@@ -105,7 +113,7 @@ def _seen_size(
         cover = max(size[0] / shape[0], size[1] / shape[1])
         enlarged = math.sqrt(MAX_AREA * size[0] * size[1] / (shape[0] * shape[1]))
         scale = min(cover, max(1.0, enlarged))
-        # To whole pixels first and to whole strides after it, as ever.
+        # Round to whole pixels first, then to whole strides.
         return float(round(shape[0] * scale)), float(round(shape[1] * scale))
     return shape[0] * scale, shape[1] * scale
 
@@ -117,7 +125,7 @@ def _tile_size(
     if only is not None:
         if tile is not None:
             raise ConfigError(
-                f"backbone {backbone.name!r} takes images of {list(only)} only, which is the size "
+                f"backbone {backbone.name!r} takes only images of {list(only)}, which is the size "
                 f"of its tiles; drop the tile of {tile}"
             )
         return only
@@ -136,5 +144,5 @@ def _tile_size(
 
 
 def _rim(seen: tuple[float, float], backbone: Backbone) -> float:
-    """Count the pixels by which rounding to the stride may make an image larger."""
+    """Count the pixels that rounding to the stride may add to an image."""
     return (seen[0] + seen[1]) * backbone.stride
