@@ -107,7 +107,7 @@ def test_the_choice_of_colors_overrules_the_system(browser, pages, page):
     )
     theme.select_by_visible_text("light")
     assert browser.run(background) == light
-    theme.select_by_visible_text("as the system")
+    theme.select_by_visible_text("system")
     assert browser.run(background) == dark
 
 

@@ -95,16 +95,16 @@ def test_runs_of_the_same_data_and_settings_need_no_warning():
         ),
         (
             with_final(per_class_iou={"sky": 0.5}),
-            "B has no class pole: its mIoU is over fewer classes.",
+            "B lacks the class pole: its mIoU is over fewer classes.",
         ),
-        (make_record(protocol={"flip": True}), "The scores are taken differently (flip)."),
+        (make_record(protocol={"flip": True}), "The scores are computed differently (flip)."),
         (
             make_record(num_clusters=5),
             "The number of regions differs: matching them with classes depends on it.",
         ),
         (
             make_record(backbone={"fingerprint": "cd"}),
-            "The backbones differ: not only the training sets these runs apart.",
+            "The backbones differ: differences are not due to the training alone.",
         ),
         (make_record(final=None), "B is not finished: round 2 is its last."),
         (
@@ -113,7 +113,7 @@ def test_runs_of_the_same_data_and_settings_need_no_warning():
         ),
         (
             with_final(models=[{"client_id": "north", **SCORES}]),
-            "B is scored by the mean over the own models of its 1 client.",
+            "B is scored by the mean over the models of its 1 client.",
         ),
     ],
 )

@@ -230,7 +230,7 @@ def test_sums_of_what_was_sent_are_right(page):
 
 def test_the_summary_names_the_run(page):
     assert (
-        "2 sites (north and south; 1,266 images) learned together 3 regions without labels: "
+        "2 sites (north and south; 1,266 images) together learned 3 regions without labels: "
         "strategy fedcc-kmeans , 3 rounds of 25 steps, backbone filterbank , seed 3."
     ) in page.text
 
@@ -309,7 +309,7 @@ def test_an_interrupted_run_says_so_and_shows_its_last_scores():
     record = {**make_record(), "final": None}
     page = Page(render_report(record, CONFIG, PageContent()))
     assert (
-        "This run is not finished. The page shows what was there after round 3. "
+        "This run is not finished. The page shows its state after round 3. "
         "Continue it with --resume and make the report again."
     ) in page.text
     assert "Scores after round 3; the final evaluation is still to come." in page.text
@@ -332,7 +332,7 @@ def test_models_of_single_clients_are_listed_and_the_shown_one_is_named():
         {"client_id": "south", "mean_iou": 0.2503, "pixel_accuracy": 0.628},
     ]
     page = Page(render_report(record, CONFIG, PageContent()))
-    assert "learned alone, as a baseline, each 3 regions without labels" in page.text
+    assert "each learned, alone as a baseline, 3 regions without labels" in page.text
     assert (
         "The scores are the mean over the 2 models; confusion and matching are those of north"
     ) in page.text
@@ -342,7 +342,7 @@ def test_models_of_single_clients_are_listed_and_the_shown_one_is_named():
 
 def test_pooling_is_not_called_private():
     page = Page(render_report({**make_record(), "strategy": "centralized"}, CONFIG, PageContent()))
-    assert "the images themselves would have had to be sent" in page.text
+    assert "the images themselves would have to be sent" in page.text
     assert "leaves its site" not in page.text
 
 

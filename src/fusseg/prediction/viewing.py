@@ -125,7 +125,7 @@ def _tile_size(
     if only is not None:
         if tile is not None:
             raise ConfigError(
-                f"backbone {backbone.name!r} takes only images of {list(only)}, which is the size "
+                f"backbone {backbone.name!r} takes images of {list(only)} only, which is the size "
                 f"of its tiles; drop the tile of {tile}"
             )
         return only

@@ -1,1 +1,1 @@
-"""Figures and one self-contained page per run."""
+"""Self-contained HTML pages about runs, with their figures and tables."""

@@ -1,4 +1,4 @@
-"""One self-contained page about a run before and after it was fitted to new images."""
+"""One self-contained page about a run before and after its adaptation to new images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,8 +19,8 @@ def render_adaptation(
     """Write the page; the same input gives the same bytes.
 
     Args:
-        record: Content of `record.json` of the adapted run.
-        regions: Names and colors.
+        record: Content of the adapted run's `record.json`.
+        regions: Names and colors of the regions.
         pictured: Example images.
     """
     names = cluster_names(regions.num_clusters, regions.names)

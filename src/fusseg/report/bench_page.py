@@ -18,7 +18,7 @@ class PageTable:
     note: str
     header: Sequence[str]
     rows: Sequence[Sequence[tuple[str, bool]]]
-    """Text of each cell, and whether it is the best of its column."""
+    """Text of each cell, and whether it is the best in its column."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ def render_bench(
 
     Args:
         title: Heading of the page.
-        command: What made the table.
-        notices: Why a cell failed, by its name.
-        tables: In order.
-        figures: In order.
+        command: Command that made the tables.
+        notices: Reasons why cells failed, by the name of the cell.
+        tables: Tables in order.
+        figures: Figures in order.
 
     Returns:
-        HTML without any reference to the network or to another file.
+        HTML without references to the network or to other files.
     """
     environment = open_templates()
     style = read_part("report.css")

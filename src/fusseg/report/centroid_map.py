@@ -1,4 +1,4 @@
-"""The centroids of a run's rounds on two axes, and how far the sites agree on them."""
+"""Project the centroids of a run's rounds onto two axes, and measure how far the sites agree."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,23 +12,23 @@ from torch import Tensor
 from fusseg.runs.directory import CLIENT_CENTROIDS, GLOBAL_CENTROIDS, load_history
 
 MAX_ROUNDS, MAX_CLIENTS = 40, 20
-"""Rounds and clients in the map, spread evenly, so that the page stays small."""
+"""Most rounds and clients in the map, spread evenly, to keep the page small."""
 
 WIDTH, HEIGHT, _MARGIN = 640, 460, 30
-"""Size of the map and its rim, in the units of its coordinates."""
+"""Size of the map and its margin, in the units of its coordinates."""
 
 Points = Int[np.ndarray, "centroids 2"]
 
 
 @dataclass(frozen=True)
 class ClientCentroids:
-    """What one client sent in one round."""
+    """Centroids that one client sent in one round."""
 
     points: Points
     nearest: Int[np.ndarray, " centroids"]
     """The server's centroid nearest to each, by cosine."""
     agreement: float
-    """Mean cosine to these."""
+    """Mean cosine to the nearest centroids."""
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,16 @@ class RoundCentroids:
 
 @dataclass(frozen=True)
 class CentroidMap:
-    """All centroids of the shown rounds in one plane."""
+    """All centroids of the shown rounds, in one plane."""
 
     rounds: Mapping[int, RoundCentroids]
     client_ids: tuple[str, ...]
     explained: float
-    """Share of the variance that the two axes hold, in [0, 1]."""
+    """Share of the variance explained by the two axes, in [0, 1]."""
 
 
 def map_centroids(run_dir: Path) -> CentroidMap | None:
-    """Project a run's centroids; None where no round kept any, or nothing about them changes.
+    """Project a run's centroids; None if no round saved any, or they never change.
 
     Raises:
         DataError: If a file of the history is damaged.
@@ -59,10 +59,10 @@ def map_centroids(run_dir: Path) -> CentroidMap | None:
 
 
 def project_rounds(history: Mapping[int, Mapping[str, Tensor]]) -> CentroidMap | None:
-    """Project unit centroids on the first two principal components of all rounds together.
+    """Project unit centroids onto the first two principal components of all rounds together.
 
     Args:
-        history: `global` and `client/ID` by round, as `load_history` reads them.
+        history: Tensors `global` and `client/ID` by round, from `load_history`.
     """
     unit = {
         number: {name: _unit(tensor.numpy()) for name, tensor in tensors.items()}
@@ -91,7 +91,7 @@ def project_rounds(history: Mapping[int, Mapping[str, Tensor]]) -> CentroidMap |
 
 
 def as_json(centroids: CentroidMap) -> dict[str, Any]:
-    """List the map's numbers, flat, for the script that draws them."""
+    """Convert the map to flat lists of numbers, for the script that draws it."""
     numbers = {client_id: number for number, client_id in enumerate(centroids.client_ids)}
     return {
         "clients": list(centroids.client_ids),
@@ -119,7 +119,7 @@ def _place_client(
 
 
 def _changes(unit: Mapping[int, Mapping[str, Float[np.ndarray, "_ _"]]]) -> bool:
-    """Whether clients sent centroids, or the server's moved: where all stays local, neither."""
+    """Return whether clients sent centroids or the server's moved; neither if all is local."""
     if any(len(tensors) > 1 for tensors in unit.values()):
         return True
     server = [tensors[GLOBAL_CENTROIDS] for tensors in unit.values()]
@@ -133,7 +133,7 @@ def _principal_axes(
     _, lengths, directions = np.linalg.svd(centered, full_matrices=False)
     axes = np.zeros((points.shape[1], 2))
     found = directions[:2].T
-    # The sign of a component means nothing: its largest entry is made positive.
+    # The sign of a component is arbitrary: its largest entry is made positive.
     largest = np.abs(found).argmax(axis=0)
     axes[:, : found.shape[1]] = found * np.sign(found[largest, np.arange(found.shape[1])])
     variance = lengths**2
@@ -141,7 +141,7 @@ def _principal_axes(
 
 
 def _frame(flat: Float[np.ndarray, "points 2"]) -> tuple[Float[np.ndarray, " 2"], float]:
-    """Find the middle of all points, and the one scale at which they fill the map."""
+    """Find the center of all points, and the scale at which they fill the map."""
     low, high = flat.min(axis=0), flat.max(axis=0)
     room = np.array([WIDTH - 2 * _MARGIN, HEIGHT - 2 * _MARGIN])
     return (low + high) / 2, float((room / np.maximum(high - low, 1e-9)).min())

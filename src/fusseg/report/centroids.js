@@ -27,7 +27,7 @@
       const [toX, toY] = round.server.slice(2 * nearest, 2 * nearest + 2);
       group.prepend(make("line", { x1: x, y1: y, x2: toX, y2: toY, class: "link" }));
       const point = mark(client, x, y);
-      point.append(make("title", {}, `${clients[client]}: its centroid ${index}, nearest to region ${nearest}`));
+      point.append(make("title", {}, `${clients[client]}: centroid ${index}, nearest to region ${nearest}`));
       group.append(point);
     }
   };
@@ -37,7 +37,7 @@
       const [x, y] = points.slice(2 * index, 2 * index + 2);
       const ring = make("g", { class: "server", transform: `translate(${x} ${y})` });
       ring.append(make("circle", { r: 17 }), make("text", { x: 15, y: -14 }, String(index)));
-      ring.append(make("title", {}, `region ${index}, of all sites together`));
+      ring.append(make("title", {}, `region ${index}, shared by all sites`));
       group.append(ring);
     }
   };

@@ -1,4 +1,4 @@
-"""Which classes each client's images show, as stacked bars."""
+"""Draw the share of each class in each client's images, as stacked bars."""
 
 import io
 import warnings
@@ -24,19 +24,19 @@ def draw_class_distribution(
     shares: Float[np.ndarray, "clients classes"],
     kind: Literal["svg", "png"],
 ) -> bytes:
-    """Draw a bar per client, cut into its shares of the classes; the same shares give one file.
+    """Draw one bar per client, divided by class; the same input gives the same bytes.
 
     Args:
-        clients: Names, from top to bottom.
-        classes: Names, from left to right; those that no client has are left out.
-        colors: RGB of each class.
-        shares: Share of each class in a client's labeled pixels, in [0, 1]; zeros where it has
-            none.
+        clients: Names of the clients, from top to bottom.
+        classes: Names of the classes, from left to right; those that no client has are left out.
+        colors: RGB color of each class.
+        shares: Share of each class in a client's labeled pixels, in [0, 1]; all zeros for a client
+            without labels.
         kind: Format of the file.
     """
     shown = [number for number in range(len(classes)) if shares[:, number].any()]
     rows = -(-len(shown) // _LEGEND_COLUMNS)
-    # Without the metadata and with the salt, nothing in the file depends on the day or the process.
+    # Without metadata and with a fixed salt, the file does not depend on the date or the process.
     settings = {"svg.hashsalt": "classes", "svg.fonttype": "none", "text.parse_math": False}
     fields = ("Date", "Creator", "Format", "Type") if kind == "svg" else ("Software",)
     with matplotlib.style.context(["default", settings]), warnings.catch_warnings():

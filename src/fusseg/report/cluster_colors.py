@@ -1,4 +1,4 @@
-"""The colors of clusters and classes on the pages of a run, and the words for them."""
+"""Colors and names of clusters and classes on the pages of a run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ Colors = UInt8[np.ndarray, "_ 3"]
 
 @dataclass(frozen=True)
 class Coloring:
-    """Colors of the regions and of the labels, chosen so that what is the same looks the same."""
+    """Colors of regions and labels; a region and its class have the same color."""
 
     clusters: Colors
     classes: Colors
     legend: dict[str, Color]
-    """Color of each name that occurs."""
+    """Color of each name in use."""
 
 
 def choose_coloring(
@@ -31,13 +31,14 @@ def choose_coloring(
     num_clusters: int,
     regions: Regions | None = None,
 ) -> Coloring:
-    """Color clusters as the user named them, else like the class each is matched with.
+    """Color clusters as in the user's `regions.toml`, or else like their matched classes.
 
     Args:
-        classes: Of the labels; None where there are none.
-        matching: Class of each cluster, or `UNMATCHED`; None where nothing is scored.
-        num_clusters: K.
-        regions: Names and colors of `regions.toml`; a class of a region's name takes its color.
+        classes: Classes of the labels; None if there are no labels.
+        matching: Class of each cluster, or `UNMATCHED`; None if nothing is scored.
+        num_clusters: Number of clusters, K.
+        regions: Names and colors from `regions.toml`; a class with the name of a region gets the
+            region's color.
     """
     of_classes = class_colors(classes)
     if regions is None:
@@ -51,7 +52,7 @@ def choose_coloring(
         legend = dict(regions.legend)
         clusters = cluster_colors_of(regions)
         if classes is not None and classes.colors is None:
-            # A palette of classes begins like that of clusters: it would pair what is not the same.
+            # The palettes of classes and clusters start alike, which would suggest false matches.
             spread = spread_colors(clusters, num_clusters + len(classes.names))
             of_classes = spread[num_clusters:].copy()
         for index, name in enumerate(() if classes is None else classes.names):
@@ -63,38 +64,42 @@ def choose_coloring(
 
 
 def name_regions(run_dir: Path, num_clusters: int, site: str | None = None) -> Regions:
-    """Take a run's names and colors, or where none were given numbers and a palette.
+    """Load a run's names and colors, or use numbers and a palette if none were given.
 
     Args:
         run_dir: Run directory.
-        num_clusters: K.
-        site: Whose model; None: the global one.
+        num_clusters: Number of clusters, K.
+        site: Site that the model belongs to; None: the global model.
 
     Raises:
-        ConfigError: If regions.toml is wrong.
+        ConfigError: If regions.toml is invalid.
     """
     found = load_regions(run_dir, num_clusters, site)
     return numbered_regions(num_clusters) if found is None else found
 
 
 def numbered_regions(num_clusters: int) -> Regions:
-    """Give every cluster a region and a color of its own, and its number for a name."""
+    """Make one region per cluster, named by its number, with a color of its own.
+
+    >>> numbered_regions(2).names
+    ('cluster 0', 'cluster 1')
+    """
     return join_clusters(unnamed_clusters(num_clusters))
 
 
 def unnamed_clusters(num_clusters: int) -> list[NamedCluster]:
-    """Give every cluster a color, and no name."""
+    """Give every cluster a color, but no name."""
     colors = palette(num_clusters).tolist()
     return [NamedCluster(cluster, "", to_color(color)) for cluster, color in enumerate(colors)]
 
 
 def cluster_colors_of(regions: Regions) -> Colors:
-    """Give each cluster the color of its region."""
+    """Return the color of each cluster's region."""
     return np.array([regions.legend[name] for name in regions.names], np.uint8)
 
 
 def class_colors(classes: Classes | None) -> Colors:
-    """Choose a color per class: those of classes.toml, or a palette."""
+    """Choose a color per class: from classes.toml, or from a palette."""
     if classes is None:
         return np.zeros((0, 3), np.uint8)
     if classes.colors is not None:
@@ -103,7 +108,7 @@ def class_colors(classes: Classes | None) -> Colors:
 
 
 def cluster_colors(of_classes: Colors, matching: Sequence[int] | None, num_clusters: int) -> Colors:
-    """Give each cluster the color of its class, and the unmatched ones colors of their own."""
+    """Give each cluster the color of its class, and unmatched ones colors of their own."""
     if matching is None:
         return palette(num_clusters)
     unmatched = [cluster for cluster, label in enumerate(matching) if label == UNMATCHED]
@@ -114,6 +119,6 @@ def cluster_colors(of_classes: Colors, matching: Sequence[int] | None, num_clust
 
 
 def to_color(values: Sequence[int] | UInt8[np.ndarray, "3"]) -> Color:
-    """Take a color from a row of an array or list."""
+    """Convert a row of an array or list to a color."""
     red, green, blue = (int(value) for value in values)
     return red, green, blue

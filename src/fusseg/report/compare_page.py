@@ -18,7 +18,7 @@ _SIZE = (470.0, 270.0)
 _AREA = (0.14, 0.17, 0.78, 0.79)
 _DASHES = ("-", "--", ":", "-.")
 _LETTER_HEIGHT = 0.055
-"""Share of the axes that a letter needs, so that letters do not cover each other."""
+"""Height of a letter as a share of the axes, to avoid overlapping letters."""
 _WAYS = ("up", "down")
 Curve = Sequence[tuple[int, float]]
 
@@ -27,11 +27,11 @@ def render_comparison(runs: Sequence[ComparedRun], command: str) -> str:
     """Write the page; the same input gives the same bytes.
 
     Args:
-        runs: At least two, in the order in which they are shown.
-        command: What writes this page again.
+        runs: At least two runs, in the order in which they are shown.
+        command: Command that writes this page again.
 
     Returns:
-        HTML whose only references are the links to the runs' own reports.
+        HTML with no references except links to the runs' own reports.
     """
     groups = comparison.group_runs(runs)
     changed = comparison.changed_keys(runs)
@@ -78,9 +78,9 @@ def overlaid_curves(name: str, label: str, curves: Mapping[str, Curve], *, zero:
     """Draw one line per run against the round.
 
     Args:
-        name: Prefix of the ids, unique on the page.
-        label: What is drawn, beside the axis.
-        curves: Round and value, by the run's letter; a run without a point is left out.
+        name: Prefix of the element's ids, unique on the page.
+        label: Label of the axis.
+        curves: Rounds and values by the run's letter; runs without a point are left out.
         zero: Whether the axis begins at 0.
     """
     drawn = {key: curve for key, curve in curves.items() if curve}
@@ -112,7 +112,7 @@ def _draw_curve(axes: Axes, place: int, key: str, label: str, curve: Curve) -> N
 
 
 def _name_ends(axes: Axes, curves: Mapping[str, Curve]) -> None:
-    """Write each letter at the height of its line's end, or as near as others leave room."""
+    """Write each letter at the height of its line's end, or as close as the others allow."""
     low, high = axes.get_ylim()
     heights = {key: (curve[-1][1] - low) / (high - low) for key, curve in curves.items()}
     ordered = sorted(heights, key=lambda key: heights[key])
@@ -120,7 +120,7 @@ def _name_ends(axes: Axes, curves: Mapping[str, Curve]) -> None:
     places = {}
     for key in ordered:
         taken = places[key] = max(heights[key], taken + _LETTER_HEIGHT)
-    # What was pushed over the top comes down again, from above.
+    # Letters pushed above the top are moved down again, starting from the top.
     ceiling = 1.0
     for key in reversed(ordered):
         places[key] = min(places[key], ceiling)

@@ -1,4 +1,4 @@
-"""Two or more runs side by side: which belong together, where they differ, what sets them apart."""
+"""Compare two or more runs: group them, find the settings that differ, and list caveats."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,40 +18,41 @@ class ComparedRun:
     """One of the runs."""
 
     key: str
-    """A letter, which stands for the run in figures and tables."""
+    """Letter of the run in figures and tables."""
     name: str
-    """Its folder, with as many parents as tell it from the others."""
+    """Its folder, with as many parents as needed to distinguish it from the others."""
     config: Config
     record: Mapping[str, Any]
     link: str | None
-    """Where its own report is, as seen from the page; None where it has none."""
+    """Path of its own report, relative to the page; None if it has none."""
 
     @property
     def scores(self) -> Mapping[str, Any] | None:
-        """Its final scores, or those of its last scored round."""
+        """The final scores, or those of the last scored round."""
         return latest_scores(self.record)
 
     @property
     def held_out(self) -> bool:
-        """Whether its scored images are held out; else they are those that train."""
+        """Whether the scored images are held out; otherwise they are the training images."""
         return bool(self.config.data.held_out_sites)
 
 
 @dataclass(frozen=True)
 class RunGroup:
-    """Runs that differ in nothing but their seeds."""
+    """Runs that differ only in their seeds."""
 
     runs: tuple[ComparedRun, ...]
     seeds: Mapping[int, ComparedRun]
-    """The run that counts of each seed: others repeat it, and would narrow the deviation."""
+    """The run that counts for each seed; repeats are left out, as they would reduce the standard
+    deviation."""
     settings: Mapping[str, str]
-    """Those in which groups differ, by dotted key."""
+    """Settings that differ between groups, by dotted key."""
     mean_iou: Spread | None
     pixel_accuracy: Spread | None
 
 
 def group_runs(runs: Sequence[ComparedRun]) -> list[RunGroup]:
-    """Put runs together that differ in their seeds alone, in the order of their first runs."""
+    """Group runs that differ only in their seeds, in the order of their first runs."""
     groups: list[list[ComparedRun]] = []
     for run in runs:
         alike = [
@@ -77,7 +78,7 @@ def _join(runs: Sequence[ComparedRun], keys: Sequence[str]) -> RunGroup:
 
 
 def _by_seed(runs: Sequence[ComparedRun]) -> dict[int, ComparedRun]:
-    """Pick one run of each seed: finished and scored before others, then the first."""
+    """Choose one run of each seed: preferably finished and scored, then the first."""
     picked: dict[int, ComparedRun] = {}
     for run in sorted(runs, key=lambda run: (run.scores is None, run.record["final"] is None)):
         picked.setdefault(run.config.seed, run)
@@ -85,15 +86,15 @@ def _by_seed(runs: Sequence[ComparedRun]) -> dict[int, ComparedRun]:
 
 
 def changed_keys(runs: Sequence[ComparedRun]) -> list[str]:
-    """Name the settings that are not the same in all runs, in the order of the configuration."""
+    """List the settings that differ between runs, in the order of the configuration."""
     changed = {key for run in runs[1:] for key in differing_keys(runs[0].config, run.config)}
-    # Not every run has every key: an objective's table is there where the objective is used.
+    # Not every run has every key: an objective's table exists only if the objective is used.
     keys = dict.fromkeys(key for run in runs for key in flatten(to_table(run.config)))
     return [key for key in keys if key in changed]
 
 
 def setting(run: ComparedRun, key: str) -> str:
-    """Print one setting of a run."""
+    """Format one setting of a run."""
     value = without_folders_in(flatten(to_table(run.config))).get(key)
     if value is None or value in ("", ()):
         return formatting.ABSENT
@@ -101,21 +102,21 @@ def setting(run: ComparedRun, key: str) -> str:
 
 
 def class_table(runs: Sequence[ComparedRun]) -> dict[str, list[float | None]]:
-    """Line up the IoU of each class, None where a run does not have it, by class."""
+    """List the IoU of each class in all runs, None if a run does not have the class."""
     found = [(run.record["final"] or {}).get("per_class_iou") or {} for run in runs]
     names = {name: None for classes in found for name in classes}
     return {name: [classes.get(name) for classes in found] for name in names}
 
 
 def site_table(runs: Sequence[ComparedRun]) -> dict[str, list[float | None]]:
-    """Line up the mIoU of each scored site likewise."""
+    """List the mIoU of each scored site in all runs, None if a run does not have the site."""
     found = [(run.record["final"] or {}).get("sites") or {} for run in runs]
     names = sorted({name for sites in found for name in sites})
     return {name: [sites.get(name, {}).get("mean_iou") for sites in found] for name in names}
 
 
 def find_caveats(runs: Sequence[ComparedRun]) -> list[str]:
-    """Say what makes the scores less comparable than the table looks."""
+    """List the reasons why scores are less comparable than the table suggests."""
     return [*_unlike_scores(runs), *_unlike_runs(runs), *_single_runs(runs)]
 
 
@@ -133,14 +134,14 @@ def _unlike_scores(runs: Sequence[ComparedRun]) -> list[str]:
         missing = sorted(set().union(*classes) - own)
         if own and missing:
             caveats.append(
-                f"{run.key} has no class {formatting.listing(missing)}: its mIoU is over fewer "
+                f"{run.key} lacks the class {formatting.listing(missing)}: its mIoU is over fewer "
                 "classes."
             )
     protocols = [run.record.get("protocol") or {} for run in runs]
     names = sorted({name for protocol in protocols for name in protocol})
     unlike = [name for name in names if _differ(protocol.get(name) for protocol in protocols)]
     if unlike:
-        caveats.append(f"The scores are taken differently ({', '.join(unlike)}).")
+        caveats.append(f"The scores are computed differently ({', '.join(unlike)}).")
     return caveats
 
 
@@ -149,7 +150,7 @@ def _unlike_runs(runs: Sequence[ComparedRun]) -> list[str]:
     if _differ(run.record["num_clusters"] for run in runs):
         caveats.append("The number of regions differs: matching them with classes depends on it.")
     if _differ(run.record["backbone"]["fingerprint"] for run in runs):
-        caveats.append("The backbones differ: not only the training sets these runs apart.")
+        caveats.append("The backbones differ: differences are not due to the training alone.")
     for group in group_runs(runs):
         for run in group.runs:
             counted = group.seeds[run.config.seed]
@@ -175,7 +176,7 @@ def _single_runs(runs: Sequence[ComparedRun]) -> list[str]:
             caveats.append(f"{run.key} has no scores: {why}.")
         elif final["models"]:
             num = formatting.plural(len(final["models"]), "client")
-            caveats.append(f"{run.key} is scored by the mean over the own models of its {num}.")
+            caveats.append(f"{run.key} is scored by the mean over the models of its {num}.")
     return caveats
 
 

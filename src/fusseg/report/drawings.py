@@ -1,4 +1,4 @@
-"""Figures about many runs as PNG: panels, projections, curves with their spread."""
+"""PNG figures about many runs: panels of images, projections, curves with their spread."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -27,21 +27,21 @@ class Cloud:
     points: Float[np.ndarray, "points 2"]
     colors: UInt8[np.ndarray, "points 3"]
     shared: Bool[np.ndarray, " points"]
-    """Which points are the server's; the others are clients'."""
+    """Whether a point belongs to the server; the others belong to clients."""
 
 
 _NAME_LETTERS, _NAME_INCHES = 40, 2.6
-"""Longest name of a row, and the room for it."""
+"""Most letters of a row's name, and the width reserved for it."""
 
 
 def panels_png(
     rows: Mapping[str, Sequence[UInt8[np.ndarray, "_ _ 3"]]], legend: Mapping[str, Color]
 ) -> bytes:
-    """Draw rows of images: the photos, their labels, and what each method made of them.
+    """Draw rows of images: photos, labels, and the segmentations of each method.
 
     Args:
-        rows: Images by the name of the row; as many in each.
-        legend: RGB of each class.
+        rows: Images by the name of the row; the same number in each.
+        legend: RGB color of each class.
     """
     num = len(next(iter(rows.values())))
     height, width, _ = next(iter(rows.values()))[0].shape
@@ -71,8 +71,8 @@ def clouds_png(
     """Draw centroids: a column per method, a row per round.
 
     Args:
-        clouds: By method and round; the same rounds for all.
-        legend: RGB of each class.
+        clouds: Projected centroids by method and round; the same rounds for all methods.
+        legend: RGB color of each class.
         kind: Name of the projection.
     """
     rounds = sorted({number for by_round in clouds.values() for number in by_round})
@@ -95,7 +95,7 @@ def clouds_png(
                 axes.set_ylabel(f"round {number}", fontsize=9)
             if number in by_round:
                 _draw_cloud(axes, by_round[number])
-    figure.suptitle(f"{kind} of unit centroids: small dots clients, large rings server", fontsize=9)
+    figure.suptitle(f"{kind} of unit centroids: dots are clients', rings the server's", fontsize=9)
     _legend(figure, legend)
     height = figure.get_figheight()
     figure.subplots_adjust(
@@ -108,8 +108,8 @@ def seed_curves_png(series: Mapping[str, Mapping[int, Sequence[float]]], finish:
     """Draw mIoU per round: the mean over seeds, and one standard deviation around it.
 
     Args:
-        series: Values of all seeds in [0, 1], by method and round.
-        finish: Last round of training, after which the Lloyd finish begins.
+        series: Values in [0, 1] of all seeds, by method and round.
+        finish: Last round of training; the Lloyd finish begins after it.
     """
     figure = Figure(figsize=(8.4, 4.2), dpi=_DPI)
     axes = figure.add_axes((0.07, 0.12, 0.58, 0.84))

@@ -1,4 +1,4 @@
-"""Pixels as data URIs, so that a page carries its images."""
+"""Encode images as data URIs, to embed them in a page."""
 
 import base64
 import io
@@ -8,28 +8,28 @@ from jaxtyping import UInt8
 from PIL import Image
 
 MAX_WIDTH = 480
-"""Pixels; what is wider is scaled down before it is embedded."""
+"""Largest width in pixels; wider images are scaled down before they are embedded."""
 
 
 def shrink_photo(image: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "_ _ 3"]:
-    """Scale a photo down to the size at which it is embedded."""
+    """Scale a photo down to its embedded size."""
     return _at_most(image, Image.Resampling.LANCZOS)
 
 
 def shrink_regions(image: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "_ _ 3"]:
-    """Scale a color map down to the size at which it is embedded, without a new color."""
+    """Scale a color map down to its embedded size, without introducing new colors."""
     return _at_most(image, Image.Resampling.NEAREST)
 
 
 def photo_uri(image: UInt8[np.ndarray, "height width 3"]) -> str:
-    """Embed a photo as JPEG."""
+    """Encode a photo as JPEG."""
     buffer = io.BytesIO()
     Image.fromarray(shrink_photo(image)).save(buffer, "JPEG", quality=85, optimize=True)
     return _data_uri("image/jpeg", buffer)
 
 
 def regions_uri(image: UInt8[np.ndarray, "height width 3"]) -> str:
-    """Embed a color map without loss as PNG, or as a photo if it has more than 256 colors."""
+    """Encode a color map as lossless PNG, or as a photo if it has more than 256 colors."""
     small = shrink_regions(image)
     packed = small.astype(np.int32) @ np.array([65536, 256, 1], np.int32)
     values, indices = np.unique(packed, return_inverse=True)

@@ -1,4 +1,4 @@
-"""The report's figures, each one SVG element as text."""
+"""The figures of a run's report, each as the text of an SVG element."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,11 +22,11 @@ from fusseg.report.svg import (
 _WIDTH = 400.0
 _CURVE_AREA = (0.165, 0.19, 0.795, 0.77)
 _MAX_POINTS = 40
-"""Rounds up to which each one gets its own mark."""
+"""Most rounds for which every round gets its own mark."""
 
 
 def mean_iou_curve(rounds: Sequence[Mapping[str, Any]]) -> str:
-    """Draw mIoU against the round, for the rounds that were scored."""
+    """Draw the mIoU of each scored round."""
     points = [(entry["round"], entry["mean_iou"]) for entry in rounds if _scored(entry)]
 
     def draw(figure: Figure) -> None:
@@ -49,7 +49,7 @@ def mean_iou_curve(rounds: Sequence[Mapping[str, Any]]) -> str:
 
 
 def loss_curves(rounds: Sequence[Mapping[str, Any]]) -> str:
-    """Draw the loss against the round: a thin line per client, a thick one for the mean."""
+    """Draw the loss of each round: a thin line per client, a thick one for the mean."""
     clients = client_series(rounds)
     mean = [(entry["round"], entry["loss"]) for entry in rounds]
 
@@ -76,7 +76,7 @@ def loss_curves(rounds: Sequence[Mapping[str, Any]]) -> str:
 
 
 def client_series(rounds: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Give each client its color role; all are muted where there are more clients than colors."""
+    """Assign a color role to each client; all are muted if there are more clients than colors."""
     names = sorted({client["client_id"] for entry in rounds for client in entry["clients"]})
     if len(names) > NUM_SERIES:
         return dict.fromkeys(names, "chart-muted")
@@ -84,7 +84,7 @@ def client_series(rounds: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def class_bars(per_class_iou: Mapping[str, float | None]) -> str:
-    """Draw the IoU of each class, best first; classes that do not occur come last."""
+    """Draw the IoU of each class, best first; absent classes come last."""
     ordered = sorted(
         per_class_iou.items(), key=lambda item: -1.0 if item[1] is None else item[1], reverse=True
     )
@@ -103,7 +103,7 @@ def cluster_bars(shares: Sequence[float], names: Sequence[str]) -> str:
 
 
 def traffic_bars(rounds: Sequence[Mapping[str, Any]]) -> str:
-    """Draw the bytes of each round: full bars sent by the clients, hollow ones sent to them."""
+    """Draw the bytes of each round: filled bars for sent, hollow bars for received by clients."""
     numbers = [entry["round"] for entry in rounds]
     width = 0.38
     kinds = (("bytes_up", -width / 2, "sent"), ("bytes_down", width / 2, "received"))
@@ -139,12 +139,12 @@ def _scored(entry: Mapping[str, Any]) -> bool:
 
 
 def style_curve(axes: Axes, numbers: Sequence[int], label: str) -> None:
-    """Set the axes of a curve over rounds as all pages have them.
+    """Style the axes of a curve over rounds, alike on all pages.
 
     Args:
-        axes: With the curve drawn or not.
-        numbers: Rounds that occur.
-        label: What is drawn over them.
+        axes: The axes, before or after drawing the curve.
+        numbers: Numbers of the rounds.
+        label: Label of the vertical axis.
     """
     axes.set_xlabel("round")
     axes.set_ylabel(label)
@@ -165,7 +165,7 @@ def _draw_points(
     size: float = 5.0,
     marker: str | None = None,
 ) -> None:
-    """Mark the rounds; in a long training only some, and only by marks that tell lines apart."""
+    """Mark the rounds; in a long training only some, and only if marks distinguish the lines."""
     if len(points) > _MAX_POINTS and marker is None:
         return
     for number, value in points[:: 1 + len(points) // _MAX_POINTS]:

@@ -1,40 +1,44 @@
-"""Numbers as the report prints them."""
+"""Format numbers and words for the report."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
 
 ABSENT = "\N{EN DASH}"
-"""Stands where a record has no value."""
+"""Text for a missing value."""
 
 
 def score(value: float | int | None) -> str:
-    """Print a score in [0, 1] or a cosine with three decimals."""
+    """Format a score in [0, 1] or a cosine with three decimals."""
     return ABSENT if value is None else _with_minus(f"{value:.3f}")
 
 
 def loss(value: float | int | None) -> str:
-    """Print a loss with four decimals."""
+    """Format a loss with four decimals."""
     return ABSENT if value is None else _with_minus(f"{value:.4f}")
 
 
 def share(value: float | int) -> str:
-    """Print a share in [0, 1] as a percentage."""
+    """Format a share in [0, 1] as a percentage."""
     return f"{100 * value:.1f} %"
 
 
 def count(value: int) -> str:
-    """Print a whole number with its thousands apart."""
+    """Format an integer with thousands separators."""
     return f"{value:,}"
 
 
 def size(num_bytes: int) -> str:
-    """Print a number of bytes in its natural unit (kB = 1000 B)."""
+    """Format a number of bytes in a suitable unit (kB = 1000 B).
+
+    >>> size(1_234_567)
+    '1.2 MB'
+    """
     unit, divisor = byte_unit(num_bytes)
     return f"{num_bytes} B" if divisor == 1 else f"{num_bytes / divisor:.1f} {unit}"
 
 
 def byte_unit(num_bytes: int) -> tuple[str, int]:
-    """Choose the natural unit of a number of bytes, and how many bytes it is."""
+    """Choose a suitable unit for a number of bytes, and return its size in bytes."""
     unit, divisor = "B", 1
     for larger in ("kB", "MB", "GB", "TB"):
         if num_bytes / divisor < 999.95:
@@ -44,7 +48,11 @@ def byte_unit(num_bytes: int) -> tuple[str, int]:
 
 
 def duration(seconds: float | int) -> str:
-    """Print a time span as seconds, minutes or hours."""
+    """Format a duration in seconds, minutes or hours.
+
+    >>> duration(75)
+    '1 min 15 s'
+    """
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -55,7 +63,11 @@ def duration(seconds: float | int) -> str:
 
 
 def listing(names: list[str], longest: int = 8) -> str:
-    """Join names as in a sentence; what is too many is counted."""
+    """Join names as in a sentence; a long list is cut off with the number of the rest.
+
+    >>> listing(["north", "south", "west"])
+    'north, south and west'
+    """
     if len(names) > longest:
         return f"{', '.join(names[: longest - 1])} and {len(names) - longest + 1} more"
     if len(names) < 2:
@@ -64,7 +76,7 @@ def listing(names: list[str], longest: int = 8) -> str:
 
 
 def plural(number: int, noun: str) -> str:
-    """Print a number of things."""
+    """Format a number with its noun in the singular or plural."""
     return f"{count(number)} {noun}" if number == 1 else f"{count(number)} {noun}s"
 
 
@@ -74,18 +86,18 @@ def _with_minus(text: str) -> str:
 
 @dataclass(frozen=True)
 class ScoredNames:
-    """Names in the singular."""
+    """Names of the scored images and sites, in the singular."""
 
     image: str
     site: str
 
 
 def name_scored(held_out: Collection[bool]) -> ScoredNames:
-    """Say whether what is scored was held out; in neutral words where runs differ in it.
+    """Name the scored images and sites; neutral names are used if the runs differ.
 
     Args:
-        held_out: Of each run on the page; where nothing is held out, the images that train are
-            scored.
+        held_out: Whether each run on the page scores held-out images; otherwise it scores its
+            training images.
     """
     if all(held_out):
         return ScoredNames("held-out image", "held-out site")

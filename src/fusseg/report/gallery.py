@@ -1,4 +1,4 @@
-"""Join a run's record with example images into its report."""
+"""Write a run's report from its record and example images."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,7 +25,7 @@ from fusseg.runs.regions import load_regions
 from fusseg.segmentation.assignment import Segmenter, build_segmenter
 
 NUM_EXAMPLES, NUM_WORST, NUM_TRIED = 12, 12, 48
-"""Images in the gallery: so many spread evenly over the sites, and the worst of those tried."""
+"""Images in the gallery: some spread evenly over the sites, and the worst of the tried ones."""
 
 
 def write_report(
@@ -42,11 +42,11 @@ def write_report(
         config: The run's configuration.
         record: Its record, finished or not.
         saved: State after its last finished round, for the gallery.
-        shown: Images of the gallery; the gallery is left out without them.
+        shown: Images of the gallery; None: no gallery.
     """
     models = {}
     if saved is not None:
-        # Empty where every site of a deployment has its own.
+        # Empty if every site of a deployment has its own model.
         models = final_models(saved, resolve(config))
     name, model = next(iter(models.items()), (GLOBAL, None))
     num_clusters = config.model.num_clusters
@@ -67,7 +67,7 @@ def write_report(
 
 
 def _matching(record: Record, shown: HeldOut) -> list[int] | None:
-    """Class of each cluster; None where nothing is scored, or the labels have changed since."""
+    """Return the class of each cluster; None if nothing is scored or the labels have changed."""
     final = record["final"]
     if final is None or final["matching"] is None or shown.classes is None:
         return None
@@ -80,8 +80,8 @@ def _matching(record: Record, shown: HeldOut) -> list[int] | None:
 def _examples(
     segmenter: Segmenter, shown: HeldOut, matching: list[int] | None, coloring: Coloring
 ) -> list[GalleryEntry]:
-    """Segment images of all sites; keep some of each site, and of the others the worst."""
-    # Without scores there is no worst, and a CRF takes seconds an image.
+    """Segment images of all sites; keep some of each site, and the worst of the others."""
+    # Without scores there is no worst image, and a CRF takes seconds per image.
     few = matching is None or shown.crf
     sites = [item.site for item in shown.items]
     tried = spread_over_sites(sites, NUM_EXAMPLES if few else NUM_TRIED)
@@ -96,19 +96,22 @@ def _examples(
 
 
 def spread_over_sites(sites: Sequence[str], most: int) -> list[int]:
-    """Choose images: as many of each site as of the others, spread evenly within it.
+    """Choose about the same number of images from each site, spread evenly within it.
+
+    >>> spread_over_sites(["a", "a", "a", "a", "b"], most=3)
+    [0, 3, 4]
 
     Args:
         sites: Site of each image.
-        most: Number of images, where there are so many.
+        most: Most images to choose.
 
     Returns:
-        Places in `sites`, ascending.
+        Indices into `sites`, ascending.
     """
     by_site: dict[str, list[int]] = {}
     for place, site in enumerate(sites):
         by_site.setdefault(site, []).append(place)
-    # Small sites first: what they lack is left to the others.
+    # Small sites first: the images they lack are taken from the others.
     groups = sorted(spread_evenly(list(by_site.values()), most), key=len)
     chosen: list[int] = []
     for number, places in enumerate(groups):
@@ -141,7 +144,7 @@ def _example(
     return GalleryEntry(
         site=item.site,
         stem=item.stem,
-        # Small already here: the arrays of all that are tried are held at once.
+        # Scaled down here because the arrays of all tried images are in memory at once.
         image=shrink_photo(image),
         regions=shrink_regions(colorize(regions.numpy(), coloring.clusters)),
         label=label,

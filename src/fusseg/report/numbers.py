@@ -1,4 +1,4 @@
-"""What the pages say in numbers, gathered from a run's record."""
+"""Numbers and tables for the pages, computed from a run's record."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean of a score and how far its values lie apart."""
+    """Mean and spread of a score."""
 
     mean: float
     std: float | None
@@ -19,7 +19,7 @@ class Spread:
 
 
 def spread(values: Sequence[float | None]) -> Spread | None:
-    """Sum up the values there are; None where there is none."""
+    """Summarize the values that are not None; None if there are none."""
     found = [value for value in values if value is not None]
     if not found:
         return None
@@ -28,7 +28,7 @@ def spread(values: Sequence[float | None]) -> Spread | None:
 
 
 def latest_scores(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Pick the final scores, or those of the last scored round of an unfinished run."""
+    """Return the final scores, or those of the last scored round of an unfinished run."""
     if record["final"] is not None:
         return None if record["final"]["mean_iou"] is None else record["final"]
     scored = [entry for entry in record["rounds"] if entry["mean_iou"] is not None]
@@ -36,13 +36,13 @@ def latest_scores(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def site_spread(record: Mapping[str, Any], name: str) -> Spread | None:
-    """Sum up a score over the scored sites; None where there is none."""
+    """Summarize a score over the scored sites; None if there are none."""
     final = record["final"]
     return None if final is None else spread([site[name] for site in final["sites"].values()])
 
 
 def model_spread(record: Mapping[str, Any], name: str) -> Spread | None:
-    """Sum up a score over the clients' own models; None where they share one."""
+    """Summarize a score over the clients' own models; None if they share one."""
     final = record["final"]
     return None if final is None else spread([model[name] for model in final["models"]])
 
@@ -59,14 +59,14 @@ def traffic_by_client(rounds: Sequence[Mapping[str, Any]]) -> dict[str, dict[str
 
 
 def total_bytes(record: Mapping[str, Any], name: str) -> int:
-    """Add up `bytes_up` or `bytes_down`: what came before round 1, and all rounds."""
+    """Add up `bytes_up` or `bytes_down` over the exchange before round 1 and all rounds."""
     before = 0 if record["hello"] is None else record["hello"][name]
     total: int = before + sum(entry[name] for entry in record["rounds"])
     return total
 
 
 def incidents(rounds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """List the sites of a deployment that were left out; records before deployments name none."""
+    """List the sites of a deployment that were left out; simulations have none."""
     return [
         {"round": entry["round"], **incident}
         for entry in rounds
@@ -75,7 +75,7 @@ def incidents(rounds: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def class_names(final: Mapping[str, Any]) -> list[str]:
-    """Name the columns of the confusion."""
+    """Name the classes, the columns of the confusion matrix."""
     if final["per_class_iou"]:
         return list(final["per_class_iou"])
     return [f"class {index}" for index in range(len(final["confusion"][0]))]
@@ -87,13 +87,18 @@ def cluster_names(
     matching: Sequence[int] | None = None,
     class_names: Sequence[str] = (),
 ) -> list[str]:
-    """Name each cluster by its number (from 0), its given name and the class it is matched with.
+    """Name each cluster by its number (from 0), its given name and its matched class.
+
+    >>> cluster_names(2, None)
+    ['cluster 0', 'cluster 1']
+    >>> cluster_names(2, ["asphalt", "sky"], matching=[0, -1], class_names=["road"])
+    ['0 asphalt → road', '1 sky (unmatched)']
 
     Args:
-        num_clusters: K.
-        given: The user's name of each; None: there are none.
-        matching: Class of each, -1 where it has none; None where nothing is scored.
-        class_names: In order of the classes.
+        num_clusters: Number of clusters, K.
+        given: The user's name of each cluster; None: there are none.
+        matching: Class of each cluster, -1 if unmatched; None if nothing is scored.
+        class_names: Names of the classes.
     """
     names = []
     for cluster in range(num_clusters):
@@ -119,14 +124,14 @@ class ConfusionCell:
     class_name: str
     pixels: int
     share: float
-    """Of the cluster's pixels, in [0, 1]."""
+    """Share of the cluster's pixels, in [0, 1]."""
     matched: bool
-    """Whether this is the cluster's class."""
+    """Whether this is the class that the cluster is matched with."""
 
 
 @dataclass(frozen=True)
 class ConfusionRow:
-    """One cluster."""
+    """The row of one cluster in the confusion table."""
 
     name: str
     cells: tuple[ConfusionCell, ...]
@@ -139,13 +144,13 @@ def confusion_rows(
     class_names: Sequence[str],
     names: Sequence[str],
 ) -> list[ConfusionRow]:
-    """Say how each cluster's pixels spread over the classes, clusters in the order of matching.
+    """Make the confusion table, with clusters in the order of their matched classes.
 
     Args:
-        confusion: Pixels per cluster (row) and class (column).
-        matching: Class of each cluster, -1 where it has none; such clusters come last.
-        class_names: In the order of the columns.
-        names: Of the clusters.
+        confusion: Pixel counts per cluster (row) and class (column).
+        matching: Class of each cluster, -1 if unmatched; unmatched clusters come last.
+        class_names: Names of the classes, in the order of the columns.
+        names: Names of the clusters.
     """
     order = sorted(
         range(len(confusion)), key=lambda cluster: (matching[cluster] < 0, matching[cluster])

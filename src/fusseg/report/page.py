@@ -1,4 +1,4 @@
-"""One self-contained page about a run: no network, no other files."""
+"""One self-contained page about a run, without references to the network or other files."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -21,33 +21,33 @@ from fusseg.report.templates import render_page
 
 @dataclass(frozen=True)
 class GalleryEntry:
-    """One image and what the model made of it."""
+    """One image with its segmentation."""
 
     site: str
     stem: str
     image: UInt8[np.ndarray, "height width 3"]
     regions: UInt8[np.ndarray, "height width 3"]
-    """Already colored."""
+    """The regions in color."""
     label: UInt8[np.ndarray, "height width 3"] | None
-    """The mask in the same colors; None where there is none."""
+    """The mask in the same colors; None if there is no mask."""
     mean_iou: float | None
-    """Score of this image alone, in [0, 1]."""
+    """Score of this image alone, in [0, 1]; None if it is not scored."""
 
 
 @dataclass(frozen=True)
 class PageContent:
-    """What a run's page shows besides its record; a section without content is left out."""
+    """Content of a run's page besides its record; sections without content are left out."""
 
     gallery: Sequence[GalleryEntry] = ()
     """Examples, shown worst score first."""
     legend: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
-    """RGB of each class or region in the gallery, by its name."""
+    """RGB color of each class or region in the gallery, by name."""
     cluster_names: Sequence[str] | None = None
-    """What the user calls each cluster."""
+    """The user's name of each cluster."""
     centroids: CentroidMap | None = None
-    """Those of its rounds."""
+    """Map of the centroids of its rounds."""
     held_out: bool = True
-    """Whether the scored images are held out; False: they are those that train."""
+    """Whether the scored images are held out; False: they are the training images."""
 
 
 def render_report(record: Mapping[str, Any], config_toml: str, content: PageContent) -> str:
@@ -59,7 +59,7 @@ def render_report(record: Mapping[str, Any], config_toml: str, content: PageCont
         content: Pictures, names and centroids.
 
     Returns:
-        HTML without any reference to the network or to another file.
+        HTML without references to the network or to other files.
     """
     final, centroids = record["final"], content.centroids
     names = [] if final is None else _cluster_names(record, content.cluster_names)
@@ -101,7 +101,7 @@ def _mark(number: int) -> dict[str, str]:
 
 
 def _last_shared(centroids: CentroidMap) -> int:
-    """Find the place of the last round in which clients sent centroids: a finish has none."""
+    """Find the last round in which clients sent centroids; a finish has none."""
     shared = [place for place, one in enumerate(centroids.rounds.values()) if one.clients]
     return shared[-1] if shared else len(centroids.rounds) - 1
 
@@ -116,12 +116,12 @@ def _num_scored(record: Mapping[str, Any]) -> int:
 
 
 def _worst_first(sites: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
-    """Order sites by mIoU; by name where nothing is labeled."""
+    """Order sites by mIoU, or by name if nothing is labeled."""
     return sorted(sites.items(), key=lambda item: (item[1]["mean_iou"] or 0.0, item[0]))
 
 
 def _draw_figures(record: Mapping[str, Any], names: Sequence[str]) -> dict[str, str]:
-    """Draw the figures for which the record has numbers."""
+    """Draw the figures that the record has numbers for."""
     drawn = {}
     rounds, final = record["rounds"], record["final"]
     if any(entry["mean_iou"] is not None for entry in rounds):
@@ -153,7 +153,7 @@ def _score_named(
     record: Mapping[str, Any], given: Sequence[str] | None
 ) -> Mapping[str, Any] | None:
     final = record["final"]
-    # Where every client has its own model, the confusion is that of one of them.
+    # If every client has its own model, the confusion is that of only one of them.
     if given is None or final is None or final["confusion"] is None or final["models"]:
         return None
     return score_named(final["confusion"], given, numbers.class_names(final))
@@ -167,7 +167,7 @@ def _confusion(record: Mapping[str, Any], names: Sequence[str]) -> Sequence[Any]
 
 
 def _gallery_cards(gallery: Sequence[GalleryEntry]) -> list[dict[str, Any]]:
-    """Embed the examples, worst score first and those without a score last."""
+    """Embed the examples, worst score first; those without a score come last."""
     ordered = sorted(
         gallery,
         key=lambda entry: (

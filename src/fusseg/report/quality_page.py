@@ -1,4 +1,4 @@
-"""One self-contained page about how good a run is where nothing is labeled."""
+"""One self-contained page about the quality of a run without labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ _BINS = 20
 
 @dataclass(frozen=True)
 class PicturedImage:
-    """One image of a page, with what one or two models made of it."""
+    """One image of a page, with the segmentations of one or two models."""
 
     site: str
     stem: str
     value: str
-    """What stands beside its name."""
+    """Text shown next to its name."""
     layers: dict[str, UInt8[np.ndarray, "height width 3"]]
     """The photo under `Image`, and colored regions."""
 
@@ -43,11 +43,11 @@ class QualityText:
 
     name: str
     other: str | None
-    """Name of the run it is compared with."""
+    """Name of the run to compare with."""
     command: str
-    """Writes the page again."""
+    """Command that writes the page again."""
     second: str
-    """Trains a second run to compare with, and compares."""
+    """Commands that train a second run and compare the two."""
 
 
 def render_quality(
@@ -59,8 +59,8 @@ def render_quality(
     """Write the page; the same input gives the same bytes.
 
     Args:
-        judgement: What was found.
-        pictured: Images that are shown, the least sure or the least stable first.
+        judgement: Figures of the run and its images.
+        pictured: Images to show, least confident or least stable first.
         regions: Names and colors of the run's regions.
         text: Names and commands.
     """
@@ -106,7 +106,7 @@ def picture_cards(pictured: Sequence[PicturedImage]) -> list[dict[str, object]]:
 
 
 def _histogram(name: str, values: Sequence[float]) -> str:
-    """Draw how many images have which value."""
+    """Draw a histogram of the images' values."""
     counts, edges = np.histogram(values, bins=_BINS)
 
     def draw(figure: Figure) -> None:

@@ -1,4 +1,4 @@
-"""One image as several models see it, in colors that say which regions are the same."""
+"""One image as segmented by several models, with matching regions in the same color."""
 
 from collections.abc import Mapping, Sequence
 
@@ -23,18 +23,18 @@ def picture_regions(
     colors: Colors,
     matches: Sequence[int] | None = None,
 ) -> dict[str, Picture]:
-    """Draw one image and what each model makes of it.
+    """Draw one image and its segmentation by each model.
 
     Args:
-        models: One or two, by the name of their picture.
+        models: One or two models, by the name of their picture.
         shown: The images.
-        index: Which of them.
-        colors: Of the regions of the first model.
-        matches: Region of the second model for each of the first, `UNMATCHED` where there is none;
-            None: regions of one number are the same.
+        index: Index of the image.
+        colors: Colors of the first model's regions.
+        matches: The second model's region for each region of the first, or `UNMATCHED`; None:
+            regions with the same number match.
 
     Returns:
-        The photo under `Image`, then the regions of each model.
+        The photo as `Image`, then the regions of each model.
     """
     item, seen = shown.views[index].item, shown.views[index].settings
     photo = fit_image(
@@ -52,12 +52,12 @@ def picture_regions(
 def matched_colors(
     colors: Colors, matches: Sequence[int], num_clusters: int
 ) -> UInt8[np.ndarray, "{num_clusters} 3"]:
-    """Give each region of a second model the color of its match, the others their own.
+    """Give each region of a second model the color of its match, and others colors of their own.
 
     Args:
-        colors: Of the regions of the first model.
+        colors: Colors of the first model's regions.
         matches: As in `picture_regions`.
-        num_clusters: Regions of the second model.
+        num_clusters: Number of regions of the second model.
     """
     source = {other: cluster for cluster, other in enumerate(matches) if other != UNMATCHED}
     alone = [other for other in range(num_clusters) if other not in source]

@@ -1,4 +1,4 @@
-"""One self-contained page about the number of regions."""
+"""One self-contained page that suggests a number of regions."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ _AREA = (0.13, 0.18, 0.83, 0.78)
 _FIGURES = (
     ("stability", "Stability: adjusted Rand index of two clusterings on held-back images"),
     ("silhouette", "Silhouette by cosine on held-back images"),
-    ("mean_cosine", "Mean cosine to the own centroid on held-back images"),
+    ("mean_cosine", "Mean cosine to the nearest centroid on held-back images"),
 )
 
 
@@ -27,11 +27,11 @@ def render_suggestion(
     """Write the page; the same input gives the same bytes.
 
     Args:
-        judged: What was tried, by number of regions.
-        suggestion: What follows from it.
+        judged: The tried numbers of regions, with their figures.
+        suggestion: The suggested numbers.
         data: Name of the data.
-        notes: On what it was judged.
-        command: What writes this page again.
+        notes: Sentences about the images and settings that were used.
+        command: Command that writes this page again.
     """
     return render_page(
         "suggestion.html.j2",
@@ -54,8 +54,8 @@ def draw_candidates(judged: Sequence[Judged], suggestion: Suggestion, name: str)
     """Draw one figure of merit against the number of regions, as an SVG element.
 
     Args:
-        judged: What was tried, by number of regions.
-        suggestion: Which of them is marked.
+        judged: The tried numbers of regions, with their figures.
+        suggestion: The suggestion to mark.
         name: Field of `Judged` to draw.
     """
     points = [(one.num_clusters, getattr(one, name)) for one in judged]

@@ -1,4 +1,4 @@
-"""Matplotlib figures as inline SVG that takes its colors and font from the page around it."""
+"""Draw Matplotlib figures as inline SVG, with colors and font taken from the surrounding page."""
 
 import io
 import re
@@ -13,7 +13,7 @@ import matplotlib.style
 from matplotlib.figure import Figure
 
 NUM_SERIES = 6
-"""Series colors of the page; more series than these are not told apart by color."""
+"""Number of series colors on a page; colors repeat beyond it."""
 SHAPES = (
     "M-8 0A8 8 0 1 0 8 0A8 8 0 1 0 -8 0Z",
     "M-7 -7H7V7H-7Z",
@@ -22,9 +22,9 @@ SHAPES = (
     "M-3 -9H3V-3H9V3H3V9H-3V3H-9V-3H-3Z",
     "M0 9L9 -7H-9Z",
 )
-"""Circle, square, triangle, diamond, plus, triangle on its tip: as SVG paths around the origin."""
+"""SVG paths around the origin: circle, square, triangle, diamond, plus, triangle on its tip."""
 MARKERS = ("o", "s", "^", "D", "P", "v")
-"""The same shapes as matplotlib calls them."""
+"""Matplotlib's names of the same shapes."""
 # Matplotlib wants fixed colors, the page has one set for light and one for dark: figures are drawn
 # in these stand-ins, which become the page's variables.
 _ROLES = (
@@ -35,7 +35,7 @@ _ROLES = (
     *(f"series-{number}" for number in range(1, NUM_SERIES + 1)),
 )
 COLORS: Final = MappingProxyType({role: f"#{7 * i + 7:06x}" for i, role in enumerate(_ROLES)})
-"""Color to draw with, by its role on the page."""
+"""Colors to draw with, by their role on the page."""
 _VARIABLES = {color: f"var(--{role})" for role, color in COLORS.items()}
 _TIP = "tip:"
 _SVG = "{http://www.w3.org/2000/svg}"
@@ -43,18 +43,22 @@ _HREF = "{http://www.w3.org/1999/xlink}href"
 
 
 def tip(text: str) -> str:
-    """Make the `gid` with which an artist shows a text when it is pointed at."""
+    """Make the `gid` of an artist that shows a text on hover."""
     return _TIP + text
 
 
 def plain(text: str, longest: int = 22) -> str:
-    """Make a name from outside fit for a figure: printable, on one line, not too long."""
+    r"""Make an untrusted name fit for a figure: printable, on one line, not too long.
+
+    >>> plain("north\nmine, level 3, gallery 12")
+    'north mine, level 3, …'
+    """
     text = "".join(letter if letter.isprintable() else " " for letter in text)
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def text_width(text: str) -> float:
-    """Estimate the width of a text in CSS pixels at the figures' font size, on the wide side."""
+    """Estimate the largest width of a text in CSS pixels, at the figures' font size."""
     cells = sum(1.7 if east_asian_width(letter) in "WF" else 1.0 for letter in text)
     return 7.0 * cells
 
@@ -62,13 +66,13 @@ def text_width(text: str) -> float:
 def draw_svg(
     name: str, label: str, size: tuple[float, float], draw: Callable[[Figure], None]
 ) -> str:
-    """Draw a figure and return it as an SVG element; the same drawing gives the same text.
+    """Draw a figure as an SVG element; the same drawing gives the same text.
 
     Args:
         name: Prefix of the element's ids, unique on the page.
-        label: What a screen reader says in place of the figure.
+        label: Text for screen readers.
         size: Width and height in CSS pixels at natural size.
-        draw: Draws on the empty figure.
+        draw: Function that draws on an empty figure.
     """
     settings = {
         "svg.fonttype": "none",
@@ -103,7 +107,7 @@ def draw_svg(
 
 
 def _adapt(root: ET.Element, name: str) -> None:
-    """Strip what the page must not see twice or at all, and hand colors and font to the page."""
+    """Remove what an inline SVG must not contain, and use the page's colors and font."""
     for parent in root.iter():
         for child in list(parent):
             if child.find(f"{_SVG}style") is not None:
@@ -138,8 +142,11 @@ def _adapt_attributes(attributes: dict[str, str], name: str) -> None:
 
 
 def series_mark(number: int) -> tuple[int, int]:
-    """Choose shape and color of a series, counted from 0: both as numbers from 0.
+    """Choose the shape and color of a series; all are numbered from 0.
 
-    Beyond the colors, the shapes shift against them: the first 36 marks all differ.
+    Once the colors repeat, the shapes shift against them, so the first 36 marks all differ.
+
+    >>> series_mark(0), series_mark(6)
+    ((0, 0), (1, 0))
     """
     return (number + number // NUM_SERIES) % len(SHAPES), number % NUM_SERIES

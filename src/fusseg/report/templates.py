@@ -1,4 +1,4 @@
-"""The templates of the pages, and how they are filled."""
+"""Render the templates of the pages."""
 
 import base64
 import hashlib
@@ -16,7 +16,7 @@ _FILTERS = ("score", "loss", "share", "count", "size", "duration", "listing", "p
 
 
 def open_templates() -> Environment:
-    """Make an environment that escapes all values and refuses names that are not given."""
+    """Make an environment that escapes all values and refuses undefined names."""
     environment = Environment(
         loader=PackageLoader("fusseg.report", ""),
         autoescape=True,
@@ -31,12 +31,12 @@ def open_templates() -> Environment:
 
 
 def render_page(template: str, scripts: Sequence[str], **values: object) -> str:
-    """Fill a template that extends `base.html.j2`; only the given scripts may run on the page.
+    """Render a template that extends `base.html.j2`; only the given scripts may run on the page.
 
     Args:
-        template: File name.
-        scripts: Files that are joined into the page's one script.
-        values: What the template names.
+        template: File name of the template.
+        scripts: Files that are joined into the single script of the page.
+        values: Variables of the template.
     """
     script = '"use strict";\n' + "\n".join(read_part(name) for name in scripts)
     digest = hashlib.sha256(script.encode()).digest()
@@ -54,10 +54,10 @@ def render_page(template: str, scripts: Sequence[str], **values: object) -> str:
 
 
 def finish_page(page: str) -> str:
-    """Escape what hides or reorders text, and bytes in a name that are no text to an encoder."""
+    """Escape characters that hide or reorder text, and bytes that cannot be encoded."""
     return visible(page, keep="\n\t")
 
 
 def read_part(name: str) -> str:
-    """Read a style sheet or script that goes into a page."""
+    """Read a style sheet or script to embed in a page."""
     return (resources.files("fusseg.report") / name).read_text(encoding="utf-8")
