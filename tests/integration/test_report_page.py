@@ -310,7 +310,7 @@ def test_an_interrupted_run_says_so_and_shows_its_last_scores():
     page = Page(render_report(record, CONFIG, PageContent()))
     assert (
         "This run is not finished. The page shows its state after round 3. "
-        "Continue it with --resume and make the report again."
+        "Continue it with --resume"
     ) in page.text
     assert "Scores after round 3; the final evaluation is still to come." in page.text
     assert f"mIoU {formatting.score(0.1 + 3 / 70)}" in page.text
