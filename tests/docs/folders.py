@@ -105,11 +105,6 @@ def labeled_sites(shared, folder):
 def new_sites(shared, folder):
     finished_run(shared, folder)
     write_sites(folder / "new_sites", ("hall", "yard"))
-
-
-def readme(shared, folder):
-    """What somebody has who read the README with images at hand."""
-    images(shared, folder)
     write_sites(folder / "other_sites", ("hall",))
     rows = "".join(f"{stem:03d},hall,test\n" for stem in range(NUM_IMAGES))
     (folder / "other_sites" / "splits.csv").write_text("stem,site,split\n" + rows)
@@ -149,15 +144,12 @@ class Page:
 PAGES: dict[str, Page] = {
     "CONTRIBUTING.md": Page(),
     "README.md": Page(
-        readme,
+        images,
         {"run": TINY},
         leaves=(
             "runs/mine/report.html",
             "runs/mine/contact_sheet.png",
             "regions/008.png",
-            "coco.json",
-            "model.safetensors",
-            "runs/five-rounds/state.safetensors",
             "keys/server.crt",
             "keys/hamburg.key",
         ),
@@ -166,7 +158,7 @@ PAGES: dict[str, Page] = {
     "docs/backbones.md": Page(configuration, own_cache=True),
     "docs/bench.md": Page(configuration),
     "docs/cluster.md": Page(),
-    "docs/configuration.md": Page(configuration),
+    "docs/configuration.md": Page(configuration, leaves=("runs/five-rounds/state.safetensors",)),
     "docs/data.md": Page(configuration, leaves=("clients.csv", "clients.svg")),
     "docs/deployment.md": Page(leaves=("authority/ca.key", "keys/server.key", "keys/hamburg.key")),
     "docs/faq.md": Page(),

@@ -14,6 +14,7 @@ import torch
 from fusseg.config.file import load_config, to_table
 from fusseg.config.previous_version import MOVED_KEYS
 from fusseg.config.schema import Config
+from fusseg.core.version import VERSION
 from fusseg.data.items import Classes, Item
 from fusseg.data.stored import Stored, sum_up
 from fusseg.evaluation.held_out import Evaluation, score_sites
@@ -41,7 +42,7 @@ from fusseg.segmentation.training import TrainingPlan
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted(ROOT.glob("*.md")),
     *sorted((ROOT / "docs").glob("**/*.md")),
 ]
 CONFIGURATIONS = sorted([*ROOT.glob("examples/*.toml"), *ROOT.glob("benchmarks/*.toml")])
@@ -183,6 +184,11 @@ def test_every_rule_of_the_method_names_its_code_and_its_tests():
         body = re.split(r"^## ", text, flags=re.MULTILINE)[0]
         assert re.search(r"^- Code: `fusseg\.", body, re.MULTILINE), heading
         assert re.search(r"^- Tests:[^`]*`tests/", body, re.MULTILINE), heading
+
+
+def test_the_citation_names_this_version():
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {VERSION}\n" in text
 
 
 def test_every_equation_has_its_place():
