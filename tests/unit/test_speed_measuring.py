@@ -5,10 +5,9 @@ import time
 
 import pytest
 import torch
-
-from fusseg.bench.speed.children import ChildError, call_in_child
-from fusseg.bench.speed.memory_meter import MemoryMeter, anonymous_bytes
-from fusseg.bench.speed.timing import time_alternately
+from benchmarks.speed.children import ChildError, call_in_child
+from benchmarks.speed.memory_meter import MemoryMeter, anonymous_bytes
+from benchmarks.speed.timing import time_alternately
 
 linux = pytest.mark.skipif(anonymous_bytes() is None, reason="memory is read from /proc of Linux")
 

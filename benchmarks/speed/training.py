@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import torch
 
-from fusseg.bench.speed.inputs import plain_plan, random_features, random_model
-from fusseg.bench.speed.products import (
+from benchmarks.speed.inputs import plain_plan, random_features, random_model
+from benchmarks.speed.products import (
     count_gflop,
     prepare_products,
     product_rate,
     step_products,
 )
-from fusseg.bench.speed.rows import (
+from benchmarks.speed.rows import (
     Figures,
     Limit,
     SpeedRow,
@@ -20,8 +20,8 @@ from fusseg.bench.speed.rows import (
     speed_row,
     untargeted_row,
 )
-from fusseg.bench.speed.sizes import Setting
-from fusseg.bench.speed.timing import time_alternately
+from benchmarks.speed.sizes import Setting
+from benchmarks.speed.timing import time_alternately
 from fusseg.config.compute import Compute, has_bfloat16
 from fusseg.config.schema import LocalConfig, ModelConfig
 from fusseg.features.neighbors import nearest_neighbors
@@ -98,7 +98,7 @@ def small_clients_rows(setting: Setting) -> list[SpeedRow]:
     )
     rows = []
     if device.type != "cuda":
-        reason = "needs CUDA: fusseg bench speed --device cuda"
+        reason = "needs CUDA: python -m benchmarks.speed --device cuda"
         rows.append(missing_row(f"{name}, cuda", size, TOGETHER, reason))
         rows.append(missing_row(f"{name}, cuda, same results", size, SAME, reason))
     compute = Compute(device, torch.float32)

@@ -1,4 +1,4 @@
-"""The command that measures every stage against its floor."""
+"""Measure every stage against its floor, and write the table as it grows."""
 
 import tempfile
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from fusseg.bench.speed.children import call_in_child
-from fusseg.bench.speed.machine import describe_machine, machine_text, rate_text
-from fusseg.bench.speed.rows import SpeedRow
-from fusseg.bench.speed.sizes import FULL, QUICK, Setting, Sizes
-from fusseg.bench.speed.suite import Measured, Measurement, list_measurements, run_measurements
-from fusseg.bench.speed.table import SpeedTable, count_status, row_texts, write_table
+from benchmarks.speed.children import call_in_child
+from benchmarks.speed.machine import describe_machine, machine_text, rate_text
+from benchmarks.speed.rows import SpeedRow
+from benchmarks.speed.sizes import FULL, QUICK, Setting, Sizes
+from benchmarks.speed.suite import Measured, Measurement, list_measurements, run_measurements
+from benchmarks.speed.table import SpeedTable, count_status, row_texts, write_table
 from fusseg.config.compute import choose_compute
 from fusseg.config.schema import ComputeConfig, DeviceName
 from fusseg.core.errors import ConfigError

@@ -8,10 +8,10 @@ from jaxtyping import Float
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from fusseg.bench.speed.inputs import plain_plan, random_codes, random_model
-from fusseg.bench.speed.rows import Figures, Limit, SpeedRow, speed_row
-from fusseg.bench.speed.sizes import Setting, Sizes
-from fusseg.bench.speed.timing import time_alternately
+from benchmarks.speed.inputs import plain_plan, random_codes, random_model
+from benchmarks.speed.rows import Figures, Limit, SpeedRow, speed_row
+from benchmarks.speed.sizes import Setting, Sizes
+from benchmarks.speed.timing import time_alternately
 from fusseg.config.schema import Config, FederationConfig, ModelConfig
 from fusseg.federation.clustering import MAX_ITERATIONS, RESTARTS, kmeans
 from fusseg.federation.gathering import aggregate

@@ -4,11 +4,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from fusseg.bench.speed.children import call_in_child
-from fusseg.bench.speed.inputs import write_images
-from fusseg.bench.speed.memory_meter import MemoryMeter, anonymous_bytes
-from fusseg.bench.speed.rows import Figures, Limit, SpeedRow, missing_row, speed_row
-from fusseg.bench.speed.sizes import Setting
+from benchmarks.speed.children import call_in_child
+from benchmarks.speed.inputs import write_images
+from benchmarks.speed.memory_meter import MemoryMeter, anonymous_bytes
+from benchmarks.speed.rows import Figures, Limit, SpeedRow, missing_row, speed_row
+from benchmarks.speed.sizes import Setting
 from fusseg.config.schema import (
     BackboneConfig,
     Config,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from fusseg.bench.speed.products import REFERENCE_SHAPE, product_rate
+from benchmarks.speed.products import REFERENCE_SHAPE, product_rate
 from fusseg.config.compute import has_bfloat16, processor_name
 from fusseg.config.schema import DeviceName
 from fusseg.runs.record import versions

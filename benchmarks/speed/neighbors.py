@@ -2,12 +2,12 @@
 
 import torch
 
-from fusseg.bench.speed.inputs import random_codes
-from fusseg.bench.speed.memory_meter import anonymous_bytes
-from fusseg.bench.speed.products import Product, product_rate
-from fusseg.bench.speed.rows import Figures, Limit, SpeedRow, missing_row, speed_row
-from fusseg.bench.speed.sizes import Setting
-from fusseg.bench.speed.timing import time_alternately
+from benchmarks.speed.inputs import random_codes
+from benchmarks.speed.memory_meter import anonymous_bytes
+from benchmarks.speed.products import Product, product_rate
+from benchmarks.speed.rows import Figures, Limit, SpeedRow, missing_row, speed_row
+from benchmarks.speed.sizes import Setting
+from benchmarks.speed.timing import time_alternately
 from fusseg.features.neighbors import nearest_neighbors
 from fusseg.segmentation.objectives.stego import StegoSettings
 

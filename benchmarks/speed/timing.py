@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fusseg.bench.speed.memory_meter import MemoryMeter
+from benchmarks.speed.memory_meter import MemoryMeter
 
 Task = Callable[[], object]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fusseg.bench.speed.timing import time_alternately
+from benchmarks.speed.timing import time_alternately
 from fusseg.segmentation.objective import LocalTraining
 
 REFERENCE_SHAPE = (1936, 768, 768)

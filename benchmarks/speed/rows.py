@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from fusseg.bench.speed.explanations import EXPLANATIONS, Explanations, Quantity
+from benchmarks.speed.explanations import EXPLANATIONS, Explanations, Quantity
 
 Status = Literal["met", "explained", "short", "not measurable here"]
 

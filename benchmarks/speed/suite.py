@@ -5,17 +5,17 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
 
-from fusseg.bench.speed.aggregation import aggregation_rows, kmeans_rows
-from fusseg.bench.speed.children import call_in_child
-from fusseg.bench.speed.extraction import filterbank_rows, given_backbone_rows, vit_rows
-from fusseg.bench.speed.memory import given_backbone_memory_rows, memory_rows
-from fusseg.bench.speed.neighbors import neighbor_rows
-from fusseg.bench.speed.rounds import round_rows
-from fusseg.bench.speed.rows import SpeedRow
-from fusseg.bench.speed.scoring import evaluation_rows
-from fusseg.bench.speed.sizes import Setting, Sizes
-from fusseg.bench.speed.starting import start_rows
-from fusseg.bench.speed.training import local_step_rows, small_clients_rows
+from benchmarks.speed.aggregation import aggregation_rows, kmeans_rows
+from benchmarks.speed.children import call_in_child
+from benchmarks.speed.extraction import filterbank_rows, given_backbone_rows, vit_rows
+from benchmarks.speed.memory import given_backbone_memory_rows, memory_rows
+from benchmarks.speed.neighbors import neighbor_rows
+from benchmarks.speed.rounds import round_rows
+from benchmarks.speed.rows import SpeedRow
+from benchmarks.speed.scoring import evaluation_rows
+from benchmarks.speed.sizes import Setting, Sizes
+from benchmarks.speed.starting import start_rows
+from benchmarks.speed.training import local_step_rows, small_clients_rows
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.speed.machine import Machine, machine_text, rate_text
+from benchmarks.speed.rows import SpeedRow
+from benchmarks.speed.suite import Measured
 from fusseg.bench.output import write_file
-from fusseg.bench.speed.machine import Machine, machine_text, rate_text
-from fusseg.bench.speed.rows import SpeedRow
-from fusseg.bench.speed.suite import Measured
 
 HEADER = ("row", "seconds", "floor", "ratio", "target", "status", "GFLOP", "GFLOP / rate", "peak")
 _ABSENT = "\N{EN DASH}"
@@ -22,7 +22,7 @@ _READING = (
 
 @dataclass(frozen=True)
 class SpeedTable:
-    """What one run of `fusseg bench speed` has measured so far."""
+    """What one run has measured so far."""
 
     command: str
     sizes: str

@@ -1,4 +1,4 @@
-"""How large everything is that `fusseg bench speed` measures."""
+"""The sizes of everything that is measured."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -5,9 +5,9 @@ import sys
 import time
 from collections.abc import Sequence
 
-from fusseg.bench.speed.rows import Figures, Limit, SpeedRow, speed_row
-from fusseg.bench.speed.sizes import Setting
-from fusseg.bench.speed.timing import time_alternately
+from benchmarks.speed.rows import Figures, Limit, SpeedRow, speed_row
+from benchmarks.speed.sizes import Setting
+from benchmarks.speed.timing import time_alternately
 
 HELP, FIRST_STEP = Limit("seconds", 0.3), Limit("seconds", 3)
 _CONFIG = """

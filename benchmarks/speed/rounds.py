@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import torch
 
-from fusseg.bench.speed.inputs import plain_plan, random_features
-from fusseg.bench.speed.rows import Figures, Limit, SpeedRow, speed_row
-from fusseg.bench.speed.sizes import Setting
-from fusseg.bench.speed.timing import time_alternately
+from benchmarks.speed.inputs import plain_plan, random_features
+from benchmarks.speed.rows import Figures, Limit, SpeedRow, speed_row
+from benchmarks.speed.sizes import Setting
+from benchmarks.speed.timing import time_alternately
 from fusseg.config.compute import Compute
 from fusseg.config.schema import Config, FederationConfig
 from fusseg.core.randomness import SERVER, round_generator
