@@ -10,7 +10,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.speed.children import call_in_child
 from benchmarks.speed.machine import describe_machine, machine_text, rate_text
 from benchmarks.speed.rows import SpeedRow
 from benchmarks.speed.sizes import FULL, QUICK, Setting, Sizes
@@ -20,6 +19,7 @@ from fusseg.config.compute import choose_compute
 from fusseg.config.schema import ComputeConfig, DeviceName
 from fusseg.core.errors import ConfigError
 from fusseg.core.visible_text import say
+from fusseg.core.worker_processes import call_in_process
 
 _WIDTH = 110
 """Of the table, on narrower terminals too: names that are broken are hard to read."""
@@ -68,7 +68,7 @@ def measure_speed(
     console = Console(width=width, soft_wrap=True, highlight=False, markup=False)
     with tempfile.TemporaryDirectory(prefix="fusseg-speed-", ignore_cleanup_errors=True) as folder:
         setting = Setting(sizes, device, options.backbone, Path(folder))
-        machine = call_in_child(describe_machine, device, sizes.repeats)
+        machine = call_in_process(describe_machine, device, sizes.repeats)
         console.print(f"{machine_text(machine)} {rate_text(machine)}")
         date = f"{datetime.now():%Y-%m-%d}"
         table = SpeedTable(options.command, sizes.name, device, date, machine, (), complete=False)

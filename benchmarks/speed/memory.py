@@ -4,7 +4,6 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.speed.children import call_in_child
 from benchmarks.speed.inputs import write_images
 from benchmarks.speed.memory_meter import MemoryMeter, anonymous_bytes
 from benchmarks.speed.rows import Figures, Limit, SpeedRow, missing_row, speed_row
@@ -17,6 +16,7 @@ from fusseg.config.schema import (
     FederationConfig,
     LocalConfig,
 )
+from fusseg.core.worker_processes import call_in_process
 from fusseg.features.extraction import wait_for
 from fusseg.federation.state import ClientUpdate
 from fusseg.runs.engine import TrainingBegun
@@ -91,7 +91,7 @@ def given_backbone_memory_rows(setting: Setting) -> list[SpeedRow]:
 def measure_peaks(setting: Setting, backbone: str, num_images: int) -> Peaks:
     """Extract, then train and evaluate on the cached features, in one process after another."""
     folder = setting.folder / f"memory-{num_images}-{backbone == 'filterbank'}"
-    call_in_child(write_images, folder / "images", num_images, setting.sizes.side)
+    call_in_process(write_images, folder / "images", num_images, setting.sizes.side)
     config = Config(
         data=DataConfig(
             root=str(folder / "images"), image_size=(setting.sizes.side, setting.sizes.side)
@@ -101,8 +101,8 @@ def measure_peaks(setting: Setting, backbone: str, num_images: int) -> Peaks:
         federation=FederationConfig(rounds=1),
         evaluation=EvaluationConfig(at_sites=True),
     )
-    extraction = call_in_child(_peak_of_extraction, config, folder / "cache")
-    training, evaluation = call_in_child(_peaks_of_run, config, folder / "run", folder / "cache")
+    extraction = call_in_process(_peak_of_extraction, config, folder / "cache")
+    training, evaluation = call_in_process(_peaks_of_run, config, folder / "run", folder / "cache")
     shutil.rmtree(folder)
     return Peaks(extraction, training, evaluation)
 

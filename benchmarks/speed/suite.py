@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 
 from benchmarks.speed.aggregation import aggregation_rows, kmeans_rows
-from benchmarks.speed.children import call_in_child
 from benchmarks.speed.extraction import filterbank_rows, given_backbone_rows, vit_rows
 from benchmarks.speed.memory import given_backbone_memory_rows, memory_rows
 from benchmarks.speed.neighbors import neighbor_rows
@@ -16,6 +15,7 @@ from benchmarks.speed.scoring import evaluation_rows
 from benchmarks.speed.sizes import Setting, Sizes
 from benchmarks.speed.starting import start_rows
 from benchmarks.speed.training import local_step_rows, small_clients_rows
+from fusseg.core.worker_processes import call_in_process
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def run_measurements(
     """
     for measurement in measurements:
         try:
-            rows = call_in_child(measurement.measure, setting)
+            rows = call_in_process(measurement.measure, setting)
         except Exception:
             yield Measured(measurement.name, (), traceback.format_exc().rstrip())
         else:

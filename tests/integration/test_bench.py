@@ -11,7 +11,7 @@ import pytest
 
 from fusseg.bench.cells import list_cells
 from fusseg.bench.grid_file import load_grid
-from fusseg.bench.workers import CellDone, run_cells
+from fusseg.bench.run_cells import CellDone, run_cells
 
 GRID = """
 title = "Pipes"

@@ -16,7 +16,7 @@ import torch
 
 from fusseg.bench.cells import list_cells
 from fusseg.bench.grid_file import load_grid
-from fusseg.bench.spread_cells import run_cells_on
+from fusseg.bench.run_cells import run_cells_on
 from fusseg.core.errors import ConfigError, DataError
 from fusseg.runs.directory import load_record, load_state
 

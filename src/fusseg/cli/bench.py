@@ -16,8 +16,7 @@ from fusseg.bench.grid_sections import read_seeds
 from fusseg.bench.output import FIGURES, GRID, MARKDOWN, PAGE, Bench, write_file, write_tables
 from fusseg.bench.pictures import draw_figures
 from fusseg.bench.results import PHASES, read_cell
-from fusseg.bench.spread_cells import run_cells_on
-from fusseg.bench.workers import CellDone, run_cells
+from fusseg.bench.run_cells import CellDone, run_cells, run_cells_on
 from fusseg.cli.progress import Display
 from fusseg.cli.running import follow
 from fusseg.cli.spreading import check_dask, workers_at
