@@ -4,8 +4,7 @@ import pytest
 
 from fusseg.bench.cells import folder_name, list_cells
 from fusseg.bench.grid import cell_config, check_names, override_grid
-from fusseg.bench.grid_file import dump_grid, find_grid, load_grid
-from fusseg.bench.grid_sections import read_seeds
+from fusseg.bench.grid_file import dump_grid, find_grid, load_grid, read_seeds
 from fusseg.core.errors import ConfigError
 from fusseg.federation.strategies import resolve
 

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusseg.cluster.surroundings import describe_surroundings, find_fault
-from fusseg.cluster.workers import Workers
+from fusseg.cluster.workers import Workers, describe_surroundings, find_fault
 from fusseg.config.schema import BackboneConfig, ComputeConfig, Config, DataConfig
 from fusseg.core.errors import DataError
 from fusseg.data.items import Item

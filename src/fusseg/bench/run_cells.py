@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fusseg.bench.cells import Cell, run_cell
-from fusseg.cluster.surroundings import is_wanted
-from fusseg.cluster.workers import Workers, result_of, wait_until_seen
+from fusseg.cluster.workers import Workers, is_wanted, result_of, wait_until_seen
 from fusseg.core.errors import FussegError
 from fusseg.core.worker_processes import WorkerDiedError, WorkerError, run_in_processes
 from fusseg.runs.directory import RECORD, STATE

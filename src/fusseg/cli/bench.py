@@ -11,8 +11,7 @@ from filelock import FileLock, Timeout
 
 from fusseg.bench.cells import Cell, cell_progress, list_cells
 from fusseg.bench.grid import Grid, check_names, override_grid
-from fusseg.bench.grid_file import dump_grid, find_grid, load_grid
-from fusseg.bench.grid_sections import read_seeds
+from fusseg.bench.grid_file import dump_grid, find_grid, load_grid, read_seeds
 from fusseg.bench.output import FIGURES, GRID, MARKDOWN, PAGE, Bench, write_file, write_tables
 from fusseg.bench.pictures import draw_figures
 from fusseg.bench.results import PHASES, read_cell
@@ -20,8 +19,7 @@ from fusseg.bench.run_cells import CellDone, run_cells, run_cells_on
 from fusseg.cli.progress import Display
 from fusseg.cli.running import follow
 from fusseg.cli.spreading import check_dask, workers_at
-from fusseg.cluster.surroundings import TOKEN
-from fusseg.cluster.workers import Workers
+from fusseg.cluster.workers import TOKEN, Workers
 from fusseg.config.file import parse_overrides
 from fusseg.config.schema import Config, FederationConfig, LocalConfig, ModelConfig
 from fusseg.core.errors import ConfigError, FussegError

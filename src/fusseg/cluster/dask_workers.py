@@ -9,8 +9,7 @@ from pathlib import Path
 from distributed import Client, Worker, WorkerPlugin
 from distributed.worker import logger
 
-from fusseg.cluster.surroundings import TOKEN, Surroundings, describe_surroundings, find_fault
-from fusseg.cluster.workers import Workers
+from fusseg.cluster.workers import TOKEN, Surroundings, Workers, describe_surroundings, find_fault
 from fusseg.core.atomic import write_atomically
 from fusseg.core.errors import ConfigError, DataError
 
