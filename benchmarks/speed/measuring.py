@@ -22,15 +22,15 @@ from fusseg.core.visible_text import say
 from fusseg.core.worker_processes import call_in_process
 
 _WIDTH = 110
-"""Of the table, on narrower terminals too: names that are broken are hard to read."""
+"""Least width of the table, even on narrower terminals: wrapped names are hard to read."""
 
 
 @dataclass(frozen=True)
 class SpeedOptions:
-    """What the command line says."""
+    """Options of the command line."""
 
     json: Path
-    """Where the JSON file goes; the Markdown file is written beside it."""
+    """JSON file to write; the Markdown file is written beside it."""
     command: str
     device: str = "cpu"
     quick: bool = False
@@ -40,11 +40,10 @@ class SpeedOptions:
 def run_speed(options: SpeedOptions) -> bool:
     """Measure, show and write all rows; False if a measurement failed.
 
-    The files are written after every measurement, so that an interrupt leaves the rows that are
-    there.
+    The files are written after every measurement, so that an interrupt keeps the rows so far.
 
     Raises:
-        FussegError: If the device is not there or the files cannot be written.
+        FussegError: If there is no such device, or the files cannot be written.
     """
     sizes = QUICK if options.quick else FULL
     return measure_speed(options, sizes, list_measurements(sizes))
@@ -53,7 +52,7 @@ def run_speed(options: SpeedOptions) -> bool:
 def measure_speed(
     options: SpeedOptions, sizes: Sizes, measurements: tuple[Measurement, ...]
 ) -> bool:
-    """Do as `run_speed`, at any sizes.
+    """Run chosen measurements at any sizes, as `run_speed` does.
 
     Raises:
         FussegError: As `run_speed`.
@@ -75,7 +74,7 @@ def measure_speed(
         written = write_table(options.json, table)
         with closing(run_measurements(measurements, setting)) as events:
             for number, measured in enumerate(events, start=1):
-                # Each time anew: an interrupt, or a kill, leaves the rows that are there.
+                # After each measurement: an interrupt or a kill keeps the rows so far.
                 table = replace(
                     table,
                     measured=(*table.measured, measured),

@@ -1,4 +1,4 @@
-"""Rows about memory: extraction, training and evaluation at few and at many images."""
+"""Rows about memory: extraction, training and evaluation with few and with many images."""
 
 import shutil
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ CONSTANT = Limit("ratio", 1.1)
 SMALL = Limit("peak_bytes", 2 * 2**30, says="at most 2 GiB")
 _STAGES = ("extraction", "training", "evaluation")
 _IMAGE_BYTES = 250_000
-"""On disk at most, of a generated image, its mask and its features."""
+"""Disk space of a generated image, its mask and its features, at most."""
 
 
 @dataclass(frozen=True)
 class Peaks:
-    """Anonymous memory at its highest, in bytes."""
+    """Highest anonymous memory of each stage, in bytes."""
 
     extraction: int
     training: int
@@ -65,7 +65,7 @@ def memory_rows(setting: Setting) -> list[SpeedRow]:
 
 
 def given_backbone_memory_rows(setting: Setting) -> list[SpeedRow]:
-    """Measure the same stages with a backbone that was named on the command line."""
+    """Measure the same stages with the backbone named on the command line."""
     count = setting.sizes.onnx_images
     size = f"{count} generated images of {_side_text(setting)}"
     names = [f"memory, {stage}, given backbone" for stage in _STAGES]
@@ -114,7 +114,7 @@ def _peak_of_extraction(config: Config, cache: Path) -> int:
 
 
 def _peaks_of_run(config: Config, run_dir: Path, cache: Path) -> tuple[int, int]:
-    """Split a run at its last client update: what comes before is training, after it evaluation."""
+    """Split a run at its last client update: training before it, evaluation after it."""
     training = 0
     with MemoryMeter() as meter:
         for event in run_experiment(config, run_dir, cache):

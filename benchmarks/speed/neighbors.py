@@ -1,4 +1,4 @@
-"""Rows about nearest neighbors: time against the product of all with all, and memory."""
+"""Rows about nearest neighbors: time compared with the product of all vectors, and memory."""
 
 import torch
 
@@ -30,7 +30,7 @@ def neighbor_rows(setting: Setting) -> list[SpeedRow]:
             rows = pooled[start : start + _CHUNK]
             torch.matmul(rows, pooled.T, out=out[: len(rows)])
 
-    # No warm-up: one call is long enough to be its own.
+    # One call is long enough to need no warm-up.
     stage, floor = time_alternately(
         [lambda: nearest_neighbors(pooled, number), all_with_all],
         sizes.neighbor_repeats,

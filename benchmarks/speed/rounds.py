@@ -1,4 +1,4 @@
-"""Rows about a round: what it costs beyond the local steps, and the server's share."""
+"""Rows about a round: its time beyond the local steps, and the server's share of it."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ PROTOCOL = resolve(Config(federation=FederationConfig(rounds=1)))
 
 
 def round_rows(setting: Setting) -> list[SpeedRow]:
-    """Measure a round of training against its local steps alone, and the server's half of it."""
+    """Compare a round of training with its local steps alone, and measure the server's part."""
     sizes = setting.sizes
     clients = _clients(setting)
     [task] = PROTOCOL.tasks(1)

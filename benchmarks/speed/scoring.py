@@ -46,7 +46,7 @@ _CPU = torch.device("cpu")
 
 
 def evaluation_rows(setting: Setting) -> list[SpeedRow]:
-    """Measure what is done with each held-out image, on the processor in float32."""
+    """Measure the work for each held-out image, on the processor in float32."""
     dim = setting.sizes.scored_dim
     segmenter = build_segmenter(random_model(dim, MODEL), torch.zeros(dim))
     labels = _draw_labels()

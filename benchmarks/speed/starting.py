@@ -1,4 +1,4 @@
-"""Rows about the start: until help is printed, and until the first step is done."""
+"""Rows about start-up: time until help is printed, and until the first training step is done."""
 
 import subprocess
 import sys
@@ -75,7 +75,7 @@ def _start(command: Sequence[str]) -> None:
 
 
 def _seconds_to_first_step(command: Sequence[str]) -> float:
-    """Wait for the line after the first client's update, then let the run end."""
+    """Time a run until the line after the first client's update, then let it finish."""
     started = time.perf_counter()
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -1,4 +1,4 @@
-"""All measurements, each in a process of its own."""
+"""All measurements; each runs in a process of its own."""
 
 import traceback
 from collections.abc import Callable, Generator
@@ -20,7 +20,7 @@ from fusseg.core.worker_processes import call_in_process
 
 @dataclass(frozen=True)
 class Measurement:
-    """What is measured in one process."""
+    """A group of rows that is measured in one process."""
 
     name: str
     measure: Callable[[Setting], list[SpeedRow]]
@@ -28,12 +28,12 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Measured:
-    """What came of one measurement."""
+    """Rows of one measurement, or why it failed."""
 
     name: str
     rows: tuple[SpeedRow, ...]
     failure: str = ""
-    """Traceback, where it failed; empty where it did not."""
+    """Traceback; empty if it succeeded."""
 
 
 def list_measurements(sizes: Sizes) -> tuple[Measurement, ...]:
@@ -61,10 +61,10 @@ def list_measurements(sizes: Sizes) -> tuple[Measurement, ...]:
 def run_measurements(
     measurements: tuple[Measurement, ...], setting: Setting
 ) -> Generator[Measured, None, None]:
-    """Run one after another; one that fails does not stop the others.
+    """Run the measurements one after another; one that fails does not stop the others.
 
     Args:
-        measurements: What is run, in this order.
+        measurements: Measurements to run, in this order.
         setting: Sizes, device and folder.
 
     Yields:

@@ -34,7 +34,7 @@ _KEYS = (
 
 
 def find_grid(name: str) -> Path:
-    """Find a grid: a file, or one of those shipped with the package, such as `table1`.
+    """Find a grid: a file, or the name of a grid shipped with the package, such as `table1`.
 
     Raises:
         ConfigError: If there is neither.
@@ -55,7 +55,7 @@ def load_grid(path: Path, preset: str | None = None) -> Grid:
 
     Args:
         path: TOML file.
-        preset: Which of its `[presets.NAME]` is laid over it; None where it has none, or one.
+        preset: The `[presets.NAME]` of the file to merge into it; None if it has none, or only one.
 
     Raises:
         ConfigError: If the file cannot be read, a key is unknown, a value has the wrong type, or a
@@ -86,7 +86,7 @@ def load_grid(path: Path, preset: str | None = None) -> Grid:
 
 
 def dump_grid(grid: Grid) -> str:
-    """Write a grid as TOML with everything resolved, so that it can be run again."""
+    """Write a grid as TOML with base and preset merged, so that it can be run again."""
     methods = {
         method.name: {
             **method.settings,
@@ -113,13 +113,13 @@ def read_seeds(value: Any) -> tuple[int, ...]:  # noqa: ANN401 - checked here
     """Read a number of seeds, or a list of them.
 
     Raises:
-        ConfigError: If there is none, one occurs twice, or one is no seed.
+        ConfigError: If there is none, one occurs twice, or one is not a seed.
     """
     numbers = list(range(min(value, MAX_SEEDS + 1))) if type(value) is int else value
     if not isinstance(numbers, list) or not all(type(seed) is int for seed in numbers):
         raise ConfigError(f"seeds must be a number of seeds or a list of them, got {value!r}")
     if not 1 <= len(numbers) <= MAX_SEEDS or len(set(numbers)) < len(numbers):
-        raise ConfigError(f"seeds must be 1 to {MAX_SEEDS} different ones, got {value!r}")
+        raise ConfigError(f"seeds must be 1 to {MAX_SEEDS} different seeds, got {value!r}")
     if any(not 0 <= seed < 2**63 for seed in numbers):
         raise ConfigError(f"seeds must be at least 0 and below 2^63, got {value!r}")
     return tuple(numbers)
@@ -163,11 +163,7 @@ def _check_references(grid: Grid) -> None:
 
 
 def _read_columns(table: Mapping[str, Any]) -> tuple[Column, ...]:
-    """Read the columns; a grid without any has one.
-
-    Raises:
-        ConfigError: If one is no table of settings.
-    """
+    """Read the columns; a grid that lists none has one."""
     for name, settings in table.items():
         _check_table(f"columns.{name}", settings)
         _check_keys(f"column {name!r}", settings, _SECTIONS)
@@ -177,15 +173,6 @@ def _read_columns(table: Mapping[str, Any]) -> tuple[Column, ...]:
 
 
 def _read_methods(table: Mapping[str, Any], columns: Sequence[str]) -> tuple[Method, ...]:
-    """Read the rows.
-
-    Args:
-        table: What stands below `methods`.
-        columns: Names of the columns.
-
-    Raises:
-        ConfigError: If there is none, or one is wrong.
-    """
     if not table:
         raise ConfigError("a grid needs at least one method; add [methods.NAME]")
     methods = []
@@ -211,11 +198,6 @@ def _read_methods(table: Mapping[str, Any], columns: Sequence[str]) -> tuple[Met
 
 
 def _read_published(table: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Read the paper's figures.
-
-    Raises:
-        ConfigError: If one is no percentage.
-    """
     published: dict[str, dict[str, float]] = {}
     for row, figures in table.items():
         _check_table(f"published.{row}", figures)
@@ -230,11 +212,6 @@ def _read_published(table: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def _check_keys(where: str, table: Mapping[str, Any], known: Sequence[str]) -> None:
-    """Refuse keys that are not known.
-
-    Raises:
-        ConfigError: If there is one.
-    """
     for name in table:
         if name not in known:
             raise ConfigError(f"{where}: unknown key {name!r}; {nearest_name(name, known)}")
@@ -246,11 +223,7 @@ def _check_table(key: str, value: Any) -> None:  # noqa: ANN401 - checked here
 
 
 def _read_section(table: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Read a table; empty where it is left out.
-
-    Raises:
-        ConfigError: If it is no table.
-    """
+    """Read a table; a missing one is empty."""
     value = table.get(key, {})
     _check_table(key, value)
     return dict(value)
@@ -259,11 +232,6 @@ def _read_section(table: Mapping[str, Any], key: str) -> dict[str, Any]:
 def _read_typed(
     table: Mapping[str, Any], key: str, kind: type[Kind], words: str, default: Kind | None = None
 ) -> Kind:
-    """Read a value of one type.
-
-    Raises:
-        ConfigError: If it is of another type.
-    """
     value = table.get(key, default)
     if not isinstance(value, kind):
         raise ConfigError(f"{key} must be {words}, got {value!r}")
@@ -271,11 +239,6 @@ def _read_typed(
 
 
 def _read_strings(key: str, value: Any) -> tuple[str, ...]:  # noqa: ANN401 - checked here
-    """Read a list of strings.
-
-    Raises:
-        ConfigError: If it is something else.
-    """
     if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
         raise ConfigError(f"{key} must be a list of strings, got {value!r}")
     return tuple(value)

@@ -1,4 +1,4 @@
-"""Write the table of a grid: Markdown, CSV and one page."""
+"""Write the table of a grid as Markdown, CSV and an HTML page."""
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
@@ -21,25 +21,25 @@ _CSV_HEADER = ("method", "column", "seed", "held_out", "phase", "site", "score",
 
 @dataclass(frozen=True)
 class Bench:
-    """A grid with its cells and where they are kept."""
+    """A grid with its cells and its output folder."""
 
     grid: Grid
     cells: tuple[Cell, ...]
-    """All cells of the grid, run or not."""
+    """All cells of the grid, finished or not."""
     out: Path
     command: str
     chosen: tuple[str, ...]
-    """Methods that are to be run; empty: all."""
+    """Methods to run; empty: all."""
     chosen_columns: tuple[str, ...] = ()
-    """Columns that are to be run; empty: all."""
+    """Columns to run; empty: all."""
 
 
 def write_tables(bench: Bench, failures: Mapping[str, str], figures: Sequence[PageFigure]) -> None:
-    """Write what is there; cells that are not finished are shown as missing.
+    """Write the results so far; unfinished cells are shown as missing.
 
     Args:
         bench: The grid and its cells.
-        failures: Why a cell failed, by its name.
+        failures: By the label of each failed cell, why it failed.
         figures: Figures of the page.
 
     Raises:
@@ -72,7 +72,7 @@ def write_tables(bench: Bench, failures: Mapping[str, str], figures: Sequence[Pa
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file whole, in a folder that is made if it is not there.
+    """Write a file atomically, and create its folder if needed.
 
     Raises:
         DataError: If it cannot be written.
@@ -85,11 +85,11 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def to_markdown(title: str, command: str, sections: Sequence[Section]) -> str:
-    """Write sections as Markdown tables under one title.
+    """Format sections as Markdown tables under one title.
 
     Args:
         title: Heading of the page.
-        command: What made the table.
+        command: The command that made the table.
         sections: Its tables, in order.
     """
     parts = [f"# {title}", f"    {without_folders(command)}"]
@@ -105,7 +105,7 @@ def to_markdown(title: str, command: str, sections: Sequence[Section]) -> str:
 
 
 def to_csv(grid: Grid, results: Mapping[Cell, Result]) -> str:
-    """Write one line per cell and score, as fractions, bytes and seconds.
+    """Format one line per cell and score, as fractions, bytes and seconds.
 
     `site` is empty for scores over all held-out sites; the paper's figures have the phase
     `published` and no seed.
@@ -114,7 +114,7 @@ def to_csv(grid: Grid, results: Mapping[Cell, Result]) -> str:
 
 
 def _shown(names: Sequence[str], chosen: Sequence[str], finished: Set[str]) -> list[str]:
-    """Pick the rows or columns that are run now or have been run before."""
+    """List the rows or columns to show: those to run now and those with finished cells."""
     return [name for name in names if name in finished or not chosen or name in chosen]
 
 

@@ -1,4 +1,4 @@
-"""The command that runs a grid of experiments and sets its table."""
+"""Run a grid of experiments and write its table."""
 
 import json
 import time
@@ -30,7 +30,7 @@ from fusseg.runs.prepare import prepare
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What the command line says."""
+    """Options of `fusseg bench`."""
 
     grid: str
     out: Path
@@ -41,7 +41,7 @@ class BenchOptions:
     seeds: int | None = None
     jobs: int = 1
     dask: str | None = None
-    """Address of a Dask cluster that takes the cells."""
+    """Address of a Dask cluster that runs the cells."""
     overrides: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ class BenchOptions:
 
 
 def run_bench(options: BenchOptions) -> bool:
-    """Run what is not finished, write table and figures; False if a cell failed.
+    """Run the unfinished cells, and write table and figures; False if a cell failed.
 
     Raises:
         FussegError: If the grid, the data or the output folder cannot be used.
@@ -63,7 +63,7 @@ def run_bench(options: BenchOptions) -> bool:
         if (not options.only or cell.method in options.only)
         and (not options.columns or cell.column in options.columns)
     ]
-    # Every folder is looked at before anything is run or written.
+    # Check every folder before anything is run or written.
     progress = {cell: cell_progress(cell) for cell in cells}
     pending = [cell for cell in chosen if progress[cell] != "finished"]
     configs = [cell.config for cell in pending]
@@ -92,7 +92,7 @@ def run_bench(options: BenchOptions) -> bool:
 
 
 def read_grid(options: BenchOptions) -> Grid:
-    """Read the grid that the command line asks for.
+    """Read the grid that the options ask for.
 
     Raises:
         ConfigError: If the grid, a method or an option is wrong.
@@ -101,8 +101,8 @@ def read_grid(options: BenchOptions) -> Grid:
         raise ConfigError(f"--jobs must be at least 1, got {options.jobs}")
     if options.jobs > 1 and options.dask is not None:
         raise ConfigError(
-            f"--jobs {options.jobs} and --dask {options.dask} exclude each other: the cluster "
-            "runs as many cells as it has workers; drop --jobs"
+            f"--jobs {options.jobs} cannot be combined with --dask {options.dask}: a cluster runs "
+            "as many cells as it has workers; leave out --jobs"
         )
     check_dask(options.dask)
     grid = load_grid(find_grid(options.grid), options.preset)
@@ -122,7 +122,7 @@ def _locked(out: Path) -> Iterator[None]:
     try:
         out.mkdir(parents=True, exist_ok=True)
         with FileLock(out / "lock", timeout=0):
-            # Workers that an earlier command left behind in a crash stop at their next round.
+            # Without the token, workers left by a crashed command stop at their next round.
             for token in out.glob(f"{TOKEN}*"):
                 token.unlink(missing_ok=True)
             yield
@@ -135,7 +135,7 @@ def _locked(out: Path) -> Iterator[None]:
 
 
 def _extract(cells: Sequence[Cell], cache: Path, workers: Workers | None, display: Display) -> None:
-    """Extract what the cells need, once for all and before any of them starts."""
+    """Extract the features of all cells before the first one starts."""
     seen: set[Config] = set()
     for cell in cells:
         view = replace(
@@ -200,6 +200,6 @@ def _draw(bench: Bench, cache: Path, display: Display) -> list[PageFigure]:
             write_file(bench.out / FIGURES / name, figure.png)
             figures.append(figure)
     except FussegError as error:
-        # The table stands without them.
+        # The table does not need them.
         display.line(f"not all figures could be drawn: {error}")
     return figures

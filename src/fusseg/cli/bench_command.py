@@ -37,7 +37,7 @@ def bench(  # noqa: PLR0913 - one per option
         str, typer.Argument(help="table1, table2, table3 or GRID.toml.", show_default=False)
     ],
     preset: Annotated[
-        str | None, typer.Option(help="Which preset of the grid, such as cityscapes.")
+        str | None, typer.Option(help="Preset of the grid, such as cityscapes.")
     ] = None,
     data: Annotated[
         Path | None, typer.Option("--data", help="Folder of the data; default: the grid's.")
@@ -46,19 +46,19 @@ def bench(  # noqa: PLR0913 - one per option
         Path | None, typer.Option("--out", help="Folder of the cells; default: runs/bench-GRID.")
     ] = None,
     seeds: Annotated[int | None, typer.Option(help="Number of seeds; default: the grid's.")] = None,
-    jobs: Annotated[int, typer.Option(help="Cells that run at a time.")] = 1,
+    jobs: Annotated[int, typer.Option(help="Number of cells to run at the same time.")] = 1,
     dask: DaskOption = None,
     only: Annotated[
-        list[str] | None, typer.Option("--only", help="Run this method; can be repeated.")
+        list[str] | None, typer.Option("--only", help="Run only this method; can be repeated.")
     ] = None,
     column: Annotated[
-        list[str] | None, typer.Option("--column", help="Run this column; can be repeated.")
+        list[str] | None, typer.Option("--column", help="Run only this column; can be repeated.")
     ] = None,
     figures: Annotated[bool, typer.Option(help="Draw figures at the end.")] = True,
     set_: SetOption = None,
     cache: CacheOption = None,
 ) -> None:
-    """Run a grid of experiments, methods x columns x seeds, and set its table."""
+    """Run a grid of experiments, methods x columns x seeds, and write its table."""
     from fusseg.cli.bench import BenchOptions, run_bench
 
     if out is None:
