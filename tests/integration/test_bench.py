@@ -11,7 +11,7 @@ import pytest
 
 from fusseg.bench.cells import list_cells
 from fusseg.bench.grid_file import load_grid
-from fusseg.bench.workers import CellDone, run_cells
+from fusseg.bench.run_cells import CellDone, run_cells
 
 GRID = """
 title = "Pipes"
@@ -228,7 +228,7 @@ def test_options_that_cannot_be_are_refused(cli, grid, tmp_path):
         (("--only", "FedAv"), "unknown method 'FedAv'; did you mean 'FedAvg'?"),
         (("--column", "al"), "unknown column 'al'; did you mean 'all'?"),
         (("--preset", "x"), "has no presets; drop --preset x"),
-        (("--set", "federation.strategy=local"), "is what the method 'FedAvg' sets"),
+        (("--set", "federation.strategy=local"), "is set by the method 'FedAvg'"),
         (("--set", "data.held_out_sites=[]"), "no held-out image is labeled"),
     ]:
         code, _, err = cli("bench", path, "--out", out, *options)
