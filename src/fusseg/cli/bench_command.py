@@ -11,9 +11,9 @@ from fusseg.cli.options import (
     SetOption,
     cache_folder,
     refuse_given,
-    stopped_with,
     this_command,
 )
+from fusseg.cli.stopping import stopped_with
 
 bench_app = typer.Typer(rich_markup_mode=None)
 

@@ -18,8 +18,7 @@ from fusseg.bench.pictures import draw_figures
 from fusseg.bench.results import PHASES, read_cell
 from fusseg.bench.spread_cells import run_cells_on
 from fusseg.bench.workers import CellDone, run_cells
-from fusseg.cli.progress import Display
-from fusseg.cli.running import follow
+from fusseg.cli.progress import Display, follow
 from fusseg.cli.spreading import check_dask, workers_at
 from fusseg.cluster.surroundings import TOKEN
 from fusseg.cluster.workers import Workers
