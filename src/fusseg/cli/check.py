@@ -3,8 +3,9 @@
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from fusseg.config.schema import BackboneConfig, Config, DataConfig
 from fusseg.core.errors import ConfigError, FussegError
 from fusseg.data.checks.check import check_sites
 from fusseg.data.checks.survey import find_layout
-from fusseg.data.findings import Finding
+from fusseg.data.findings import Finding, counted
 from fusseg.data.images import decoding_of, fit_image, load_image
 from fusseg.data.items import Item
 from fusseg.features.backbones import Backbone
@@ -57,10 +58,7 @@ def run_check(root: Path, backbone: str | None, image_size: str | None, cache: P
     config = _config(root, backbone, image_size)
     counts: Counter[str] = Counter()
     with Display() as display:
-
-        def track(items: Sequence[Item]) -> Iterable[Item]:
-            return _tracked(items, display)
-
+        track = partial(_tracked, display=display)
         at_sites = config.evaluation.at_sites
         findings = [*check_sites(config.data, track, config.local.batch_size, at_sites=at_sites)]
         lookup: Lookup | None = None
@@ -78,7 +76,7 @@ def run_check(root: Path, backbone: str | None, image_size: str | None, cache: P
             display.line(describe_estimate(estimate, config, cache))
             counts["error"] += estimate.disk_bytes > estimate.free_bytes
         display.line(
-            ", ".join(_count(counts[severity], severity) for severity in reversed(_ORDER))
+            ", ".join(counted(counts[severity], severity) for severity in reversed(_ORDER))
             + (": a run would fail" if counts["error"] else ": a run would start")
         )
     return counts["error"] == 0
@@ -172,10 +170,6 @@ def _tracked(items: Sequence[Item], display: Display) -> Iterator[Item]:
     for done, item in enumerate(items, 1):
         yield item
         display.advance("checking images", done, len(items))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _existing(folder: Path) -> Path:
