@@ -410,7 +410,7 @@ def test_naming_by_labels_says_how_sure_it_is(cli, trained, make_sites, tmp_path
     )
     code, _, err = cli("name", trained, "--labels", tmp_path / "sites")
     assert code == 2
-    assert f"{trained / 'regions.toml'} is there and is not overwritten; give --again" in err
+    assert f"{trained / 'regions.toml'} exists and is not overwritten; give --again" in err
     unlabeled = make_sites(labeled=False, name="unlabeled")
     code, _, err = cli("name", trained, "--labels", unlabeled, "--again")
     assert (code, err) == (
