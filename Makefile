@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PACKAGES := dist/tested
 
-.PHONY: install demo deploy-demo docs test test-deploy test-browser test-docs test-formats test-package test-package-newest test-package-lowest test-properties format check tests coverage clean
+.PHONY: install demo deploy-demo docs test test-deploy test-browser test-docs test-formats test-package test-package-newest test-package-lowest test-properties bench-speed format check tests coverage clean
 
 install: $(STAMP)
 
@@ -78,6 +78,11 @@ test-docs: $(STAMP)
 # The property tests on a thousand new examples each instead of the same few, by hand; under 10 minutes.
 test-properties: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --hypothesis-profile thorough tests/property
+
+# Speed and memory of every stage against their floors, within an hour; nothing else should run meanwhile.
+# OPTIONS are those of docs/speed.md: make bench-speed OPTIONS="--quick --json runs/speed.json"
+bench-speed: $(STAMP)
+	$(BIN)/python -m benchmarks.speed $(OPTIONS)
 
 # Every check: format, lint, types, layers, tests.
 test: check tests

@@ -1,13 +1,13 @@
-"""Speed and linear probe of backbones on the data of a configuration, by hand.
+"""Measure speed and linear probe of backbones on the data of a configuration.
 
     python benchmarks/backbones.py benchmarks/camvid.toml filterbank \
         onnx:../shared/weights/squeezenet-stride8/model.onnx
 
-from the repository's root. Training sites and split teach the probe, held-out ones test it; it
-reads labels, which training never does. Positions take the majority label of their cell; scores are
-from summed counts. Speed: images per second on preloaded pixels, one image per call, 2 threads,
-best of three passes. CamVid takes about five minutes on 2 cores and 5.5 GB of memory. Measured
-figures are in docs/backbones.md.
+from the repository's root. The probe is trained on the training sites and split, and tested on the
+held-out ones. It reads labels, which training never does. A position has the majority label of its
+cell; scores are computed from summed counts. Speed: images per second on preloaded pixels, one
+image per call, 2 threads, best of three passes. CamVid takes about five minutes on 2 cores and
+5.5 GB of memory. Measured figures are in docs/backbones.md.
 """
 
 import argparse

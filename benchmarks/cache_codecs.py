@@ -1,11 +1,11 @@
-"""Measure what it costs to keep features in fewer bytes: disk, speed, and mIoU over seeds.
+"""Measure the cost of keeping features in fewer bytes: disk, speed, and mIoU over seeds.
 
     OMP_NUM_THREADS=1 python benchmarks/cache_codecs.py benchmarks/camvid.toml \
         --set backbone.name=onnx:runs/squeezenet-256.onnx --seeds 3 --out cache-codecs.md
 
-Every codec has a cache of its own in a scratch folder. Extraction is counted in processor time,
-over all images and once per codec; reading draws the positions of training batches from the first
-client, the codecs taking turns. One thread, about a minute per codec and seed.
+Every codec has its own cache in a scratch folder. Extraction is measured in processor time, over
+all images and once per codec. Reading draws the positions of training batches from the first
+client, and the codecs take turns. One thread, about a minute per codec and seed.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--codecs", nargs="+", default=["float16", "int8", "pca:64", "pca:32"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--set", dest="overrides", action="append", default=[])
-    parser.add_argument("--out", type=Path, help="Markdown table, else printed only")
+    parser.add_argument("--out", type=Path, help="also write the table to this Markdown file")
     arguments = parser.parse_args()
     config = load_config(arguments.config, arguments.overrides)
     with tempfile.TemporaryDirectory() as scratch:
@@ -89,7 +89,7 @@ def disk_bytes(cache: Path) -> int:
 
 
 def read_seconds(sets: list[FeatureSet], config: Config) -> list[float]:
-    """Median seconds per training batch of each set of features."""
+    """Measure the median seconds per training batch of each set of features."""
     height, width, _ = sets[0].map_shape
     stego = build_settings(StegoSettings, config.local.tables.get("stego", {}), "local.stego.")
     generator = torch.Generator().manual_seed(0)

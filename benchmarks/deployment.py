@@ -1,11 +1,12 @@
-"""What a deployment costs on one machine: seconds per round beyond local work, bytes, memory.
+"""Measure a deployment on one machine: seconds per round beyond local work, bytes, memory.
 
     python benchmarks/deployment.py RUNS --sites 3
     python benchmarks/deployment.py RUNS --sites 18 --images 8
 
 starts `fusseg serve` and N `fusseg join` on generated scenes with TLS and keys, samples the memory
-of every process (proportional set size), runs the same configuration simulated, and prints a line
-per kind of process and some for the rounds. Local work is what the simulated rounds take.
+of every process (proportional set size), runs the same configuration in a simulation, and prints
+one line per kind of process and a few about the rounds. Local work is the time of the simulated
+rounds.
 """
 
 import argparse
@@ -125,7 +126,7 @@ KINDS = {
 
 
 def sample(memory: dict[str, list[float]], done: threading.Event, marker: str) -> None:
-    """Note the proportional set size of every process of this run, in MiB."""
+    """Record the proportional set size of every process of this run, in MiB."""
     while not done.wait(2.0):
         for folder in Path("/proc").glob("[0-9]*"):
             try:

@@ -1,12 +1,13 @@
-"""Measure extraction against the backbone's own forward time on decoded images, in one process.
+"""Compare extraction with the backbone's own forward time on decoded images, in one process.
 
     python benchmarks/extraction.py benchmarks/camvid.toml --limit 60 --threads 2 --repeats 5
 
-Forward passes and extractions take turns, because machines drift. Each extraction reads, decodes,
-fits, runs the backbone and writes a cache of its own. The work besides the backbone's is counted
-beforehand, in processor time with one thread. It hides behind the backbone while a core is free;
-where all cores run the backbone it cannot, and the most that can be reached is forward time over
-forward time plus this work divided by the cores. Other backbones: --set backbone.name=...
+Forward passes and extractions take turns, because the speed of machines drifts. Each extraction
+reads, decodes, fits, runs the backbone and writes a new cache. The work other than the backbone's
+is measured first, in processor time with one thread. It overlaps with the backbone while a core is
+free. If all cores run the backbone it cannot overlap, and the best possible ratio is the forward
+time divided by the sum of forward time and this work divided by the cores.
+Other backbones: --set backbone.name=...
 """
 
 import argparse
@@ -34,7 +35,7 @@ from fusseg.features.views import training_views
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", type=Path)
-    parser.add_argument("--limit", type=int, default=60, help="images")
+    parser.add_argument("--limit", type=int, default=60, help="number of images")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--set", dest="overrides", action="append", default=[])
@@ -79,7 +80,7 @@ def both(
     clock: Callable[[], float],
     repeats: int,
 ) -> list[tuple[float, float]]:
-    """Seconds an image of the forward passes alone and of the extraction, in turns."""
+    """Measure seconds an image of the forward passes alone and of the extraction, alternately."""
     forward(backbone, images[:2], config)
     extract(backbone, items[:2], config)
     pairs = []

@@ -1,31 +1,25 @@
 """Measure the memory of extraction, training and evaluation by the number of images.
 
-    OMP_NUM_THREADS=1 python benchmarks/memory.py --images 200 20000
+    OMP_NUM_THREADS=1 python -m benchmarks.memory --images 200 20000
 
 Generates images of 224 x 224 with masks in a scratch folder and runs each stage in a process of its
-own. What is measured is anonymous resident memory, sampled every 10 ms: memory-mapped feature files
-do not count, the system drops them when it needs the room. 20,000 images with the filter bank fill
-4.6 GB of disk for the time of the measurement and take about half an hour on one thread.
+own. Measured is anonymous resident memory, sampled every 10 ms. Memory-mapped feature files do not
+count, because the system can drop them at any time. 20,000 images with the filter bank use 4.6 GB
+of disk during the measurement and take about half an hour on one thread.
 """
 
 import argparse
-import json
 import os
-import subprocess
-import sys
 import tempfile
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from benchmarks.speed.memory_meter import MemoryMeter
 from fusseg.config.file import load_config
 from fusseg.config.schema import Config
+from fusseg.core.worker_processes import call_in_process
 from fusseg.features.extraction import wait_for
 from fusseg.runs.engine import RoundDone, score_models
 from fusseg.runs.load import load_run
@@ -57,11 +51,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[200, 2000])
     parser.add_argument("--backbone", default="filterbank")
     parser.add_argument("--scratch", type=Path, help="folder with room for the features")
-    parser.add_argument("--stage", choices=STAGES, help="used by the script itself")
     arguments = parser.parse_args()
-    if arguments.stage:
-        print(json.dumps(measure(arguments.stage, arguments.scratch)))
-        return
     print("| images | " + " | ".join(f"{stage}, MB" for stage in STAGES) + " | imports, MB |")
     print("|---|---|---|---|---|")
     for number in arguments.images:
@@ -69,13 +59,13 @@ def main() -> None:
             write_images(Path(scratch) / "data", number)
             text = _CONFIG.format(root=f"{scratch}/data", backbone=arguments.backbone)
             (Path(scratch) / "config.toml").write_text(text)
-            found = [in_own_process(stage, Path(scratch)) for stage in STAGES]
-        peaks = " | ".join(f"{one['peak']:.0f}" for one in found)
-        print(f"| {number} | {peaks} | {found[0]['imports']:.0f} |", flush=True)
+            found = [call_in_process(measure, stage, Path(scratch)) for stage in STAGES]
+        peaks = " | ".join(f"{peak:.0f}" for _, peak in found)
+        print(f"| {number} | {peaks} | {found[0][0]:.0f} |", flush=True)
 
 
 def write_images(root: Path, number: int) -> None:
-    """Write one site of textures, each another, and masks, of which there are eight."""
+    """Write one site of different textures, with eight different masks."""
     generator = np.random.default_rng(0)
     images, masks = root / "site" / "images", root / "site" / "masks"
     images.mkdir(parents=True)
@@ -93,19 +83,12 @@ def write_images(root: Path, number: int) -> None:
             os.link(masks / f"{index % 8:06}.png", mask)
 
 
-def in_own_process(stage: str, scratch: Path) -> dict[str, float]:
-    command = [sys.executable, __file__, "--stage", stage, "--scratch", str(scratch)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
-
-
-def measure(stage: str, scratch: Path) -> dict[str, float]:
-    config = load_config(scratch / "config.toml")
-    imports = anonymous_megabytes()
-    with sampling() as memory:
-        run_stage(stage, config, scratch)
-    return {"imports": imports, "peak": memory.peak}
+def measure(stage: str, scratch: Path) -> tuple[float, float]:
+    """Run a stage in this process: memory of the imports, and peak memory, in MB."""
+    with MemoryMeter() as meter:
+        imports = _megabytes(meter.restart())
+        run_stage(stage, load_config(scratch / "config.toml"), scratch)
+        return imports, _megabytes(meter.restart())
 
 
 def run_stage(stage: str, config: Config, scratch: Path) -> None:
@@ -116,7 +99,7 @@ def run_stage(stage: str, config: Config, scratch: Path) -> None:
         rounds = 0
         for event in run_experiment(config, run_dir, cache):
             rounds += isinstance(event, RoundDone)
-            # The last round would be scored, which is the next stage.
+            # After the last round the models are scored, which is the next stage.
             if rounds == config.federation.rounds - 1:
                 break
     else:
@@ -124,37 +107,10 @@ def run_stage(stage: str, config: Config, scratch: Path) -> None:
         score_models(load_run(run_dir).segmenters, prepared.shown)
 
 
-@dataclass
-class Memory:
-    """The largest sample so far, in MB."""
-
-    peak: float = 0.0
-
-
-@contextmanager
-def sampling() -> Iterator[Memory]:
-    """Take the largest of many samples while the context lasts."""
-    memory, over = Memory(), threading.Event()
-
-    def sample() -> None:
-        while not over.is_set():
-            memory.peak = max(memory.peak, anonymous_megabytes())
-            time.sleep(0.01)
-
-    thread = threading.Thread(target=sample)
-    thread.start()
-    try:
-        yield memory
-    finally:
-        over.set()
-        thread.join()
-
-
-def anonymous_megabytes() -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon"):
-            return int(line.split()[1]) * 1024 / 1e6
-    raise OSError("/proc/self/status has no RssAnon: this benchmark needs Linux")
+def _megabytes(size: int | None) -> float:
+    if size is None:
+        raise OSError("/proc/self/status has no RssAnon: this benchmark needs Linux")
+    return size / 1e6
 
 
 if __name__ == "__main__":

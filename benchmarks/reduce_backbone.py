@@ -3,10 +3,10 @@
     python benchmarks/reduce_backbone.py ../shared/weights/squeezenet-stride8/model.onnx \
         ../shared/data/pretrain runs/squeezenet-256.onnx --channels 256
 
-The last layers of CNN encoders have many channels that say the same. The first principal
-components of features of unrelated, public photographs keep what matters, and training on a quarter
-of the channels takes a fifth of the time. The result is a frozen backbone like any other: no image
-of any site is looked at. The same photographs, channels and seed give the same file.
+The last layers of CNN encoders have many redundant channels. The first principal components of
+features of unrelated, public photographs keep most of the information, and training on a quarter of
+the channels takes a fifth of the time. The result is a frozen backbone like any other: it is made
+without any image of a site. The same photographs, channels and seed give the same file.
 """
 
 import argparse
@@ -50,8 +50,8 @@ def main() -> None:
 
     moments = sum_moments(features(), backbone.feature_dim)
     directions, variances, mean = principal_components(moments, arguments.channels)
-    # Components differ much in variance, and dropping the first would drop most of an image. A
-    # rotation spreads them over all channels, as an encoder does; it changes no cosine.
+    # Components differ a lot in variance, and without the first one most of an image would be
+    # lost. A rotation spreads them over all channels, as in an encoder, and changes no cosine.
     rotation, _ = torch.linalg.qr(
         torch.randn(len(directions), len(directions), generator=generator).double()
     )
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def append_projection(encoder: Path, directions: np.ndarray, mean: np.ndarray, out: Path) -> None:
-    """Write the encoder with a 1x1 convolution behind it: directions times (features - mean)."""
+    """Append a 1x1 convolution to the encoder: directions times (features - mean)."""
     model = onnx.load(encoder)
     output = model.graph.output[0]
     weight = directions.astype(np.float32)[:, :, None, None]

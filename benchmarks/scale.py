@@ -1,11 +1,11 @@
-"""How a round grows with the number of clients: seconds, memory, bytes, and what is written.
+"""Measure how rounds grow with the number of clients: seconds, memory, bytes, files.
 
     OMP_NUM_THREADS=1 python benchmarks/scale.py benchmarks/results/scale-2-cores.md
 
 simulates 10 to 1,000 clients on generated features, all of them or 30 in each round, one process
-per line; then it times the server alone on as many updates, strategy by strategy, and one site's
-backbone and step. Features lie in a file that is mapped into memory, as the cache's do; memory is
-what is not: RssAnon.
+per line. Then it times the server alone on as many updates, for each strategy, and one site's
+backbone and step. Features are in a memory-mapped file, like those of the cache. Memory is
+anonymous memory (RssAnon), which does not include such files.
 """
 
 import argparse
@@ -80,7 +80,7 @@ COLUMNS = {
 }
 SITES = {"ViT-S/8": (384, 6), "ViT-B/8": (768, 12)}
 SIDES = (224, 320)
-"""Pixels a side: of training images and of held-out ones, in the grids of the paper's data."""
+"""Side of training images and of held-out images in the paper's grids, in pixels."""
 SERVER = {
     "fedavg": {"strategy": "fedavg"},
     "fedcc-kmeans, cosine": {"strategy": "fedcc-kmeans"},
@@ -95,8 +95,8 @@ SERVER = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--measure", help="one line, as JSON; printed as JSON")
-    parser.add_argument("--largest", type=int, default=1000, help="skip lines of more clients")
+    parser.add_argument("--measure", help="measure one line, given as JSON, and print it as JSON")
+    parser.add_argument("--largest", type=int, default=1000, help="skip lines with more clients")
     options = parser.parse_args()
     if options.measure:
         asked = json.loads(options.measure)
@@ -113,7 +113,7 @@ def main() -> None:
 
 
 def run_apart(point: dict[str, Any]) -> dict[str, Any]:
-    """Measure one line in a process of its own, so that memory is its own."""
+    """Measure one line in a separate process, so that the memory is its own."""
     command = [sys.executable, __file__, "unused", "--measure", json.dumps(point)]
     found = subprocess.run(command, check=True, capture_output=True, text=True)
     print(point, found.stdout.strip(), flush=True)
@@ -123,7 +123,7 @@ def run_apart(point: dict[str, Any]) -> dict[str, Any]:
 def simulate_point(
     clients: int, asked: int, dim: int = 144, strategy: str = "fedcc-kmeans", **settings: bool | str
 ) -> dict[str, Any]:
-    """Two rounds of a simulated federation."""
+    """Simulate two rounds of a federation."""
     federation = FederationConfig(strategy=strategy, rounds=2, clients_per_round=asked, **settings)
     tables = {"stego": {"shift_batches": 1}}
     local = LocalConfig(steps=STEPS, batch_size=4, tables=tables)
@@ -183,7 +183,7 @@ def simulate_point(
 
 
 def make_clients(number: int, dim: int, folder: Path) -> list[Client]:
-    """Clients with feature maps of their own: two directions each, and noise."""
+    """Make clients with different feature maps: two directions each, and noise."""
     shape = (number * IMAGES, HEIGHT, WIDTH, dim)
     path = folder / "features.f16"
     maps = np.memmap(path, np.float16, "w+", shape=shape)
@@ -226,15 +226,15 @@ class Watch:
         self._sampler = threading.Thread(target=self._sample, daemon=True)
 
     def start(self) -> None:
-        """Begin to look at the memory."""
-        # What was let go of before is given back first, so that it does not hide what comes.
+        """Start sampling the memory."""
+        # Memory freed earlier goes back to the system first; otherwise reuse would hide new memory.
         gc.collect()
         ctypes.CDLL("libc.so.6").malloc_trim(0)
         self.before = self.peak = anonymous_memory()
         self._sampler.start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop sampling the memory."""
         self._stopped.set()
         self._sampler.join()
 
@@ -266,7 +266,7 @@ def anonymous_memory() -> int:
 
 
 def time_server(server: str, clients: int) -> dict[str, Any]:
-    """Aggregate updates that are there one after another, with heads of 768 channels."""
+    """Aggregate updates that arrive one after another, with heads of 768 channels."""
     protocol = resolve(Config(federation=FederationConfig(rounds=1, **SERVER[server])))
     plan = TrainingPlan(num_steps=1, mean_feature=torch.zeros(768), agreed={})
     state = initial_state(protocol, plan)
@@ -293,7 +293,7 @@ def time_server(server: str, clients: int) -> dict[str, Any]:
 
 
 def time_site(site: str) -> dict[str, Any]:
-    """Seconds of one image in a ViT with random weights, and of one step at its channels."""
+    """Measure one image in a ViT with random weights, and one step at its channels."""
     dim, heads = SITES[site]
     images = [time_image(dim, heads, side) for side in SIDES]
     with tempfile.TemporaryDirectory(prefix="scale-") as folder:
@@ -311,7 +311,7 @@ def time_site(site: str) -> dict[str, Any]:
 
 
 def time_image(dim: int, heads: int, side: int) -> float:
-    """Seconds of one square image in a ViT with random weights."""
+    """Measure the seconds of one square image in a ViT with random weights."""
     settings = ViTConfig(
         hidden_size=dim,
         num_attention_heads=heads,
@@ -328,7 +328,7 @@ def time_image(dim: int, heads: int, side: int) -> float:
 def make_updates(
     state: GlobalState, protocol: Protocol, task: Task, number: int
 ) -> Iterator[ClientUpdate]:
-    """Updates as clients would send them for a task: centroids around 40 directions."""
+    """Make updates as clients would send them for a task: centroids around 40 directions."""
     clusters, code = state.model.centroids.shape
     dim = len(state.plan.mean_feature)
     generator = torch.Generator().manual_seed(1)
@@ -356,7 +356,7 @@ def make_updates(
 def timed(
     call: Callable[[], Found], clock: Callable[[], float] = time.thread_time
 ) -> tuple[float, Found]:
-    """Seconds of the processor that a call took, or of another clock."""
+    """Call a function, and measure its processor time, or that of another clock."""
     started = clock()
     found = call()
     return clock() - started, found

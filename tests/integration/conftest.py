@@ -106,14 +106,15 @@ def start_cli(tmp_path):
     """Start a command in a process of its own, which a test can kill."""
     started = []
 
-    def start(*arguments):
+    def start(*arguments, module="fusseg", cwd=None):
         environment = {
             **os.environ,
             "FUSSEG_CACHE": str(tmp_path / "cache"),
             "OMP_NUM_THREADS": "1",
         }
         process = subprocess.Popen(
-            [sys.executable, "-m", "fusseg", *map(str, arguments)],
+            [sys.executable, "-m", module, *map(str, arguments)],
+            cwd=cwd,
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

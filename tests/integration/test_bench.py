@@ -11,7 +11,7 @@ import pytest
 
 from fusseg.bench.cells import list_cells
 from fusseg.bench.grid_file import load_grid
-from fusseg.bench.workers import CellDone, run_cells
+from fusseg.bench.run_cells import CellDone, run_cells
 
 GRID = """
 title = "Pipes"
@@ -147,7 +147,7 @@ def test_ctrl_c_writes_what_is_there_and_says_how_to_go_on(start_cli, grid, tmp_
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
-    assert f"stopped; go on with: fusseg bench {path} --out {out} --jobs 2" in output
+    assert f"stopped; continue with: fusseg bench {path} --out {out} --jobs 2" in output
     assert "Traceback" not in output
     assert "missing" in (out / "table.md").read_text()
 
@@ -228,7 +228,7 @@ def test_options_that_cannot_be_are_refused(cli, grid, tmp_path):
         (("--only", "FedAv"), "unknown method 'FedAv'; did you mean 'FedAvg'?"),
         (("--column", "al"), "unknown column 'al'; did you mean 'all'?"),
         (("--preset", "x"), "has no presets; drop --preset x"),
-        (("--set", "federation.strategy=local"), "is what the method 'FedAvg' sets"),
+        (("--set", "federation.strategy=local"), "is set by the method 'FedAvg'"),
         (("--set", "data.held_out_sites=[]"), "no held-out image is labeled"),
     ]:
         code, _, err = cli("bench", path, "--out", out, *options)

@@ -4,18 +4,21 @@ import json
 import operator
 import signal
 import time
+from pathlib import Path
 from typing import get_args
 
 import onnx
 import pytest
+from benchmarks.speed.__main__ import main
+from benchmarks.speed.explanations import Quantity
+from benchmarks.speed.measuring import SpeedOptions, measure_speed
+from benchmarks.speed.memory_meter import anonymous_bytes
+from benchmarks.speed.rows import Status
+from benchmarks.speed.sizes import FULL, QUICK, Setting, Sizes
+from benchmarks.speed.suite import Measurement, list_measurements
 from onnx import TensorProto, helper
 
-from fusseg.bench.speed.explanations import Quantity
-from fusseg.bench.speed.memory_meter import anonymous_bytes
-from fusseg.bench.speed.rows import Status
-from fusseg.bench.speed.sizes import FULL, QUICK, Setting, Sizes
-from fusseg.bench.speed.suite import Measurement, list_measurements
-from fusseg.cli.speeding import SpeedOptions, measure_speed
+ROOT = Path(__file__).parents[2]
 
 TINY = Sizes(
     name="tiny",
@@ -117,7 +120,7 @@ def test_full_and_quick_sizes_measure_the_same_rows():
 
 def test_a_measurement_that_fails_is_listed_with_its_traceback_and_stops_no_other(tmp_path, capsys):
     out = tmp_path / "speed.json"
-    options = SpeedOptions(out, "fusseg bench speed")
+    options = SpeedOptions(out, "python -m benchmarks.speed")
     chosen = (
         Measurement("broken", operator.index),
         MEASUREMENTS["extraction, given backbone"],
@@ -138,7 +141,7 @@ def test_a_measurement_that_fails_is_listed_with_its_traceback_and_stops_no_othe
 @pytest.mark.skipif(anonymous_bytes() is None, reason="memory is read from /proc of Linux")
 def test_the_command_writes_what_is_there_after_ctrl_c(start_cli, tmp_path):
     out = tmp_path / "speed.json"
-    process = start_cli("bench", "speed", "--quick", "--json", out)
+    process = start_cli("--quick", "--json", out, module="benchmarks.speed", cwd=ROOT)
     line, deadline = "", time.monotonic() + 120
     while "[1 of" not in line:
         line = process.stdout.readline()
@@ -158,13 +161,29 @@ def test_the_command_writes_what_is_there_after_ctrl_c(start_cli, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("speed", "--seeds", 2, "--jobs", 2), "--seeds is that of a grid and means nothing here"),
-        (("table1", "--quick"), "--quick is that of fusseg bench speed and means nothing here"),
-        (("speed", "--device", "tpu"), "--device must be one of cpu, cuda, got 'tpu'"),
-        (("speed", "--json", "speed.md"), "--json must not end in .md, got speed.md"),
+        (("--device", "tpu"), "--device must be one of cpu, cuda, got 'tpu'"),
+        (("--json", "speed.md"), "--json must not end in .md, got speed.md"),
     ],
 )
-def test_options_that_mean_nothing_are_refused(cli, arguments, message):
-    code, _, errors = cli("bench", *arguments)
+def test_options_that_cannot_be_used_are_refused(capsys, arguments, message):
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_option_of_a_grid_is_unknown(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["--seeds", "2"])
+    assert "unrecognized arguments: --seeds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [(), ("--quick", "--json", "speed.json")])
+def test_the_former_command_names_its_replacement(cli, options):
+    code, _, errors = cli("bench", "speed", *options)
     assert code == 2
-    assert message in " ".join(errors.replace("│", " ").split())
+    assert "python -m benchmarks.speed" in errors
+
+
+def test_an_option_of_speed_is_none_of_a_grid(cli):
+    code, _, errors = cli("bench", "table1", "--quick")
+    assert code == 2
+    assert "No such option" in errors

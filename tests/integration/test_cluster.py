@@ -16,7 +16,7 @@ import torch
 
 from fusseg.bench.cells import list_cells
 from fusseg.bench.grid_file import load_grid
-from fusseg.bench.spread_cells import run_cells_on
+from fusseg.bench.run_cells import run_cells_on
 from fusseg.core.errors import ConfigError, DataError
 from fusseg.runs.directory import load_record, load_state
 
@@ -294,7 +294,7 @@ def test_a_cluster_that_cannot_be_used_is_refused(
     grid.write_text(GRID)
     code, _, err = cli("bench", grid, "--out", tmp_path / "out", "--jobs", 2, "--dask", scheduler)
     assert code == 2
-    assert f"--jobs 2 and --dask {scheduler} exclude each other" in err
+    assert f"--jobs 2 cannot be combined with --dask {scheduler}" in err
     monkeypatch.setitem(sys.modules, "distributed", None)
     config = make_config(make_sites(num_images=2))
     code, _, err = cli("extract", config, "--dask", scheduler)
@@ -328,5 +328,5 @@ def test_tasks_run_where_they_were_handed_out_and_a_cell_never_twice_at_once(
 def test_a_task_that_its_worker_dies_of_is_given_up(scheduler, tmp_path):
     with join_cluster(scheduler, [tmp_path], []) as joined:
         deadly = joined.submit(os._exit, 1)
-        with pytest.raises(DataError, match=r"gave a task up .*workers died while running it"):
+        with pytest.raises(DataError, match=r"gave up on a task .*workers died while running it"):
             result_of(deadly)

@@ -4,8 +4,7 @@ import pytest
 
 from fusseg.bench.cells import folder_name, list_cells
 from fusseg.bench.grid import cell_config, check_names, override_grid
-from fusseg.bench.grid_file import dump_grid, find_grid, load_grid
-from fusseg.bench.grid_sections import read_seeds
+from fusseg.bench.grid_file import dump_grid, find_grid, load_grid, read_seeds
 from fusseg.core.errors import ConfigError
 from fusseg.federation.strategies import resolve
 
@@ -107,9 +106,11 @@ def test_overrides_stand_above_columns_and_below_methods(write):
 
 def test_overrides_of_what_a_row_is_about_are_refused(write):
     grid = load_grid(write(GRID))
-    with pytest.raises(ConfigError, match=r"--set federation.strategy is what the method 'FedAvg'"):
+    with pytest.raises(
+        ConfigError, match=r"--set federation.strategy is set by the method 'FedAvg'"
+    ):
         override_grid(grid, {"federation": {"strategy": "local"}})
-    with pytest.raises(ConfigError, match="--set seed is not for a grid; give --seeds"):
+    with pytest.raises(ConfigError, match="--set seed cannot be used with a grid; use --seeds"):
         override_grid(grid, {"seed": 1})
 
 

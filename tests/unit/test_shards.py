@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusseg.cluster.surroundings import describe_surroundings, find_fault
-from fusseg.cluster.workers import Workers
+from fusseg.cluster.workers import Workers, describe_surroundings, find_fault
 from fusseg.config.schema import BackboneConfig, ComputeConfig, Config, DataConfig
 from fusseg.core.errors import DataError
 from fusseg.data.items import Item
@@ -176,4 +175,4 @@ def test_a_worker_says_why_it_cannot_stand_in(tmp_path):
     assert f"does not see {gone}; share" in find_fault(replace(there, inputs=(gone,)))
     assert f"does not see {gone}; share" in find_fault(replace(there, tokens=(gone / "token",)))
     token.unlink()
-    assert f"its {tmp_path} is another folder than this machine's" in find_fault(there)
+    assert f"its {tmp_path} is not the same folder as on this machine" in find_fault(there)

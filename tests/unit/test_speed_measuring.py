@@ -1,14 +1,9 @@
 import mmap
-import operator
-import os
 import time
 
 import pytest
-import torch
-
-from fusseg.bench.speed.children import ChildError, call_in_child
-from fusseg.bench.speed.memory_meter import MemoryMeter, anonymous_bytes
-from fusseg.bench.speed.timing import time_alternately
+from benchmarks.speed.memory_meter import MemoryMeter, anonymous_bytes
+from benchmarks.speed.timing import time_alternately
 
 linux = pytest.mark.skipif(anonymous_bytes() is None, reason="memory is read from /proc of Linux")
 
@@ -60,17 +55,3 @@ def test_the_meter_sees_what_was_given_back_before_it_was_asked():
         before = meter.restart()
         # Its thread looks every 10 ms, but a busy machine may let it wait for longer.
         assert any(peak_of_a_moment() - before >= 60 * 2**20 for _ in range(50))
-
-
-def test_a_child_answers_with_as_many_threads_as_its_parent():
-    assert call_in_child(torch.get_num_threads) == torch.get_num_threads()
-
-
-def test_a_child_that_fails_hands_over_its_traceback():
-    with pytest.raises(ChildError, match=r"(?s)Traceback.*ZeroDivisionError"):
-        call_in_child(operator.truediv, 1, 0)
-
-
-def test_a_child_that_dies_is_named_with_its_exit_code():
-    with pytest.raises(ChildError, match="the process of _exit ended with exit code 3"):
-        call_in_child(os._exit, 3)

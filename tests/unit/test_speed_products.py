@@ -1,8 +1,6 @@
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
-
-from fusseg.bench.speed.products import (
+from benchmarks.speed.products import (
     Product,
     count_gflop,
     head_products,
@@ -10,6 +8,8 @@ from fusseg.bench.speed.products import (
     product_rate,
     step_products,
 )
+from torch.utils.flop_counter import FlopCounterMode
+
 from fusseg.config.schema import LocalConfig
 from fusseg.segmentation.objectives import settle_local
 

@@ -2,9 +2,8 @@ import re
 from pathlib import Path
 
 import pytest
-
-from fusseg.bench.speed.explanations import EXPLANATIONS, Explanation
-from fusseg.bench.speed.rows import Figures, Limit, missing_row, speed_row, untargeted_row
+from benchmarks.speed.explanations import EXPLANATIONS, Explanation
+from benchmarks.speed.rows import Figures, Limit, missing_row, speed_row, untargeted_row
 
 RATIO, FASTER = Limit("ratio", 1.3), Limit("ratio", 1.5, at_least=True)
 WHY = {("a step", "cpu"): Explanation("sums are not products", up_to=1.6)}

@@ -2,11 +2,10 @@ import json
 from dataclasses import replace
 
 import pytest
-
-from fusseg.bench.speed.machine import Machine, machine_text, rate_text
-from fusseg.bench.speed.rows import SpeedRow
-from fusseg.bench.speed.suite import Measured
-from fusseg.bench.speed.table import SpeedTable, row_texts, seconds_text, to_json, write_table
+from benchmarks.speed.machine import Machine, machine_text, rate_text
+from benchmarks.speed.rows import SpeedRow
+from benchmarks.speed.suite import Measured
+from benchmarks.speed.table import SpeedTable, row_texts, seconds_text, to_json, write_table
 
 MACHINE = Machine(
     processor="Some CPU",
@@ -25,7 +24,7 @@ NO_GPU = SpeedRow(
     "clients | gpu", "18", None, None, None, "ratio at least 5", "not measurable here", "no CUDA"
 )
 TABLE = SpeedTable(
-    command="fusseg bench speed",
+    command="python -m benchmarks.speed",
     sizes="full",
     device="cpu",
     date="2026-01-02",

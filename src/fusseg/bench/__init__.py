@@ -1,1 +1,1 @@
-"""Grids of experiments: methods x columns x seeds, run as cells, set in tables and figures."""
+"""Grids of experiments (methods x columns x seeds): run their cells, write tables and figures."""

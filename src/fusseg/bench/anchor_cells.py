@@ -1,4 +1,4 @@
-"""Cells of the training-free anchors: scored and kept like any other run."""
+"""Run the cells of the training-free anchors, and leave a run directory like any other run."""
 
 import time
 from dataclasses import replace
@@ -24,16 +24,16 @@ from fusseg.segmentation.segmenter import build_segmenter
 from fusseg.segmentation.training import TrainingPlan
 
 _PARTY = "/anchors"
-"""The party whose random source the anchors take; no site's name holds a slash."""
+"""Party that names the random source of the anchors; no site has a slash in its name."""
 
 
 def run_anchor(config: Config, anchor: Anchor, run_dir: Path, cache: Path) -> None:
-    """Fit an anchor to the training images, score it, and leave a run directory.
+    """Fit an anchor to the training images, score it, and write a run directory.
 
     Args:
-        config: Data, backbone, seed and sizes; what is about training is not used.
-        anchor: Which one.
-        run_dir: Where it is kept; an interrupted one is done anew.
+        config: Data, backbone, seed and sizes; the settings of training are not used.
+        anchor: Which anchor.
+        run_dir: Run directory; an interrupted anchor starts again.
         cache: Folder of the feature cache.
 
     Raises:
@@ -63,10 +63,10 @@ def run_anchor(config: Config, anchor: Anchor, run_dir: Path, cache: Path) -> No
             "evaluate": time.perf_counter() - trained,
         },
     }
-    # Finished as far as any reader of run directories can tell.
+    # For every reader of run directories this run is finished.
     state = GlobalState(resolve(config).num_rounds, model, plan)
     save_state(run_dir, SavedState(state, {}, prepared.backbone.fingerprint))
-    # The record last: with its scores the cell counts as finished.
+    # The record comes last: a cell with scores counts as finished.
     save_record(run_dir, record)
 
 

@@ -41,20 +41,20 @@ class Cell:
     method: str
     seed: int
     held_out: str
-    """Who is held out in this run; empty: what the configuration says."""
+    """The site held out in this run; empty: the configuration decides."""
     config: Config
     anchor: Anchor | None
     path: Path
 
     @property
     def label(self) -> str:
-        """Name of the cell for people."""
+        """Name of the cell in messages and tables."""
         held_out = f", {self.held_out} held out" if self.held_out else ""
         return f"{self.method}, {self.column}, seed {self.seed}{held_out}"
 
 
 def list_cells(grid: Grid, out: Path) -> tuple[Cell, ...]:
-    """List all cells: seed by seed, so that an unfinished table has whole seeds.
+    """List all cells, seed by seed, so that an unfinished table has complete seeds.
 
     Raises:
         ConfigError: If two names would share a folder, or a configuration is wrong.
@@ -93,11 +93,11 @@ def list_cells(grid: Grid, out: Path) -> tuple[Cell, ...]:
 
 
 def cell_progress(cell: Cell) -> Progress:
-    """Say how far a cell is: finished where its record has scores, and its state is of that round.
+    """Say how far a cell is: finished if its record has scores and its state is of the same round.
 
     Raises:
         ConfigError: If its folder holds a run with another configuration.
-        DataError: If its record or state is damaged, or its state is gone.
+        DataError: If its record or state is damaged, or its state is missing.
     """
     if not (cell.path / CONFIG).exists():
         return "new"
@@ -121,7 +121,7 @@ def cell_progress(cell: Cell) -> Progress:
 
 
 def run_cell(cell: Cell, cache: Path) -> Iterator[None]:
-    """Run a cell to its end, from where it is; another process that runs it is waited for.
+    """Run or continue a cell until it is finished; wait while another process runs it.
 
     Yields:
         Once per finished round.
@@ -130,7 +130,7 @@ def run_cell(cell: Cell, cache: Path) -> Iterator[None]:
         FussegError: If the configuration, the data or the folder cannot be used.
     """
     with _locked(cell):
-        # What another process has finished meanwhile is not run again.
+        # Another process may have finished it in the meantime.
         progress = cell_progress(cell)
         if progress == "finished":
             return
@@ -145,7 +145,7 @@ def run_cell(cell: Cell, cache: Path) -> Iterator[None]:
 
 @contextmanager
 def _locked(cell: Cell) -> Iterator[None]:
-    """Hold a cell's lock, which stands beside its folder; a process that dies lets go of it."""
+    """Hold a cell's lock, a file beside its folder; a process that dies releases it."""
     lock = cell.path.with_name(f".{cell.path.name}.lock")
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
@@ -157,7 +157,7 @@ def _locked(cell: Cell) -> Iterator[None]:
 
 
 def folder_name(name: str) -> str:
-    """Make a name fit for a folder: lower case, letters, digits and single dashes."""
+    """Turn a name into a folder name: lower case, letters, digits and single dashes."""
     letters = (letter if letter.isalnum() else "-" for letter in name.lower())
     return "-".join(part for part in "".join(letters).split("-") if part)
 

@@ -1,4 +1,4 @@
-"""The settings that make numbers comparable, as a section of the table."""
+"""Sections of the table that list the settings behind its numbers."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -43,11 +43,11 @@ _SETTINGS: tuple[tuple[str, str], ...] = (
 
 
 def settings_section(grid: Grid, cells: Sequence[Cell]) -> Section:
-    """List what the rows of a column share; values that all columns share are given once.
+    """List the settings that the rows of a column share.
 
     Args:
         grid: The grid.
-        cells: Its cells; the records of the finished ones tell clients and steps.
+        cells: Its cells; clients and steps come from the records of the finished ones.
     """
     by_column = {
         column: _column_settings([cell for cell in cells if cell.column == column])
@@ -68,7 +68,7 @@ def settings_section(grid: Grid, cells: Sequence[Cell]) -> Section:
 
 
 def methods_section(grid: Grid, methods: Sequence[str]) -> Section:
-    """List what each row sets."""
+    """List the settings of each row."""
     rows = [
         (Entry(method.name), Entry(_settings_text(method.settings, method.anchor)))
         for method in grid.methods
@@ -103,7 +103,7 @@ def _column_settings(cells: Sequence[Cell]) -> dict[str, str]:
         agreed = record["hello"]["agreed"].items()
         shifts = [f"{shift:.3f}" for name, shift in agreed if name.startswith("shift_")]
         if shifts:
-            # Other runs measure others.
+            # Each run measures its own shifts.
             held_out = f", {cell.held_out} held out" if cell.held_out else ""
             shown["shifts used"] = f"{', '.join(shifts)} (seed {cell.seed}{held_out})"
     return shown
@@ -118,7 +118,7 @@ def _settings_of(cell: Cell) -> dict[str, Any]:
 
 
 def _made_by(cells: Sequence[Cell]) -> dict[str, str]:
-    """Say what else scores depend on: encoder and machine, as the cells' records name them."""
+    """Name the encoder and the machine, on which scores depend too, from the cells' records."""
     records = [load_record(cell.path) for cell in cells if (cell.path / RECORD).exists()]
     digests = (record["backbone"]["fingerprint"] for record in records)
     return {"SHA-256 of the encoder": _distinct(map(_text, digests))} | {
@@ -128,12 +128,12 @@ def _made_by(cells: Sequence[Cell]) -> dict[str, str]:
 
 
 def _distinct(texts: Iterable[str]) -> str:
-    """Join what differs, in the order of its first appearance."""
+    """Join the distinct texts, in the order of their first appearance."""
     return " / ".join(dict.fromkeys(texts)) or formatting.ABSENT
 
 
 def _first_federation(cells: Sequence[Cell]) -> tuple[Cell, Record] | None:
-    """Pick a cell whose record tells what the clients of a federation do."""
+    """Find a finished cell that trained in a federation, for its clients, steps and shifts."""
     for cell in cells:
         pooled = find_strategy(cell.config.federation.strategy).pools_images
         if cell.anchor is None and not pooled and (cell.path / RECORD).exists():
@@ -143,7 +143,7 @@ def _first_federation(cells: Sequence[Cell]) -> tuple[Cell, Record] | None:
     return None
 
 
-def _text(value: Any) -> str:  # noqa: ANN401 - whatever a setting holds
+def _text(value: Any) -> str:  # noqa: ANN401 - any setting
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None or value in ("", ()):

@@ -1,4 +1,4 @@
-"""A grid: which configurations make up a table."""
+"""A grid: the configurations behind a table."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,11 +20,11 @@ class Method:
 
     name: str
     settings: Settings
-    """What the row sets on top of its column."""
+    """What the row sets, above its column."""
     anchor: Anchor | None = None
-    """A training-free anchor in place of a run."""
+    """A training-free anchor that is fitted instead of a training."""
     columns: tuple[str, ...] = ()
-    """Columns in which the row is run; empty: all."""
+    """Columns that have the row; empty: all."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Column:
 
     name: str
     settings: Settings
-    """What the column sets on top of the grid's configuration."""
+    """What the column sets, above the grid's configuration."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Methods x columns x seeds, checked."""
+    """Methods x columns x seeds."""
 
     title: str
     config: Settings
@@ -48,7 +48,7 @@ class Grid:
     leave_one_out: bool = False
     """Hold each site out in turn; a score is the mean over the held-out sites."""
     references: tuple[str, ...] = ()
-    """Rows from which paired differences are taken."""
+    """Rows that the other rows are compared with, by paired differences."""
     published: Mapping[str, Mapping[str, float]] | None = None
     """The paper's mIoU in percent, by row and column."""
 
@@ -63,15 +63,15 @@ class Grid:
         return tuple(method.name for method in self.methods)
 
     def has_cell(self, method: Method, column: str) -> bool:
-        """Whether a row is run in a column."""
+        """Whether a column has a row."""
         return not method.columns or column in method.columns
 
 
 def cell_config(grid: Grid, column: Column, method: Method, seed: int) -> Config:
-    """Join grid, column, row and seed to one configuration.
+    """Merge grid, column, row and seed into one configuration.
 
     Raises:
-        ConfigError: If a key is unknown or a value out of range; the cell is named.
+        ConfigError: If a key is unknown or a value is out of range; the message names the cell.
     """
     table = merge_tables(merge_tables(grid.config, column.settings), method.settings)
     try:
@@ -84,18 +84,18 @@ def cell_config(grid: Grid, column: Column, method: Method, seed: int) -> Config
 
 
 def override_grid(grid: Grid, settings: Settings) -> Grid:
-    """Set something in all cells: above grid and columns, below the methods.
+    """Change settings of all cells: they override grid and columns, but not methods.
 
     Raises:
-        ConfigError: If a method sets the same key: the row would no longer be what its name says.
+        ConfigError: If a method sets the same key, which its name stands for.
     """
     for key in _keys(settings):
         if key == ("seed",):
-            raise ConfigError("--set seed is not for a grid; give --seeds")
+            raise ConfigError("--set seed cannot be used with a grid; use --seeds")
         for method in grid.methods:
             if key in _keys(method.settings):
                 raise ConfigError(
-                    f"--set {'.'.join(key)} is what the method {method.name!r} sets; change it in "
+                    f"--set {'.'.join(key)} is set by the method {method.name!r}; change it in "
                     "the grid file"
                 )
     columns = tuple(
@@ -105,7 +105,7 @@ def override_grid(grid: Grid, settings: Settings) -> Grid:
 
 
 def check_names(kind: str, names: Sequence[str], known: Sequence[str]) -> None:
-    """Refuse names of rows or columns that the grid does not have.
+    """Refuse names of rows or columns that are not in the grid.
 
     Raises:
         ConfigError: If a name is unknown.

@@ -1,44 +1,45 @@
-"""Write the table of a grid: Markdown, CSV and one page."""
+"""Write the table of a grid as Markdown, CSV and an HTML page."""
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fusseg.bench.cells import Cell
 from fusseg.bench.conditions import methods_section, settings_section
 from fusseg.bench.grid import Grid
-from fusseg.bench.rendering import to_csv, to_markdown
-from fusseg.bench.results import read_results
+from fusseg.bench.results import Result, read_results
 from fusseg.bench.table import Entry, Section, table_sections
 from fusseg.core.atomic import write_atomically
 from fusseg.core.errors import DataError
 from fusseg.core.portable_paths import without_folders
+from fusseg.data.tables import dump_table
 from fusseg.report.bench_page import PageFigure, PageTable, render_bench
 
 GRID, MARKDOWN, CSV, PAGE, FIGURES = "grid.toml", "table.md", "table.csv", "table.html", "figures"
+_CSV_HEADER = ("method", "column", "seed", "held_out", "phase", "site", "score", "value")
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A grid with its cells and where they are kept."""
+    """A grid with its cells and its output folder."""
 
     grid: Grid
     cells: tuple[Cell, ...]
-    """All cells of the grid, run or not."""
+    """All cells of the grid, finished or not."""
     out: Path
     command: str
     chosen: tuple[str, ...]
-    """Methods that are to be run; empty: all."""
+    """Methods to run; empty: all."""
     chosen_columns: tuple[str, ...] = ()
-    """Columns that are to be run; empty: all."""
+    """Columns to run; empty: all."""
 
 
 def write_tables(bench: Bench, failures: Mapping[str, str], figures: Sequence[PageFigure]) -> None:
-    """Write what is there; cells that are not finished are shown as missing.
+    """Write the results so far; unfinished cells are shown as missing.
 
     Args:
         bench: The grid and its cells.
-        failures: Why a cell failed, by its name.
+        failures: By the label of each failed cell, why it failed.
         figures: Figures of the page.
 
     Raises:
@@ -70,13 +71,8 @@ def write_tables(bench: Bench, failures: Mapping[str, str], figures: Sequence[Pa
     write_file(bench.out / PAGE, page.encode())
 
 
-def _shown(names: Sequence[str], chosen: Sequence[str], finished: Set[str]) -> list[str]:
-    """Pick the rows or columns that are run now or have been run before."""
-    return [name for name in names if name in finished or not chosen or name in chosen]
-
-
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file whole, in a folder that is made if it is not there.
+    """Write a file atomically, and create its folder if needed.
 
     Raises:
         DataError: If it cannot be written.
@@ -86,6 +82,40 @@ def write_file(path: Path, content: bytes) -> None:
         write_atomically(path, content)
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror}; choose another --out") from error
+
+
+def to_markdown(title: str, command: str, sections: Sequence[Section]) -> str:
+    """Format sections as Markdown tables under one title.
+
+    Args:
+        title: Heading of the page.
+        command: The command that made the table.
+        sections: Its tables, in order.
+    """
+    parts = [f"# {title}", f"    {without_folders(command)}"]
+    for section in sections:
+        rule = "|---" * len(section.header) + "|"
+        rows = [_row([_marked(entry) for entry in row]) for row in section.rows]
+        parts += [
+            f"## {section.heading}",
+            section.note,
+            "\n".join([_row(section.header), rule, *rows]),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def to_csv(grid: Grid, results: Mapping[Cell, Result]) -> str:
+    """Format one line per cell and score, as fractions, bytes and seconds.
+
+    `site` is empty for scores over all held-out sites; the paper's figures have the phase
+    `published` and no seed.
+    """
+    return dump_table(_CSV_HEADER, _csv_rows(grid, results))
+
+
+def _shown(names: Sequence[str], chosen: Sequence[str], finished: Set[str]) -> list[str]:
+    """List the rows or columns to show: those to run now and those with finished cells."""
+    return [name for name in names if name in finished or not chosen or name in chosen]
 
 
 def _failed_section(failures: Mapping[str, str]) -> list[Section]:
@@ -101,3 +131,30 @@ def _failed_section(failures: Mapping[str, str]) -> list[Section]:
 def _page_table(section: Section) -> PageTable:
     rows = [[(entry.text, entry.best) for entry in row] for row in section.rows]
     return PageTable(section.heading, section.note, section.header, rows)
+
+
+def _csv_rows(grid: Grid, results: Mapping[Cell, Result]) -> Iterator[Sequence[object]]:
+    for cell, result in results.items():
+        place = (cell.method, cell.column, cell.seed, cell.held_out)
+        for phase, scores in result.scores.items():
+            yield *place, phase, "", "mean_iou", scores.mean_iou
+            if scores.mean_iou_stego is not None:
+                yield *place, phase, "", "mean_iou_stego", scores.mean_iou_stego
+            yield *place, phase, "", "pixel_accuracy", scores.pixel_accuracy
+            for site, value in scores.sites.items():
+                yield *place, phase, site, "mean_iou", value
+        yield *place, "", "", "bytes_sent", result.bytes_sent
+        yield *place, "", "", "seconds", result.seconds
+    for method, figures in (grid.published or {}).items():
+        for column, percent in figures.items():
+            value = round(percent / 100, 6)
+            yield method, column, "", "", "published", "", "mean_iou", value
+
+
+def _marked(entry: Entry) -> str:
+    text = entry.text.replace("|", "\\|")
+    return f"**{text}**" if entry.best else text
+
+
+def _row(texts: Sequence[str]) -> str:
+    return f"| {' | '.join(texts)} |"

@@ -35,15 +35,15 @@ from fusseg.runs.prepare import prepare
 from fusseg.segmentation.segmenter import Segmenter, build_segmenter
 
 NUM_IMAGES = 4
-"""Held-out images in the panels, spread evenly over those at hand."""
+"""Held-out images in the panels, evenly spaced among all of them."""
 NUM_CLOUDS = 4
-"""Methods whose centroids are shown side by side."""
+"""Most methods in one figure of centroids, side by side."""
 
 
 def draw_figures(
     grid: Grid, cells: Sequence[Cell], cache: Path
 ) -> Iterator[tuple[str, PageFigure]]:
-    """Draw what the finished cells of each column show, of the first seed where one is enough.
+    """Draw the finished cells of each column; figures of one run show the first seed.
 
     Yields:
         File name and figure.
@@ -87,7 +87,7 @@ def draw_figures(
 def _panels(
     cells: Sequence[Cell], shown: HeldOut
 ) -> dict[str, list[UInt8[np.ndarray, "height width 3"]]]:
-    """Join photos, labels and every cell's regions; a method's regions have its classes' colors."""
+    """Stack photos, labels and each cell's regions in the colors of their matched classes."""
     count = min(NUM_IMAGES, len(shown.items))
     indices = np.linspace(0, len(shown.items) - 1, count).round().astype(int).tolist()
     rows: dict[str, list[UInt8[np.ndarray, "height width 3"]]] = {"image": [], "label": []}
@@ -112,7 +112,7 @@ def _panels(
 
 
 def _load_segmenter(cell: Cell) -> Segmenter:
-    """Load the model that the record's matching is about: the global or the first client's."""
+    """Load the model that the record's matching belongs to: the global or the first client's."""
     saved = load_state(cell.path)
     model = saved.state.model
     if cell.anchor is None:
@@ -153,7 +153,7 @@ def _draw_clouds(
 
 
 def _draw_distribution(cell: Cell, shown: HeldOut) -> bytes | None:
-    """Draw the classes of each client's training images; None where these have no labels."""
+    """Draw the classes of each client's training images; None if they have no labels."""
     data = cell.config.data
     items = training_images(open_dataset(data), data, cell.config.local.batch_size)
     if shown.classes is None or all(item.mask is None for item in items):
@@ -176,7 +176,7 @@ def _is_regularized(cell: Cell) -> bool:
 
 
 def _curves(cells: Sequence[Cell]) -> dict[str, dict[int, list[float]]]:
-    """Gather mIoU by method and round, one value per seed: the mean over held-out sites."""
+    """Collect mIoU by method and round, one value per seed: the mean over held-out sites."""
     runs: dict[tuple[str, int, int], list[float]] = {}
     for cell in cells:
         for entry in load_record(cell.path)["rounds"]:

@@ -1,4 +1,4 @@
-"""Centroids of clients and server in two dimensions, each with the class it came to mean."""
+"""Project the centroids of clients and server to two dimensions, and trace their classes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -76,7 +76,7 @@ def project_history(
     Args:
         history: Centroids by round, at least one.
         matching: As in `trace_classes`.
-        colors: One per class, and last that of what has no class.
+        colors: One per class, then the color of centroids without a class.
         project: `project_pca` or `project_tsne`.
     """
     classes = trace_classes(history, matching)
@@ -124,7 +124,7 @@ def colors_dim(history: Mapping[int, RoundCentroids]) -> int:
 
 
 def _most_common(labels: Int[np.ndarray, " clients"]) -> int:
-    # The smallest of those that are equally common, so that the order of clients plays no part.
+    # Ties go to the smallest label, so that the order of clients does not matter.
     values, counts = np.unique(labels, return_counts=True)
     return int(values[int(counts.argmax())])
 

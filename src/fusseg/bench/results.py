@@ -1,4 +1,4 @@
-"""Scores and cost of finished cells, joined over held-out sites."""
+"""Read scores and cost of finished cells, and average them over held-out sites."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,34 +16,34 @@ PHASES: tuple[Phase, ...] = ("trained", "finished")
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of one run, or their means over runs with other held-out sites; all in [0, 1]."""
+    """Scores of one run, or their means over runs with different held-out sites; all in [0, 1]."""
 
     mean_iou: float
     pixel_accuracy: float
     sites: Mapping[str, float]
     """mIoU of each held-out client."""
     mean_iou_stego: float | None = None
-    """By STEGO's definition, for published figures; None in records from before it was kept."""
+    """By STEGO's definition, for comparison with published figures; None in older records."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one seed of one cell gave."""
+    """Scores and cost of one seed of one row and column."""
 
     scores: Mapping[Phase, Scores]
-    """A row without training or without finish has one of the two."""
+    """A row without training, or without the Lloyd finish, has only one of the two phases."""
     bytes_sent: float
-    """Up and down, by all clients together, per run."""
+    """By all clients in one run, up and down."""
     seconds: float
-    """Training and evaluation, per run."""
+    """Time of training and evaluation in one run."""
 
 
 Results = Mapping[tuple[str, str], Mapping[int, Result]]
-"""By method and column, then by seed; what is not finished is not there."""
+"""By method and column, then by seed; only what is finished."""
 
 
 def read_cell(cell: Cell) -> Result | None:
-    """Read a finished cell; None where it is not finished.
+    """Read the scores and cost of a cell; None if it is not finished.
 
     Raises:
         DataError: If its record is damaged, or has no scores.
@@ -58,9 +58,9 @@ def read_cell(cell: Cell) -> Result | None:
 
 
 def read_results(cells: Iterable[Cell]) -> tuple[dict[Cell, Result], Results]:
-    """Read what is finished: every cell, and every row and column by seed.
+    """Read all finished cells, and average them by row, column and seed.
 
-    Where sites are held out in turn, a seed counts once all of them are finished.
+    If sites are held out in turn, a seed counts once all its cells are finished.
     """
     groups: dict[tuple[str, str, int], list[Cell]] = {}
     single: dict[Cell, Result] = {}
@@ -78,7 +78,7 @@ def read_results(cells: Iterable[Cell]) -> tuple[dict[Cell, Result], Results]:
 
 
 def join_results(results: Sequence[Result]) -> Result:
-    """Average runs that differ in who is held out; the scores of each stay apart."""
+    """Average runs that differ in the held-out site; scores per site are kept."""
     phases = [phase for phase in PHASES if all(phase in result.scores for result in results)]
     return Result(
         scores={phase: _join_scores([one.scores[phase] for one in results]) for phase in phases},

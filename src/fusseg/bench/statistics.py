@@ -10,7 +10,7 @@ from scipy.special import stdtrit
 
 @dataclass(frozen=True)
 class Spread:
-    """Values of one cell over seeds."""
+    """Mean and standard deviation over seeds."""
 
     mean: float
     std: float | None
@@ -20,7 +20,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean difference of two rows over the seeds that both have."""
+    """Mean difference of two rows over the seeds that both have finished."""
 
     mean: float
     margin: float | None
@@ -29,7 +29,7 @@ class Difference:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Sum up values over seeds; at least one."""
+    """Compute mean and standard deviation of at least one value."""
     std = stdev(values) if len(values) > 1 else None
     return Spread(fmean(values), std, len(values))
 
@@ -39,15 +39,15 @@ def paired_difference(
 ) -> Difference | None:
     """Subtract a reference seed by seed, with a 95 % confidence interval by Student's t.
 
-    With few seeds the standard error says little: at n = 3 the interval is 4.30 of them wide to
-    each side, at n = 5 2.78.
+    With few seeds the interval is much wider than the standard error: to each side 4.30 standard
+    errors at n = 3, and 2.78 at n = 5.
 
     Args:
         values: Score by seed.
         reference: Score by seed of the row to compare with.
 
     Returns:
-        None where no seed is in both.
+        None if no seed is in both.
     """
     seeds = sorted(values.keys() & reference.keys())
     if not seeds:

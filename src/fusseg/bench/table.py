@@ -1,4 +1,4 @@
-"""Results as sections of a table: headings, rows, and which cells are best."""
+"""Turn results into the sections of a table: headings, rows and the best entries."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from fusseg.report import formatting
 
 PHASE_NAMES: Mapping[Phase, str] = {"trained": "trained", "finished": "+ finish"}
 MISSING = "missing"
-"""Stands where a cell is not finished."""
+"""Shown for a cell that is not finished."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Text of one cell of a table."""
+    """One entry of a table."""
 
     text: str
     best: bool = False
@@ -32,12 +32,12 @@ class Section:
 
 
 def table_sections(grid: Grid, methods: Sequence[str], results: Results) -> tuple[Section, ...]:
-    """Set all results: scores, paired differences, scores per site, cost.
+    """Format all results: scores, paired differences, scores per site, cost.
 
     Args:
-        grid: What was to be run.
-        methods: Rows that are shown.
-        results: What is finished.
+        grid: The grid.
+        methods: Rows to show.
+        results: Results so far.
     """
     phases = [
         phase
@@ -65,14 +65,14 @@ class _View:
         return self.results.get((method, column), {})
 
     def absent(self, method: str, column: str) -> str:
-        """Say why there is no number: the cell is not finished, or not in the grid."""
+        """Text for a missing number: the cell is not finished, or not in the grid."""
         row = next(row for row in self.grid.methods if row.name == method)
         unfinished = self.grid.has_cell(row, column) and not self.found(method, column)
         return MISSING if unfinished else formatting.ABSENT
 
 
 Reading = Callable[[Scores], float | None]
-"""Picks a score in [0, 1]; None where a run has none."""
+"""Returns a score in [0, 1]; None if a run does not have it."""
 
 
 def _score_section(view: _View, heading: str, read: Reading, *, published: bool = False) -> Section:
@@ -215,7 +215,7 @@ def _cost_section(view: _View) -> Section:
 
 
 def points(difference: Difference, num_seeds: int) -> str:
-    """Print a difference of scores in points, with its sign."""
+    """Format a difference of scores in points, with its sign."""
     sign = "+" if difference.mean >= 0 else "\N{MINUS SIGN}"
     text = f"{sign}{abs(100 * difference.mean):.2f}"
     if difference.margin is not None:
@@ -231,7 +231,7 @@ def _percent(found: Spread, num_seeds: int) -> str:
 
 
 def _of_seeds(count: int, num_seeds: int) -> str:
-    """Say where a mean is over fewer seeds than its neighbors, so that it does not pass for one."""
+    """Mark a mean over fewer seeds than the grid has."""
     return "" if count == num_seeds else f" ({count} of {num_seeds} seeds)"
 
 

@@ -6,7 +6,7 @@ Heavy modules are imported inside the functions that need them, so that `--help`
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -106,10 +106,3 @@ def new_run_dir(config: Path | None, out: Path | None, *, resume: bool) -> Path:
 def dated_run_dir(name: str) -> Path:
     """Name a new run directory after a configuration or run, and the current time."""
     return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-
-
-def refuse_given(whose: str, options: Mapping[str, object]) -> None:
-    """Refuse options that mean nothing here, where they were given."""
-    given = [name for name, value in options.items() if value]
-    if given:
-        raise typer.BadParameter(f"{given[0]} is {whose} and means nothing here; leave it out")

@@ -1,1 +1,1 @@
-"""Work on other machines that share this one's folders: the workers of a Dask cluster."""
+"""Run tasks on other machines that share this machine's folders: workers of a Dask cluster."""

@@ -1,4 +1,4 @@
-"""The workers of a Dask cluster; the one module that knows Dask."""
+"""Connect to the workers of a Dask cluster; the only module that imports Dask."""
 
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,27 +9,26 @@ from pathlib import Path
 from distributed import Client, Worker, WorkerPlugin
 from distributed.worker import logger
 
-from fusseg.cluster.surroundings import TOKEN, Surroundings, describe_surroundings, find_fault
-from fusseg.cluster.workers import Workers
+from fusseg.cluster.workers import TOKEN, Surroundings, Workers, describe_surroundings, find_fault
 from fusseg.core.atomic import write_atomically
 from fusseg.core.errors import ConfigError, DataError
 
 _RESOURCE = "fusseg"
-"""What a worker has one of, and every task takes: one task at a time, whatever its threads."""
+"""A Dask resource: each worker has one and each task takes one, so a worker runs one at a time."""
 _CLOSE_SECONDS = 10
 
 
 class Admission(WorkerPlugin):
-    """Gives tasks to workers that can stand in for this process, also to those that come later."""
+    """Admits workers that have what this process has, including workers that join later."""
 
     def __init__(self, surroundings: Surroundings) -> None:
         self._surroundings = surroundings
 
     async def setup(self, worker: Worker) -> None:
-        """Let a worker take tasks, or say in its log why not."""
+        """Let a worker take tasks, or write to its log why it gets none."""
         fault = find_fault(self._surroundings)
         if fault:
-            logger.error("takes no tasks of fusseg: %s", fault)
+            logger.error("this worker gets no tasks of fusseg: %s", fault)
         else:
             await worker.set_resources(**{_RESOURCE: 1})
 
@@ -41,13 +40,13 @@ def join_cluster(
     """Use the workers of a Dask cluster.
 
     Args:
-        address: Of its scheduler.
-        folders: What the workers write to; made if they are not there.
-        inputs: What they read, as far as it is there.
+        address: Address of the scheduler.
+        folders: Folders that the workers write to; created if needed.
+        inputs: Folders that they read, as far as they exist.
         patience: Seconds to wait for the scheduler, and then for its first worker.
 
     Raises:
-        ConfigError: If there is no such cluster, or a worker lacks version or folders.
+        ConfigError: If there is no such cluster, or a worker lacks a version or a folder.
         DataError: If the scheduler is lost.
     """
     client = _connect(address, patience)
@@ -62,11 +61,11 @@ def join_cluster(
         yield Workers(executor, surroundings, len(client.nthreads()))
     except CancelledError:
         raise DataError(
-            f"the Dask scheduler at {address} was lost; what is finished is kept, and the same "
-            "command goes on"
+            f"lost the connection to the Dask scheduler at {address}; finished work is kept: run "
+            "the same command again to continue"
         ) from None
     finally:
-        # Tasks that still run see that nobody waits for them.
+        # Running tasks look for the tokens, and stop without them.
         for token in tokens:
             token.unlink(missing_ok=True)
         _leave(client, plugin)
@@ -117,7 +116,7 @@ def _check_workers(client: Client, address: str, surroundings: Surroundings) -> 
 
 
 def _leave(client: Client, plugin: str) -> None:
-    # Whatever the reason for leaving, a lost scheduler must not hide it.
+    # A lost scheduler must not hide the error that ended the work.
     with suppress(Exception):
         client.unregister_worker_plugin(plugin)
     with suppress(Exception):

@@ -1,4 +1,4 @@
-"""Rows about aggregation: every strategy over what many clients send."""
+"""Rows about aggregation: every strategy, with the updates of many clients."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -8,10 +8,10 @@ from jaxtyping import Float
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from fusseg.bench.speed.inputs import plain_plan, random_codes, random_model
-from fusseg.bench.speed.rows import Figures, Limit, SpeedRow, speed_row
-from fusseg.bench.speed.sizes import Setting, Sizes
-from fusseg.bench.speed.timing import time_alternately
+from benchmarks.speed.inputs import plain_plan, random_codes, random_model
+from benchmarks.speed.rows import Figures, Limit, SpeedRow, speed_row
+from benchmarks.speed.sizes import Setting, Sizes
+from benchmarks.speed.timing import time_alternately
 from fusseg.config.schema import Config, FederationConfig, ModelConfig
 from fusseg.federation.clustering import MAX_ITERATIONS, RESTARTS, kmeans
 from fusseg.federation.gathering import aggregate
@@ -26,34 +26,34 @@ LINEAR = Limit("ratio", 1.25)
 AS_FAST = Limit("ratio", 1)
 MODEL = ModelConfig()
 _NOISE = 0.5
-"""Of the clients' centroids around common ones, which have a standard deviation of 1."""
+"""Standard deviation of the clients' centroids around common ones, which have one of 1."""
 _IMAGES = 8
-"""Of each client."""
+"""Images of each client."""
 
 
 @dataclass(frozen=True)
 class _Case:
-    """One strategy and what the clients send for it."""
+    """One strategy and the updates that clients send for it."""
 
     name: str
     what: str
     federation: FederationConfig
     updates: tuple[ClientUpdate, ...]
     exchange: int = 0
-    """Which of the first round's exchanges is measured: the one that clients train in, mostly."""
+    """Index of the measured exchange in the first round; mostly the one in which clients train."""
     dim: int = 1
-    """Channels of the features; centroids do not depend on it."""
+    """Feature channels; the size of centroids does not depend on them."""
     agreeing: bool = True
-    """Whether the clients' centroids have something in common."""
+    """Whether the clients' centroids lie around common ones."""
 
 
 def aggregation_rows(setting: Setting) -> list[SpeedRow]:
-    """Measure the server's half of a round at all clients and at a quarter of them."""
+    """Measure the server's part of a round with all clients and with a quarter of them."""
     return [row for case in _cases(setting.sizes) for row in _case_rows(setting, case)]
 
 
 def kmeans_rows(setting: Setting) -> list[SpeedRow]:
-    """Measure k-means against scikit-learn's, on centroids that agree and on noise."""
+    """Compare k-means with scikit-learn's, on centroids that agree and on noise."""
     clients = setting.sizes.pooled_clients
     return [
         _kmeans_row(setting, "k-means against scikit-learn", _agreeing(clients).flatten(0, 1)),
@@ -119,7 +119,7 @@ def _kmeans_row(setting: Setting, name: str, points: Float[Tensor, "points code"
 
 
 def _cases(sizes: Sizes) -> Iterator[_Case]:
-    """Go through the strategies, and the averaging of heads, which all of them share."""
+    """List the strategies, and the averaging of heads, which all of them share."""
     clients = sizes.pooled_clients
     federation = FederationConfig(aggregate_heads=False)
     centroids = f"K = {MODEL.num_clusters}, D = {MODEL.code_dim}"
@@ -138,7 +138,7 @@ def _cases(sizes: Sizes) -> Iterator[_Case]:
     sums = {"sums": _agreeing(1)[0].double(), "counts": torch.full((MODEL.num_clusters,), 50)}
     lloyd = FederationConfig(strategy="lloyd")
     yield _Case("lloyd", centroids, lloyd, _send_same(clients, sums), exchange=1)
-    # One object stands for what all clients send: a server lets go of each as soon as it is added.
+    # All clients send the same object: a server drops each one as soon as it is added.
     dim = sizes.moments_dim
     found = sum_moments([random_codes((2 * dim, dim))], dim)
     moments = {"second": found.second, "first": found.first, "count": found.count}
@@ -153,7 +153,7 @@ def _cases(sizes: Sizes) -> Iterator[_Case]:
 def _send(
     centroids: Float[Tensor, "clients clusters code"], usage: Mapping[str, Tensor] | None = None
 ) -> tuple[ClientUpdate, ...]:
-    """Let every client send its own centroids, and what they stand for where that is given."""
+    """Make an update of each client with its own centroids, and with their usage if it is given."""
     return tuple(
         _update(client, {CENTROIDS: rows, **(usage or {})}) for client, rows in enumerate(centroids)
     )
@@ -168,13 +168,13 @@ def _update(client: int, parts: Mapping[str, Tensor]) -> ClientUpdate:
 
 
 def _usage() -> dict[str, Tensor]:
-    """Say what a client's centroids stand for: how many positions, and how well."""
+    """Make the usage of a client's centroids: positions of each, and how well they fit."""
     cosines = torch.linspace(0.3, 0.9, MODEL.num_clusters, dtype=torch.float64)
     return {"counts": torch.arange(MODEL.num_clusters) + 10, "cosines": cosines}
 
 
 def _agreeing(clients: int) -> Float[Tensor, "clients clusters code"]:
-    """Draw the centroids of clients that found the same regions, up to noise."""
+    """Draw the centroids of clients that found the same regions, with some noise."""
     shape = (MODEL.num_clusters, MODEL.code_dim)
     return random_codes(shape) + _NOISE * random_codes((clients, *shape), seed=1)
 

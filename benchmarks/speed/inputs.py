@@ -17,11 +17,11 @@ from fusseg.segmentation.training import TrainingPlan
 
 NUM_CLASSES = 11
 _CELL = 8
-"""Pixels a side of one color in a generated image."""
+"""Side of a square of one color in a generated image, in pixels."""
 
 
 def random_features(num_images: int, shape: tuple[int, int, int], seed: int = 0) -> FeatureSet:
-    """Draw normal feature maps, in memory where those of a run are memory-mapped."""
+    """Draw normal feature maps, kept in memory; a run maps them from disk instead."""
     maps = np.random.default_rng(seed).standard_normal((num_images, *shape), dtype=np.float32)
     rows = np.stack([np.zeros(num_images, dtype=np.int64), np.arange(num_images)], axis=1)
     names = tuple(f"{seed}/{image}" for image in range(num_images))
@@ -36,14 +36,14 @@ def random_features(num_images: int, shape: tuple[int, int, int], seed: int = 0)
 
 
 def random_model(dim: int, model: ModelConfig, seed: int = 0) -> Model:
-    """Draw a head and centroids as training starts from."""
+    """Draw a head and centroids like those that training starts from."""
     generator = torch.Generator().manual_seed(seed)
     head = initial_head(dim, model.code_dim, generator)
     return Model(head, torch.randn(model.num_clusters, model.code_dim, generator=generator))
 
 
 def plain_plan(dim: int, num_steps: int) -> TrainingPlan:
-    """Plan some steps on features that need no centering."""
+    """Plan some training steps on features that need no centering."""
     agreed = {"shift_self": 0.2, "shift_neighbor": 0.3, "shift_random": 0.1}
     return TrainingPlan(num_steps, torch.zeros(dim), agreed)
 
@@ -57,8 +57,8 @@ def write_images(folder: Path, num_images: int, side: int, sites: int = 2) -> No
     """Write distinct images in the layout of sites, each with a mask.
 
     Args:
-        folder: Made here.
-        num_images: Over all sites.
+        folder: Folder to create.
+        num_images: Number of images at all sites together.
         side: Height and width in pixels.
         sites: Number of sites.
     """
@@ -75,7 +75,7 @@ def write_images(folder: Path, num_images: int, side: int, sites: int = 2) -> No
         pixels = generator.integers(256, size=(cells, cells, 3), dtype=np.uint8)
         path = site_folder / "images" / f"{image:06d}.png"
         Image.fromarray(_enlarge(pixels, side)).save(path, compress_level=1)
-        # One mask for all: that the labels differ does not matter to time or memory.
+        # One mask for all images: different labels would not change time or memory.
         os.link(mask, site_folder / "masks" / f"{image:06d}.png")
     names = ", ".join(f'"class {index}"' for index in range(NUM_CLASSES))
     (folder / "classes.toml").write_text(f"names = [{names}]\n")

@@ -1,26 +1,26 @@
-"""One line of the table of speed: figures, target, and how the two agree."""
+"""One row of the table: its figures, its target, and whether the target is met."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from fusseg.bench.speed.explanations import EXPLANATIONS, Explanations, Quantity
+from benchmarks.speed.explanations import EXPLANATIONS, Explanations, Quantity
 
 Status = Literal["met", "explained", "short", "not measurable here"]
 
 
 @dataclass(frozen=True)
 class Limit:
-    """What a row has to keep to."""
+    """The target of a row."""
 
     of: Quantity
     bound: float | int
     at_least: bool = False
-    """Whether more is better."""
+    """Whether the bound is a lower one."""
     says: str = ""
-    """Its words; empty: made of the others."""
+    """Text of the target; empty: made of the other fields."""
 
     def holds(self, value: float | int, bound: float | int | None = None) -> bool:
-        """Whether a value keeps to it, or to another bound in its place."""
+        """Whether a value is within the bound, or within another bound if one is given."""
         bound = self.bound if bound is None else bound
         return value >= bound if self.at_least else value <= bound
 
@@ -31,23 +31,23 @@ class Limit:
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured; None: does not apply."""
+    """Measured figures; None where a figure does not apply."""
 
     seconds: float | None = None
     floor_seconds: float | None = None
-    """Of the matrix products alone, or of what the note names."""
+    """Seconds of the matrix products alone, or of the floor that the note names."""
     ratio: float | None = None
-    """None: of the seconds, if there are both."""
+    """None: seconds over floor, if both were measured."""
     peak_bytes: int | None = None
-    """Anonymous resident memory of the process during the stage, at its highest."""
+    """Highest anonymous resident memory of the process during the stage."""
     gflop: float | None = None
     """Arithmetic of the matrix products, in 10^9 operations."""
     gflop_per_second: float | None = None
-    """Of the reference product in the same process and precision."""
+    """Rate of the reference product in the same process and precision."""
 
     @property
     def found_ratio(self) -> float | None:
-        """The ratio as given, else seconds over floor; None where there is neither."""
+        """The given ratio, else seconds over floor; None if there is neither."""
         if self.ratio is None and self.seconds is not None and self.floor_seconds:
             return self.seconds / self.floor_seconds
         return self.ratio
@@ -55,7 +55,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class SpeedRow:
-    """One line of the table."""
+    """One row of the table."""
 
     name: str
     size: str
@@ -79,19 +79,19 @@ def speed_row(
     conditions: tuple[str, ...] = (),
     explanations: Explanations = EXPLANATIONS,
 ) -> SpeedRow:
-    """Set figures against their limit.
+    """Compare figures with their limit.
 
     Args:
-        name: Of the row.
-        size: Of what was measured, in words.
-        figures: What was measured.
-        limit: What it has to keep to.
-        note: What else there is to know.
-        conditions: Device and sizes, for which an explanation may be written.
-        explanations: Why limits may be missed.
+        name: Name of the row.
+        size: Size of the measured work, in words.
+        figures: Measured figures.
+        limit: Target of the row.
+        note: Remarks.
+        conditions: Device and sizes; each may have an explanation.
+        explanations: Reasons for which rows may miss their targets.
 
     Raises:
-        ValueError: If the figure that the limit is about was not measured.
+        ValueError: If the figure that the limit applies to was not measured.
     """
     measured = {
         "ratio": figures.found_ratio,
@@ -112,12 +112,12 @@ def speed_row(
 
 
 def untargeted_row(name: str, size: str, figures: Figures, note: str) -> SpeedRow:
-    """Show figures that have no target, for comparison; the note says why there is none."""
+    """Make a row without a target; the note says why it has none."""
     return _row(name, size, figures, "none", "explained", note)
 
 
 def missing_row(name: str, size: str, limit: Limit, reason: str) -> SpeedRow:
-    """Say why a row cannot be measured on this machine."""
+    """Make a row that says why it cannot be measured on this machine."""
     return SpeedRow(name, size, None, None, None, str(limit), "not measurable here", reason)
 
 

@@ -1,4 +1,4 @@
-"""Rows about extraction: against the backbone alone on preloaded images, and in bfloat16."""
+"""Rows about extraction: compared with the backbone alone on preloaded images, and in bfloat16."""
 
 import tempfile
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from fusseg.bench.speed.rows import Figures, Limit, SpeedRow, missing_row, speed_row
-from fusseg.bench.speed.sizes import Setting
-from fusseg.bench.speed.timing import time_alternately
+from benchmarks.speed.rows import Figures, Limit, SpeedRow, missing_row, speed_row
+from benchmarks.speed.sizes import Setting
+from benchmarks.speed.timing import time_alternately
 from fusseg.config.compute import Compute, has_bfloat16
 from fusseg.config.schema import BackboneConfig, Config, DataConfig
 from fusseg.data.images import decoding_of, fit_image, load_image
@@ -30,7 +30,7 @@ _JPEG_QUALITY = 90
 
 @dataclass(frozen=True)
 class _Images:
-    """The same images as files and as the backbone sees them."""
+    """The same images as files and as input of the backbone."""
 
     config: Config
     pixels: UInt8[Tensor, "images height width 3"]
@@ -54,7 +54,7 @@ def vit_rows(setting: Setting) -> list[SpeedRow]:
 
 
 def given_backbone_rows(setting: Setting) -> list[SpeedRow]:
-    """Measure extraction with a backbone that was named on the command line."""
+    """Measure extraction with the backbone named on the command line."""
     if setting.backbone is None:
         size = f"{setting.sizes.side}x{setting.sizes.side}"
         reason = "no backbone with weights was given; --backbone onnx:PATH"
@@ -63,7 +63,7 @@ def given_backbone_rows(setting: Setting) -> list[SpeedRow]:
 
 
 def write_vit(folder: Path, hidden: int, layers: int, side: int) -> None:
-    """Write a ViT with random weights, in the form of the Hugging Face hub."""
+    """Write a ViT with random weights, in the file format of the Hugging Face hub."""
     from transformers import ViTConfig, ViTModel
 
     torch.manual_seed(0)
@@ -77,12 +77,12 @@ def write_vit(folder: Path, hidden: int, layers: int, side: int) -> None:
     )
     model = ViTModel(config, add_pooling_layer=False)
     config.save_pretrained(folder)
-    # Not `save_pretrained`, which draws a bar.
+    # `save_pretrained` would draw a progress bar.
     save_file(model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def _rows(setting: Setting, name: str, label: str) -> list[SpeedRow]:
-    """Measure a backbone in float32, and in bfloat16 where device and backbone have it."""
+    """Measure a backbone in float32, and in bfloat16 if device and backbone support it."""
     device = setting.torch_device
     images = _write_images(setting, setting.sizes.slow_images)
     exact = load_backbone(name, Compute(device, torch.float32))

@@ -1,4 +1,4 @@
-"""The anonymous resident memory of this process, at its highest."""
+"""Measure the highest anonymous resident memory of this process."""
 
 import threading
 from pathlib import Path
@@ -6,14 +6,14 @@ from types import TracebackType
 
 _STATUS = Path("/proc/self/status")
 _SECONDS = 0.01
-"""Between two looks."""
+"""Interval between two readings."""
 
 
 class MemoryMeter:
     """Watches memory in a thread of its own; a context manager.
 
-    Anonymous memory is what the process asked for; pages of memory-mapped files, which the kernel
-    takes back when it needs them, do not count.
+    Anonymous memory is what the process allocated. Pages of memory-mapped files do not count: the
+    kernel can reclaim them at any time.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class MemoryMeter:
         self._watcher.join()
 
     def restart(self) -> int | None:
-        """Say the highest figure since the last call and begin anew; None where it is unknown."""
+        """Return the highest reading since the last call, and start again; None if unknown."""
         self._look()
         peak, self._peak = self._peak, anonymous_bytes()
         return peak
@@ -51,7 +51,7 @@ class MemoryMeter:
 
 
 def anonymous_bytes() -> int | None:
-    """Anonymous resident memory of this process; None where no /proc tells."""
+    """Anonymous resident memory of this process; None without /proc."""
     try:
         lines = _STATUS.read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The command that runs a grid of experiments and sets its table."""
+"""Run a grid of experiments and write its table."""
 
 import json
 import time
@@ -11,17 +11,14 @@ from filelock import FileLock, Timeout
 
 from fusseg.bench.cells import Cell, cell_progress, list_cells
 from fusseg.bench.grid import Grid, check_names, override_grid
-from fusseg.bench.grid_file import dump_grid, find_grid, load_grid
-from fusseg.bench.grid_sections import read_seeds
+from fusseg.bench.grid_file import dump_grid, find_grid, load_grid, read_seeds
 from fusseg.bench.output import FIGURES, GRID, MARKDOWN, PAGE, Bench, write_file, write_tables
 from fusseg.bench.pictures import draw_figures
 from fusseg.bench.results import PHASES, read_cell
-from fusseg.bench.spread_cells import run_cells_on
-from fusseg.bench.workers import CellDone, run_cells
+from fusseg.bench.run_cells import CellDone, run_cells, run_cells_on
 from fusseg.cli.progress import Display, follow
 from fusseg.cli.spreading import check_dask, workers_at
-from fusseg.cluster.surroundings import TOKEN
-from fusseg.cluster.workers import Workers
+from fusseg.cluster.workers import TOKEN, Workers
 from fusseg.config.file import parse_overrides
 from fusseg.config.schema import Config, FederationConfig, LocalConfig, ModelConfig
 from fusseg.core.errors import ConfigError, FussegError
@@ -32,7 +29,7 @@ from fusseg.runs.prepare import prepare
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What the command line says."""
+    """Options of `fusseg bench`."""
 
     grid: str
     out: Path
@@ -43,7 +40,7 @@ class BenchOptions:
     seeds: int | None = None
     jobs: int = 1
     dask: str | None = None
-    """Address of a Dask cluster that takes the cells."""
+    """Address of a Dask cluster that runs the cells."""
     overrides: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     columns: tuple[str, ...] = ()
@@ -51,7 +48,7 @@ class BenchOptions:
 
 
 def run_bench(options: BenchOptions) -> bool:
-    """Run what is not finished, write table and figures; False if a cell failed.
+    """Run the unfinished cells, and write table and figures; False if a cell failed.
 
     Raises:
         FussegError: If the grid, the data or the output folder cannot be used.
@@ -65,7 +62,7 @@ def run_bench(options: BenchOptions) -> bool:
         if (not options.only or cell.method in options.only)
         and (not options.columns or cell.column in options.columns)
     ]
-    # Every folder is looked at before anything is run or written.
+    # Check every folder before anything is run or written.
     progress = {cell: cell_progress(cell) for cell in cells}
     pending = [cell for cell in chosen if progress[cell] != "finished"]
     configs = [cell.config for cell in pending]
@@ -94,7 +91,7 @@ def run_bench(options: BenchOptions) -> bool:
 
 
 def read_grid(options: BenchOptions) -> Grid:
-    """Read the grid that the command line asks for.
+    """Read the grid that the options ask for.
 
     Raises:
         ConfigError: If the grid, a method or an option is wrong.
@@ -103,8 +100,8 @@ def read_grid(options: BenchOptions) -> Grid:
         raise ConfigError(f"--jobs must be at least 1, got {options.jobs}")
     if options.jobs > 1 and options.dask is not None:
         raise ConfigError(
-            f"--jobs {options.jobs} and --dask {options.dask} exclude each other: the cluster "
-            "runs as many cells as it has workers; drop --jobs"
+            f"--jobs {options.jobs} cannot be combined with --dask {options.dask}: a cluster runs "
+            "as many cells as it has workers; leave out --jobs"
         )
     check_dask(options.dask)
     grid = load_grid(find_grid(options.grid), options.preset)
@@ -124,7 +121,7 @@ def _locked(out: Path) -> Iterator[None]:
     try:
         out.mkdir(parents=True, exist_ok=True)
         with FileLock(out / "lock", timeout=0):
-            # Workers that an earlier command left behind in a crash stop at their next round.
+            # Without the token, workers left by a crashed command stop at their next round.
             for token in out.glob(f"{TOKEN}*"):
                 token.unlink(missing_ok=True)
             yield
@@ -137,7 +134,7 @@ def _locked(out: Path) -> Iterator[None]:
 
 
 def _extract(cells: Sequence[Cell], cache: Path, workers: Workers | None, display: Display) -> None:
-    """Extract what the cells need, once for all and before any of them starts."""
+    """Extract the features of all cells before the first one starts."""
     seen: set[Config] = set()
     for cell in cells:
         view = replace(
@@ -202,6 +199,6 @@ def _draw(bench: Bench, cache: Path, display: Display) -> list[PageFigure]:
             write_file(bench.out / FIGURES / name, figure.png)
             figures.append(figure)
     except FussegError as error:
-        # The table stands without them.
+        # The table does not need them.
         display.line(f"not all figures could be drawn: {error}")
     return figures

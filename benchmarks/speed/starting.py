@@ -1,13 +1,13 @@
-"""Rows about the start: until help is printed, and until the first step is done."""
+"""Rows about start-up: time until help is printed, and until the first training step is done."""
 
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 
-from fusseg.bench.speed.rows import Figures, Limit, SpeedRow, speed_row
-from fusseg.bench.speed.sizes import Setting
-from fusseg.bench.speed.timing import time_alternately
+from benchmarks.speed.rows import Figures, Limit, SpeedRow, speed_row
+from benchmarks.speed.sizes import Setting
+from benchmarks.speed.timing import time_alternately
 
 HELP, FIRST_STEP = Limit("seconds", 0.3), Limit("seconds", 3)
 _CONFIG = """
@@ -75,7 +75,7 @@ def _start(command: Sequence[str]) -> None:
 
 
 def _seconds_to_first_step(command: Sequence[str]) -> float:
-    """Wait for the line after the first client's update, then let the run end."""
+    """Time a run until the line after the first client's update, then let it finish."""
     started = time.perf_counter()
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

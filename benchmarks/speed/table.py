@@ -1,14 +1,14 @@
-"""The table of speed as JSON and as Markdown."""
+"""Write the table of speed as JSON and as Markdown."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.speed.machine import Machine, machine_text, rate_text
+from benchmarks.speed.rows import SpeedRow
+from benchmarks.speed.suite import Measured
 from fusseg.bench.output import write_file
-from fusseg.bench.speed.machine import Machine, machine_text, rate_text
-from fusseg.bench.speed.rows import SpeedRow
-from fusseg.bench.speed.suite import Measured
 
 HEADER = ("row", "seconds", "floor", "ratio", "target", "status", "GFLOP", "GFLOP / rate", "peak")
 _ABSENT = "\N{EN DASH}"
@@ -22,7 +22,7 @@ _READING = (
 
 @dataclass(frozen=True)
 class SpeedTable:
-    """What one run of `fusseg bench speed` has measured so far."""
+    """The results of one run so far."""
 
     command: str
     sizes: str
@@ -32,7 +32,7 @@ class SpeedTable:
     machine: Machine
     measured: tuple[Measured, ...]
     complete: bool
-    """Whether all was measured; false after an interrupt."""
+    """Whether everything was measured; false after an interrupt."""
 
     @property
     def rows(self) -> tuple[SpeedRow, ...]:
@@ -58,7 +58,7 @@ def write_table(path: Path, table: SpeedTable) -> tuple[Path, Path]:
 
 
 def to_json(table: SpeedTable) -> str:
-    """Write all figures as they were measured."""
+    """Format all figures as JSON, unrounded."""
     content = {
         "command": table.command,
         "date": table.date,
@@ -73,7 +73,7 @@ def to_json(table: SpeedTable) -> str:
 
 
 def to_markdown(table: SpeedTable) -> str:
-    """Set the rows as one table, and below it what each was measured on."""
+    """Format the rows as one table, and a second one with their sizes and notes."""
     counted = count_status(table.rows)
     interrupted = "" if table.complete else " Interrupted: not all rows were measured."
     parts = [
@@ -94,7 +94,7 @@ def to_markdown(table: SpeedTable) -> str:
 
 
 def row_texts(row: SpeedRow) -> tuple[str, ...]:
-    """Print a row's figures, in the order of `HEADER`."""
+    """Format a row's figures, in the order of `HEADER`."""
     at_rate = None
     if row.gflop is not None and row.gflop_per_second:
         at_rate = row.gflop / row.gflop_per_second
@@ -120,7 +120,7 @@ def count_status(rows: Sequence[SpeedRow]) -> str:
 
 
 def seconds_text(seconds: float | None) -> str:
-    """Print a time span with three digits, in milliseconds below a second."""
+    """Format a time span with three digits, in milliseconds below a second."""
     if seconds is None:
         return _ABSENT
     return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"

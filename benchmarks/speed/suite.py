@@ -1,26 +1,26 @@
-"""All measurements, each in a process of its own."""
+"""All measurements; each runs in a process of its own."""
 
 import traceback
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
 
-from fusseg.bench.speed.aggregation import aggregation_rows, kmeans_rows
-from fusseg.bench.speed.children import call_in_child
-from fusseg.bench.speed.extraction import filterbank_rows, given_backbone_rows, vit_rows
-from fusseg.bench.speed.memory import given_backbone_memory_rows, memory_rows
-from fusseg.bench.speed.neighbors import neighbor_rows
-from fusseg.bench.speed.rounds import round_rows
-from fusseg.bench.speed.rows import SpeedRow
-from fusseg.bench.speed.scoring import evaluation_rows
-from fusseg.bench.speed.sizes import Setting, Sizes
-from fusseg.bench.speed.starting import start_rows
-from fusseg.bench.speed.training import local_step_rows, small_clients_rows
+from benchmarks.speed.aggregation import aggregation_rows, kmeans_rows
+from benchmarks.speed.extraction import filterbank_rows, given_backbone_rows, vit_rows
+from benchmarks.speed.memory import given_backbone_memory_rows, memory_rows
+from benchmarks.speed.neighbors import neighbor_rows
+from benchmarks.speed.rounds import round_rows
+from benchmarks.speed.rows import SpeedRow
+from benchmarks.speed.scoring import evaluation_rows
+from benchmarks.speed.sizes import Setting, Sizes
+from benchmarks.speed.starting import start_rows
+from benchmarks.speed.training import local_step_rows, small_clients_rows
+from fusseg.core.worker_processes import call_in_process
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What is measured in one process."""
+    """A group of rows that is measured in one process."""
 
     name: str
     measure: Callable[[Setting], list[SpeedRow]]
@@ -28,12 +28,12 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Measured:
-    """What came of one measurement."""
+    """Rows of one measurement, or why it failed."""
 
     name: str
     rows: tuple[SpeedRow, ...]
     failure: str = ""
-    """Traceback, where it failed; empty where it did not."""
+    """Traceback; empty if it succeeded."""
 
 
 def list_measurements(sizes: Sizes) -> tuple[Measurement, ...]:
@@ -61,10 +61,10 @@ def list_measurements(sizes: Sizes) -> tuple[Measurement, ...]:
 def run_measurements(
     measurements: tuple[Measurement, ...], setting: Setting
 ) -> Generator[Measured, None, None]:
-    """Run one after another; one that fails does not stop the others.
+    """Run the measurements one after another; one that fails does not stop the others.
 
     Args:
-        measurements: What is run, in this order.
+        measurements: Measurements to run, in this order.
         setting: Sizes, device and folder.
 
     Yields:
@@ -72,7 +72,7 @@ def run_measurements(
     """
     for measurement in measurements:
         try:
-            rows = call_in_child(measurement.measure, setting)
+            rows = call_in_process(measurement.measure, setting)
         except Exception:
             yield Measured(measurement.name, (), traceback.format_exc().rstrip())
         else:

@@ -1,11 +1,11 @@
-"""The matrix products of each stage: counted, and executed alone as the stage's floor."""
+"""Count the matrix products of each stage, and run them alone as its floor."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from fusseg.bench.speed.timing import time_alternately
+from benchmarks.speed.timing import time_alternately
 from fusseg.segmentation.objective import LocalTraining
 
 REFERENCE_SHAPE = (1936, 768, 768)
@@ -38,10 +38,10 @@ def step_products(
 ) -> tuple[Product, ...]:
     """List the products of one local step, forward and backward.
 
-    Head: three layers forward and three gradients of weights; of the input's gradients the hidden
-    layer's alone, since features have none. Pairs with self, neighbor and supports: cosines of
-    features forward, cosines of codes forward and to both sides backward. Centroids: forward and
-    backward, since codes are detached.
+    Head: three layers forward, three gradients of weights, and one gradient of an input, the
+    hidden layer's: features need no gradient. Pairs with self, neighbor and supports: cosines of
+    features forward; cosines of codes forward, and backward to both sides. Centroids: once forward
+    and once backward, since codes are detached.
 
     Args:
         dim: Channels of the features.
@@ -67,7 +67,7 @@ def step_products(
 
 
 def head_products(positions: int, dim: int, code_dim: int) -> tuple[Product, ...]:
-    """List the products of the head on some positions."""
+    """List the products of the head for a number of positions."""
     return (
         Product(positions, dim, dim),
         Product(positions, dim, code_dim, times=2),

@@ -1,13 +1,13 @@
-"""Rows about nearest neighbors: time against the product of all with all, and memory."""
+"""Rows about nearest neighbors: time compared with the product of all vectors, and memory."""
 
 import torch
 
-from fusseg.bench.speed.inputs import random_codes
-from fusseg.bench.speed.memory_meter import anonymous_bytes
-from fusseg.bench.speed.products import Product, product_rate
-from fusseg.bench.speed.rows import Figures, Limit, SpeedRow, missing_row, speed_row
-from fusseg.bench.speed.sizes import Setting
-from fusseg.bench.speed.timing import time_alternately
+from benchmarks.speed.inputs import random_codes
+from benchmarks.speed.memory_meter import anonymous_bytes
+from benchmarks.speed.products import Product, product_rate
+from benchmarks.speed.rows import Figures, Limit, SpeedRow, missing_row, speed_row
+from benchmarks.speed.sizes import Setting
+from benchmarks.speed.timing import time_alternately
 from fusseg.features.neighbors import nearest_neighbors
 from fusseg.segmentation.objectives.stego import StegoSettings
 
@@ -30,7 +30,7 @@ def neighbor_rows(setting: Setting) -> list[SpeedRow]:
             rows = pooled[start : start + _CHUNK]
             torch.matmul(rows, pooled.T, out=out[: len(rows)])
 
-    # No warm-up: one call is long enough to be its own.
+    # One call is long enough to need no warm-up.
     stage, floor = time_alternately(
         [lambda: nearest_neighbors(pooled, number), all_with_all],
         sizes.neighbor_repeats,

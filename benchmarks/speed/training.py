@@ -1,18 +1,18 @@
-"""Rows about training: a local step, a round, and small clients in one batched step."""
+"""Rows about training: a local step, and small clients in one batched step."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
-from fusseg.bench.speed.inputs import plain_plan, random_features, random_model
-from fusseg.bench.speed.products import (
+from benchmarks.speed.inputs import plain_plan, random_features, random_model
+from benchmarks.speed.products import (
     count_gflop,
     prepare_products,
     product_rate,
     step_products,
 )
-from fusseg.bench.speed.rows import (
+from benchmarks.speed.rows import (
     Figures,
     Limit,
     SpeedRow,
@@ -20,8 +20,8 @@ from fusseg.bench.speed.rows import (
     speed_row,
     untargeted_row,
 )
-from fusseg.bench.speed.sizes import Setting
-from fusseg.bench.speed.timing import time_alternately
+from benchmarks.speed.sizes import Setting
+from benchmarks.speed.timing import time_alternately
 from fusseg.config.compute import Compute, has_bfloat16
 from fusseg.config.schema import LocalConfig, ModelConfig
 from fusseg.features.neighbors import nearest_neighbors
@@ -36,7 +36,7 @@ LOCAL = settle_local(LocalConfig(), MODEL.num_clusters)
 
 
 def local_step_rows(setting: Setting, dim: int) -> list[SpeedRow]:
-    """Measure a local step against its matrix products, in both precisions."""
+    """Compare a local step with its matrix products, in both precisions."""
     sizes, device = setting.sizes, setting.torch_device
     trainee = _trainee(setting, sizes.client_images, dim)
     plan = plain_plan(dim, sizes.steps)
@@ -89,7 +89,7 @@ def _faster_row(setting: Setting, dim: int, size: str, seconds: Sequence[float])
 
 
 def small_clients_rows(setting: Setting) -> list[SpeedRow]:
-    """Measure clients that train in one batched step against one after another."""
+    """Compare clients that train in one batched step with clients one after another."""
     sizes, device = setting.sizes, setting.torch_device
     name = f"{sizes.small_clients} small clients in one step"
     size = (
@@ -98,7 +98,7 @@ def small_clients_rows(setting: Setting) -> list[SpeedRow]:
     )
     rows = []
     if device.type != "cuda":
-        reason = "needs CUDA: fusseg bench speed --device cuda"
+        reason = "needs CUDA: python -m benchmarks.speed --device cuda"
         rows.append(missing_row(f"{name}, cuda", size, TOGETHER, reason))
         rows.append(missing_row(f"{name}, cuda, same results", size, SAME, reason))
     compute = Compute(device, torch.float32)
@@ -135,7 +135,7 @@ def small_clients_rows(setting: Setting) -> list[SpeedRow]:
 
 
 def _trainee(setting: Setting, num_images: int, dim: int, seed: int = 0) -> Trainee:
-    """Make a client of random features, which lie on the device where that is not the processor."""
+    """Make a client of random features, resident on the device unless it is the processor."""
     sizes, compute = setting.sizes, Compute(setting.torch_device, torch.float32)
     features = random_features(num_images, (sizes.map_side, sizes.map_side, dim), seed)
     nearest = nearest_neighbors(torch.from_numpy(features.pooled), LOCAL.settings.neighbors)
@@ -144,7 +144,7 @@ def _trainee(setting: Setting, num_images: int, dim: int, seed: int = 0) -> Trai
 
 
 def _fresh(trainees: Sequence[Trainee]) -> list[Trainee]:
-    """Give every client its random source anew."""
+    """Reset every client's random source."""
     return [
         replace(trainee, generator=torch.Generator().manual_seed(client))
         for client, trainee in enumerate(trainees)

@@ -1,13 +1,13 @@
-"""Rows about a round: what it costs beyond the local steps, and the server's share."""
+"""Rows about a round: its time beyond the local steps, and the server's share of it."""
 
 from dataclasses import replace
 
 import torch
 
-from fusseg.bench.speed.inputs import plain_plan, random_features
-from fusseg.bench.speed.rows import Figures, Limit, SpeedRow, speed_row
-from fusseg.bench.speed.sizes import Setting
-from fusseg.bench.speed.timing import time_alternately
+from benchmarks.speed.inputs import plain_plan, random_features
+from benchmarks.speed.rows import Figures, Limit, SpeedRow, speed_row
+from benchmarks.speed.sizes import Setting
+from benchmarks.speed.timing import time_alternately
 from fusseg.config.compute import Compute
 from fusseg.config.schema import Config, FederationConfig
 from fusseg.core.randomness import SERVER, round_generator
@@ -25,7 +25,7 @@ PROTOCOL = resolve(Config(federation=FederationConfig(rounds=1)))
 
 
 def round_rows(setting: Setting) -> list[SpeedRow]:
-    """Measure a round of training against its local steps alone, and the server's half of it."""
+    """Compare a round of training with its local steps alone, and measure the server's part."""
     sizes = setting.sizes
     clients = _clients(setting)
     [task] = PROTOCOL.tasks(1)

@@ -1,4 +1,4 @@
-"""Why a row may miss its target: the short form of the paragraphs in docs/speed.md."""
+"""Reasons for which rows may miss their targets; docs/speed.md has them at length."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ Quantity = Literal["ratio", "seconds", "peak_bytes"]
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why a target is missed, and how far that reason goes."""
+    """Why a row misses its target, and by how much it may."""
 
     text: str
     up_to: float | int
-    """A value beyond this one is short all the same."""
+    """Beyond this value the row is short in spite of the reason."""
 
 
 _FIXED_PAIRS = (

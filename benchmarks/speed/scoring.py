@@ -6,22 +6,22 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fusseg.bench.speed.inputs import (
+from benchmarks.speed.inputs import (
     NUM_CLASSES,
     random_codes,
     random_features,
     random_model,
 )
-from fusseg.bench.speed.products import (
+from benchmarks.speed.products import (
     Product,
     count_gflop,
     head_products,
     prepare_products,
     product_rate,
 )
-from fusseg.bench.speed.rows import Figures, Limit, SpeedRow, speed_row
-from fusseg.bench.speed.sizes import Setting
-from fusseg.bench.speed.timing import time_alternately
+from benchmarks.speed.rows import Figures, Limit, SpeedRow, speed_row
+from benchmarks.speed.sizes import Setting
+from benchmarks.speed.timing import time_alternately
 from fusseg.config.schema import ModelConfig
 from fusseg.data.items import Classes, Item
 from fusseg.evaluation.confusion import count_pixels
@@ -46,7 +46,7 @@ _CPU = torch.device("cpu")
 
 
 def evaluation_rows(setting: Setting) -> list[SpeedRow]:
-    """Measure what is done with each held-out image, on the processor in float32."""
+    """Measure the work for each held-out image, on the processor in float32."""
     dim = setting.sizes.scored_dim
     segmenter = build_segmenter(random_model(dim, MODEL), torch.zeros(dim))
     labels = _draw_labels()

@@ -1,4 +1,4 @@
-"""On what was measured: processor, memory, accelerator, versions."""
+"""Describe the machine of the measurements: processor, memory, accelerator, versions."""
 
 import os
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from fusseg.bench.speed.products import REFERENCE_SHAPE, product_rate
+from benchmarks.speed.products import REFERENCE_SHAPE, product_rate
 from fusseg.config.compute import has_bfloat16, processor_name
 from fusseg.config.schema import DeviceName
 from fusseg.runs.record import versions
@@ -16,28 +16,28 @@ _MEMORY_INFO = Path("/proc/meminfo")
 
 @dataclass(frozen=True)
 class Machine:
-    """What the figures depend on besides the program."""
+    """The machine and versions that the figures depend on."""
 
     processor: str
     cores: int
     threads: int
     memory_bytes: int | None
-    """None where the system does not tell."""
+    """None if it is unknown."""
     bfloat16: bool
-    """Whether the processor multiplies it in hardware."""
+    """Whether the processor multiplies bfloat16 in hardware."""
     accelerator: str
-    """Empty: none was used."""
+    """Empty if none was used."""
     versions: dict[str, object]
     gflop_per_second: dict[str, float]
     """Rate of the reference product by precision, on the device."""
 
 
 def describe_machine(device: DeviceName, repeats: int) -> Machine:
-    """Name the machine and measure its matrix products.
+    """Describe the machine and measure the rate of its matrix products.
 
     Args:
-        device: Where training is measured.
-        repeats: Of the reference product.
+        device: Device on which training is measured.
+        repeats: Timed calls of the reference product.
     """
     place = torch.device(device)
     precisions = [torch.float32, *([torch.bfloat16] if has_bfloat16(place) else [])]
@@ -57,7 +57,7 @@ def describe_machine(device: DeviceName, repeats: int) -> Machine:
 
 
 def machine_text(machine: Machine) -> str:
-    """Put the machine in one sentence."""
+    """Describe the machine in one sentence."""
     parts = [f"{machine.processor}, {machine.cores} cores, {machine.threads} threads"]
     if machine.memory_bytes is not None:
         parts.append(f"{machine.memory_bytes / 2**30:.0f} GiB of memory")
@@ -69,7 +69,7 @@ def machine_text(machine: Machine) -> str:
 
 
 def rate_text(machine: Machine) -> str:
-    """Say how fast the machine multiplies matrices."""
+    """Describe how fast the machine multiplies matrices."""
     shape = "x".join(str(side) for side in REFERENCE_SHAPE)
     rates = " and ".join(
         f"{rate:.0f} GFLOP/s in {precision}" for precision, rate in machine.gflop_per_second.items()

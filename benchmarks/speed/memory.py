@@ -1,14 +1,13 @@
-"""Rows about memory: extraction, training and evaluation at few and at many images."""
+"""Rows about memory: extraction, training and evaluation with few and with many images."""
 
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from fusseg.bench.speed.children import call_in_child
-from fusseg.bench.speed.inputs import write_images
-from fusseg.bench.speed.memory_meter import MemoryMeter, anonymous_bytes
-from fusseg.bench.speed.rows import Figures, Limit, SpeedRow, missing_row, speed_row
-from fusseg.bench.speed.sizes import Setting
+from benchmarks.speed.inputs import write_images
+from benchmarks.speed.memory_meter import MemoryMeter, anonymous_bytes
+from benchmarks.speed.rows import Figures, Limit, SpeedRow, missing_row, speed_row
+from benchmarks.speed.sizes import Setting
 from fusseg.config.schema import (
     BackboneConfig,
     Config,
@@ -17,6 +16,7 @@ from fusseg.config.schema import (
     FederationConfig,
     LocalConfig,
 )
+from fusseg.core.worker_processes import call_in_process
 from fusseg.features.extraction import wait_for
 from fusseg.federation.state import ClientUpdate
 from fusseg.runs.engine import TrainingBegun
@@ -27,12 +27,12 @@ CONSTANT = Limit("ratio", 1.1)
 SMALL = Limit("peak_bytes", 2 * 2**30, says="at most 2 GiB")
 _STAGES = ("extraction", "training", "evaluation")
 _IMAGE_BYTES = 250_000
-"""On disk at most, of a generated image, its mask and its features."""
+"""Disk space of a generated image, its mask and its features, at most."""
 
 
 @dataclass(frozen=True)
 class Peaks:
-    """Anonymous memory at its highest, in bytes."""
+    """Highest anonymous memory of each stage, in bytes."""
 
     extraction: int
     training: int
@@ -65,7 +65,7 @@ def memory_rows(setting: Setting) -> list[SpeedRow]:
 
 
 def given_backbone_memory_rows(setting: Setting) -> list[SpeedRow]:
-    """Measure the same stages with a backbone that was named on the command line."""
+    """Measure the same stages with the backbone named on the command line."""
     count = setting.sizes.onnx_images
     size = f"{count} generated images of {_side_text(setting)}"
     names = [f"memory, {stage}, given backbone" for stage in _STAGES]
@@ -91,7 +91,7 @@ def given_backbone_memory_rows(setting: Setting) -> list[SpeedRow]:
 def measure_peaks(setting: Setting, backbone: str, num_images: int) -> Peaks:
     """Extract, then train and evaluate on the cached features, in one process after another."""
     folder = setting.folder / f"memory-{num_images}-{backbone == 'filterbank'}"
-    call_in_child(write_images, folder / "images", num_images, setting.sizes.side)
+    call_in_process(write_images, folder / "images", num_images, setting.sizes.side)
     config = Config(
         data=DataConfig(
             root=str(folder / "images"), image_size=(setting.sizes.side, setting.sizes.side)
@@ -101,8 +101,8 @@ def measure_peaks(setting: Setting, backbone: str, num_images: int) -> Peaks:
         federation=FederationConfig(rounds=1),
         evaluation=EvaluationConfig(at_sites=True),
     )
-    extraction = call_in_child(_peak_of_extraction, config, folder / "cache")
-    training, evaluation = call_in_child(_peaks_of_run, config, folder / "run", folder / "cache")
+    extraction = call_in_process(_peak_of_extraction, config, folder / "cache")
+    training, evaluation = call_in_process(_peaks_of_run, config, folder / "run", folder / "cache")
     shutil.rmtree(folder)
     return Peaks(extraction, training, evaluation)
 
@@ -114,7 +114,7 @@ def _peak_of_extraction(config: Config, cache: Path) -> int:
 
 
 def _peaks_of_run(config: Config, run_dir: Path, cache: Path) -> tuple[int, int]:
-    """Split a run at its last client update: what comes before is training, after it evaluation."""
+    """Split a run at its last client update: training before it, evaluation after it."""
     training = 0
     with MemoryMeter() as meter:
         for event in run_experiment(config, run_dir, cache):

@@ -1,4 +1,4 @@
-"""Time a stage and its floor in turns, in one process."""
+"""Time a stage and its floor alternately, in one process."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fusseg.bench.speed.memory_meter import MemoryMeter
+from benchmarks.speed.memory_meter import MemoryMeter
 
 Task = Callable[[], object]
 
@@ -17,7 +17,7 @@ class Timing:
 
     seconds: float
     peak_bytes: int | None
-    """Anonymous memory of the process during the first call; None where it cannot be read."""
+    """Highest anonymous memory of the process during the first call; None if it is unknown."""
 
 
 def time_alternately(
@@ -27,13 +27,15 @@ def time_alternately(
     *,
     warm_up: bool = True,
 ) -> list[Timing]:
-    """Call tasks in turns and take the fastest call of each: machines drift and are disturbed.
+    """Call tasks alternately and take the fastest call of each.
+
+    Taking turns spreads slow phases of the machine over all tasks.
 
     Args:
-        tasks: What is compared.
+        tasks: Functions to compare.
         repeats: Timed calls of each.
-        device: Which is waited for after each call; None: the processor.
-        warm_up: Call each once before anything is timed.
+        device: Device to synchronize after each call; None: the processor, which needs no wait.
+        warm_up: Whether to call each task once, untimed, first.
     """
     seconds: list[list[float]] = [[] for _ in tasks]
     peaks: list[int | None] = []

@@ -1,4 +1,4 @@
-"""The command that measures every stage against its floor."""
+"""Measure every stage against its floor, and write the table as it grows."""
 
 import tempfile
 from collections.abc import Sequence
@@ -10,27 +10,27 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from fusseg.bench.speed.children import call_in_child
-from fusseg.bench.speed.machine import describe_machine, machine_text, rate_text
-from fusseg.bench.speed.rows import SpeedRow
-from fusseg.bench.speed.sizes import FULL, QUICK, Setting, Sizes
-from fusseg.bench.speed.suite import Measured, Measurement, list_measurements, run_measurements
-from fusseg.bench.speed.table import SpeedTable, count_status, row_texts, write_table
+from benchmarks.speed.machine import describe_machine, machine_text, rate_text
+from benchmarks.speed.rows import SpeedRow
+from benchmarks.speed.sizes import FULL, QUICK, Setting, Sizes
+from benchmarks.speed.suite import Measured, Measurement, list_measurements, run_measurements
+from benchmarks.speed.table import SpeedTable, count_status, row_texts, write_table
 from fusseg.config.compute import choose_compute
 from fusseg.config.schema import ComputeConfig, DeviceName
 from fusseg.core.errors import ConfigError
 from fusseg.core.visible_text import say
+from fusseg.core.worker_processes import call_in_process
 
 _WIDTH = 110
-"""Of the table, on narrower terminals too: names that are broken are hard to read."""
+"""Least width of the table, even on narrower terminals: wrapped names are hard to read."""
 
 
 @dataclass(frozen=True)
 class SpeedOptions:
-    """What the command line says."""
+    """Options of the command line."""
 
     json: Path
-    """Where the JSON file goes; the Markdown file is written beside it."""
+    """JSON file to write; the Markdown file is written beside it."""
     command: str
     device: str = "cpu"
     quick: bool = False
@@ -40,11 +40,10 @@ class SpeedOptions:
 def run_speed(options: SpeedOptions) -> bool:
     """Measure, show and write all rows; False if a measurement failed.
 
-    The files are written after every measurement, so that an interrupt leaves the rows that are
-    there.
+    The files are written after every measurement, so that an interrupt keeps the rows so far.
 
     Raises:
-        FussegError: If the device is not there or the files cannot be written.
+        FussegError: If there is no such device, or the files cannot be written.
     """
     sizes = QUICK if options.quick else FULL
     return measure_speed(options, sizes, list_measurements(sizes))
@@ -53,7 +52,7 @@ def run_speed(options: SpeedOptions) -> bool:
 def measure_speed(
     options: SpeedOptions, sizes: Sizes, measurements: tuple[Measurement, ...]
 ) -> bool:
-    """Do as `run_speed`, at any sizes.
+    """Run chosen measurements at any sizes, as `run_speed` does.
 
     Raises:
         FussegError: As `run_speed`.
@@ -68,14 +67,14 @@ def measure_speed(
     console = Console(width=width, soft_wrap=True, highlight=False, markup=False)
     with tempfile.TemporaryDirectory(prefix="fusseg-speed-", ignore_cleanup_errors=True) as folder:
         setting = Setting(sizes, device, options.backbone, Path(folder))
-        machine = call_in_child(describe_machine, device, sizes.repeats)
+        machine = call_in_process(describe_machine, device, sizes.repeats)
         console.print(f"{machine_text(machine)} {rate_text(machine)}")
         date = f"{datetime.now():%Y-%m-%d}"
         table = SpeedTable(options.command, sizes.name, device, date, machine, (), complete=False)
         written = write_table(options.json, table)
         with closing(run_measurements(measurements, setting)) as events:
             for number, measured in enumerate(events, start=1):
-                # Each time anew: an interrupt, or a kill, leaves the rows that are there.
+                # After each measurement: an interrupt or a kill keeps the rows so far.
                 table = replace(
                     table,
                     measured=(*table.measured, measured),

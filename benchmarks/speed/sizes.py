@@ -1,4 +1,4 @@
-"""How large everything is that `fusseg bench speed` measures."""
+"""The sizes of everything that is measured."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,25 +10,25 @@ from fusseg.config.schema import DeviceName
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Sizes of all rows; the targets are meant for `FULL`."""
+    """Sizes of all measurements; the targets are meant for `FULL`."""
 
     name: str
     repeats: int
-    """Timed calls of a stage and of its floor, taken alternately; the fastest of each counts."""
+    """Timed calls of a stage and of its floor, alternately; the fastest of each counts."""
     side: int
     """Height and width of the generated images, in pixels."""
     extracted_images: int
-    """Images that are extracted, and that the backbone sees preloaded: with the filter bank."""
+    """Images for extraction with the filter bank, and preloaded for its floor."""
     slow_images: int
-    """The same, with backbones that take longer."""
+    """The same for slower backbones."""
     vit: tuple[int, int]
-    """Channels and layers of the ViT with random weights that stands for the hub's."""
+    """Channels and layers of the ViT with random weights that replaces one from the hub."""
     feature_dims: tuple[int, ...]
     """Channels of the features of a local step, D' in the paper."""
     client_images: int
-    """Images of a client in training."""
+    """Training images of a client."""
     steps: int
-    """Optimizer steps of a call, over which its set-up is spread."""
+    """Optimizer steps of a timed call, which share its set-up time."""
     round_clients: int
     round_steps: int
     round_dim: int
@@ -39,7 +39,7 @@ class Sizes:
     pooled_clients: int
     """Clients whose centroids are aggregated."""
     moments_dim: int
-    """Channels of the features whose moments are aggregated (PCA)."""
+    """Feature channels for the aggregation of moments (PCA)."""
     neighbor_images: int
     neighbor_dim: int
     neighbor_repeats: int
@@ -50,7 +50,7 @@ class Sizes:
     scored_images: int
     scored_dim: int
     started_processes: int
-    """Times a command is started."""
+    """How often a command is started."""
 
     @property
     def map_side(self) -> int:
@@ -118,17 +118,17 @@ QUICK = Sizes(
 
 @dataclass(frozen=True)
 class Setting:
-    """What all measurements of one run share."""
+    """Settings that all measurements of one run share."""
 
     sizes: Sizes
     device: DeviceName
-    """Where training is measured; all else is measured on the processor."""
+    """Device for training; everything else is measured on the processor."""
     backbone: str | None
-    """A backbone with weights, such as `onnx:PATH`; None: the rows that need one are left out."""
+    """A backbone with weights, such as `onnx:PATH`; None: its rows are not measured."""
     folder: Path
-    """Where generated images, features and runs go; emptied at the end."""
+    """Folder for generated images, features and runs; emptied at the end."""
 
     @property
     def torch_device(self) -> torch.device:
-        """The device as torch calls it."""
+        """The device, as a torch object."""
         return torch.device(self.device)

@@ -1,0 +1,1 @@
+"""Measurements that maintainers run by hand; no part of the package."""

@@ -1,0 +1,1 @@
+"""The speed and memory of every stage, each measured against a floor."""

@@ -1,1 +1,0 @@
-"""Every stage against a floor measured beside it: `fusseg bench speed`."""
