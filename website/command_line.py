@@ -1,4 +1,4 @@
-"""The page of the command line, written from the commands themselves."""
+"""Generate the command-line page of the documentation from the commands themselves."""
 
 from collections.abc import Iterator
 
@@ -33,16 +33,16 @@ MORE = {
     "bench": "bench.md",
     "cache": "backbones.md#what-is-cached",
 }
-"""The page that is about a command, where there is one."""
+"""The documentation page about each command that has one."""
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
-    """Put every command with its arguments and options in the place of the mark."""
+    """Replace the mark with all commands, their arguments and options."""
     return markdown.replace(MARK, describe_commands()) if page.file.src_uri == PLACE else markdown
 
 
 def describe_commands() -> str:
-    """Markdown of all commands, in the order of `fusseg --help`."""
+    """Write all commands as Markdown, in the order of `fusseg --help`."""
     return "\n".join(_sections(click.Context(get_command(app), info_name="fusseg"), level=2))
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fusseg.cli.options import stopped_with
+from fusseg.cli.stopping import stopped_with
 from fusseg.core.errors import FussegError
 from fusseg.core.visible_text import say
 

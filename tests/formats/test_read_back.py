@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
-from fusseg.cli.annotating import AnnotateOptions, run_annotate
+from fusseg.cli.annotate import AnnotateOptions, run_annotate
 from fusseg.export.annotations.images import AnnotationOptions
 
 pytestmark = pytest.mark.formats

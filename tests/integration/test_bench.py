@@ -147,7 +147,7 @@ def test_ctrl_c_writes_what_is_there_and_says_how_to_go_on(start_cli, grid, tmp_
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
-    assert f"stopped; go on with: fusseg bench {path} --out {out} --jobs 2" in output
+    assert f"stopped; continue with: fusseg bench {path} --out {out} --jobs 2" in output
     assert "Traceback" not in output
     assert "missing" in (out / "table.md").read_text()
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fusseg.cli.checking import run_check
+from fusseg.cli.check import run_check
 from fusseg.config.file import merge_tables, parse_config
 from fusseg.core.errors import FussegError
 from fusseg.runs.prepare import extract, look_up_new

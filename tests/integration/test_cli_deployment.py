@@ -11,7 +11,7 @@ pytest.importorskip("flwr", reason="Flower is not installed")
 
 from loopback import SITES, LoopbackGrid, edit, federation_in, hurry
 
-from fusseg.cli.deploying import describe_serve
+from fusseg.cli.serve import describe_serve
 from fusseg.deployment.keys.keys import create_authority, create_server_certificate, create_site_key
 from fusseg.deployment.server.serve import ServeOptions
 from fusseg.deployment.server.server_rounds import serve_rounds

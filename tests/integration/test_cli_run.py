@@ -157,7 +157,7 @@ def test_nothing_held_out_trains_on_all_sites_and_shows_their_images(
     code, _, err = cli("evaluate", tmp_path / "run")
     assert code == 2
     assert err == (
-        "error: nothing to evaluate: the run holds no site out; give --data or --sites\n"
+        "error: nothing to evaluate: the run has no held-out site; give --data or --sites\n"
     )
 
 
@@ -280,7 +280,7 @@ def test_report_is_written_anew_and_does_without_pictures_where_the_data_are_gon
     shutil.rmtree(root)
     code, _, err = cli("report", tmp_path / "run")
     assert code == 2
-    assert "report.html is kept as it was; delete it for one without pictures" in err
+    assert "report.html is kept as it was; delete it to get one without pictures" in err
     assert (tmp_path / "run" / "report.html").read_bytes() == page
     (tmp_path / "run" / "report.html").unlink()
     code, out, _ = cli("report", tmp_path / "run")
@@ -330,7 +330,8 @@ def test_a_cache_that_is_a_file_is_refused(cli, tmp_path):
     file.touch()
     for options in ((), ("--prune", "--all")):
         code, _, err = cli("cache", *options, "--cache", file)
-        assert (code, err) == (2, f"error: the cache {file} is no folder\n")
+        assert code == 2
+        assert f"the cache {file} is not a folder; choose another with --cache" in err
 
 
 @pytest.mark.parametrize("kind", ["store", "neighbors"])

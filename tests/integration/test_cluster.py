@@ -299,7 +299,9 @@ def test_a_cluster_that_cannot_be_used_is_refused(
     config = make_config(make_sites(num_images=2))
     code, _, err = cli("extract", config, "--dask", scheduler)
     assert code == 2
-    assert "--dask needs dask.distributed, which is not installed: pip install 'fusseg[" in err
+    assert (
+        "--dask needs the package distributed, which is not installed: pip install 'fusseg[" in err
+    )
 
 
 def test_tasks_run_where_they_were_handed_out_and_a_cell_never_twice_at_once(

@@ -18,8 +18,8 @@ pytest.importorskip("flwr", reason="Flower is not installed")
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from loopback import SITES, LoopbackGrid, content_bytes, events, federation_in, hurry, simulated
 
-from fusseg.cli.deploying import left_out_of_score
-from fusseg.cli.running import summary
+from fusseg.cli.serve import left_out_of_score
+from fusseg.cli.summaries import describe_run
 from fusseg.core.errors import FederationError
 from fusseg.core.version import VERSION
 from fusseg.deployment.server.post import NODES
@@ -958,7 +958,7 @@ def test_without_labels_scores_are_null(federation, tmp_path):
     page = report_of(run_dir, config)
     assert "Sent by the sites" in page
     assert "Mean margin" not in page
-    assert summary(load_record(run_dir))[0] == "no labels: scores are null"
+    assert describe_run(load_record(run_dir))[0] == "no labels: scores are null"
 
 
 def test_both_ends_note_the_same_messages(federation, tmp_path):

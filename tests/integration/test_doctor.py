@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from fusseg.cli import doctoring
+from fusseg.cli import doctor
+from fusseg.cli.extras import EXTRAS
 from fusseg.core.version import VERSION
 
 
@@ -30,16 +31,16 @@ def test_it_counts_what_a_run_has_cached(cli, make_sites, make_config, tmp_path)
     assert images > stores
 
 
-def test_a_missing_extra_is_named_with_the_mend(monkeypatch, tmp_path):
-    monkeypatch.setattr(doctoring, "find_spec", lambda name: None if name == "flwr" else object())
-    lines = list(doctoring.describe_installation(tmp_path))
+def test_a_missing_extra_is_named_with_the_fix(monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None if name == "flwr" else object())
+    lines = list(doctor.describe_installation(tmp_path))
     assert "extra flower: flwr missing; pip install 'fusseg[flower]' if you need it" in lines
 
 
 def test_every_extra_for_users_is_known():
     path = Path(__file__).parents[2] / "pyproject.toml"
     extras = tomllib.loads(path.read_text())["project"]["optional-dependencies"]
-    assert set(doctoring.EXTRAS) == set(extras) - {"all", "annotations", "dev", "docs"}
+    assert set(EXTRAS) == set(extras) - {"all", "annotations", "dev", "docs"}
 
 
 @pytest.mark.parametrize("command", ["--version", "--help"])

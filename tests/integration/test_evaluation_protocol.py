@@ -95,7 +95,7 @@ def test_a_linear_probe_finds_the_materials_in_features_and_codes(cli, make_site
     for name in ("features", "codes"):
         iou, accuracy = (found["probe"][name][key] for key in ("mean_iou", "pixel_accuracy"))
         assert (
-            f"linear probe on {name}, taught with labels: mIoU {iou:.4f}, accuracy {accuracy:.4f} "
+            f"linear probe on {name}, trained on labels: mIoU {iou:.4f}, accuracy {accuracy:.4f} "
             "of the positions" in out
         )
     without, _ = scores_of(cli, tmp_path, run_dir)

@@ -91,7 +91,7 @@ def test_a_file_that_is_there_is_left_alone(cli, make_sites, tmp_path):
     (tmp_path / "sites.toml").write_text("mine")
     code, _, err = cli("init", "sites")
     assert code == 2
-    assert err == "error: sites.toml is there already; give another --out, or remove it\n"
+    assert err == "error: sites.toml already exists; give another --out, or delete it\n"
     assert (tmp_path / "sites.toml").read_text() == "mine"
 
 

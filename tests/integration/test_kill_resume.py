@@ -85,5 +85,5 @@ def test_ctrl_c_leaves_a_resumable_run_and_says_how(start_cli, make_sites, make_
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
-    assert f"stopped; go on with: fusseg run --resume --out {out}" in output
+    assert f"stopped; continue with: fusseg run --resume --out {out}" in output
     assert "Traceback" not in output

@@ -150,7 +150,7 @@ def test_a_saved_run_must_be_there_and_share_one_model(
     assert "is no run directory" in err
     code, _, err = cli("run", "--from", saved_run, "--resume", "--out", tmp_path / "new")
     assert code == 2
-    assert "--resume is that of a run already begun and means nothing here" in err
+    assert "--from starts a new run, --resume continues one" in err
     own = tmp_path / "own"
     config = tmp_path / "config.toml"
     cli("run", config, "--set", "federation.strategy=local", "--out", own)

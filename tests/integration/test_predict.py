@@ -91,7 +91,7 @@ def test_the_overlay_is_that_of_the_whole_image(cli, trained, tmp_path):
 def test_what_is_done_is_skipped_until_image_model_names_or_options_change(
     cli, trained, image, tmp_path
 ):
-    out, done = tmp_path / "out", "1 were there already; --again redoes them"
+    out, done = tmp_path / "out", "1 were already done; --again segments them again"
     predict = ("predict", trained, image, "--out", out)
     assert done not in cli(*predict)[1]
     png = out / "003.png"
@@ -166,7 +166,7 @@ def test_a_damaged_result_is_made_anew(cli, trained, image, tmp_path, file, how)
     cli("predict", trained, image, "--out", out)
     whole = {path.name: path.read_bytes() for path in out.iterdir()}
     damage(how)(out / file)
-    assert "were there already" not in cli("predict", trained, image, "--out", out)[1]
+    assert "were already done" not in cli("predict", trained, image, "--out", out)[1]
     assert {path.name: path.read_bytes() for path in out.iterdir()} == whole
 
 
@@ -190,7 +190,7 @@ def test_a_result_is_known_by_the_bytes_of_its_image_and_not_by_name_and_time(
             assert json.loads((out / "a.json").read_text())["image_sha256"] == digest
     # The same bytes under another name are another file, and their description says which.
     first.rename(first.with_name("a.PNG"))
-    assert "were there already" not in cli("predict", trained, first.parent, "--out", out)[1]
+    assert "were already done" not in cli("predict", trained, first.parent, "--out", out)[1]
     assert json.loads((out / "a.json").read_text())["image"]["file"] == "a.PNG"
 
 
@@ -210,8 +210,8 @@ def test_settings_of_the_run_that_change_how_it_sees_images_make_results_anew(
         text = re.sub(r"\[\s*64,\s*96,?\s*\]", "[64, 96]", config.read_text())
         assert old in text
         config.write_text(text.replace(old, new))
-        assert "were there already" not in cli(*predict)[1]
-        assert "1 were there already" in cli(*predict)[1]
+        assert "were already done" not in cli(*predict)[1]
+        assert "1 were already done" in cli(*predict)[1]
 
 
 def test_a_write_that_fails_leaves_no_description_of_other_regions(
@@ -410,7 +410,7 @@ def test_naming_by_labels_says_how_sure_it_is(cli, trained, make_sites, tmp_path
     )
     code, _, err = cli("name", trained, "--labels", tmp_path / "sites")
     assert code == 2
-    assert f"{trained / 'regions.toml'} is there and is not overwritten; give --again" in err
+    assert f"{trained / 'regions.toml'} exists and is not overwritten; give --again" in err
     unlabeled = make_sites(labeled=False, name="unlabeled")
     code, _, err = cli("name", trained, "--labels", unlabeled, "--again")
     assert (code, err) == (

@@ -115,7 +115,7 @@ def test_its_packed_model_segments_as_it_did(cli, tmp_path):
 def test_its_regions_are_judged_and_the_next_command_says_what_to_rename(cli, finished, tmp_path):
     code, out, err = cli("quality", finished, "--out", tmp_path / "page.html")
     assert (code, err) == (0, "")
-    assert "has names of fusseg 0.1.0: first change those that the command names" in out
+    assert "has names of fusseg 0.1.0: first change those that the command lists" in out
     config = finished / "config.toml"
     assert f"fusseg run {config}" in out
     code, _, err = cli("run", config, "--set", "seed=1", "--out", tmp_path / "second")

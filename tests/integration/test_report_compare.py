@@ -233,7 +233,7 @@ def test_report_compares_runs_from_the_command_line(cli, make_sites, make_config
     assert f"{root} is no run directory: it has no config.toml" in err
     code, _, err = cli("report", runs[0], "--out", out)
     assert code == 2
-    assert "--out is that of two or more runs" in err
+    assert "--out names the page that compares two or more runs" in err
     code, _, err = cli("report", *runs, "--out", root)
     assert code == 2
     assert f"cannot write {root}: " in err

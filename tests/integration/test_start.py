@@ -30,7 +30,7 @@ def test_the_commands_are_listed_without_torch_or_numpy():
 
 
 @pytest.mark.parametrize(
-    "module", ["fusseg.cli.running", "fusseg.cli.using", "fusseg.evaluation.held_out"]
+    "module", ["fusseg.cli.run", "fusseg.cli.evaluate", "fusseg.evaluation.held_out"]
 )
 def test_a_command_begins_without_heavy_packages(module):
     assert imported_by(f"import {module}") == []

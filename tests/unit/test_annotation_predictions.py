@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusseg.cli.annotating import AnnotateOptions, choose_how, run_annotate
+from fusseg.cli.annotate import AnnotateOptions, choose_how, run_annotate
 from fusseg.core.errors import ConfigError, DataError
 from fusseg.export.annotations.images import AnnotationOptions, Label
 from fusseg.export.annotations.predictions import find_predictions, read_predictions

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusseg.cli.partitioning import describe_partition
+from fusseg.cli.partition import describe_partition
 from fusseg.data.items import Classes, Item
 from fusseg.report.class_distribution import draw_class_distribution
 

@@ -1,4 +1,4 @@
-"""The commands; heavy imports wait until a command needs them, so that `--help` is quick."""
+"""The command line: entry point, global options and the table of commands."""
 
 import io
 import os
@@ -9,25 +9,17 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from fusseg.cli.annotate_command import annotate_app
-from fusseg.cli.bench_command import bench_app
-from fusseg.cli.data_commands import data_app
-from fusseg.cli.federation_commands import federation_app
-from fusseg.cli.keying import keys_app
-from fusseg.cli.machine_commands import machine_app
-from fusseg.cli.predict_command import predict_app
-from fusseg.cli.run_commands import run_app
-from fusseg.cli.sharing import share_app
+from fusseg.cli.commands import commands, keys_commands
 from fusseg.core.errors import ConfigError, FussegError, nearest_name
 from fusseg.core.version import VERSION
 from fusseg.core.visible_text import say
 
-# Help is printed without rich, for speed; typer escapes brackets for it wherever it is installed.
+# Without rich, help prints faster; typer would also escape brackets for it.
 typer.core.HAS_RICH = False
 
 
 class Commands(typer.core.TyperGroup):
-    """Commands that answer a misspelled name themselves: typer and click both add the nearest."""
+    """A group that reports an unknown command with one suggestion; typer and click both add one."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # noqa: ANN401 - click's own
         """Find the command that the first argument names."""
@@ -47,29 +39,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-# in the order in which a user meets them; --help lists them so
-for commands in (
-    data_app,
-    run_app,
-    predict_app,
-    annotate_app,
-    share_app,
-    federation_app,
-    bench_app,
-    machine_app,
-):
-    app.add_typer(commands)
-app.add_typer(keys_app, name="keys", cls=Commands)
+app.add_typer(commands)
+app.add_typer(keys_commands, name="keys", cls=Commands)
 
 INPUT_ERROR = 2
+"""Exit status of a refused command."""
 
 
 def main() -> None:
-    """Run the command line; errors from input exit with 2 and without a traceback."""
-    # Read when torch is imported: how often a thread looks before it sleeps while it waits for
-    # others. The default of 300,000 starves, beside other programs, those that it waits for.
+    """Run the command line; errors in the input exit with 2 and without a traceback."""
+    # OpenMP reads this when torch is imported: how often a waiting thread spins before it sleeps.
+    # With the default of 300,000, threads that wait starve the threads that they wait for as soon
+    # as other programs run.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    # A terminal that cannot show a letter gets a ? for it, not an error after the work is done.
+    # A terminal that cannot show a character gets a ?, not an error after the work is done.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     try:
@@ -81,7 +64,7 @@ def main() -> None:
 
 
 def _refuse_tildes(arguments: list[str]) -> None:
-    """Refuse a path whose ~ the shell left alone, as in --out=~/runs or in quotes."""
+    """Refuse a path with a ~ that the shell did not expand, as in --out=~/runs or in quotes."""
     for argument in arguments:
         if re.match(r"(--[\w-]+=)?~(/|$)", argument):
             raise ConfigError(
@@ -105,4 +88,4 @@ def _root(
         ),
     ] = None,
 ) -> None:
-    """Take the options that stand before any command."""
+    """Handle global options."""

@@ -16,8 +16,7 @@ from fusseg.bench.output import FIGURES, GRID, MARKDOWN, PAGE, Bench, write_file
 from fusseg.bench.pictures import draw_figures
 from fusseg.bench.results import PHASES, read_cell
 from fusseg.bench.run_cells import CellDone, run_cells, run_cells_on
-from fusseg.cli.progress import Display
-from fusseg.cli.running import follow
+from fusseg.cli.progress import Display, follow
 from fusseg.cli.spreading import check_dask, workers_at
 from fusseg.cluster.workers import TOKEN, Workers
 from fusseg.config.file import parse_overrides

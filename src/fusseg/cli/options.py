@@ -1,21 +1,26 @@
-"""Options that several commands take, and what they become; heavy imports wait as in `app`."""
+"""Options and arguments that several commands share, and what the commands make of them.
+
+Heavy modules are imported inside the functions that need them, so that `--help` stays quick.
+"""
 
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fusseg.core.visible_text import say
+if TYPE_CHECKING:
+    from fusseg.config.schema import Config
 
 CacheOption = Annotated[
     Path | None,
-    typer.Option("--cache", help="Feature cache; default: FUSSEG_CACHE, else the user's cache."),
+    typer.Option(
+        "--cache", help="Feature cache; default: FUSSEG_CACHE, else the user's cache folder."
+    ),
 ]
 DaskOption = Annotated[
     str | None,
@@ -27,27 +32,28 @@ DaskOption = Annotated[
     ),
 ]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", help="Override a setting: section.key=value.")
+    list[str] | None,
+    typer.Option("--set", help="Override a setting: section.key=value; can be repeated."),
 ]
 RunArgument = Annotated[Path, typer.Argument(help="Run directory.", show_default=False)]
 ConfigArgument = Annotated[Path, typer.Argument(help="TOML file.", show_default=False)]
 NewOrResumedArgument = Annotated[
-    Path | None, typer.Argument(help="TOML file; with --resume the run's own may be left out.")
+    Path | None, typer.Argument(help="TOML file; with --resume the default is the run's own.")
 ]
 RunDirOption = Annotated[
     Path | None, typer.Option("--out", help="Run directory; default: a new one under runs/.")
 ]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")]
 SiteOption = Annotated[
-    str | None, typer.Option("--site", help="Whose model, where each site has its own.")
+    str | None, typer.Option("--site", help="Use this site's model, if each site has its own.")
 ]
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
+WithSitesOption = Annotated[
+    bool, typer.Option("--with-sites", help="Name the training sites, with their image counts.")
+]
 
 
 def this_command() -> str:
-    """Spell out the command that is running, to be pasted into a shell."""
+    """Write the running command as a line that can be pasted into a shell."""
     return shlex.join(["fusseg", *sys.argv[1:]])
 
 
@@ -61,12 +67,36 @@ def cache_folder(option: Path | None) -> Path:
     return Path(variable).expanduser() if variable else user_cache_path("fusseg")
 
 
+def choose_settings(
+    config_path: Path | None, overrides: Sequence[str], run_dir: Path | None
+) -> "Config | None":
+    """Read the settings of a run: from a file, or from the run that it continues.
+
+    Args:
+        config_path: TOML file, or None if none was given.
+        overrides: Values of `--set`; they override the file, or the settings of the run.
+        run_dir: Run to resume or to start from, or None.
+
+    Returns:
+        The settings, or None for a resumed run that keeps its own.
+
+    Raises:
+        ConfigError: If the settings cannot be read, or an override is wrong.
+    """
+    from fusseg.config.file import load_config
+    from fusseg.runs.directory import read_run_config
+
+    if config_path is not None:
+        return load_config(config_path, overrides)
+    return read_run_config(run_dir, overrides) if overrides and run_dir is not None else None
+
+
 def new_run_dir(config: Path | None, out: Path | None, *, resume: bool) -> Path:
-    """Find the run directory: as given, else a new one named after the configuration."""
+    """Choose the run directory: the given one, else a new one named after the configuration."""
     if config is None and not (resume and out is not None):
         raise typer.BadParameter("give CONFIG.toml, or --resume with --out RUN_DIR")
     if resume and out is None:
-        raise typer.BadParameter("--resume needs --out RUN_DIR: which run is to go on")
+        raise typer.BadParameter("--resume needs --out RUN_DIR, the run to continue")
     if out is not None:
         return out
     assert config is not None
@@ -74,33 +104,5 @@ def new_run_dir(config: Path | None, out: Path | None, *, resume: bool) -> Path:
 
 
 def dated_run_dir(name: str) -> Path:
-    """Name a new run directory after what it is of, and the time."""
+    """Name a new run directory after a configuration or run, and the current time."""
     return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-
-
-def refuse_given(whose: str, options: Mapping[str, object]) -> None:
-    """Refuse options that mean nothing here, where they were given."""
-    given = [name for name, value in options.items() if value]
-    if given:
-        raise typer.BadParameter(f"{given[0]} is {whose} and means nothing here; leave it out")
-
-
-@contextmanager
-def stopped_with(message: str) -> Iterator[None]:
-    """Say something at Ctrl-C, and exit as shells expect."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        say(f"\n{message}", error=True)
-        raise SystemExit(INTERRUPTED) from None
-
-
-@contextmanager
-def interruptible(run_dir: Path, mend: str) -> Iterator[None]:
-    """Say at Ctrl-C how a run goes on, and exit as shells expect."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        begun = (run_dir / "config.toml").exists()
-        say(f"\nstopped; go on with: {mend}" if begun else "\nstopped", error=True)
-        raise SystemExit(INTERRUPTED) from None

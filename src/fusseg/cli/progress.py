@@ -1,6 +1,8 @@
-"""Show what a run is doing: bars on a terminal, plain lines elsewhere."""
+"""Show what a command is doing: bars on a terminal, plain lines elsewhere."""
 
+from collections.abc import Generator
 from types import TracebackType
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -13,10 +15,17 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from fusseg.cli.summaries import describe_finding
 from fusseg.core.visible_text import visible
+from fusseg.data.findings import Finding
 
+if TYPE_CHECKING:
+    from fusseg.features.extraction import Progress as Extraction
+
+Outcome = TypeVar("Outcome")
+_STAGES = {"read": "reading images", "extract": "extracting features"}
 _LINES_PER_STAGE = 10
-"""Progress lines of a stage where there is no terminal."""
+"""Progress lines of a stage without a terminal."""
 
 
 class Display:
@@ -49,13 +58,13 @@ class Display:
         self._bars.stop()
 
     def advance(self, stage: str, done: int, total: int, *, lines: bool = True) -> None:
-        """Show how far a stage is; one bar per stage name.
+        """Show how far a stage is; each stage has its own bar.
 
         Args:
             stage: Name of the bar.
-            done: Parts that are done.
-            total: All parts.
-            lines: Say it in lines where there is no terminal.
+            done: Number of parts that are done.
+            total: Number of all parts.
+            lines: Print lines if there is no terminal.
         """
         if self._console.is_terminal:
             if stage not in self._tasks:
@@ -65,10 +74,29 @@ class Display:
             self.line(f"{stage}: {done} of {total}")
 
     def line(self, text: str, keep: str = "") -> None:
-        r"""Print a line, above the bars where there are any.
+        r"""Print a line, above the bars if there are any.
 
         Args:
             text: The line.
-            keep: As in `visible`: `\n` for a text of several lines.
+            keep: Characters not to escape, as in `visible`: `\n` for a text of several lines.
         """
         self._console.print(visible(text, keep), markup=False, highlight=False, emoji=False)
+
+
+def follow(stages: "Generator[Extraction | Finding, None, Outcome]", display: Display) -> Outcome:
+    """Show an extraction until it ends, and return its result."""
+    while True:
+        try:
+            stage = next(stages)
+        except StopIteration as stop:
+            outcome: Outcome = stop.value
+            return outcome
+        show_extraction(stage, display)
+
+
+def show_extraction(stage: "Extraction | Finding", display: Display) -> None:
+    """Show how far an extraction is, or what is doubtful about its images."""
+    if isinstance(stage, Finding):
+        display.line(describe_finding(stage))
+        return
+    display.advance(_STAGES[stage.stage], stage.done, stage.total)

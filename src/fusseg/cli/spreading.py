@@ -2,24 +2,21 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
+from fusseg.cli.extras import require
 from fusseg.cluster.workers import Workers
 from fusseg.config.schema import Config
-from fusseg.core.errors import ConfigError
 
 
 def check_dask(address: str | None) -> None:
-    """Refuse a cluster where Dask is not installed, before anything is written.
+    """Refuse a cluster if Dask is not installed, before anything is written.
 
     Raises:
-        ConfigError: If an address is given and the package is missing.
+        ConfigError: If an address is given and Dask is not installed.
     """
-    if address is not None and find_spec("distributed") is None:
-        raise ConfigError(
-            "--dask needs dask.distributed, which is not installed: pip install 'fusseg[cluster]'"
-        )
+    if address is not None:
+        require("distributed", "--dask")
 
 
 @contextmanager
@@ -29,13 +26,13 @@ def workers_at(
     """Use the workers of a Dask cluster.
 
     Args:
-        address: Of its scheduler; None: nothing is spread.
-        folders: What the workers write to.
-        configs: Whose data they read.
+        address: Address of the scheduler, or None to spread nothing.
+        folders: Folders that the workers write to.
+        configs: Configurations; the workers read their data.
 
     Raises:
         ConfigError: If Dask is not installed, or the cluster cannot be used.
-        DataError: If it is lost on the way.
+        DataError: If the cluster is lost during the work.
     """
     if address is None:
         yield None

@@ -1,22 +1,24 @@
-"""The command that looks before anything runs: data, settings, disk and time."""
+"""The command `fusseg check`: data, settings, disk and time, before anything runs."""
 
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from fusseg.cli.first_config import choose_config
 from fusseg.cli.progress import Display
-from fusseg.cli.starting import choose_config
+from fusseg.cli.summaries import describe_finding
 from fusseg.config.file import load_config
 from fusseg.config.schema import BackboneConfig, Config, DataConfig
 from fusseg.core.errors import ConfigError, FussegError
 from fusseg.data.checks.check import check_sites
 from fusseg.data.checks.survey import find_layout
-from fusseg.data.findings import Finding
+from fusseg.data.findings import Finding, counted
 from fusseg.data.images import decoding_of, fit_image, load_image
 from fusseg.data.items import Item
 from fusseg.features.backbones import Backbone
@@ -25,11 +27,12 @@ from fusseg.features.views import with_mirrored
 from fusseg.runs.prepare import Lookup, look_up_new
 
 _TIMED_IMAGES = 3
+_ORDER = {"note": 0, "warning": 1, "error": 2}
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What extracting the features would take, on this machine."""
+    """Cost of extracting the features on this machine."""
 
     num_images: int
     disk_bytes: int
@@ -38,56 +41,52 @@ class Estimate:
 
 
 def run_check(root: Path, backbone: str | None, image_size: str | None, cache: Path) -> bool:
-    """Print what is there and what is wrong; False if a run would fail.
+    """Print what is wrong and what the features would cost.
 
     Args:
         root: Folder of sites, or a configuration.
         backbone: Backbone to estimate for; None: the configuration's.
         image_size: HEIGHTxWIDTH to estimate for; None: the configuration's.
-        cache: Where the features would go.
+        cache: Feature cache.
+
+    Returns:
+        False if a run would fail.
 
     Raises:
-        ConfigError: If the root is a configuration that cannot be read, or a size is malformed.
+        ConfigError: If the root is a configuration that cannot be read, or the size is malformed.
     """
     config = _config(root, backbone, image_size)
     counts: Counter[str] = Counter()
     with Display() as display:
-
-        def track(items: Sequence[Item]) -> Iterable[Item]:
-            return _tracked(items, display)
-
+        track = partial(_tracked, display=display)
         at_sites = config.evaluation.at_sites
         findings = [*check_sites(config.data, track, config.local.batch_size, at_sites=at_sites)]
         lookup: Lookup | None = None
         try:
             lookup = look_up_new(config)
         except FussegError as error:
-            # What the data lack was said above already.
+            # The checks above may have found the same.
             if str(error) not in {finding.message for finding in findings}:
                 findings.append(Finding("error", "settings", str(error)))
         for finding in sorted(findings, key=lambda finding: _ORDER[finding.severity]):
             counts[finding.severity] += 1
-            text = f"{finding.severity}: {finding.subject}: {finding.message}"
-            display.line(text, keep="\n")
+            display.line(describe_finding(finding), keep="\n")
         if lookup is not None:
             estimate = estimate_features(lookup, config, cache)
             display.line(describe_estimate(estimate, config, cache))
             counts["error"] += estimate.disk_bytes > estimate.free_bytes
         display.line(
-            ", ".join(_count(counts[severity], severity) for severity in reversed(_ORDER))
+            ", ".join(counted(counts[severity], severity) for severity in reversed(_ORDER))
             + (": a run would fail" if counts["error"] else ": a run would start")
         )
     return counts["error"] == 0
 
 
-_ORDER = {"note": 0, "warning": 1, "error": 2}
-
-
 def estimate_features(lookup: Lookup, config: Config, cache: Path) -> Estimate:
-    """Measure the backbone on a few images and scale up to all that a run would extract."""
+    """Time the backbone on a few images, and scale the time up to all images of a run."""
     backbone = lookup.backbone
     views = (*lookup.training, *with_mirrored(lookup.shown, config.evaluation))
-    # Who holds an image and whether its mask is read decide nothing about its features.
+    # The client of an image and its mask do not affect its features.
     distinct = {replace(view, item=replace(view.item, mask=None, client="")) for view in views}
     sizes = Counter(view.settings.image_size for view in distinct)
     items = [view.item for view in lookup.training]
@@ -108,7 +107,7 @@ def _row_bytes(size: tuple[int, int], backbone: Backbone, config: Config) -> int
 
 
 def describe_estimate(estimate: Estimate, config: Config, cache: Path) -> str:
-    """Say what extracting the features would take, and whether it fits."""
+    """Describe the cost of extracting the features, and whether they fit on the disk."""
     height, width = config.data.image_size
     text = (
         f"features: {estimate.num_images} images with {config.backbone.name} at {height}x{width} "
@@ -130,12 +129,12 @@ def _seconds_per_image(backbone: Backbone, items: Sequence[Item], data: DataConf
             with torch.inference_mode():
                 backbone.extract(torch.from_numpy(seen)[None])
         except FussegError:
-            # Named by `check_sites` already; a run skips it too.
+            # `check_sites` has named the image; a run skips it too.
             continue
         seconds.append(time.perf_counter() - started)
         if len(seconds) == _TIMED_IMAGES:
             break
-    # The first passes warm up.
+    # The minimum, because the first passes only warm up.
     return min(seconds, default=0.0)
 
 
@@ -151,7 +150,7 @@ def _config(root: Path, backbone: str | None, image_size: str | None) -> Config:
 
 
 def _config_of_folder(root: Path, backbone: str | None) -> Config:
-    """Choose what `fusseg init` would; what is wrong with the folder is left to the findings."""
+    """Choose the settings as `fusseg init` would; findings report what is wrong with the folder."""
     data = DataConfig(root=str(root))
     try:
         data = find_layout(root)
@@ -171,10 +170,6 @@ def _tracked(items: Sequence[Item], display: Display) -> Iterator[Item]:
     for done, item in enumerate(items, 1):
         yield item
         display.advance("checking images", done, len(items))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _existing(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The command that shows a partition and saves it."""
+"""The command `fusseg partition`: show a partition and save it."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
+from fusseg.cli.output_files import write_output
 from fusseg.cli.progress import Display
 from fusseg.config.file import load_config
-from fusseg.core.atomic import write_atomically
 from fusseg.core.colors import palette
-from fusseg.core.errors import ConfigError, DataError
+from fusseg.core.errors import ConfigError
 from fusseg.data.items import Classes, Item
 from fusseg.data.layouts.datasets import open_dataset, select_training
 from fusseg.data.partitions.dominant import UNLABELED, count_labels, dominant_classes, known_classes
@@ -23,17 +23,16 @@ from fusseg.report.class_distribution import draw_class_distribution
 def run_partition(
     config_path: Path, overrides: Sequence[str], out: Path, figure: Path | None
 ) -> None:
-    """Save who holds which training image, and print and draw what each client gets.
+    """Save which client holds which training image, and print and draw what each client gets.
 
     Args:
         config_path: Configuration.
-        overrides: Of its keys.
+        overrides: Values of `--set`.
         out: CSV file of the partition.
-        figure: SVG file of the classes of each client; None: not drawn.
+        figure: SVG file of the classes of each client; None: draw nothing.
 
     Raises:
-        ConfigError: If the partition is there already or cannot be made, or no mask says what to
-            draw.
+        ConfigError: If the file exists, the partition cannot be made, or there is no mask to draw.
         DataError: If a mask is broken, or a file cannot be written.
     """
     if out.exists():
@@ -46,13 +45,13 @@ def run_partition(
     if figure is not None and classes is None:
         raise ConfigError("no training image has a mask to draw the classes of; leave --figure out")
     with Display() as display:
-        _write(out, dump_partition(items).encode())
+        write_output(out, dump_partition(items).encode())
         counts = None if classes is None else _count(items, classes, display)
         for line in describe_partition(items, classes, counts):
             display.line(line)
         display.line(f'partition: {out}; use it with data.partition = "file:{out}"')
         if figure is not None and classes is not None and counts is not None:
-            _write(figure, _draw(items, classes, counts))
+            write_output(figure, _draw(items, classes, counts))
             display.line(f"figure: {figure}")
 
 
@@ -61,12 +60,15 @@ def describe_partition(
     classes: Classes | None,
     counts: Int64[np.ndarray, "images classes"] | None,
 ) -> Iterator[str]:
-    """Set a table: the images of each client and the dominant classes among them.
+    """Write a table: the images of each client and their dominant classes.
 
     Args:
         items: Training images with their clients.
         classes: Names of the classes; None without masks.
         counts: Pixels of each class in each image; None without masks.
+
+    Yields:
+        The lines of the table.
     """
     images = Counter(item.client for item in items)
     width = max(len(client) for client in ("client", *images))
@@ -82,7 +84,7 @@ def describe_partition(
 
 
 def _shares(dominant: Counter[int], classes: Classes) -> str:
-    """List classes by how many images they cover most of; equals in the order of the classes."""
+    """List the dominant classes with their shares of the images; ties in the order of classes."""
     total = dominant.total()
     parts = []
     for index, count in sorted(dominant.items(), key=lambda pair: (-pair[1], pair[0])):
@@ -113,10 +115,3 @@ def _draw(
         (int(red), int(green), int(blue)) for red, green, blue in palette(len(classes.names))
     ]
     return draw_class_distribution(clients, classes.names, colors, shares, "svg")
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        write_atomically(path, content)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""The command that hands predictions to labeling tools."""
+"""The command `fusseg annotate`: convert predictions for labeling tools."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ FORMATS = ("coco", "label-studio", "cvat", "labelme")
 
 @dataclass(frozen=True)
 class AnnotateOptions:
-    """What the command line says."""
+    """Options of `fusseg annotate`."""
 
     predictions: Path
     images: Path
@@ -42,10 +42,10 @@ class AnnotateOptions:
 
 
 def choose_how(shapes: str, instances: str, tolerance: float, min_area: int) -> AnnotationOptions:
-    """Check what the command line says of shapes.
+    """Check the options about shapes.
 
     Raises:
-        ConfigError: If a word is unknown or a number out of range.
+        ConfigError: If a word is unknown or a number is out of range.
     """
     for name, value, known in (
         ("--shapes", shapes, get_args(Shapes)),
@@ -57,10 +57,10 @@ def choose_how(shapes: str, instances: str, tolerance: float, min_area: int) -> 
 
 
 def run_annotate(options: AnnotateOptions) -> bool:
-    """Write the annotations of all predictions, and say what was left out.
+    """Write the annotations of all predictions, and print what was left out.
 
     Returns:
-        Whether there was a file for every image.
+        False if an image was skipped.
 
     Raises:
         FussegError: If an option, a prediction or an image is wrong, or nothing can be written.
@@ -97,7 +97,7 @@ def _doubts(found: Found) -> Iterator[str]:
     if not found.named:
         first = found.names.labels[0].name
         yield (
-            f"no names beside the predictions; regions are called {first!r} and so on: give "
+            f"no names beside the predictions, so regions are called {first!r} and so on; give "
             "--regions RUN_DIR/regions.toml"
         )
     for doubt in found.doubts:

@@ -1,13 +1,13 @@
-"""The command that names the regions of a run."""
+"""The command `fusseg name`: a contact sheet of the clusters, and a file to name them in."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from fusseg.cli.output_files import write_output
 from fusseg.cli.progress import Display
-from fusseg.core.atomic import write_atomically
-from fusseg.core.errors import ConfigError, DataError
+from fusseg.core.errors import ConfigError
 from fusseg.data.items import Item
 from fusseg.prediction.contact_sheet import draw_sheet
 from fusseg.prediction.naming import (
@@ -34,23 +34,28 @@ class NameOptions:
 
     run_dir: Path
     labels: Path | None
-    """Folder of labeled sites that the names come from."""
+    """Folder of labeled sites to take the names from; None: leave the names empty."""
     images: Path | None
-    """Folder of images that the crops come from; None: the run's data."""
+    """Folder of images to cut the crops from; None: the run's data."""
     site: str | None
     again: bool
-    """Replace the names that are there."""
+    """Replace existing names."""
 
 
 def run_name(options: NameOptions) -> None:
-    """Write contact sheet and names; names that are there stay unless they are to be replaced."""
+    """Write the contact sheet and the names; existing names are kept unless `again` is set.
+
+    Raises:
+        FussegError: If the run, the images or the labels cannot be used, or a file cannot be
+            written.
+    """
     segmenter = Segmenter.load(options.run_dir, options.site)
     file = regions_file(options.run_dir, options.site)
     sheet = file.with_name(file.name.replace("regions", "contact_sheet", 1)).with_suffix(".png")
     kept = file.exists() and not options.again
     if kept and options.labels is not None:
         raise ConfigError(
-            f"{file} is there and is not overwritten; give --again to take the names from "
+            f"{file} exists and is not overwritten; give --again to take the names from "
             f"{options.labels}"
         )
     with Display() as display:
@@ -66,11 +71,8 @@ def run_name(options: NameOptions) -> None:
         if not kept:
             write_named(file, named, sheet.name)
         title = f"{segmenter.name}: what the backbone and the model tell apart"
-        try:
-            write_atomically(sheet, draw_sheet(typical, named, title))
-        except OSError as error:
-            raise DataError(f"cannot write {sheet}: {error.strerror}") from error
-        for line in _closing(file, sheet, named, kept=kept):
+        write_output(sheet, draw_sheet(typical, named, title))
+        for line in _summary(file, sheet, named, kept=kept):
             display.line(line)
 
 
@@ -102,7 +104,9 @@ def _name_by_labels(segmenter: Segmenter, folder: Path, display: Display) -> lis
         display.line(_describe(match))
     missing = sorted(set(classes.names) - {match.name for match in matches})
     if missing:
-        display.line(f"no cluster is called {', '.join(missing)}: others have more of its pixels")
+        display.line(
+            f"no cluster is named {', '.join(missing)}: in each, another class has more pixels"
+        )
     return name_by_matches(matches, classes)
 
 
@@ -116,12 +120,12 @@ def _describe(match: Match) -> str:
     )
 
 
-def _closing(file: Path, sheet: Path, named: list[NamedCluster], *, kept: bool) -> list[str]:
+def _summary(file: Path, sheet: Path, named: list[NamedCluster], *, kept: bool) -> list[str]:
     empty = sum(not entry.name for entry in named)
     joined = len(named) - len(join_clusters(named).regions)
     return [
         f"contact sheet: {sheet}",
-        f"names: {file}" + (" (kept as it was; --again starts anew)" if kept else ""),
+        f"names: {file}" + (" (kept as it was; --again starts over)" if kept else ""),
         f"{len(named) - empty} of {len(named)} clusters have a name"
         + (f", {joined} joined another of the same name" if joined else ""),
     ]

@@ -1,4 +1,4 @@
-"""Commands that show and empty the feature cache."""
+"""The command `fusseg cache`: list the feature cache, or delete parts of it."""
 
 import shutil
 import time
@@ -20,21 +20,23 @@ _DAY = 24 * 60 * 60
 def choose_stores(
     cache: Path, older_than: float | None, backbone: str | None, site: str | None
 ) -> list[Store]:
-    """Pick the stores that all given conditions hold for.
+    """Pick the stores that meet all given conditions.
 
     Args:
-        cache: Cache folder; an absent one is empty.
-        older_than: Days without use.
-        backbone: Name of a backbone.
-        site: Name of a site.
+        cache: Cache folder; a missing one counts as empty.
+        older_than: Least number of days without use, or None.
+        backbone: Name of a backbone, or None.
+        site: Name of a site, or None.
 
     Raises:
-        ConfigError: If the cache is a file, or the days are below 0.
+        ConfigError: If the cache is not a folder, or the days are below 0.
     """
     if older_than is not None and not older_than >= 0:
         raise ConfigError(f"--older-than must be at least 0, got {older_than:g}")
     if cache.exists() and not cache.is_dir():
-        raise ConfigError(f"the cache {cache} is no folder")
+        raise ConfigError(
+            f"the cache {cache} is not a folder; choose another with --cache or FUSSEG_CACHE"
+        )
     return [
         store
         for store in list_stores(cache)
@@ -45,7 +47,7 @@ def choose_stores(
 
 
 def list_cache(cache: Path, stores: Sequence[Store]) -> None:
-    """Print one row per site, backbone and size."""
+    """Print one row per site, backbone and image size."""
     if not stores:
         say(f"nothing in the cache {cache}")
         return
@@ -66,7 +68,7 @@ def list_cache(cache: Path, stores: Sequence[Store]) -> None:
 
 
 def _variant(settings: FeatureSettings) -> str:
-    """Say what is not as usual about features."""
+    """Name the settings of features that differ from the usual ones."""
     differences = (
         "mirrored" if settings.mirrored else "",
         settings.precision if settings.precision != "float32" else "",
@@ -76,12 +78,12 @@ def _variant(settings: FeatureSettings) -> str:
 
 
 def prune_cache(cache: Path, stores: Sequence[Store], *, everything: bool) -> None:
-    """Delete stores; one in use stays.
+    """Delete stores; keep one that is in use.
 
     Args:
         cache: Cache folder.
-        stores: What to delete.
-        everything: Delete the nearest neighbors too, those of all sites and backbones.
+        stores: Stores to delete.
+        everything: Also delete the nearest neighbors, of all sites and backbones.
 
     Raises:
         DataError: If a folder cannot be deleted.

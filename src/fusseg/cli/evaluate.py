@@ -1,15 +1,15 @@
-"""Commands that use a trained run."""
+"""The command `fusseg evaluate`: score a run on held-out images."""
 
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from fusseg.cli.progress import Display
-from fusseg.cli.running import describe_final, follow
+from fusseg.cli.output_files import write_output
+from fusseg.cli.progress import Display, follow
+from fusseg.cli.summaries import describe_scores, describe_skipped
 from fusseg.config.schema import DataConfig
-from fusseg.core.atomic import write_atomically
-from fusseg.core.errors import ConfigError, DataError
+from fusseg.core.errors import ConfigError
 from fusseg.data.layouts.datasets import check_names, check_split, open_dataset
 from fusseg.evaluation.scores import score_named
 from fusseg.federation.strategies import resolve
@@ -28,9 +28,12 @@ def run_evaluate(
     Args:
         run_dir: Run directory.
         chosen: Any of `data`, `sites` (comma-separated) and `split`; the rest is the run's own.
-        json_file: Where the scores are written too.
+        json_file: File to write the scores to as well, or None.
         cache: Feature cache.
-        probe: Whether linear probes are fitted as well; they read the labels of training images.
+        probe: Also fit linear probes; they read the labels of training images.
+
+    Raises:
+        FussegError: If the run or the images cannot be used, or the file cannot be written.
     """
     run = load_run(run_dir)
     data = held_out_data(run.config.data, chosen)
@@ -47,14 +50,11 @@ def run_evaluate(
             for name in ("features", "codes"):
                 display.line(_describe_probe(name, scores["probe"][name]))
     if json_file is not None:
-        try:
-            write_atomically(json_file, json.dumps(scores, indent=1).encode())
-        except OSError as error:
-            raise DataError(f"cannot write {json_file}: {error.strerror}") from error
+        write_output(json_file, json.dumps(scores, indent=1).encode())
 
 
 def _check_chosen(data: DataConfig, chosen: Mapping[str, str]) -> None:
-    """Refuse names that are not there under the option that was typed, before its setting is."""
+    """Refuse an unknown name by the option that gave it, before its setting is read."""
     if "sites" in chosen or "split" in chosen:
         dataset = open_dataset(data)
         check_names(dataset, data.held_out_sites, "--sites")
@@ -62,10 +62,9 @@ def _check_chosen(data: DataConfig, chosen: Mapping[str, str]) -> None:
 
 
 def _describe(run: TrainedRun, scores: Record) -> Iterator[str]:
-    for skipped in scores["skipped_images"]:
-        yield f"skipped {skipped['site']}/{skipped['image']}: {skipped['reason']}"
+    yield from describe_skipped(scores)
     yield from _caveats(run, scores)
-    yield from describe_final(scores)
+    yield from describe_scores(scores)
     if scores["mean_iou_stego"] is not None:
         yield f"mIoU as STEGO defines it, for published figures: {scores['mean_iou_stego']:.4f}"
     for name, iou in (scores["per_class_iou"] or {}).items():
@@ -97,7 +96,7 @@ def _describe_protocol(protocol: Record) -> str:
 
 def _describe_probe(name: str, scores: Record) -> str:
     return (
-        f"linear probe on {name}, taught with labels: mIoU {scores['mean_iou']:.4f}, accuracy "
+        f"linear probe on {name}, trained on labels: mIoU {scores['mean_iou']:.4f}, accuracy "
         f"{scores['pixel_accuracy']:.4f} of the positions"
     )
 
@@ -114,7 +113,15 @@ def _caveats(run: TrainedRun, scores: Record) -> list[str]:
 
 
 def held_out_data(data: DataConfig, chosen: Mapping[str, str]) -> DataConfig:
-    """Say what is scored: the run's held-out images, or other sites, splits or data."""
+    """Choose what is scored: the run's held-out images, or other sites, splits or data.
+
+    Args:
+        data: Data settings of the run.
+        chosen: As in `run_evaluate`.
+
+    Raises:
+        ConfigError: If nothing is chosen and the run holds no site out.
+    """
     sites = tuple(site.strip() for site in chosen["sites"].split(",")) if "sites" in chosen else ()
     if "data" in chosen:
         # Another folder: all its sites are held out, and none trains.
@@ -132,7 +139,9 @@ def held_out_data(data: DataConfig, chosen: Mapping[str, str]) -> DataConfig:
             num_clients=0,
         )
     if not chosen and not data.held_out_sites:
-        raise ConfigError("nothing to evaluate: the run holds no site out; give --data or --sites")
+        raise ConfigError(
+            "nothing to evaluate: the run has no held-out site; give --data or --sites"
+        )
     return replace(
         data,
         train_sites=(),

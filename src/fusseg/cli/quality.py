@@ -1,25 +1,21 @@
-"""Commands that judge without labels: how many regions, and how steady they are."""
+"""The command `fusseg quality`: how clear and how stable a run's regions are, without labels."""
 
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusseg.cli.progress import Display
-from fusseg.cli.running import follow
-from fusseg.config.file import load_config, read_toml
+from fusseg.cli.output_files import write_page
+from fusseg.cli.progress import Display, follow
+from fusseg.config.file import read_toml
 from fusseg.config.previous_version import PREVIOUS, moved_keys
-from fusseg.core.atomic import write_atomically
-from fusseg.core.errors import ConfigError, DataError
-from fusseg.evaluation.cluster_number import Judged, Suggestion, suggest_number
+from fusseg.core.errors import ConfigError
 from fusseg.evaluation.held_out import HeldOut
 from fusseg.evaluation.quality import average_quality
 from fusseg.evaluation.stability import ImageQuality, Judgement, check_comparable, judge_regions
 from fusseg.runs.directory import CONFIG
 from fusseg.runs.load import TrainedRun, load_run, pick_segmenter
 from fusseg.runs.prepare import prepare
-from fusseg.runs.suggest_k import CANDIDATES, Sampled, judge_candidates, sample_training
 from fusseg.segmentation.assignment import Segmenter
 
 if TYPE_CHECKING:
@@ -27,99 +23,32 @@ if TYPE_CHECKING:
     from fusseg.report.quality_page import PicturedImage
 
 NUM_PICTURED = 8
-"""Images on the page: those of the lowest agreement or, without a second run, margin."""
-
-
-@dataclass(frozen=True)
-class SuggestOptions:
-    """What the command line says, besides the configuration."""
-
-    out: Path
-    """HTML file to write."""
-    cache: Path
-    command: str
-    """Writes the page again."""
-    numbers: str | None = None
-    """Numbers of regions to try, such as 2,4,8; None: a range up to 40."""
-
-
-def run_suggest(config_path: Path, overrides: Sequence[str], options: SuggestOptions) -> None:
-    """Try several numbers of regions, print a table and the suggestion, write the page.
-
-    Raises:
-        FussegError: If the configuration, the data or the numbers cannot be used.
-    """
-    config = load_config(config_path, overrides)
-    numbers = CANDIDATES if options.numbers is None else read_numbers(options.numbers)
-    with Display() as display:
-        sampled = follow(sample_training(config, options.cache), display)
-        notes = describe_sample(sampled)
-        for note in notes:
-            display.line(note)
-        display.line(f"{'K':>4}  stability        silhouette  mean cosine")
-        judged = []
-        for one in judge_candidates(sampled, numbers, config.seed):
-            judged.append(one)
-            display.line(_row(one))
-        suggestion = suggest_number(judged)
-        for line in describe_suggestion(suggestion):
-            display.line(line)
-        # Here and not above: drawing takes long to import.
-        from fusseg.report.suggestion_page import render_suggestion
-
-        page = render_suggestion(judged, suggestion, config_path.stem, notes, options.command)
-        write_page(options.out, page)
-        display.line(f"page: {options.out}")
-
-
-def read_numbers(text: str) -> tuple[int, ...]:
-    """Read numbers of regions, separated by commas.
-
-    Raises:
-        ConfigError: If one is no whole number.
-    """
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise ConfigError(f"--k takes whole numbers such as 2,4,8, got {text!r}") from None
-
-
-def describe_sample(sampled: Sampled) -> list[str]:
-    """Say what the numbers are judged on."""
-    images, positions, components = sampled.points.shape
-    return [
-        f"{images} training images of {sampled.num_sites} sites, {positions} positions of each.",
-        f"{components} principal components hold {sampled.explained:.0%} of the variance.",
-    ]
-
-
-def describe_suggestion(suggestion: Suggestion) -> list[str]:
-    """Say which number to take, and which others to look at."""
-    why = "the largest that is stable" if suggestion.stable else "none is stable: the steadiest"
-    return [
-        f"suggested: model.num_clusters = {suggestion.finest} ({why})",
-        f"steadiest: {suggestion.steadiest}, most distinct: {suggestion.most_distinct}",
-    ]
+"""Number of images on the page: those of the lowest agreement or, without a second run, margin."""
 
 
 @dataclass(frozen=True)
 class QualityOptions:
-    """What the command line says, besides the run directories."""
+    """Options of `fusseg quality`."""
 
     out: Path
     """HTML file to write."""
     cache: Path
     command: str
-    """Writes the page again."""
+    """Command that writes the page again."""
     site: str | None = None
-    """Whose model, where each site has its own."""
+    """Site that the model belongs to, if each site has its own."""
 
 
 def run_quality(run_dir: Path, other_dir: Path | None, options: QualityOptions) -> None:
-    """Print the label-free figures of a run, alone or against a second one, and write the page.
+    """Print the label-free figures of a run, alone or with a second one, and write the page.
+
+    Args:
+        run_dir: Run directory.
+        other_dir: Run with the same settings and another seed, or None.
+        options: Other options.
 
     Raises:
-        FussegError: If a run or its data cannot be used, or the two see images differently.
+        FussegError: If a run or its data cannot be used, or the two read images differently.
     """
     run = load_run(run_dir)
     segmenter, other = pick_segmenter(run, options.site), None
@@ -132,10 +61,12 @@ def run_quality(run_dir: Path, other_dir: Path | None, options: QualityOptions) 
             display.line(line)
         second = second_run_commands(run_dir, run.config.seed)
         if other_dir is None:
-            display.line("to see how stable that is, train it again with another seed:")
+            display.line(
+                "to see how stable the regions are, train the run again with another seed:"
+            )
             for line in second:
                 display.line(f"  {line}")
-        # Here and not above: drawing takes long to import.
+        # Imported late, because drawing takes long to import.
         from fusseg.report.cluster_colors import cluster_colors_of, name_regions
         from fusseg.report.quality_page import QualityText, render_quality
 
@@ -148,21 +79,21 @@ def run_quality(run_dir: Path, other_dir: Path | None, options: QualityOptions) 
 
 
 def second_run_commands(run_dir: Path, seed: int) -> list[str]:
-    """Write the commands that train a run again with the next seed, and compare the two."""
+    """Write the commands that train a run again with the next seed and compare the two runs."""
     first, second = str(run_dir), f"{run_dir}-seed{seed + 1}"
     config = run_dir / CONFIG
     train = ["fusseg", "run", str(config), "--set", f"seed={seed + 1}", "--out", second]
     commands = [shlex.join(train), shlex.join(["fusseg", "quality", first, second])]
     if moved_keys(read_toml(config)):
         note = (
-            f"# {CONFIG} has names of fusseg {PREVIOUS}: first change those that the command names"
+            f"# {CONFIG} has names of fusseg {PREVIOUS}: first change those that the command lists"
         )
         return [note, *commands]
     return commands
 
 
 def describe_judgement(judgement: Judgement) -> list[str]:
-    """Sum up what was found in a few lines."""
+    """Sum up the judgement in a few lines."""
     overall = judgement.overall
     lines = [
         f"{len(judgement.images)} images: mean cosine {overall.mean_cosine:.3f}, margin "
@@ -188,8 +119,8 @@ def _load_second(run: TrainedRun, run_dir: Path, other_dir: Path) -> TrainedRun:
     check_comparable(run.config, other.config)
     if run.backbone.fingerprint != other.backbone.fingerprint:
         raise ConfigError(
-            f"{other_dir} has another backbone, {other.backbone.name}, than {run_dir}, "
-            f"{run.backbone.name}; compare runs of one backbone"
+            f"{other_dir} has the backbone {other.backbone.name}, but {run_dir} has "
+            f"{run.backbone.name}; compare runs with the same backbone"
         )
     return other
 
@@ -201,7 +132,7 @@ def _judge(
         if isinstance(found, Judgement):
             return found
         display.advance("judging", done, len(shown.items))
-    raise AssertionError("the judgement comes last")
+    raise AssertionError("judge_regions ends with the judgement")
 
 
 def _picture(
@@ -234,27 +165,7 @@ def _picture(
 
 
 def _value(image: ImageQuality) -> float:
-    """What images are ordered by: agreement or, without a second run, margin."""
+    """Value that orders the images: agreement or, without a second run, margin."""
     if image.agreement is not None:
         return image.agreement
     return average_quality([image.sums]).mean_margin
-
-
-def write_page(path: Path, page: str) -> None:
-    """Write a page, and the folder it lies in.
-
-    Raises:
-        DataError: If it cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, page.encode())
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}") from error
-
-
-def _row(one: Judged) -> str:
-    return (
-        f"{one.num_clusters:>4}  {one.stability:.3f} ± {one.spread:.3f}  {one.silhouette:>9.3f}  "
-        f"{one.mean_cosine:>11.3f}"
-    )

@@ -1,8 +1,7 @@
-"""The command `fusseg export`: an ONNX graph, compared with the model before it is kept."""
+"""The command `fusseg export`: an ONNX graph that is compared with the model before it is kept."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from fusseg.data.images import Decoding, decoding_of, load_image
 from fusseg.data.items import Item
 from fusseg.data.layouts.datasets import open_dataset, select_held_out
 from fusseg.export.artifact import Artifact, describe_backbone
+from fusseg.export.onnx.onnx_model import build_onnx, save_onnx
 from fusseg.export.onnx.parity import Graph, Parity, Pixels, measure_parity
 from fusseg.export.packing import pack_run
 from fusseg.prediction.segmenter import segment_image
@@ -23,50 +23,40 @@ from fusseg.runs.directory import read_run_config, spread_evenly
 from fusseg.runs.load import load_run, pick_segmenter
 
 MOST_IMAGES = 8
-"""That are compared."""
+"""Largest number of images to compare on."""
 LEAST_EQUAL = 0.995
-"""Share of an image's pixels that must have the same region."""
+"""Smallest share of an image's pixels that must have the same region."""
 MOST_DIFFERENCE = 0.02
-"""That similarities may differ by, relative to the largest: what rounding features to float16
-gives where two sums stand on either side of a boundary."""
-
-
-def check_installed() -> None:
-    """Refuse where the packages that write ONNX are missing.
-
-    Raises:
-        ConfigError: If one is.
-    """
-    for package in ("onnx", "onnxscript"):
-        if find_spec(package) is None:
-            raise ConfigError(f"{package} is not installed; run: pip install 'fusseg[onnx]'")
+"""Largest difference between similarities, relative to the largest similarity. Rounding features to
+float16 causes as much if two sums fall on either side of a rounding boundary."""
 
 
 def run_export(
     run_dir: Path, out: Path, images: Sequence[Path], site: str | None, *, force: bool
 ) -> bool:
-    """Export a model, compare it, and keep it if it agrees; False if it does not.
+    """Export a model, compare the graph with it, and keep the graph if they agree.
 
     Args:
         run_dir: Run directory.
         out: File to write.
-        images: What to compare on; empty: the run's held-out images.
-        site: Whose model, where each site has its own.
-        force: Keep the file in any case.
+        images: Images or folders to compare on; empty: the run's held-out images.
+        site: Site that the model belongs to, if each site has its own.
+        force: Keep the file even if the two differ.
+
+    Returns:
+        False if the two differ and the file was not kept.
 
     Raises:
         ConfigError: If there is no image to compare on, or the model cannot be exported.
         DataError: If the graph fails, or a file cannot be read or written.
     """
-    from fusseg.export.onnx.onnx_model import build_onnx, save_onnx
-
     if out.suffix != ".onnx":
         raise ConfigError(f"an ONNX file is named *.onnx, got --out {out}")
     decoding = decoding_of(read_run_config(run_dir).data)
-    # First, because the export takes a while.
+    # Before the export, which takes a while.
     pictures = _load_pictures(_compared(run_dir, images), decoding)
     pictures.append(_another_shape(pictures[0]))
-    # The graph computes in float32, whatever the run did.
+    # The graph computes in float32, whatever precision the run had.
     run = load_run(run_dir, EXACT)
     segmenter = pick_segmenter(run, site)
     say("exporting (up to a minute)")
@@ -75,7 +65,7 @@ def run_export(
     parity = measure_parity(Graph(model.SerializeToString()), run, segmenter, pairs)
     say(_describe(parity))
     if not _agrees(parity) and not force:
-        say(f"the graph differs from the model, {out} is not written; --force keeps it")
+        say(f"the graph differs from the model, so {out} is not written; --force writes it anyway")
         return False
     save_onnx(out, model)
     say(f"{out}: {out.stat().st_size:,} bytes")
@@ -95,7 +85,7 @@ def _compared(run_dir: Path, images: Sequence[Path]) -> list[Item]:
 
 
 def _load_pictures(items: Sequence[Item], decoding: Decoding) -> list[Pixels]:
-    """Load the images to compare on; one that cannot be read is named and left out."""
+    """Load the images to compare on; name and skip those that cannot be read."""
     pictures = []
     for item in items:
         try:
@@ -108,7 +98,7 @@ def _load_pictures(items: Sequence[Item], decoding: Decoding) -> list[Pixels]:
 
 
 def _another_shape(picture: Pixels) -> Pixels:
-    """Cut a corner out, so that not all images compared have one shape."""
+    """Cut out a corner, so that the compared images do not all have the same shape."""
     height, width = picture.shape[:2]
     return np.ascontiguousarray(picture[: max(1, 3 * height // 5), : max(1, 4 * width // 5)])
 

@@ -1,4 +1,4 @@
-"""The report command: the page of a run, or one page that compares runs."""
+"""The command `fusseg report`: the page of a run, or one page that compares runs."""
 
 import os
 import shlex
@@ -7,9 +7,8 @@ from pathlib import Path, PurePath
 from string import ascii_uppercase
 from urllib.parse import quote
 
-from fusseg.cli.progress import Display
-from fusseg.cli.running import follow
-from fusseg.core.atomic import write_atomically
+from fusseg.cli.output_files import write_page
+from fusseg.cli.progress import Display, follow
 from fusseg.core.errors import ConfigError, DataError, FussegError
 from fusseg.core.visible_text import say
 from fusseg.runs.directory import (
@@ -25,11 +24,14 @@ from fusseg.runs.prepare import prepare
 
 
 def run_report(run_dir: Path, cache: Path) -> bool:
-    """Write the report anew and say where it is; False if it had to do without pictures.
+    """Write the report again and print where it is.
+
+    Returns:
+        False if the report has no pictures.
 
     Raises:
-        FussegError: If it is no run directory, its record and its state are of different rounds,
-            or its data cannot be used and a report is there already.
+        FussegError: If the folder is no run directory, its record and its state are from different
+            rounds, or its data cannot be used and a report already exists.
     """
     config, record = read_run_config(run_dir), _load_record(run_dir)
     saved, shown = None, None
@@ -39,11 +41,11 @@ def run_report(run_dir: Path, cache: Path) -> bool:
         except FussegError as error:
             if (run_dir / REPORT).exists():
                 raise type(error)(
-                    f"{error}; {run_dir / REPORT} is kept as it was; delete it for one without "
+                    f"{error}; {run_dir / REPORT} is kept as it was; delete it to get one without "
                     "pictures"
                 ) from error
             display.line(f"the report has no pictures: {error}")
-        # Here and not above: drawing takes long to import, and other commands here do not draw.
+        # Imported late, because drawing takes long to import and comparing does not draw.
         from fusseg.report.gallery import write_report
 
         write_report(run_dir, config, record, saved, shown)
@@ -52,15 +54,15 @@ def run_report(run_dir: Path, cache: Path) -> bool:
 
 
 def run_comparison(run_dirs: Sequence[Path], out: Path) -> None:
-    """Write one page that compares runs and say where it is.
+    """Write one page that compares runs and print where it is.
 
     Args:
         run_dirs: At least two run directories.
         out: HTML file to write.
 
     Raises:
-        ConfigError: If a folder is no run directory, stands twice, or there are too many.
-        DataError: If a record cannot be read or is of another round than its state, or the page
+        ConfigError: If a folder is no run directory or is given twice, or there are too many.
+        DataError: If a record cannot be read or is from another round than its state, or the page
             cannot be written.
     """
     if len(run_dirs) > len(ascii_uppercase):
@@ -85,29 +87,24 @@ def run_comparison(run_dirs: Sequence[Path], out: Path) -> None:
         for place, (run_dir, name) in enumerate(zip(run_dirs, _names(resolved), strict=True))
     ]
     command = shlex.join(["fusseg", "report", *map(str, run_dirs), "--out", str(out)])
-    page = render_comparison(runs, command)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(out, page.encode())
-    except OSError as error:
-        raise DataError(f"cannot write {out}: {error.strerror}") from error
+    write_page(out, render_comparison(runs, command))
     say(f"comparison: {out}")
 
 
 def _load_record(run_dir: Path) -> Record:
-    """Read a record, and refuse one of another round than the state beside it."""
+    """Read a record, and refuse one from another round than the state beside it."""
     record = load_record(run_dir)
     try:
         saved_round = state_round(run_dir)
     except DataError:
-        # Without its model a record is still true: it is shown, without pictures.
+        # Without its model a record is still true, so it is shown, without pictures.
         return record
     check_same_round(run_dir, record, saved_round)
     return record
 
 
 def _link(run_dir: Path, out: Path) -> str | None:
-    """Lead from the page to a run's report, so that both can be moved together."""
+    """Link from the page to a run's report by a relative path, so that both can move together."""
     if not (run_dir / REPORT).exists():
         return None
     relative = os.path.relpath((run_dir / REPORT).resolve(), out.resolve().parent)
@@ -115,7 +112,7 @@ def _link(run_dir: Path, out: Path) -> str | None:
 
 
 def _names(run_dirs: Sequence[Path]) -> list[str]:
-    """Name folders by as many of their last parts as tell them apart."""
+    """Name folders by as many of their last parts as needed to distinguish them."""
     longest = max(len(run_dir.parts) for run_dir in run_dirs)
     for length in range(1, longest + 1):
         names = ["/".join(run_dir.parts[-length:]) for run_dir in run_dirs]

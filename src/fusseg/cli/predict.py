@@ -1,10 +1,11 @@
-"""The command that segments images."""
+"""The command `fusseg predict`: segment images of any size."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fusseg.cli.progress import Display
+from fusseg.cli.summaries import describe_finding
 from fusseg.data.images import decoding_of
 from fusseg.data.stored import judge_unlike
 from fusseg.federation.strategies import resolve
@@ -16,7 +17,7 @@ from fusseg.prediction.viewing import PredictOptions, view_image
 from fusseg.runs.directory import read_run_config
 
 LARGE = 5
-"""Rows of tiles from which on they are told where there is no terminal."""
+"""Number of rows of tiles above which progress is printed without a terminal."""
 
 
 def run_predict(
@@ -29,23 +30,29 @@ def run_predict(
     backbone: str | None = None,
     again: bool,
 ) -> bool:
-    """Segment images; False if one had to be skipped.
+    """Segment images and print what was skipped.
 
     Args:
         run_dir: Run directory, or a file that `fusseg pack` wrote.
         images: Files, folders and patterns.
         out: Folder of the results.
-        site: Whose model; None: the global one.
+        site: Site that the model belongs to; None: the global model.
         chosen: Fields of `PredictOptions`.
-        backbone: For a file: this machine's copy of its backbone.
-        again: Segment also what is done already.
+        backbone: For a model file: this machine's copy of its backbone.
+        again: Also segment images that are already done.
+
+    Returns:
+        False if an image was skipped.
+
+    Raises:
+        FussegError: If the model, an option or a path cannot be used.
     """
     options = PredictOptions(**chosen)
     segmenter = Segmenter.load(run_dir, site, backbone=backbone)
-    # A tile or scale that suits no image is refused once, and not for every image.
+    # A tile or scale that suits no image is refused once here, not again for every image.
     view_image(segmenter.data.image_size, segmenter.data, segmenter.backbone, options)
     sources = find_images(images, out)
-    there = skipped = 0
+    already_done = skipped = 0
     predicted: list[Predicted] = []
     with Display() as display:
 
@@ -59,9 +66,9 @@ def run_predict(
                 display.line(f"skipped {outcome.source}: {outcome.reason}")
             elif isinstance(outcome, Predicted):
                 predicted.append(outcome)
-            there += isinstance(outcome, AlreadyThere)
+            already_done += isinstance(outcome, AlreadyThere)
             display.advance("segmenting", done, len(sources))
-        for line in _remarks(predicted, there, segmenter):
+        for line in _remarks(predicted, already_done, segmenter):
             display.line(line)
         planned = _planned_rounds(run_dir)
         if segmenter.round_number < planned:
@@ -70,30 +77,32 @@ def run_predict(
     return skipped == 0
 
 
-def _remarks(predicted: Sequence[Predicted], there: int, segmenter: Segmenter) -> Iterator[str]:
-    """Say what is doubtful about the images, and what was there before."""
+def _remarks(
+    predicted: Sequence[Predicted], already_done: int, segmenter: Segmenter
+) -> Iterator[str]:
+    """Describe what is doubtful about the images, and what was done or replaced."""
     stored = [outcome.stored for outcome in predicted]
     for finding in judge_unlike(stored, segmenter.stored_values, decoding_of(segmenter.data)):
-        yield f"{finding.severity}: {finding.subject}: {finding.message}"
-    if there:
-        yield f"{there} were there already; --again redoes them"
+        yield describe_finding(finding)
+    if already_done:
+        yield f"{already_done} were already done; --again segments them again"
     replaced = sum(outcome.replaced for outcome in predicted)
     if replaced:
         yield (
-            "results of other images of the same name, or of what these images held before, were "
-            f"replaced: {replaced}"
+            "replaced results of other images of the same name, or of earlier content of these "
+            f"images: {replaced}"
         )
 
 
 def _planned_rounds(run_dir: Path) -> int:
-    """Count the rounds of a run that is finished; 0 for a file, which says so itself."""
+    """Count the rounds that a run was planned for; 0 for a model file."""
     if not run_dir.is_dir():
         return 0
     return resolve(read_run_config(run_dir)).num_rounds
 
 
 def _tracked(bands: Bands, number: int, display: Display) -> Bands:
-    """Show how far a large image is; small ones are done at once."""
+    """Show the progress of a large image; a small one has a single band."""
     for done, band in enumerate(bands, 1):
         yield band
         if number > 1:

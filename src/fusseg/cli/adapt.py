@@ -1,10 +1,10 @@
-"""The command that fits a trained run to new images."""
+"""The command `fusseg adapt`: fit a trained run to new images."""
 
 from pathlib import Path
 
-from fusseg.cli.judging import write_page
-from fusseg.cli.progress import Display
-from fusseg.cli.running import follow
+from fusseg.cli.output_files import write_page
+from fusseg.cli.progress import Display, follow
+from fusseg.cli.summaries import describe_skipped
 from fusseg.federation.lloyd_steps import Adaptation
 from fusseg.runs.adapt import AdaptedRun, adapt_run
 from fusseg.runs.directory import spread_evenly
@@ -16,7 +16,15 @@ NUM_PICTURED = 8
 def run_adapt(
     run_dir: Path, folder: Path, out: Path, adaptation: Adaptation, cache: Path, command: str
 ) -> None:
-    """Adapt a run, print what changed, and write the page; the arguments are those of `adapt_run`.
+    """Adapt a run, print what changed, and write the page.
+
+    Args:
+        run_dir: Run directory to adapt.
+        folder: Folder of sites, or of images.
+        out: New run directory.
+        adaptation: How far the centroids may move.
+        cache: Feature cache.
+        command: Command that repeats the adaptation.
 
     Raises:
         FussegError: If the run, the images or the new run directory cannot be used.
@@ -24,9 +32,7 @@ def run_adapt(
     with Display() as display:
         stages = adapt_run(run_dir, folder, out, adaptation, cache, command)
         adapted = follow(stages, display)
-        for skipped in adapted.record["skipped_images"]:
-            display.line(f"skipped {skipped['site']}/{skipped['image']}: {skipped['reason']}")
-        for line in describe_adaptation(adapted):
+        for line in (*describe_skipped(adapted.record), *describe_adaptation(adapted)):
             display.line(line)
         write_page(out / PAGE, _draw_page(adapted, out))
         display.line(f"run: {out}")
@@ -34,7 +40,7 @@ def run_adapt(
 
 
 def describe_adaptation(adapted: AdaptedRun) -> list[str]:
-    """Sum up before and after in a few lines."""
+    """Compare the run before and after in a few lines."""
     record = adapted.record
     before, after = record["adapted"]["before"], record["final"]
     states = [region.state for region in adapted.regions]
@@ -43,14 +49,14 @@ def describe_adaptation(adapted: AdaptedRun) -> list[str]:
     lines = [
         f"{record['adapted']['steps']} steps over {num_images} images; cosine of new to old "
         f"centroids at least {turned:.3f}, {states.count('held')} held at the bound, "
-        f"{states.count('kept')} kept for want of positions"
+        f"{states.count('kept')} kept because they have too few positions"
     ]
     if after["mean_iou"] is None:
         lines.append("no labels: look at the page to see whether it is better")
     else:
         lines.append(
             f"mIoU before {before['mean_iou']:.4f}, after {after['mean_iou']:.4f}, after with "
-            f"the regions' classes of before {record['adapted']['names_kept_mean_iou']:.4f}"
+            f"the regions' old classes {record['adapted']['names_kept_mean_iou']:.4f}"
         )
     for name in ("mean_cosine", "mean_margin"):
         left, right = before["quality"][name], after["quality"][name]
@@ -59,7 +65,7 @@ def describe_adaptation(adapted: AdaptedRun) -> list[str]:
 
 
 def _draw_page(adapted: AdaptedRun, out: Path) -> str:
-    # Here and not above: drawing takes long to import.
+    # Imported late, because drawing takes long to import.
     from fusseg.report.adaptation_page import render_adaptation
     from fusseg.report.cluster_colors import cluster_colors_of, name_regions
     from fusseg.report.quality_page import PicturedImage

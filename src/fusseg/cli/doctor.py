@@ -1,4 +1,4 @@
-"""The command that says what this installation can do."""
+"""The command `fusseg doctor`: what is installed, available and cached."""
 
 import os
 import shutil
@@ -9,19 +9,13 @@ from pathlib import Path
 
 import torch
 
+from fusseg.cli.extras import EXTRAS
 from fusseg.config.compute import choose_compute, has_bfloat16
 from fusseg.config.schema import ComputeConfig
 from fusseg.core.visible_text import say
 from fusseg.features.cache.store import list_stores
 from fusseg.runs.record import versions
 
-EXTRAS = {
-    "flower": ("flwr", "cryptography", "httpx", "starlette", "uvicorn"),
-    "cluster": ("distributed",),
-    "onnx": ("onnx", "onnxscript"),
-    "trackers": ("tensorboard", "mlflow", "wandb"),
-}
-"""Modules that each extra is for; a test compares them with the package's own list."""
 _LOW_DISK = 2 * 10**9
 
 
@@ -32,10 +26,13 @@ def run_doctor(cache: Path) -> None:
 
 
 def describe_installation(cache: Path) -> Iterator[str]:
-    """Say what is installed, which devices are there and which weights are cached.
+    """Describe what is installed, which devices are available and which weights are cached.
 
     Args:
         cache: Folder of the feature cache.
+
+    Yields:
+        Lines to print.
     """
     known = versions()
     yield f"fusseg {known['fusseg']}, Python {known['python']}, {known['platform']}"
@@ -56,14 +53,16 @@ def describe_installation(cache: Path) -> Iterator[str]:
 
 
 def _version(module: str) -> str:
-    # mlflow is a module of the package mlflow-skinny, too
+    # The module mlflow also comes with the package mlflow-skinny.
     found = metadata.packages_distributions().get(module, ())
     return f"{module} {metadata.version(found[0])}" if found else module
 
 
 def _devices(known: dict[str, object]) -> Iterator[str]:
     cpu = torch.device("cpu")
-    products = "in hardware" if has_bfloat16(cpu) else "emulated: leave compute.precision alone"
+    products = (
+        "in hardware" if has_bfloat16(cpu) else "emulated, so do not set compute.precision to it"
+    )
     yield (
         f"processor: {known['cores']} cores, torch uses {known['threads']} threads and "
         f"{known['cpu_capability']}; bfloat16 {products}"
@@ -74,7 +73,7 @@ def _devices(known: dict[str, object]) -> Iterator[str]:
             yield f"cuda:{index}: {torch.cuda.get_device_name(index)}, {memory / 2**30:.0f} GiB"
     else:
         yield "cuda: none"
-    yield f"mps: {'there' if torch.backends.mps.is_available() else 'none'}"
+    yield f"mps: {'available' if torch.backends.mps.is_available() else 'none'}"
     yield f"compute.device = 'auto' trains on: {choose_compute(ComputeConfig()).device.type}"
 
 
@@ -84,10 +83,10 @@ def _feature_cache(cache: Path) -> Iterator[str]:
     yield f"feature cache: {cache}, {len(stores)} stores, {images} images"
     existing = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
     free = shutil.disk_usage(existing).free
-    low = "; that is little, choose another folder with --cache or FUSSEG_CACHE"
+    low = "; that is little, so choose another folder with --cache or FUSSEG_CACHE"
     yield f"free disk there: {free / 1e9:.1f} GB{low if free < _LOW_DISK else ''}"
     if not os.access(existing, os.W_OK):
-        yield f"{existing} cannot be written; choose another folder with --cache or FUSSEG_CACHE"
+        yield f"{existing} is not writable; choose another folder with --cache or FUSSEG_CACHE"
 
 
 def _cached_weights() -> Iterator[str]:

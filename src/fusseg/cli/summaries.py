@@ -1,0 +1,49 @@
+"""Lines that several commands print: what is doubtful, what was skipped, how good a model is."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from fusseg.data.findings import Finding
+
+if TYPE_CHECKING:
+    from fusseg.runs.directory import Record
+
+
+def describe_finding(finding: Finding) -> str:
+    """Describe one finding about images or settings in a line."""
+    return f"{finding.severity}: {finding.subject}: {finding.message}"
+
+
+def describe_skipped(record: "Record") -> Iterator[str]:
+    """Name the images that a run or an evaluation skipped, with the reasons."""
+    for skipped in record["skipped_images"]:
+        yield f"skipped {skipped['site']}/{skipped['image']}: {skipped['reason']}"
+
+
+def describe_run(record: "Record") -> list[str]:
+    """Sum up a finished run in a few lines."""
+    seconds = record["seconds"]
+    return [
+        *describe_skipped(record),
+        *describe_scores(record["final"]),
+        f"seconds: extraction {seconds['extract']:.1f}, training {seconds['train']:.1f}, "
+        f"evaluation {seconds['evaluate']:.1f}",
+    ]
+
+
+def describe_scores(scores: "Record") -> list[str]:
+    """Describe how good a model is: its scores if there are labels, and its label-free figures."""
+    if scores["mean_iou"] is None:
+        lines = ["no labels: scores are null"]
+    else:
+        lines = [f"mIoU {scores['mean_iou']:.4f}, accuracy {scores['pixel_accuracy']:.4f}"]
+        for site, own in scores["sites"].items():
+            lines.append(f"  {site}: mIoU {own['mean_iou']:.4f} ({own['num_images']} images)")
+    quality = scores["quality"]
+    if quality is not None:
+        lines.append(
+            f"label-free: mean cosine to own centroid {quality['mean_cosine']:.3f}, margin to the "
+            f"second {quality['mean_margin']:.3f}, largest cluster "
+            f"{max(quality['cluster_share']):.0%} of the positions"
+        )
+    return lines
