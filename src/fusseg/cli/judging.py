@@ -10,8 +10,8 @@ from fusseg.cli.progress import Display
 from fusseg.cli.running import follow
 from fusseg.config.file import load_config, read_toml
 from fusseg.config.previous_version import PREVIOUS, moved_keys
-from fusseg.core.atomic import write_atomically
 from fusseg.core.errors import ConfigError, DataError
+from fusseg.core.files import write_atomically
 from fusseg.evaluation.cluster_number import Judged, Suggestion, suggest_number
 from fusseg.evaluation.held_out import HeldOut
 from fusseg.evaluation.quality import average_quality

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 
 from fusseg.cli.progress import Display
-from fusseg.core.atomic import write_atomically
 from fusseg.core.errors import ConfigError, DataError
+from fusseg.core.files import write_atomically
 from fusseg.data.items import Item
 from fusseg.prediction.contact_sheet import draw_sheet
 from fusseg.prediction.naming import (

@@ -9,9 +9,9 @@ from jaxtyping import Int64
 
 from fusseg.cli.progress import Display
 from fusseg.config.file import load_config
-from fusseg.core.atomic import write_atomically
 from fusseg.core.colors import palette
 from fusseg.core.errors import ConfigError, DataError
+from fusseg.core.files import write_atomically
 from fusseg.data.items import Classes, Item
 from fusseg.data.layouts.datasets import open_dataset, select_training
 from fusseg.data.partitions.dominant import UNLABELED, count_labels, dominant_classes, known_classes

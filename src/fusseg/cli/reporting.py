@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 from fusseg.cli.progress import Display
 from fusseg.cli.running import follow
-from fusseg.core.atomic import write_atomically
 from fusseg.core.errors import ConfigError, DataError, FussegError
+from fusseg.core.files import write_atomically
 from fusseg.core.visible_text import say
 from fusseg.runs.directory import (
     REPORT,

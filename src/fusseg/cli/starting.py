@@ -20,8 +20,8 @@ from fusseg.config.schema import (
     LocalConfig,
     ModelConfig,
 )
-from fusseg.core.atomic import write_atomically
 from fusseg.core.errors import ConfigError
+from fusseg.core.files import write_atomically
 from fusseg.core.visible_text import say
 from fusseg.data.checks.check_masks import doubt_masks
 from fusseg.data.checks.survey import (

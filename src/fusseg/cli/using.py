@@ -8,8 +8,8 @@ from pathlib import Path
 from fusseg.cli.progress import Display
 from fusseg.cli.running import describe_final, follow
 from fusseg.config.schema import DataConfig
-from fusseg.core.atomic import write_atomically
 from fusseg.core.errors import ConfigError, DataError
+from fusseg.core.files import write_atomically
 from fusseg.data.layouts.datasets import check_names, check_split, open_dataset
 from fusseg.evaluation.scores import score_named
 from fusseg.federation.strategies import resolve

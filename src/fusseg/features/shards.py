@@ -21,8 +21,8 @@ import torch
 
 from fusseg.config.compute import choose_compute, set_threads
 from fusseg.config.schema import ComputeConfig, Grid
-from fusseg.core.atomic import write_atomically
 from fusseg.core.errors import DataError
+from fusseg.core.files import write_atomically
 from fusseg.data.images import Decoding, load_image
 from fusseg.data.items import Item
 from fusseg.features.backbones import Backbone, load_backbone

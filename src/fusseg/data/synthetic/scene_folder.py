@@ -10,8 +10,8 @@ import tomli_w
 from jaxtyping import UInt8
 from PIL import Image
 
-from fusseg.core.atomic import write_atomically
 from fusseg.core.errors import ConfigError, DataError, nearest_name
+from fusseg.core.files import write_atomically
 from fusseg.data.synthetic.scenes import SCENES, Scene, SceneKind, draw_scene
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from fusseg.config.compute import choose_compute, set_threads
 from fusseg.config.file import load_config
 from fusseg.config.schema import Config
-from fusseg.core.atomic import write_atomically
 from fusseg.core.errors import DataError, FederationError
+from fusseg.core.files import write_atomically
 from fusseg.data.crops import cut_up
 from fusseg.data.findings import Finding
 from fusseg.data.items import Dataset, Item, select

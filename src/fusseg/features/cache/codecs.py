@@ -10,8 +10,8 @@ from jaxtyping import Float, Float16, Float32, Int
 from torch import Tensor
 
 from fusseg.config.schema import BackboneConfig
-from fusseg.core.atomic import write_atomically
 from fusseg.core.errors import ConfigError, DataError
+from fusseg.core.files import write_atomically
 
 Shape = tuple[int, int, int]
 """Height, width and channels of a feature map."""

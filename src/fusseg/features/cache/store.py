@@ -28,8 +28,8 @@ from filelock import FileLock
 from jaxtyping import Float16, Float32
 
 from fusseg.config.schema import AlphaChannel, Fit, Interpolation, Precision
-from fusseg.core.atomic import write_atomically
 from fusseg.core.errors import DataError
+from fusseg.core.files import write_atomically
 from fusseg.data.images import Decoding
 from fusseg.features.cache.codecs import (
     Basis,
