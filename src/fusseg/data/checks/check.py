@@ -1,18 +1,19 @@
 """Look at everything a run would read: what is there, what is wrong, what to do."""
 
-from collections import Counter
+import hashlib
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 
 from fusseg.config.schema import DataConfig
 from fusseg.core.errors import DataError, FussegError
-from fusseg.data.checks.check_images import ReadImage, describe_sizes, find_duplicates, read_image
 from fusseg.data.checks.check_masks import describe_faults, find_fault, name_classes
 from fusseg.data.checks.unused import find_unused
 from fusseg.data.checks.unused_masks import find_unused_masks
 from fusseg.data.crops import cut_up
-from fusseg.data.findings import Finding, counted
-from fusseg.data.images import decoding_of
+from fusseg.data.findings import Finding, counted, item_name
+from fusseg.data.images import Decoding, decoding_of, raster_of, read_bytes
 from fusseg.data.items import Dataset, Item
 from fusseg.data.layouts.datasets import open_dataset, select_held_out, select_training
 from fusseg.data.mask_turns import find_turned
@@ -24,7 +25,17 @@ from fusseg.data.partitions.small_clients import (
     small_sites,
 )
 from fusseg.data.splits import read_splits
-from fusseg.data.stored import judge_stored
+from fusseg.data.stored import Stored, judge_stored, look_at
+
+
+@dataclass(frozen=True)
+class _ReadImage:
+    """What is kept of an image that was read."""
+
+    item: Item
+    digest: str
+    shape: tuple[int, int]
+    stored: Stored
 
 
 def check_sites(
@@ -60,11 +71,11 @@ def check_sites(
     scored = held_out or frozenset(
         item for item in dataset.items if (item.site, item.stem) in trains
     )
-    images: list[ReadImage] = []
+    images: list[_ReadImage] = []
     faults: dict[Item, str] = {}
     decoding = decoding_of(config)
     for item in track(dataset.items):
-        read = read_image(item, decoding)
+        read = _read_image(item, decoding)
         if isinstance(read, Finding):
             yield read
             continue
@@ -83,9 +94,9 @@ def check_sites(
     except DataError as error:
         yield Finding("error", "selection", str(error))
     yield from _too_few(training, usable, config)
-    yield from find_duplicates(images)
+    yield from _find_duplicates(images)
     yield from judge_stored([image.stored for image in images], decoding)
-    yield from describe_sizes(images, config, subject)
+    yield from _describe_sizes(images, config, subject)
 
 
 def _overview(dataset: Dataset, subject: str) -> Iterator[Finding]:
@@ -171,3 +182,55 @@ def _too_few(training: Sequence[Item], usable: Set[Item], config: DataConfig) ->
     counts.update(item.client for item in cut_up(read, config.crops))
     for client, message in small_clients(counts, config, usable=True).items():
         yield Finding("error", client, message)
+
+
+def _read_image(item: Item, decoding: Decoding) -> _ReadImage | Finding:
+    """Read an image, or say why a run would skip it."""
+    try:
+        data = read_bytes(item)
+        raster = raster_of(item, data)
+    except DataError as error:
+        return Finding("warning", item_name(item), f"{error}; a run skips it")
+    height, width, _ = raster.values.shape
+    digest = hashlib.sha256(data).hexdigest()
+    return _ReadImage(item, digest, (height, width), look_at(raster, decoding, item.site))
+
+
+def _find_duplicates(images: Sequence[_ReadImage]) -> Iterator[Finding]:
+    """Name images with the same bytes."""
+    groups: dict[str, list[Item]] = defaultdict(list)
+    for image in images:
+        groups[image.digest].append(image.item)
+    for items in groups.values():
+        if len(items) > 1:
+            others = ", ".join(item_name(item) for item in items[1:4])
+            more = f" and {len(items) - 4} more" if len(items) > 4 else ""
+            yield Finding(
+                "warning", item_name(items[0]), f"same bytes as {others}{more}; remove the copies"
+            )
+
+
+def _describe_sizes(
+    images: Sequence[_ReadImage], config: DataConfig, subject: str
+) -> Iterator[Finding]:
+    """Tell the range of sizes, and which images are scaled up."""
+    if not images:
+        return
+    smallest = min(images, key=lambda image: image.shape[0] * image.shape[1])
+    largest = max(images, key=lambda image: image.shape[0] * image.shape[1])
+    yield Finding(
+        "note", subject, f"image sizes from {_size(smallest.shape)} to {_size(largest.shape)}"
+    )
+    height, width = config.image_size
+    small = [image for image in images if image.shape[0] < height or image.shape[1] < width]
+    if small:
+        yield Finding(
+            "note",
+            item_name(small[0].item),
+            f"{counted(len(small), 'image')} smaller than data.image_size "
+            f"{_size(config.image_size)}, this one {_size(small[0].shape)}; scaled up",
+        )
+
+
+def _size(shape: tuple[int, int]) -> str:
+    return f"{shape[0]} x {shape[1]}"

@@ -6,11 +6,11 @@ from statistics import median
 
 from fusseg.config.schema import DataConfig
 from fusseg.core.errors import DataError
+from fusseg.data.folders import visible
 from fusseg.data.images import SUFFIXES, source_shape
 from fusseg.data.items import Dataset, Item
 from fusseg.data.layouts.known_trees import lies_in_masks
 from fusseg.data.layouts.sites import find_known_layout
-from fusseg.data.roots import visible
 
 SHORTER_SIDE, LONGEST_RATIO = 320, 3
 """Pixels of the shorter side that a backbone sees, and how much longer the other may be."""

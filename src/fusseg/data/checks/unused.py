@@ -9,7 +9,7 @@ from fusseg.data.findings import Finding, counted
 from fusseg.data.images import SUFFIXES
 from fusseg.data.layouts.known_trees import find_tree
 from fusseg.data.layouts.tree_links import describe_tree
-from fusseg.data.mask_names import is_masks_folder
+from fusseg.data.mask_files import is_masks_folder
 
 UNREAD = (".heic", ".heif", ".avif", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".jp2", ".gif")
 """Images that people have, and that are not listed."""

@@ -10,10 +10,10 @@ from fusseg.config.schema import DataConfig
 from fusseg.data import images, mask_files
 from fusseg.data.checks.unused import files_below
 from fusseg.data.findings import Finding, counted
+from fusseg.data.folders import visible
 from fusseg.data.items import Dataset, Item
 from fusseg.data.layouts.cityscapes import LABEL_ENDING
-from fusseg.data.mask_names import is_masks_folder
-from fusseg.data.roots import visible
+from fusseg.data.mask_files import is_masks_folder
 
 ANNOTATIONS = (".json", ".xml", ".geojson")
 """Files that are taken for annotations wherever they lie."""

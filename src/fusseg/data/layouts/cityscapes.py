@@ -2,8 +2,8 @@
 
 from fusseg.config.schema import DataConfig
 from fusseg.core.errors import DataError
+from fusseg.data.folders import data_root, files_by_ending, named, visible
 from fusseg.data.items import NO_CLASS, Classes, Dataset, Item
-from fusseg.data.roots import data_root, files_by_ending, named, visible
 
 LAYOUT = (
     "expected ROOT/leftImg8bit/{train,val}/CITY/*_leftImg8bit.png and "

@@ -6,9 +6,9 @@ from importlib.resources import files
 
 from fusseg.config.schema import DataConfig
 from fusseg.core.errors import DataError
+from fusseg.data.folders import data_root, files_by_stem
 from fusseg.data.items import NO_CLASS, Classes, Dataset, Item
 from fusseg.data.mask_files import masks_by_stem
-from fusseg.data.roots import data_root, files_by_stem
 
 LAYOUT = "expected ROOT/images/{train,val}2017/*.jpg and ROOT/stuffthingmaps/{train,val}2017/*.png"
 SITES = {"train2017": "train", "val2017": "val"}

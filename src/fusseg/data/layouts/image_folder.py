@@ -2,9 +2,9 @@
 
 from fusseg.config.schema import DataConfig
 from fusseg.core.errors import DataError
+from fusseg.data.folders import data_root, files_by_stem
 from fusseg.data.images import SUFFIXES
 from fusseg.data.items import Dataset, Item
-from fusseg.data.roots import data_root, files_by_stem
 
 LAYOUT = "expected ROOT/*.jpg (or png, tif, bmp, webp)"
 

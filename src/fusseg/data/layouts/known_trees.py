@@ -8,14 +8,14 @@ from os import walk
 from os.path import commonpath
 from pathlib import Path
 
+from fusseg.data.folders import visible
 from fusseg.data.images import SUFFIXES
-from fusseg.data.mask_names import (
+from fusseg.data.mask_files import (
     ENDINGS,
     are_no_class_indices,
     is_images_folder,
     is_masks_folder,
 )
-from fusseg.data.roots import visible
 
 MVTEC, ADE_FULL = "MVTec AD", "ADE20K with its parts"
 _DEPTH, _UP = 3, 3

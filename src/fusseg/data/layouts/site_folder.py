@@ -6,11 +6,11 @@ from pathlib import Path
 from fusseg.config.schema import DataConfig
 from fusseg.core.errors import DataError
 from fusseg.data.class_file import read_classes
+from fusseg.data.folders import files_by_stem
 from fusseg.data.images import SUFFIXES
 from fusseg.data.items import Dataset, Item
 from fusseg.data.layouts.sites import open_sites
 from fusseg.data.mask_files import masks_by_stem
-from fusseg.data.roots import files_by_stem
 from fusseg.data.splits import read_splits, split_by_image
 
 

@@ -7,13 +7,12 @@ from pathlib import Path
 from fusseg.config.schema import DataConfig
 from fusseg.core.errors import DataError
 from fusseg.data.class_file import read_classes
+from fusseg.data.folders import data_root, files_by_stem, named, visible
 from fusseg.data.images import SUFFIXES
 from fusseg.data.items import Dataset, Item
 from fusseg.data.layouts.known_trees import find_tree
 from fusseg.data.layouts.tree_links import describe_tree
-from fusseg.data.mask_files import masks_by_stem
-from fusseg.data.mask_names import is_masks_folder
-from fusseg.data.roots import data_root, files_by_stem, named, visible
+from fusseg.data.mask_files import is_masks_folder, masks_by_stem
 from fusseg.data.splits import read_splits, split_by_image
 
 KNOWN_LAYOUTS = {"cityscapes": "leftImg8bit", "coco-stuff": "stuffthingmaps"}

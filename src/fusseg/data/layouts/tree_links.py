@@ -8,10 +8,10 @@ from shlex import quote
 import numpy as np
 
 from fusseg.core.errors import DataError
+from fusseg.data.folders import visible
 from fusseg.data.images import SUFFIXES
 from fusseg.data.layouts.known_trees import ADE_FULL, MVTEC, Part, Tree
 from fusseg.data.mask_files import read_mask
-from fusseg.data.roots import visible
 
 _LOOKED_AT = 20
 """Masks whose values are read."""
