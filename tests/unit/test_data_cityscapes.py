@@ -7,10 +7,11 @@ from fusseg.core.errors import ConfigError, DataError
 from fusseg.data.checks.check import check_sites
 from fusseg.data.findings import Finding
 from fusseg.data.items import NO_CLASS
+from fusseg.data.layouts import open_dataset
 from fusseg.data.layouts.cityscapes import CITIES, CLASSES, LAYOUT
-from fusseg.data.layouts.datasets import open_dataset, select_held_out, select_training
 from fusseg.data.masks import count_classes, load_mask
-from fusseg.data.partitions.partition import training_images
+from fusseg.data.partitions import training_images
+from fusseg.data.selection import select_held_out, select_training
 
 PAPER = {
     3: [CITIES[:6], CITIES[6:12], CITIES[12:]],

@@ -8,9 +8,10 @@ from fusseg.config.schema import DataConfig
 from fusseg.core.errors import DataError
 from fusseg.data.checks.check import check_sites
 from fusseg.data.findings import Finding
+from fusseg.data.layouts import open_dataset
 from fusseg.data.layouts.coco_stuff import LAYOUT, NEVER_LABELED, coarse_classes
-from fusseg.data.layouts.datasets import open_dataset, select_held_out, select_training
 from fusseg.data.masks import load_mask
+from fusseg.data.selection import select_held_out, select_training
 
 
 @pytest.fixture

@@ -3,9 +3,10 @@ from PIL import Image
 
 from fusseg.config.schema import DataConfig
 from fusseg.core.errors import ConfigError, DataError
-from fusseg.data.layouts.datasets import open_dataset, select_held_out, select_training
+from fusseg.data.layouts import open_dataset
+from fusseg.data.partitions import training_images
 from fusseg.data.partitions.leave_one_out import leave_one_out
-from fusseg.data.partitions.partition import training_images
+from fusseg.data.selection import select_held_out, select_training
 
 TABLE = "stem,site,split,camera\n" + "".join(
     f"{stem},{site},{split},{camera}\n"

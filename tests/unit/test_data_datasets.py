@@ -5,7 +5,8 @@ import pytest
 from fusseg.config.schema import DataConfig
 from fusseg.core.errors import ConfigError
 from fusseg.data.items import Classes, Dataset, Item
-from fusseg.data.layouts.datasets import open_dataset, select_held_out, select_training
+from fusseg.data.layouts import open_dataset
+from fusseg.data.selection import select_held_out, select_training
 from fusseg.data.synthetic.scenes import Scene
 
 

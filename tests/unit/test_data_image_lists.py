@@ -6,7 +6,7 @@ from fusseg.config.schema import DataConfig
 from fusseg.core.errors import ConfigError, DataError
 from fusseg.data.image_lists import pick_listed
 from fusseg.data.items import Dataset, Item
-from fusseg.data.layouts.datasets import select_held_out, select_training
+from fusseg.data.selection import select_held_out, select_training
 
 DATASET = Dataset(
     tuple(

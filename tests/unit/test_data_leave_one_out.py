@@ -5,8 +5,9 @@ from PIL import Image
 
 from fusseg.config.schema import DataConfig
 from fusseg.core.errors import ConfigError
-from fusseg.data.layouts.datasets import open_dataset, select_held_out, select_training
+from fusseg.data.layouts import open_dataset
 from fusseg.data.partitions.leave_one_out import leave_one_out
+from fusseg.data.selection import select_held_out, select_training
 
 SPLITS = {"a": "train train test", "b": "train train", "c": "test test", "d": "train train test"}
 

@@ -8,10 +8,10 @@ from PIL import Image
 from fusseg.config.schema import DataConfig
 from fusseg.core.errors import ConfigError, DataError
 from fusseg.data.items import Classes, Dataset, Item
+from fusseg.data.partitions import client_names, partition, training_images
 from fusseg.data.partitions.dirichlet import deal_dirichlet
 from fusseg.data.partitions.dominant import UNLABELED, count_labels, dominant_classes
 from fusseg.data.partitions.grouping import apportion, split_evenly
-from fusseg.data.partitions.partition import client_names, partition, training_images
 from fusseg.data.partitions.partition_file import dump_partition
 
 

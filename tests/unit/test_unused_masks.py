@@ -6,7 +6,7 @@ import pytest
 
 from fusseg.config.schema import DataConfig
 from fusseg.data.checks.unused_masks import find_unused_masks
-from fusseg.data.layouts.datasets import open_dataset
+from fusseg.data.layouts import open_dataset
 
 
 @pytest.fixture

@@ -35,8 +35,9 @@ from fusseg.data.checks.survey import (
 from fusseg.data.checks.unused import find_unused
 from fusseg.data.checks.unused_masks import find_unused_masks
 from fusseg.data.findings import counted
-from fusseg.data.layouts.datasets import open_dataset, select_held_out, select_training
+from fusseg.data.layouts import open_dataset
 from fusseg.data.partitions.small_clients import MIN_IMAGES, MOST_NAMED, small_sites
+from fusseg.data.selection import select_held_out, select_training
 from fusseg.data.stored import doubt_stored
 from fusseg.data.synthetic.scene_folder import write_scenes
 from fusseg.features.backbones import load_backbone

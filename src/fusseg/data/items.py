@@ -1,6 +1,5 @@
 """What a data set is made of: items with pixels behind them, and the classes of their masks."""
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,12 +76,3 @@ class Dataset:
     def sites(self) -> tuple[str, ...]:
         """Names that images are selected by, sorted: sites, or the values of a column."""
         return tuple(sorted({item.client for item in self.items}))
-
-
-def select(dataset: Dataset, sites: Collection[str], split: str) -> tuple[Item, ...]:
-    """Pick the items of some sites and one split (empty: every split), in the data set's order."""
-    return tuple(
-        item
-        for item in dataset.items
-        if item.client in sites and (not split or item.split == split)
-    )

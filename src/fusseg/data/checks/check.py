@@ -15,15 +15,16 @@ from fusseg.data.crops import cut_up
 from fusseg.data.findings import Finding, counted, item_name
 from fusseg.data.images import Decoding, decoding_of, raster_of, read_bytes
 from fusseg.data.items import Dataset, Item
-from fusseg.data.layouts.datasets import open_dataset, select_held_out, select_training
+from fusseg.data.layouts import open_dataset
 from fusseg.data.mask_turns import find_turned
-from fusseg.data.partitions.partition import partition
+from fusseg.data.partitions import partition
 from fusseg.data.partitions.small_clients import (
     MIN_IMAGES,
     check_held_out,
     small_clients,
     small_sites,
 )
+from fusseg.data.selection import select_held_out, select_training
 from fusseg.data.splits import read_splits
 from fusseg.data.stored import Stored, judge_stored, look_at
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from fusseg.config.schema import DataConfig
 from fusseg.core.errors import ConfigError
-from fusseg.data.items import select
-from fusseg.data.layouts.datasets import check_names, check_split, open_dataset
+from fusseg.data.layouts import open_dataset
+from fusseg.data.selection import check_names, check_split, select
 
 
 def leave_one_out(config: DataConfig) -> dict[str, DataConfig]:

@@ -8,7 +8,7 @@ from fusseg.config.schema import DataConfig
 from fusseg.core.errors import DataError
 from fusseg.data.findings import counted
 from fusseg.data.items import Dataset
-from fusseg.data.layouts.datasets import select_training
+from fusseg.data.selection import select_training
 
 MIN_IMAGES = 2
 """Images a client needs: every image is compared with its nearest neighbor."""

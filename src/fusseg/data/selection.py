@@ -1,60 +1,20 @@
-"""The table of data layouts, and which images of a data set train and which are held out."""
+"""Which images of a data set train, and which are held out."""
 
-from collections.abc import Callable
+from collections.abc import Collection
 
 from fusseg.config.schema import DataConfig
 from fusseg.core.errors import ConfigError, nearest_name
 from fusseg.data.image_lists import pick_listed
-from fusseg.data.items import Classes, Dataset, Item, select
-from fusseg.data.layouts.cityscapes import open_cityscapes
-from fusseg.data.layouts.coco_stuff import open_coco_stuff
-from fusseg.data.layouts.columns import give_to_column
-from fusseg.data.layouts.image_folder import open_images
-from fusseg.data.layouts.sites import open_sites
-from fusseg.data.synthetic.scenes import SCENES, Scene
+from fusseg.data.items import Dataset, Item
 
 
-def generate_sites(config: DataConfig) -> Dataset:
-    """List generated scenes, all of them labeled; they are drawn when they are loaded.
-
-    Raises:
-        ConfigError: If there are no such scenes.
-    """
-    if config.scenes not in SCENES:
-        raise ConfigError(
-            f"unknown data.scenes {config.scenes!r}; {nearest_name(config.scenes, SCENES)}"
-        )
-    kind = SCENES[config.scenes]
-    items = []
-    for site in sorted(kind.sites):
-        for index in range(config.images_per_site):
-            scene = Scene(config.scenes, site, index, config.scene_seed)
-            items.append(Item(site, f"{index:05d}", "", scene, scene))
-    return Dataset(tuple(items), Classes(kind.class_names, colors=kind.colors))
-
-
-DATASETS: dict[str, Callable[[DataConfig], Dataset]] = {
-    "sites": open_sites,
-    "images": open_images,
-    "cityscapes": open_cityscapes,
-    "coco-stuff": open_coco_stuff,
-    "synthetic": generate_sites,
-}
-"""Data layouts by name; adding one is one function and one line."""
-
-
-def open_dataset(config: DataConfig) -> Dataset:
-    """List the images of the layout that the settings name, each with the name it is selected by.
-
-    Raises:
-        ConfigError: If the layout is unknown, or its settings are wrong.
-        DataError: If what the settings point to is missing or malformed.
-    """
-    if config.layout not in DATASETS:
-        raise ConfigError(
-            f"unknown data.layout {config.layout!r}; {nearest_name(config.layout, DATASETS)}"
-        )
-    return give_to_column(DATASETS[config.layout](config), config)
+def select(dataset: Dataset, sites: Collection[str], split: str) -> tuple[Item, ...]:
+    """Pick the items of some sites and one split (empty: every split), in the data set's order."""
+    return tuple(
+        item
+        for item in dataset.items
+        if item.client in sites and (not split or item.split == split)
+    )
 
 
 def select_training(dataset: Dataset, config: DataConfig) -> tuple[Item, ...]:
