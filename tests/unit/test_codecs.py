@@ -8,7 +8,8 @@ import torch
 from fusseg.config.schema import BackboneConfig
 from fusseg.core.errors import ConfigError, DataError
 from fusseg.features.cache.codecs import PACKINGS, check_cache, find_basis, row_type
-from fusseg.features.cache.store import FeatureSettings, list_stores, open_store, writing
+from fusseg.features.cache.store import FeatureSettings, list_stores, open_store
+from fusseg.features.cache.writer import writing
 from fusseg.features.feature_set import read_features
 
 SETTINGS = FeatureSettings("filterbank", "f" * 64, (16, 16), "crop", "bilinear")

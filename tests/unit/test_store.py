@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from fusseg.core.errors import DataError
-from fusseg.features.cache.store import FeatureSettings, Store, list_stores, open_store, writing
+from fusseg.features.cache.store import FeatureSettings, Store, list_stores, open_store
+from fusseg.features.cache.writer import writing
 
 SETTINGS = FeatureSettings("filterbank", "f" * 64, (16, 32), "crop", "bilinear")
 SHAPE = (2, 3, 2)

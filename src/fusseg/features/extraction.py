@@ -19,9 +19,9 @@ from fusseg.data.items import Item, Source
 from fusseg.features.backbones import Backbone
 from fusseg.features.cache.store import FeatureSettings, Store, open_store
 from fusseg.features.feature_set import FeatureSet, pool_features, read_features
+from fusseg.features.on_workers.shard_queue import extract_on
+from fusseg.features.on_workers.shards import BackboneSource
 from fusseg.features.pipeline import DigestedItem, Extracted, Skipped, extract_site
-from fusseg.features.shard_line import extract_on
-from fusseg.features.shards import BackboneSource
 from fusseg.features.views import View
 
 Outcome = TypeVar("Outcome")

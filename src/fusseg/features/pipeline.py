@@ -21,7 +21,8 @@ from fusseg.core.errors import DataError
 from fusseg.data.images import fit_image, load_image
 from fusseg.data.items import Item
 from fusseg.features.backbones import Backbone
-from fusseg.features.cache.store import FeatureSettings, Store, StoreWriter, writing
+from fusseg.features.cache.store import FeatureSettings, Store
+from fusseg.features.cache.writer import StoreWriter, writing
 
 _DECODE_THREADS = 2
 _DECODED_AHEAD = 8

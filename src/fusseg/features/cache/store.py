@@ -16,16 +16,14 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, fields
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
-from jaxtyping import Float16, Float32
+from jaxtyping import Float32
 
 from fusseg.config.schema import AlphaChannel, Fit, Interpolation, Precision
 from fusseg.core.errors import DataError
@@ -36,16 +34,14 @@ from fusseg.features.cache.codecs import (
     Codec,
     CodedMaps,
     Maps,
-    basis_images,
-    find_basis,
     packing_of,
     read_basis,
     row_type,
-    write_basis,
 )
 
 FORMAT_VERSION = 1
-_LINE = 65  # a hex digest and its line break
+LINE_BYTES = 65
+"""Length of a line of the index: a hex digest and its line break."""
 _DIGEST_LINE = re.compile(rb"[0-9a-f]{64}\n")
 
 
@@ -127,7 +123,7 @@ class Store:
         if not index.exists():
             return []
         text = index.read_bytes()
-        lines = (text[start : start + _LINE] for start in range(0, len(text), _LINE))
+        lines = (text[start : start + LINE_BYTES] for start in range(0, len(text), LINE_BYTES))
         digests = [line[:-1].decode("ascii") for line in takewhile(_DIGEST_LINE.fullmatch, lines)]
         if self.codec() is None:
             return []
@@ -154,85 +150,6 @@ class Store:
         if shape[0] == 0:
             return np.zeros(shape, dtype=np.float32)
         return np.memmap(self.path / "pooled.f32", dtype=np.float32, mode="c", shape=shape)
-
-
-class StoreWriter:
-    """Appends rows to a store whose lock is held; `commit` makes them count.
-
-    One thread may append while another commits. Where the rows need a basis that is not there yet,
-    the first ones wait in memory until it can be found from them.
-    """
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._codec = store.codec()
-        self._waiting: list[tuple[str, np.ndarray, np.ndarray]] = []
-        num_rows = len(store.digests())
-        self._pending: list[str] = []
-        self._features = _open_at(store.data_path, num_rows * store.row_bytes)
-        self._pooled = _open_at(store.path / "pooled.f32", num_rows * store.shape[2] * 4)
-        self._index = _open_at(store.path / "index.txt", num_rows * _LINE)
-
-    def append(
-        self,
-        digest: str,
-        features: Float16[np.ndarray, "height width dim"],
-        pooled: Float32[np.ndarray, " dim"],
-    ) -> None:
-        """Write one image's features and their mean behind the last row."""
-        if features.shape != self._store.shape:
-            raise DataError(
-                f"features of shape {features.shape} do not fit the store of shape "
-                f"{self._store.shape}: {self._store.path}"
-            )
-        if self._codec is not None:
-            self._write(self._codec, digest, features, pooled)
-            return
-        self._waiting.append((digest, features, pooled))
-        if len(self._waiting) == basis_images(self._store.shape):
-            self.write_waiting()
-
-    @property
-    def waits(self) -> bool:
-        """Whether rows wait for their basis, where no commit reaches them."""
-        return bool(self._waiting)
-
-    def write_waiting(self) -> None:
-        """Find the basis of the rows that wait for one, keep it, and write them."""
-        if not self._waiting:
-            return
-        _, components = packing_of(self._store.settings.cache)
-        basis = find_basis([features for _, features, _ in self._waiting], components)
-        write_basis(self._store.path, basis)
-        self._codec = codec = self._store.codec(basis)
-        assert codec is not None
-        for digest, features, pooled in self._waiting:
-            self._write(codec, digest, features, pooled)
-        self._waiting.clear()
-
-    def commit(self) -> None:
-        """Bring the rows written so far to the disk, then enter them in the index."""
-        count = len(self._pending)
-        if not count:
-            return
-        os.fsync(self._features)
-        os.fsync(self._pooled)
-        lines = "".join(f"{digest}\n" for digest in self._pending[:count])
-        _write_all(self._index, np.frombuffer(lines.encode("ascii"), dtype=np.uint8))
-        os.fsync(self._index)
-        del self._pending[:count]
-
-    def _write(self, codec: Codec, digest: str, features: np.ndarray, pooled: np.ndarray) -> None:
-        row = codec.encode(features)
-        # A record is no buffer to Python; its bytes are.
-        _write_all(self._features, row.reshape(-1).view(np.uint8))
-        _write_all(self._pooled, pooled)
-        self._pending.append(digest)
-
-    def close(self) -> None:
-        """Close the files; rows that were not committed do not count."""
-        for descriptor in (self._features, self._pooled, self._index):
-            os.close(descriptor)
 
 
 def open_store(
@@ -265,19 +182,6 @@ def open_store(
             "--cache or FUSSEG_CACHE"
         ) from error
     return Store(path, site, settings, shape)
-
-
-@contextmanager
-def writing(store: Store) -> Iterator[StoreWriter]:
-    """Hold the store's lock while rows are appended; another process waits for it."""
-    with FileLock(store.path / "lock"):
-        writer = StoreWriter(store)
-        try:
-            yield writer
-            writer.write_waiting()
-            writer.commit()
-        finally:
-            writer.close()
 
 
 def list_stores(cache: Path) -> list[Store]:
@@ -325,16 +229,3 @@ def _slug(site: str) -> str:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def _open_at(path: Path, offset: int) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    os.ftruncate(descriptor, offset)
-    os.lseek(descriptor, 0, os.SEEK_END)
-    return descriptor
-
-
-def _write_all(descriptor: int, values: Sequence[Any] | np.ndarray) -> None:
-    rest = memoryview(values).cast("B")  # type: ignore[arg-type]
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]

@@ -8,15 +8,9 @@ from dataclasses import dataclass, field
 
 from fusseg.cluster.workers import Workers, result_of, wait_until_seen
 from fusseg.core.errors import DataError
-from fusseg.features.cache.store import Store, StoreWriter, writing
-from fusseg.features.pipeline import (
-    DigestedItem,
-    Extracted,
-    Skipped,
-    check_space,
-    missing_items,
-)
-from fusseg.features.shards import (
+from fusseg.features.cache.store import Store
+from fusseg.features.cache.writer import StoreWriter, writing
+from fusseg.features.on_workers.shards import (
     OUTCOMES,
     SHARDS,
     BackboneSource,
@@ -27,10 +21,17 @@ from fusseg.features.shards import (
     read_outcomes,
     write_shard,
 )
+from fusseg.features.pipeline import (
+    DigestedItem,
+    Extracted,
+    Skipped,
+    check_space,
+    missing_items,
+)
 
 
 @dataclass
-class Line:
+class ShardQueue:
     """Shards in their order, the first of them handed out to workers."""
 
     workers: Workers
@@ -97,12 +98,12 @@ def extract_on(
         missing = missing_items(store, entries)
         check_space(store, len(missing))
         waiting.extend(cut_shards(store, missing, backbone, batch_size))
-    line = Line(workers, waiting)
+    queue = ShardQueue(workers, waiting)
     try:
-        line.hand_out()
+        queue.hand_out()
         for store, _ in wanted:
-            if line.has_more(store):
-                for outcome in _fill(store, line):
+            if queue.has_more(store):
+                for outcome in _fill(store, queue):
                     yield store, outcome
     except OSError as error:
         raise DataError(
@@ -110,21 +111,21 @@ def extract_on(
             "choose another cache folder with --cache or FUSSEG_CACHE"
         ) from error
     finally:
-        line.stop()
+        queue.stop()
 
 
-def _fill(store: Store, line: Line) -> Iterator[Extracted | Skipped]:
+def _fill(store: Store, queue: ShardQueue) -> Iterator[Extracted | Skipped]:
     """Append the shards of one store; its lock is held as long as it takes."""
     with writing(store) as writer:
         # Another process may have extracted some of them since they were cut into shards.
         present = set(store.digests())
         appended: list[Shard] = []
-        while line.has_more(store):
-            shard, outcomes = line.take()
-            again = leftover(shard, outcomes) if line.has_more(store) else ()
+        while queue.has_more(store):
+            shard, outcomes = queue.take()
+            again = leftover(shard, outcomes) if queue.has_more(store) else ()
             if again:
-                line.cut_again(shard, again)
-            line.hand_out()
+                queue.cut_again(shard, again)
+            queue.hand_out()
             apart = {entry.digest for entry in again}
             _append(writer, shard, present | apart)
             appended.append(shard)
