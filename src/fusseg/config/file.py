@@ -2,17 +2,16 @@
 
 import dataclasses
 import re
-import sys
 import tomllib
-import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import tomli_w
 
 from fusseg.config.previous_version import refuse_moved_keys
 from fusseg.config.schema import Config
+from fusseg.config.values import convert
 from fusseg.core.errors import ConfigError, nearest_name
 from fusseg.core.portable_paths import without_folders_in
 from fusseg.core.toml_file import load_toml
@@ -191,7 +190,7 @@ def _parse_value(text: str) -> Any:  # noqa: ANN401 - whatever TOML holds
 
 def _build_value(kind: Any, value: Any, key: str) -> Any:  # noqa: ANN401 - checked value by value
     if not (dataclasses.is_dataclass(kind) and isinstance(kind, type)):
-        return _convert(key, value, kind)
+        return convert(key, value, kind)
     if not isinstance(value, Mapping):
         raise ConfigError(f"{key} must be a section, got {value!r}")
     return build_settings(kind, value, f"{key}.")
@@ -202,83 +201,6 @@ def _with_tuples(value: Any) -> Any:  # noqa: ANN401 - whatever TOML holds
     if isinstance(value, Mapping):
         return {name: _with_tuples(inner) for name, inner in value.items()}
     return tuple(map(_with_tuples, value)) if isinstance(value, list | tuple) else value
-
-
-def _convert(key: str, value: Any, kind: Any) -> Any:  # noqa: ANN401 - checked value by value
-    for option in _options(kind):
-        accepted, result = _accept(value, option)
-        if accepted:
-            return result
-    raise ConfigError(f"{key} must be {_describe(kind)}, got {value!r}")
-
-
-def _options(kind: Any) -> tuple[Any, ...]:  # noqa: ANN401
-    if get_origin(kind) in (Union, types.UnionType):
-        return get_args(kind)
-    return (kind,)
-
-
-def _accept(value: Any, kind: Any) -> tuple[bool, Any]:  # noqa: ANN401
-    if get_origin(kind) is Literal:
-        return isinstance(value, str) and value in get_args(kind), value
-    if get_origin(kind) is tuple:
-        return _accept_tuple(value, get_args(kind))
-    if get_origin(kind) is dict:
-        return _accept_table(value, get_args(kind)[1])
-    if isinstance(value, bool) or kind is bool:
-        # bool is an int to Python, but `rounds = true` is a slip.
-        return kind is bool and isinstance(value, bool), value
-    if kind is float:
-        # Compared rather than converted: a long whole number is no float.
-        number = isinstance(value, int | float) and abs(value) <= sys.float_info.max
-        return number, float(value) if number else value
-    return isinstance(kind, type) and isinstance(value, kind), value
-
-
-def _accept_tuple(value: Any, kinds: tuple[Any, ...]) -> tuple[bool, Any]:  # noqa: ANN401
-    if not isinstance(value, list | tuple):
-        return False, value
-    if kinds[-1] is Ellipsis:
-        kinds = (kinds[0],) * len(value)
-    if len(kinds) != len(value):
-        return False, value
-    parts = [_accept(part, kind) for part, kind in zip(value, kinds, strict=True)]
-    return all(accepted for accepted, _ in parts), tuple(part for _, part in parts)
-
-
-def _accept_table(value: Any, kind: Any) -> tuple[bool, Any]:  # noqa: ANN401
-    if not isinstance(value, Mapping):
-        return False, value
-    parts = {name: _accept(part, kind) for name, part in value.items()}
-    table = {name: part for name, (_, part) in sorted(parts.items())}
-    return all(accepted for accepted, _ in parts.values()), table
-
-
-_WORDS = {int: "a whole number", float: "a finite number", str: "a string", bool: "true or false"}
-_PLURALS = {int: "whole numbers", float: "finite numbers", str: "strings"}
-
-
-def _describe(kind: Any) -> str:  # noqa: ANN401
-    words = []
-    for option in _options(kind):
-        if get_origin(option) is Literal:
-            words += [repr(choice) for choice in get_args(option)]
-        elif get_origin(option) is tuple:
-            words.append(_describe_list(get_args(option)))
-        elif get_origin(option) is dict:
-            words.append(f"a table of {_plural(get_args(option)[1])}")
-        elif option is not type(None):
-            words.append(_WORDS.get(option, str(option)))
-    return " or ".join(words)
-
-
-def _describe_list(kinds: tuple[Any, ...]) -> str:
-    plural = _plural(kinds[0])
-    return f"a list of {plural}" if kinds[-1] is Ellipsis else f"a list of {len(kinds)} {plural}"
-
-
-def _plural(kind: Any) -> str:  # noqa: ANN401
-    return _PLURALS.get(kind) or f"values, each {_describe(kind)}"
 
 
 def _without_none(table: Mapping[str, Any]) -> dict[str, Any]:
