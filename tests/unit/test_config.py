@@ -121,7 +121,7 @@ def test_quantiles_outside_zero_and_one_are_refused(quantiles):
 
 
 def test_steps_and_epochs_exclude_each_other():
-    message = "local.steps and local.epochs exclude each other, got 5 and 2.0; remove one"
+    message = "local.steps and local.epochs cannot both be set, got 5 and 2.0; remove one"
     expect_refusal(message, LocalConfig, steps=5, epochs=2.0)
 
 

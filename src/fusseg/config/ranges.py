@@ -4,10 +4,21 @@ from fusseg.core.errors import ConfigError
 
 
 def at_least(name: str, value: int | float, bound: int | float, most: int | float = 10**9) -> None:
-    """Refuse a setting below its bound, or above what could ever be meant.
+    """Refuse a setting below its lower bound or above the largest sensible value.
+
+    Args:
+        name: Dotted key of the setting, for the message.
+        value: The setting.
+        bound: Its lower bound.
+        most: Its upper bound.
 
     Raises:
-        ConfigError: If the value is below the bound or above the other.
+        ConfigError: If the value is out of bounds.
+
+    >>> at_least("model.num_clusters", 1, 2, 255)
+    Traceback (most recent call last):
+        ...
+    fusseg.core.errors.ConfigError: model.num_clusters must be at least 2, got 1
     """
     if not value >= bound:
         raise ConfigError(f"{name} must be at least {bound}, got {value}")
@@ -26,7 +37,7 @@ def above_zero(name: str, value: int | float) -> None:
 
 
 def check_sides_range(name: str, size: tuple[int, int]) -> None:
-    """Refuse an image size that no image could be meant to have.
+    """Refuse an image size outside 16 to 16384 pixels a side.
 
     Raises:
         ConfigError: If a side is too small or too large.
@@ -47,7 +58,7 @@ def check_white_level(white_level: int | dict[str, int] | None) -> None:
         if bands not in ("", "1", "2", "3", "4"):
             raise ConfigError(
                 f"data.white_level has the key {bands!r}; the keys are numbers of bands: 1 for "
-                "gray, 3 for RGB, 2 and 4 for those with transparency"
+                "gray, 3 for RGB, 2 and 4 for the same with transparency"
             )
         if level is not None:
             at_least(name, level, 1, 65535)

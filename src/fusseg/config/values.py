@@ -53,10 +53,10 @@ def _accept(value: Any, kind: Any) -> tuple[bool, Any]:  # noqa: ANN401
     if get_origin(kind) is dict:
         return _accept_table(value, get_args(kind)[1])
     if isinstance(value, bool) or kind is bool:
-        # bool is an int to Python, but `rounds = true` is a slip.
+        # In Python bool is an int, but `rounds = true` is a mistake.
         return kind is bool and isinstance(value, bool), value
     if kind is float:
-        # Compared rather than converted: a long whole number is no float.
+        # Compared before it is converted: a very long whole number has no float.
         number = isinstance(value, int | float) and abs(value) <= sys.float_info.max
         return number, float(value) if number else value
     return isinstance(kind, type) and isinstance(value, kind), value
