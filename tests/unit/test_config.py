@@ -93,7 +93,7 @@ def test_a_white_level_beyond_16_bits_is_refused(level):
 def test_white_levels_are_named_by_a_number_of_bands():
     message = (
         "data.white_level has the key 'rgb'; the keys are numbers of bands: 1 for gray, 3 for RGB, "
-        "2 and 4 for those with transparency"
+        "2 and 4 for the same with transparency"
     )
     expect_refusal(message, DataConfig, white_level={"rgb": 4095})
 

@@ -65,7 +65,7 @@ def test_one_site_cannot_be_left_out(config):
         leave_one_out(replace(config, train_sites=("a",)))
     assert str(caught.value) == (
         "leaving one site out needs at least 2 sites with images in their splits, got a to train "
-        "and a to hold out; name other data.train_sites, data.held_out_sites or splits"
+        "and a to hold out; choose other data.train_sites, data.held_out_sites or splits"
     )
 
 

@@ -177,7 +177,7 @@ class LocalConfig:
     fedprox_weight: float = 0.0
     """FedProx: weight of half the squared distance to the received head (mu); the paper: 0.001."""
     fedmoon_weight: float = 0.0
-    """FedMOON: weight of the contrast between the received head and the client's previous head; the
+    """FedMOON: weight of the contrast with the received and the client's own previous head; the
     paper: 1."""
     fedmoon_temperature: float = 0.5
     """FedMOON: temperature that divides the cosines."""

@@ -22,23 +22,28 @@ from fusseg.data.partitions.small_clients import MIN_IMAGES, small_clients
 from fusseg.data.selection import select_training
 
 Partition = Callable[[Sequence[Item], Dataset, DataConfig, int], list[str]]
-"""From training images by site and stem, data set, settings and the least number of images of a
-client to the client of each image."""
+"""From training images sorted by site and stem, data set, settings and the least number of images
+per client to the client of each image."""
 
 
 def training_images(
     dataset: Dataset, config: DataConfig, min_images: int = MIN_IMAGES
 ) -> tuple[Item, ...]:
-    """List what trains: selected, dealt out to clients, and cut into crops.
+    """List the training images: selected, divided among clients, and cut into crops.
 
     Args:
-        dataset: All images at hand.
+        dataset: All images.
         config: Selection, partition and crops.
-        min_images: Images that `dirichlet` gives each client at least: a batch.
+        min_images: Least number of images that `dirichlet` gives each client: a batch.
 
     Raises:
-        ConfigError: If selection or partition cannot be made.
-        DataError: If a client has fewer than two images, or a file that decides is wrong.
+        ConfigError: If the selection or the partition is not possible.
+        DataError: If a client has fewer than two images, or a list or saved partition is wrong.
+
+    >>> from fusseg.data.layouts import open_dataset
+    >>> config = DataConfig(layout="synthetic", images_per_site=4, partition="iid", num_clients=2)
+    >>> Counter(item.client for item in training_images(open_dataset(config), config))
+    Counter({'client-00': 8, 'client-01': 8})
     """
     items = partition(select_training(dataset, config), dataset, config, min_images)
     return cut_up(items, config.crops)
@@ -47,14 +52,14 @@ def training_images(
 def partition(
     items: Sequence[Item], dataset: Dataset, config: DataConfig, min_images: int = MIN_IMAGES
 ) -> tuple[Item, ...]:
-    """Give each training image to a client, whatever the order in which they are listed.
+    """Assign each training image to a client; the order of the items makes no difference.
 
     Returns:
-        The items with their clients, by site and stem.
+        The items with their clients, sorted by site and stem.
 
     Raises:
-        ConfigError: If the partition is unknown or cannot be made.
-        DataError: If a client has fewer than two images, or a file that decides is wrong.
+        ConfigError: If the partition is unknown or not possible.
+        DataError: If a client has fewer than two images, or a saved partition is wrong.
     """
     kind, colon, argument = config.partition.partition(":")
     if kind not in PARTITIONS:
@@ -87,7 +92,7 @@ def partition(
 def by_site(
     items: Sequence[Item], dataset: Dataset, config: DataConfig, min_images: int
 ) -> list[str]:
-    """Make each site a client, or join consecutive sites of the layout's order evenly."""
+    """Make each site a client, or join sites that follow each other in the layout's order."""
     sites = _sites(items, dataset)
     num_clients = config.num_clients or len(sites)
     check_enough(num_clients, len(sites), "site")
@@ -122,9 +127,9 @@ def by_dirichlet(
     if without or classes is None:
         raise DataError(
             f'data.partition "dirichlet" needs the dominant class of each image, but '
-            f"{len(without)} of {len(items)} training images have no mask, image "
-            f"{without[0].stem!r} of site {without[0].site!r} first; add masks, leave the images "
-            "out with data.train_list, or choose another partition"
+            f"{len(without)} of {len(items)} training images have no mask, the first: image "
+            f"{without[0].stem!r} of site {without[0].site!r}; add masks, leave the images out "
+            "with data.train_list, or choose another partition"
         )
     num_clients = config.num_clients or len(_sites(items, dataset))
     dominant = dominant_classes(count_labels(items, classes))
@@ -137,7 +142,7 @@ def by_dirichlet(
 def by_blocks(
     items: Sequence[Item], dataset: Dataset, config: DataConfig, min_images: int
 ) -> list[str]:
-    """Cut each site into runs of file names, about as many images in each run of any site."""
+    """Cut each site into runs of consecutive file names, all of about the same length."""
     sites = _sites(items, dataset)
     num_clients = config.num_clients or len(sites)
     check_enough(num_clients, len(sites), "blocks")
@@ -148,7 +153,7 @@ def by_blocks(
         sizes = split_evenly(images[site], num_parts)
         for name, size in zip(client_names(num_parts, site), sizes, strict=True):
             names[site] += [name] * size
-    # Items come by site and stem.
+    # Items are sorted by site and stem.
     taken = {site: iter(of_site) for site, of_site in names.items()}
     return [next(taken[item.site]) for item in items]
 
@@ -156,7 +161,7 @@ def by_blocks(
 def by_column(
     items: Sequence[Item], dataset: Dataset, config: DataConfig, min_images: int
 ) -> list[str]:
-    """Make each value of the column a client; `open_dataset` has given them their images."""
+    """Make each value of the column a client, as `open_dataset` has set in the items."""
     return [item.client for item in items]
 
 
@@ -181,7 +186,11 @@ _WITH_ARGUMENT = {"column": "column:NAME", "file": "file:PATH"}
 
 
 def client_names(num_clients: int, prefix: str = "client") -> list[str]:
-    """Number clients so that their names sort in order."""
+    """Number clients so that their names sort in order.
+
+    >>> client_names(2)
+    ['client-00', 'client-01']
+    """
     width = max(2, len(str(num_clients - 1)))
     return [f"{prefix}-{client:0{width}d}" for client in range(num_clients)]
 
