@@ -159,9 +159,9 @@ def test_the_check_describes_a_small_tree(make_tree):
         Finding("note", "bochum", "2 images, 0 masks; splits: train 2"),
         Finding("note", "lindau", "2 images, 2 masks; splits: val 2"),
         Finding("note", "ulm", "2 images, 0 masks; splits: train 2"),
-        Finding("note", str(root), f"27 classes: {names}; joined from 27 pixel values"),
+        Finding("note", str(root), f"27 classes: {names}; merged from 27 pixel values"),
         Finding("note", "selection", "4 images train, 2 held out"),
-        Finding("note", "crops", "20 crops stand for the training images"),
+        Finding("note", "crops", "20 crops replace the training images"),
     ]
 
 

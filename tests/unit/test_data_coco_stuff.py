@@ -118,7 +118,7 @@ def test_the_check_counts_clients_and_images_without_a_mask(make_tree):
     findings = list(check_sites(settings(root, alpha=100.0, **more)))
     assert {finding.severity for finding in findings} == {"note"}
     messages = [finding.message for finding in findings]
-    assert "1 image without a mask, '8' first; evaluation leaves them out" in messages
+    assert "1 image without a mask, the first: '8'; evaluation leaves them out" in messages
     assert Finding("note", "selection", "6 images train, 2 held out") in findings
     assert "2 clients of " in next(f.message for f in findings if f.subject == "partition")
     too_many = list(check_sites(settings(root, **more), min_images=4))

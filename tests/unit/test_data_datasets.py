@@ -100,7 +100,7 @@ def test_a_held_out_split_needs_sites():
 def test_some_site_must_train():
     message = refused(MIXED, held_out_sites=("a", "b", "c"))
     assert message == (
-        "no image trains: data.held_out_sites takes all of a, b, c; "
+        "no image trains: data.held_out_sites names every site, a, b, c; "
         "leave a site out, or set data.train_split and data.held_out_split"
     )
 

@@ -18,16 +18,21 @@ def select(dataset: Dataset, sites: Collection[str], split: str) -> tuple[Item, 
 
 
 def select_training(dataset: Dataset, config: DataConfig) -> tuple[Item, ...]:
-    """Pick the images that train; clients and crops are left to `training_images`.
+    """Pick the images that train; clients and crops are set by `training_images`.
 
-    With no training sites named, all sites train that are not held out; where two different
-    splits are set, held-out sites train as well. Named sites must have images in the split,
-    others may be without.
+    If no training sites are named, all sites that are not held out train; if two different splits
+    are set, held-out sites train as well. A named site must have images in the split, other sites
+    need not.
 
     Raises:
         ConfigError: If a site or split is unknown, a named site has no image in the split,
             nothing is left to train on, or an image would both train and be held out.
         DataError: If the list of training images is wrong.
+
+    >>> from fusseg.data.layouts import open_dataset
+    >>> config = DataConfig(layout="synthetic", images_per_site=2, held_out_sites=("yard",))
+    >>> sorted({item.site for item in select_training(open_dataset(config), config)})
+    ['hall', 'tank', 'tunnel']
     """
     check_names(dataset, config.train_sites, "data.train_sites")
     check_split(dataset, config.train_split, "data.train_split")
@@ -36,7 +41,7 @@ def select_training(dataset: Dataset, config: DataConfig) -> tuple[Item, ...]:
     _check_filled(items, config.train_sites, config.train_split, "train_sites")
     if not items:
         raise ConfigError(
-            f"no image trains: data.held_out_sites takes all of {', '.join(dataset.sites)}; "
+            f"no image trains: data.held_out_sites names every site, {', '.join(dataset.sites)}; "
             "leave a site out, or set data.train_split and data.held_out_split"
         )
     items = pick_listed(items, dataset, config.train_list, "train_list")
@@ -52,7 +57,7 @@ def select_training(dataset: Dataset, config: DataConfig) -> tuple[Item, ...]:
 
 
 def select_held_out(dataset: Dataset, config: DataConfig) -> tuple[Item, ...]:
-    """Pick the images that are evaluated; none where no held-out sites are named.
+    """Pick the images that are evaluated; none if no held-out sites are named.
 
     Raises:
         ConfigError: If a site or split is unknown, a named site has no image in the split, or a
@@ -79,12 +84,12 @@ def _other_sites(dataset: Dataset, config: DataConfig) -> tuple[str, ...]:
 
 
 def check_names(dataset: Dataset, sites: tuple[str, ...], key: str) -> None:
-    """Refuse names of sites that are not there.
+    """Refuse unknown names of sites.
 
     Args:
-        dataset: All images at hand.
+        dataset: All images.
         sites: The names.
-        key: Setting or option that they stand in.
+        key: Setting or option that holds them, for the message.
 
     Raises:
         ConfigError: If a site is unknown.
@@ -97,12 +102,12 @@ def check_names(dataset: Dataset, sites: tuple[str, ...], key: str) -> None:
 
 
 def check_split(dataset: Dataset, split: str, key: str) -> None:
-    """Refuse the name of a split that no image is in.
+    """Refuse the name of a split without images.
 
     Args:
-        dataset: All images at hand.
-        split: The name; empty: none.
-        key: Setting or option that it stands in.
+        dataset: All images.
+        split: The name; empty: no split.
+        key: Setting or option that holds it, for the message.
 
     Raises:
         ConfigError: If the split is unknown.
@@ -115,7 +120,7 @@ def check_split(dataset: Dataset, split: str, key: str) -> None:
 
 
 def _check_filled(items: tuple[Item, ...], sites: tuple[str, ...], split: str, key: str) -> None:
-    """A site known to the data set can only be without items through the split."""
+    """Refuse named sites without items; the split is the only possible reason."""
     filled = {item.client for item in items}
     for site in sites:
         if site not in filled:

@@ -1,4 +1,4 @@
-"""Look at everything a run would read: what is there, what is wrong, what to do."""
+"""Check everything that a run would read: what is there, what is wrong, what to do about it."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -31,7 +31,7 @@ from fusseg.data.stored import Stored, judge_stored, look_at
 
 @dataclass(frozen=True)
 class _ReadImage:
-    """What is kept of an image that was read."""
+    """Facts about an image that was read."""
 
     item: Item
     digest: str
@@ -46,11 +46,11 @@ def check_sites(
     *,
     at_sites: bool = False,
 ) -> Iterator[Finding]:
-    """Open every image and mask of a data set, yielding what is worth saying; nothing is raised.
+    """Open every image and mask of a data set and yield findings; errors are findings, too.
 
     Args:
         config: The data set, and which of its images train and are held out.
-        track: Wraps the images that are gone through, for a progress bar around them.
+        track: Wraps the sequence of images, for a progress bar.
         min_images: As in `training_images`.
         at_sites: Whether training images are scored on their masks.
     """
@@ -67,7 +67,7 @@ def check_sites(
         yield from _stray_rows(dataset, config)
     training, held_out, problems = _selection(dataset, config, min_images)
     yield from problems
-    # A run reads the masks of what it scores, and no others.
+    # A run reads only the masks of the images that it scores.
     trains = {(item.site, item.stem) for item in training if at_sites}
     scored = held_out or frozenset(
         item for item in dataset.items if (item.site, item.stem) in trains
@@ -115,7 +115,7 @@ def _overview(dataset: Dataset, subject: str) -> Iterator[Finding]:
             yield Finding(
                 "note",
                 site,
-                f"{counted(len(items) - masks, 'image')} without a mask, {first!r} first; "
+                f"{counted(len(items) - masks, 'image')} without a mask, the first: {first!r}; "
                 "evaluation leaves them out",
             )
     if dataset.classes is not None:
@@ -123,7 +123,7 @@ def _overview(dataset: Dataset, subject: str) -> Iterator[Finding]:
         text = f"{len(names)} classes: {', '.join(names)}"
         if dataset.classes.index_of is not None:
             used = sum(0 <= index < len(names) for index in dataset.classes.index_of)
-            text += f"; joined from {used} pixel values"
+            text += f"; merged from {used} pixel values"
         elif dataset.classes.ignore_index is not None:
             text += f"; {dataset.classes.ignore_index} ignored"
         yield Finding("note", subject, text)
@@ -140,7 +140,7 @@ def _stray_rows(dataset: Dataset, config: DataConfig) -> Iterator[Finding]:
         yield Finding(
             "warning",
             str(table),
-            f"{counted(len(rows), 'row')} without an image, line {rows[0].line} first (stem "
+            f"{counted(len(rows), 'row')} without an image, the first: line {rows[0].line} (stem "
             f"{rows[0].stem!r} of site {rows[0].site!r}); stems are written without a suffix",
         )
 
@@ -148,7 +148,7 @@ def _stray_rows(dataset: Dataset, config: DataConfig) -> Iterator[Finding]:
 def _selection(
     dataset: Dataset, config: DataConfig, min_images: int
 ) -> tuple[tuple[Item, ...], frozenset[Item], list[Finding]]:
-    """Pick training images with their clients and held-out ones, with what is wrong about it."""
+    """Pick training images with their clients, and held-out ones; errors become findings."""
     training: tuple[Item, ...] = ()
     held_out: frozenset[Item] = frozenset()
     try:
@@ -166,7 +166,7 @@ def _selection(
         )
         findings.append(Finding("warning", site, text))
     if config.crops != "none":
-        text = f"{len(cut_up(training, config.crops))} crops stand for the training images"
+        text = f"{len(cut_up(training, config.crops))} crops replace the training images"
         findings.append(Finding("note", "crops", text))
     if config.partition != "site" or config.num_clients:
         counts = Counter(item.client for item in training).values()
@@ -176,7 +176,7 @@ def _selection(
 
 
 def _too_few(training: Sequence[Item], usable: Set[Item], config: DataConfig) -> Iterator[Finding]:
-    """Find clients that the skipped images leave with too few."""
+    """Find clients that have too few images once some are skipped."""
     readable = {(item.site, item.stem) for item in usable}
     counts = Counter({item.client: 0 for item in training})
     read = [item for item in training if (item.site, item.stem) in readable]
@@ -198,7 +198,7 @@ def _read_image(item: Item, decoding: Decoding) -> _ReadImage | Finding:
 
 
 def _find_duplicates(images: Sequence[_ReadImage]) -> Iterator[Finding]:
-    """Name images with the same bytes."""
+    """Report images with the same bytes."""
     groups: dict[str, list[Item]] = defaultdict(list)
     for image in images:
         groups[image.digest].append(image.item)
@@ -214,7 +214,7 @@ def _find_duplicates(images: Sequence[_ReadImage]) -> Iterator[Finding]:
 def _describe_sizes(
     images: Sequence[_ReadImage], config: DataConfig, subject: str
 ) -> Iterator[Finding]:
-    """Tell the range of sizes, and which images are scaled up."""
+    """Report the range of image sizes, and which images are scaled up."""
     if not images:
         return
     smallest = min(images, key=lambda image: image.shape[0] * image.shape[1])

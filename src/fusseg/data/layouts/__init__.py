@@ -17,10 +17,10 @@ from fusseg.data.synthetic.scenes import SCENES, Scene
 
 
 def generate_sites(config: DataConfig) -> Dataset:
-    """List generated scenes, all of them labeled; they are drawn when they are loaded.
+    """List generated scenes, all of them with masks; they are drawn when they are loaded.
 
     Raises:
-        ConfigError: If there are no such scenes.
+        ConfigError: If `data.scenes` is unknown.
     """
     if config.scenes not in SCENES:
         raise ConfigError(
@@ -46,11 +46,17 @@ LAYOUTS: dict[str, Callable[[DataConfig], Dataset]] = {
 
 
 def open_dataset(config: DataConfig) -> Dataset:
-    """List the images of the layout that the settings name, each with the name it is selected by.
+    """List the images of a data set, each with its site or the value of `data.partition`'s column.
 
     Raises:
         ConfigError: If the layout is unknown, or its settings are wrong.
-        DataError: If what the settings point to is missing or malformed.
+        DataError: If a file or folder that the settings name is missing or malformed.
+
+    >>> dataset = open_dataset(DataConfig(layout="synthetic", images_per_site=2))
+    >>> dataset.sites
+    ('hall', 'tank', 'tunnel', 'yard')
+    >>> len(dataset.items)
+    8
     """
     if config.layout not in LAYOUTS:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""A plain folder of images, all of one site."""
+"""A plain folder of images, which all belong to one site."""
 
 from fusseg.config.schema import DataConfig
 from fusseg.core.errors import DataError
@@ -10,7 +10,7 @@ LAYOUT = "expected ROOT/*.jpg (or png, tif, bmp, webp)"
 
 
 def open_images(config: DataConfig) -> Dataset:
-    """List the images that lie right in the root; the site is named after the folder.
+    """List the images directly in the root; the site is named after the folder.
 
     Raises:
         ConfigError: If no root is set.
