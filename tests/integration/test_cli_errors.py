@@ -222,7 +222,7 @@ def test_an_unwritable_cache_is_named_with_its_mend(cli, make_sites, make_config
     code, _, err = cli("extract", make_config(make_sites()), "--cache", tmp_path / "file")
     assert code == 2
     assert err.startswith(f"error: cannot write the feature cache {tmp_path / 'file'}")
-    assert "choose another with --cache or FUSSEG_CACHE" in err
+    assert "choose another folder with --cache or FUSSEG_CACHE" in err
 
 
 @pytest.mark.parametrize("command", ["predict", "bench", "join"])

@@ -143,7 +143,7 @@ def test_components_beyond_float16_are_refused_with_what_to_do(tmp_path):
     maps = np.zeros((2, 1, 2, 4), np.float16)
     maps[:, :, 1] = 60000
     message = (
-        "principal components of features are beyond float16, 65504; set backbone.cache to "
+        "principal components of features exceed the largest float16, 65504; set backbone.cache to "
         "'float16' or 'int8'"
     )
     maps[1] *= -1

@@ -126,8 +126,8 @@ def test_the_check_counts_clients_and_images_without_a_mask(make_tree):
         Finding(
             "error",
             "selection",
-            "6 images cannot give each of 2 clients 4, a batch; lower data.num_clients or "
-            "local.batch_size",
+            "6 images are too few for 2 clients of at least 4 images, a batch; lower "
+            "data.num_clients or local.batch_size",
         )
         in too_many
     )

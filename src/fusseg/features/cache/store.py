@@ -1,15 +1,15 @@
-"""Feature maps of one site on disk: appended once, memory-mapped by whoever reads them.
+"""Feature maps of one site on disk: written once, memory-mapped by all readers.
 
 A store is a folder `<site>-<key>` of the cache with
 
-    meta.json      what the features are: site, backbone, fingerprint, image size, shape
+    meta.json      origin of the features: site, backbone, fingerprint, image size, shape
     features.f16   one row per image: height x width x dim, float16; or, by `backbone.cache`,
                    features.i8 or features.pca and the basis.f32 it needs (see `codecs`)
     pooled.f32     one row per image: the mean feature, float32
     index.txt      one line per image: SHA-256 of the image's bytes
 
-A row counts once its line stands in the index, and the line is written after the row has reached
-the disk; whatever a killed process left behind it is overwritten.
+A row is valid once its line is in the index, and the line is written after the row has reached the
+disk. Rows that a killed process left without a line are overwritten.
 """
 
 import hashlib
@@ -47,26 +47,26 @@ _DIGEST_LINE = re.compile(rb"[0-9a-f]{64}\n")
 
 @dataclass(frozen=True)
 class FeatureSettings:
-    """All that decides a feature map besides the image's bytes."""
+    """Everything that determines a feature map, except the image's bytes."""
 
     backbone: str
-    """Name of the backbone, for listings only: the fingerprint is what counts."""
+    """Name of the backbone, only for listings; the fingerprint identifies it."""
     fingerprint: str
     image_size: tuple[int, int]
     fit: Fit
     interpolation: Interpolation
     mirrored: bool = False
-    """Left and right exchanged before the backbone sees it."""
+    """Whether the image is mirrored, left to right, before the backbone sees it."""
     precision: Precision = "float32"
-    """Of the backbone's products."""
+    """Precision of the backbone's products."""
     cache: str = "float16"
-    """How the features lie on disk, as `backbone.cache`."""
+    """Format of the features on disk, as `backbone.cache`."""
     white_levels: tuple[int, int, int, int] = Decoding().white_levels
     alpha_channel: AlphaChannel = "blend"
 
     @property
     def decoding(self) -> Decoding:
-        """What the values in the image's file mean."""
+        """Meaning of the values in the image's file."""
         return Decoding(self.white_levels, self.alpha_channel)
 
     @property
@@ -74,7 +74,7 @@ class FeatureSettings:
         """Digest of the settings that change features."""
         settings = {**asdict(self), "backbone": None, "format": FORMAT_VERSION}
         for field in fields(self):
-            # As before there was a choice: what is cached stays known.
+            # Defaults are left out, so that features cached before a setting existed are found.
             if field.default is not MISSING and settings[field.name] == field.default:
                 del settings[field.name]
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
@@ -82,7 +82,7 @@ class FeatureSettings:
 
 @dataclass(frozen=True)
 class Store:
-    """One site's features of one backbone at one size."""
+    """Features of one site, from one backbone at one size."""
 
     path: Path
     site: str
@@ -101,10 +101,10 @@ class Store:
         return self.path / packing_of(self.settings.cache)[0].file
 
     def codec(self, basis: Basis | None = None) -> Codec | None:
-        """Find what encodes and decodes rows; None while a basis is needed and not there.
+        """Return the codec of the rows; None if it needs a basis that does not exist yet.
 
         Args:
-            basis: The one to be used; None: the one on disk.
+            basis: Basis to use; None: the one on disk.
         """
         packing, components = packing_of(self.settings.cache)
         if packing.needs_basis and basis is None:
@@ -114,10 +114,10 @@ class Store:
         return packing.codec(basis)
 
     def digests(self) -> list[str]:
-        """Digests of the images whose rows are complete, in row order.
+        """Return the digests of the images with complete rows, in row order.
 
-        A damaged index counts up to its first bad line, and one that names more rows than the data
-        files hold only as far as the data reach.
+        A damaged index is valid up to its first bad line, and an index with more lines than the
+        data files have rows only up to the last row.
         """
         index = self.path / "index.txt"
         if not index.exists():
@@ -145,7 +145,7 @@ class Store:
         return CodedMaps(rows, self.shape, codec)
 
     def pooled(self) -> Float32[np.ndarray, "rows dim"]:
-        """Memory-map the mean features; what is written to them stays in memory."""
+        """Memory-map the mean features; changes to them stay in memory."""
         shape = (len(self.digests()), self.shape[2])
         if shape[0] == 0:
             return np.zeros(shape, dtype=np.float32)
@@ -171,24 +171,24 @@ def open_store(
                     f"cache folder {path} holds features of shape {found['shape']}, expected "
                     f"{list(shape)}; delete the folder"
                 )
-            # When it was last used, for pruning; nobody prunes a cache that cannot be written.
+            # Time of last use, for pruning; a read-only cache is never pruned.
             with suppress(OSError):
                 os.utime(path / "meta.json")
         else:
             write_atomically(path / "meta.json", json.dumps(meta, indent=1).encode())
     except OSError as error:
         raise DataError(
-            f"cannot write the feature cache {path}: {error.strerror}; choose another with "
+            f"cannot write the feature cache {path}: {error.strerror}; choose another folder with "
             "--cache or FUSSEG_CACHE"
         ) from error
     return Store(path, site, settings, shape)
 
 
 def list_stores(cache: Path) -> list[Store]:
-    """List the stores of a cache folder, by site; foreign and damaged folders are left out."""
+    """List the stores of a cache folder, sorted by site; other and damaged folders are skipped."""
     stores = []
     for path in sorted(cache.glob("*/meta.json")):
-        # Whoever needs a damaged one is told so by `open_store`.
+        # `open_store` reports a damaged folder to those who need it.
         with suppress(DataError, OSError, TypeError, ValueError, KeyError):
             meta = _read_meta(path.parent)
             settings = FeatureSettings(
@@ -223,7 +223,7 @@ def _read_meta(path: Path) -> dict[str, Any]:
 
 def _slug(site: str) -> str:
     slug = re.sub(r"[^A-Za-z0-9_-]+", "_", site)[:40]
-    # Two sites whose names differ only in odd characters must not share a folder.
+    # Sites with names that differ only in special characters must not share a folder.
     return slug if slug == site else f"{slug}-{hashlib.sha256(site.encode()).hexdigest()[:8]}"
 
 

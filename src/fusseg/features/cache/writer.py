@@ -16,10 +16,10 @@ from fusseg.features.cache.store import LINE_BYTES, Store
 
 
 class StoreWriter:
-    """Appends rows to a store whose lock is held; `commit` makes them count.
+    """Appends rows to a locked store; rows become valid with `commit`.
 
-    One thread may append while another commits. Where the rows need a basis that is not there yet,
-    the first ones wait in memory until it can be found from them.
+    One thread may append while another commits. If rows need a basis that does not exist yet, the
+    first ones wait in memory until it can be found from them.
     """
 
     def __init__(self, store: Store) -> None:
@@ -38,7 +38,7 @@ class StoreWriter:
         features: Float16[np.ndarray, "height width dim"],
         pooled: Float32[np.ndarray, " dim"],
     ) -> None:
-        """Write one image's features and their mean behind the last row."""
+        """Append one image's features and their mean."""
         if features.shape != self._store.shape:
             raise DataError(
                 f"features of shape {features.shape} do not fit the store of shape "
@@ -53,11 +53,11 @@ class StoreWriter:
 
     @property
     def waits(self) -> bool:
-        """Whether rows wait for their basis, where no commit reaches them."""
+        """Whether rows wait in memory for their basis; `commit` does not include them."""
         return bool(self._waiting)
 
     def write_waiting(self) -> None:
-        """Find the basis of the rows that wait for one, keep it, and write them."""
+        """Find the basis from the waiting rows, write it, and write these rows."""
         if not self._waiting:
             return
         _, components = packing_of(self._store.settings.cache)
@@ -70,7 +70,7 @@ class StoreWriter:
         self._waiting.clear()
 
     def commit(self) -> None:
-        """Bring the rows written so far to the disk, then enter them in the index."""
+        """Flush the rows written so far to disk, then add them to the index."""
         count = len(self._pending)
         if not count:
             return
@@ -83,20 +83,20 @@ class StoreWriter:
 
     def _write(self, codec: Codec, digest: str, features: np.ndarray, pooled: np.ndarray) -> None:
         row = codec.encode(features)
-        # A record is no buffer to Python; its bytes are.
+        # A structured array does not support the buffer protocol; its bytes do.
         _write_all(self._features, row.reshape(-1).view(np.uint8))
         _write_all(self._pooled, pooled)
         self._pending.append(digest)
 
     def close(self) -> None:
-        """Close the files; rows that were not committed do not count."""
+        """Close the files; rows that were not committed are lost."""
         for descriptor in (self._features, self._pooled, self._index):
             os.close(descriptor)
 
 
 @contextmanager
 def writing(store: Store) -> Iterator[StoreWriter]:
-    """Hold the store's lock while rows are appended; another process waits for it."""
+    """Lock a store while rows are appended; other processes wait for the lock."""
     with FileLock(store.path / "lock"):
         writer = StoreWriter(store)
         try:
