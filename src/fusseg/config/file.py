@@ -55,8 +55,9 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: If one has no key or no value.
 
-    >>> parse_overrides(["model.num_clusters=3", "data.root=photos"])
-    {'model': {'num_clusters': 3}, 'data': {'root': 'photos'}}
+    Examples:
+        >>> parse_overrides(["model.num_clusters=3", "data.root=photos"])
+        {'model': {'num_clusters': 3}, 'data': {'root': 'photos'}}
     """
     return _override({}, overrides)
 
@@ -64,8 +65,9 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
 def merge_tables(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Merge two nested tables; a key in both takes its value from `above`.
 
-    >>> merge_tables({"a": {"b": 1, "c": 2}}, {"a": {"c": 3}})
-    {'a': {'b': 1, 'c': 3}}
+    Examples:
+        >>> merge_tables({"a": {"b": 1, "c": 2}}, {"a": {"c": 3}})
+        {'a': {'b': 1, 'c': 3}}
     """
     merged = dict(below)
     for name, value in above.items():
@@ -84,13 +86,14 @@ def parse_config(table: Mapping[str, Any]) -> Config:
         ConfigError: If a key is unknown or was renamed, a value has the wrong type or range, or a
             path begins with a tilde.
 
-    >>> config = parse_config({"model": {"num_clusters": 3}})
-    >>> config.model.num_clusters, config.model.code_dim
-    (3, 70)
-    >>> parse_config({"model": {"clusters": 3}})
-    Traceback (most recent call last):
-        ...
-    fusseg.core.errors.ConfigError: unknown key 'model.clusters'; did you mean 'model.num_clusters'?
+    Examples:
+        >>> config = parse_config({"model": {"num_clusters": 3}})
+        >>> config.model.num_clusters, config.model.code_dim
+        (3, 70)
+        >>> parse_config({"seeds": 3})
+        Traceback (most recent call last):
+            ...
+        fusseg.core.errors.ConfigError: unknown key 'seeds'; did you mean 'seed'?
     """
     refuse_moved_keys(table)
     config = build_settings(Config, table, "")
@@ -174,8 +177,9 @@ def dump_portable_config(config: Config) -> str:
 def differing_keys(left: Config, right: Config) -> list[str]:
     """List the dotted keys in which two configurations differ.
 
-    >>> differing_keys(parse_config({}), parse_config({"seed": 1, "model": {"code_dim": 8}}))
-    ['seed', 'model.code_dim']
+    Examples:
+        >>> differing_keys(parse_config({}), parse_config({"seed": 1, "model": {"code_dim": 8}}))
+        ['seed', 'model.code_dim']
     """
     flat_left, flat_right = flatten(to_table(left)), flatten(to_table(right))
     # The objectives' tables may hold different keys in the two.
@@ -233,8 +237,9 @@ def _without_none(table: Mapping[str, Any]) -> dict[str, Any]:
 def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Flatten nested tables to values by dotted key.
 
-    >>> flatten({"seed": 0, "model": {"code_dim": 70}})
-    {'seed': 0, 'model.code_dim': 70}
+    Examples:
+        >>> flatten({"seed": 0, "model": {"code_dim": 70}})
+        {'seed': 0, 'model.code_dim': 70}
     """
     flat: dict[str, Any] = {}
     for name, value in table.items():

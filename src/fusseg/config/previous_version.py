@@ -36,8 +36,9 @@ _SHIFTS = ("shift_self", "shift_neighbor", "shift_random")
 def moved_keys(table: Mapping[str, Any]) -> list[str]:
     """List the keys of a configuration that were renamed.
 
-    >>> moved_keys({"local": {"steps": 100, "dropout": 0.1}})
-    ['local.dropout']
+    Examples:
+        >>> moved_keys({"local": {"steps": 100, "dropout": 0.1}})
+        ['local.dropout']
     """
     return [key for key in MOVED_KEYS if _holds(table, key)]
 

@@ -15,10 +15,11 @@ def at_least(name: str, value: int | float, bound: int | float, most: int | floa
     Raises:
         ConfigError: If the value is out of bounds.
 
-    >>> at_least("model.num_clusters", 1, 2, 255)
-    Traceback (most recent call last):
-        ...
-    fusseg.core.errors.ConfigError: model.num_clusters must be at least 2, got 1
+    Examples:
+        >>> at_least("model.num_clusters", 1, 2, 255)
+        Traceback (most recent call last):
+            ...
+        fusseg.core.errors.ConfigError: model.num_clusters must be at least 2, got 1
     """
     if not value >= bound:
         raise ConfigError(f"{name} must be at least {bound}, got {value}")

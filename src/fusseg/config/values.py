@@ -25,12 +25,13 @@ def convert(key: str, value: Any, kind: Any) -> Any:  # noqa: ANN401 - whatever 
     Raises:
         ConfigError: If the value has another type.
 
-    >>> convert("local.epochs", 2, float | None)
-    2.0
-    >>> convert("data.image_size", [320], tuple[int, int])
-    Traceback (most recent call last):
-        ...
-    fusseg.core.errors.ConfigError: data.image_size must be a list of 2 whole numbers, got [320]
+    Examples:
+        >>> convert("local.epochs", 2, float | None)
+        2.0
+        >>> convert("data.image_size", [320], tuple[int, int])
+        Traceback (most recent call last):
+            ...
+        fusseg.core.errors.ConfigError: data.image_size must be a list of 2 whole numbers, got [320]
     """
     for option in _options(kind):
         accepted, result = _accept(value, option)

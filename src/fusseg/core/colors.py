@@ -63,8 +63,9 @@ def palette(num: int) -> UInt8[np.ndarray, "{num} 3"]:
     Raises:
         ConfigError: If more colors are asked for than can be told apart.
 
-    >>> palette(3).tolist()
-    [[230, 159, 0], [86, 180, 233], [0, 158, 115]]
+    Examples:
+        >>> palette(3).tolist()
+        [[230, 159, 0], [86, 180, 233], [0, 158, 115]]
     """
     return spread_colors(np.array(OKABE_ITO, np.uint8)[:num], num)
 
@@ -108,8 +109,9 @@ def colorize(
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Turn an index map into an RGB image; an index without a color (ignored pixels) becomes gray.
 
-    >>> colorize(np.array([[0, 1, 255]]), palette(2)).tolist()
-    [[[230, 159, 0], [86, 180, 233], [128, 128, 128]]]
+    Examples:
+        >>> colorize(np.array([[0, 1, 255]]), palette(2)).tolist()
+        [[[230, 159, 0], [86, 180, 233], [128, 128, 128]]]
     """
     table = np.concatenate([colors, np.array([UNASSIGNED], np.uint8)])
     known = (regions >= 0) & (regions < len(colors))

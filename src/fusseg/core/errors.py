@@ -29,10 +29,11 @@ class FederationError(FussegError):
 def first_line(error: BaseException) -> str:
     r"""Return the first line of an error's text, or the name of its class if it has no text.
 
-    >>> first_line(ValueError("no such file.\nMore follows."))
-    'no such file'
-    >>> first_line(KeyboardInterrupt())
-    'KeyboardInterrupt'
+    Examples:
+        >>> first_line(ValueError("no such file.\nMore follows."))
+        'no such file'
+        >>> first_line(KeyboardInterrupt())
+        'KeyboardInterrupt'
     """
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
@@ -40,10 +41,11 @@ def first_line(error: BaseException) -> str:
 def nearest_name(name: str, known: Iterable[str]) -> str:
     """Suggest the known name closest to a misspelled one; the text ends an error message.
 
-    >>> nearest_name("fedagv", ["fedavg", "lloyd", "pca"])
-    "did you mean 'fedavg'?"
-    >>> nearest_name("x", ["fedavg", "lloyd", "pca"])
-    'choose one of fedavg, lloyd, pca'
+    Examples:
+        >>> nearest_name("fedagv", ["fedavg", "lloyd", "pca"])
+        "did you mean 'fedavg'?"
+        >>> nearest_name("x", ["fedavg", "lloyd", "pca"])
+        'choose one of fedavg, lloyd, pca'
     """
     known = list(known)
     close = get_close_matches(name, known, n=1, cutoff=0.5)

@@ -13,8 +13,9 @@ def without_folders(text: str) -> str:
 
     Relative paths and URLs are kept. A path with spaces is recognized only inside quotes.
 
-    >>> without_folders("fusseg run '/home/jane doe/a.toml' --out /tmp/runs/a")
-    "fusseg run 'a.toml' --out a"
+    Examples:
+        >>> without_folders("fusseg run '/home/jane doe/a.toml' --out /tmp/runs/a")
+        "fusseg run 'a.toml' --out a"
     """
     text = _QUOTED.sub(_shorten_quoted, text)
     return _BARE.sub(lambda match: _last_part(match[0]), text)
@@ -25,8 +26,9 @@ def without_folders_in(settings: Mapping[str, Any]) -> dict[str, Any]:
 
     A path may have a prefix.
 
-    >>> without_folders_in({"name": "onnx:/models/encoder.onnx", "start": "runs/a"})
-    {'name': 'onnx:encoder.onnx', 'start': 'runs/a'}
+    Examples:
+        >>> without_folders_in({"name": "onnx:/models/encoder.onnx", "start": "runs/a"})
+        {'name': 'onnx:encoder.onnx', 'start': 'runs/a'}
     """
     return {key: _shorten_setting(value) for key, value in settings.items()}
 

@@ -16,9 +16,10 @@ def round_generator(seed: int, round_number: int, party: str) -> Generator:
         round_number: Round, from 1; 0 before training.
         party: A client's id, or `SERVER`.
 
-    >>> first, second = (round_generator(0, 1, "yard") for _ in range(2))
-    >>> first.initial_seed() == second.initial_seed()
-    True
+    Examples:
+        >>> first, second = (round_generator(0, 1, "yard") for _ in range(2))
+        >>> first.initial_seed() == second.initial_seed()
+        True
     """
     return _generator(f"{seed}/{round_number}/{party}")
 

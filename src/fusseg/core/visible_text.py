@@ -22,8 +22,9 @@ def visible(text: str, keep: str = "") -> str:
     Returns:
         The text, each such character replaced by its escape sequence as in Python.
 
-    >>> visible("site\u202etxt")
-    'site\\u202etxt'
+    Examples:
+        >>> visible("site\u202etxt")
+        'site\\u202etxt'
     """
 
     def escape(match: re.Match[str]) -> str:
@@ -37,8 +38,9 @@ def visible(text: str, keep: str = "") -> str:
 def brief(text: str, most: int = LONGEST_REASON) -> str:
     r"""Escape a text and cut it to `most` characters; three dots mark a cut.
 
-    >>> brief("a line\nand another", 12)
-    'a line\\na...'
+    Examples:
+        >>> brief("a line\nand another", 12)
+        'a line\\na...'
     """
     # Cut twice: before, because escaping takes time, and after, because it makes a text longer.
     found = visible(text[: most + 1])

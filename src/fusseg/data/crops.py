@@ -22,9 +22,10 @@ CROPS: dict[Crops, tuple[Crop, ...]] = {
 def cut_up(items: Sequence[Item], crops: Crops) -> tuple[Item, ...]:
     """Replace each image by its crops, which stay with its client; `none` leaves it whole.
 
-    >>> from pathlib import Path
-    >>> [item.stem for item in cut_up([Item("yard", "7", "", Path("7.png"))], "five")]
-    ['7#top-left', '7#top-right', '7#bottom-left', '7#bottom-right', '7#center']
+    Examples:
+        >>> from pathlib import Path
+        >>> [item.stem for item in cut_up([Item("yard", "7", "", Path("7.png"))], "five")]
+        ['7#top-left', '7#top-right', '7#bottom-left', '7#bottom-right', '7#center']
     """
     if not CROPS[crops]:
         return tuple(items)

@@ -28,7 +28,8 @@ def item_name(item: Item) -> str:
 def counted(number: int, noun: str) -> str:
     """Write a number with its noun.
 
-    >>> counted(1, "image"), counted(3, "image")
-    ('1 image', '3 images')
+    Examples:
+        >>> counted(1, "image"), counted(3, "image")
+        ('1 image', '3 images')
     """
     return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -21,10 +21,11 @@ def source_box(shape: tuple[int, int], size: tuple[int, int], fit: Fit) -> Box:
         fit: `crop`: the largest centered part with the new aspect ratio, as after scaling the
             shorter side to size and cutting off the rest evenly; `stretch`: all of it.
 
-    >>> source_box((100, 200), (50, 50), "crop")
-    (50.0, 0.0, 150.0, 100.0)
-    >>> source_box((100, 200), (50, 50), "stretch")
-    (0.0, 0.0, 200.0, 100.0)
+    Examples:
+        >>> source_box((100, 200), (50, 50), "crop")
+        (50.0, 0.0, 150.0, 100.0)
+        >>> source_box((100, 200), (50, 50), "stretch")
+        (0.0, 0.0, 200.0, 100.0)
     """
     height, width = shape
     if fit == "stretch":
@@ -48,8 +49,9 @@ def resample(
 def shared_shape(shape: tuple[int, int], share: Share) -> tuple[int, int]:
     """Return height and width in pixels of a part of an image, rounded down, at least 1.
 
-    >>> shared_shape((101, 200), (0.0, 0.5, 0.5, 1.0))
-    (50, 100)
+    Examples:
+        >>> shared_shape((101, 200), (0.0, 0.5, 0.5, 1.0))
+        (50, 100)
     """
     left, top, right, bottom = share
     return max(1, int((bottom - top) * shape[0])), max(1, int((right - left) * shape[1]))
@@ -61,8 +63,9 @@ def cut(pixels: np.ndarray, share: Share) -> np.ndarray:
     The size is rounded before the position, so that parts of equal shares have the same size
     wherever they lie.
 
-    >>> cut(np.arange(5)[None], (0.5, 0.0, 1.0, 1.0)).tolist()
-    [[3, 4]]
+    Examples:
+        >>> cut(np.arange(5)[None], (0.5, 0.0, 1.0, 1.0)).tolist()
+        [[3, 4]]
     """
     height, width = shared_shape((pixels.shape[0], pixels.shape[1]), share)
     left = _offset(share[0], share[2], pixels.shape[1] - width)

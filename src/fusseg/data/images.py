@@ -46,8 +46,9 @@ def decoding_of(data: DataConfig) -> Decoding:
 
     If a table has no level for files with transparency, they take the level of those without.
 
-    >>> decoding_of(DataConfig(white_level={"1": 4095})).white_levels
-    (4095, 4095, 65535, 65535)
+    Examples:
+        >>> decoding_of(DataConfig(white_level={"1": 4095})).white_levels
+        (4095, 4095, 65535, 65535)
     """
     level = data.white_level
     if level is None or isinstance(level, int):

@@ -65,8 +65,9 @@ ENDINGS = (
 def is_masks_folder(name: str) -> bool:
     """Tell whether a folder of this name holds labels.
 
-    >>> is_masks_folder("SegmentationClass"), is_masks_folder("train_masks"), is_masks_folder("day")
-    (True, True, False)
+    Examples:
+        >>> [is_masks_folder(name) for name in ("SegmentationClass", "train_masks", "photos")]
+        [True, True, False]
     """
     lower = name.lower()
     plain = re.sub(r"[^a-z0-9]", "", lower)

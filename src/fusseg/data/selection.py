@@ -29,10 +29,11 @@ def select_training(dataset: Dataset, config: DataConfig) -> tuple[Item, ...]:
             nothing is left to train on, or an image would both train and be held out.
         DataError: If the list of training images is wrong.
 
-    >>> from fusseg.data.layouts import open_dataset
-    >>> config = DataConfig(layout="synthetic", images_per_site=2, held_out_sites=("yard",))
-    >>> sorted({item.site for item in select_training(open_dataset(config), config)})
-    ['hall', 'tank', 'tunnel']
+    Examples:
+        >>> from fusseg.data.layouts import open_dataset
+        >>> config = DataConfig(layout="synthetic", images_per_site=2, held_out_sites=("yard",))
+        >>> sorted({item.site for item in select_training(open_dataset(config), config)})
+        ['hall', 'tank', 'tunnel']
     """
     check_names(dataset, config.train_sites, "data.train_sites")
     check_split(dataset, config.train_split, "data.train_split")

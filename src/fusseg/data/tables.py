@@ -23,10 +23,11 @@ def dump_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
         header: Names of the columns.
         rows: Texts and numbers.
 
-    >>> print(dump_table(["site", "images"], [["yard", 8], ["=1+1", -2]]), end="")
-    site,images
-    yard,8
-    '=1+1,-2
+    Examples:
+        >>> print(dump_table(["site", "images"], [["yard", 8], ["=1+1", -2]]), end="")
+        site,images
+        yard,8
+        '=1+1,-2
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")

@@ -34,8 +34,9 @@ def nearest_neighbors(
     Raises:
         DataError: If there are fewer than two images.
 
-    >>> nearest_neighbors(torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]), 1).tolist()
-    [[1], [0], [1]]
+    Examples:
+        >>> nearest_neighbors(torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]), 1).tolist()
+        [[1], [0], [1]]
     """
     if len(pooled) < 2:
         raise DataError(f"nearest neighbors need at least 2 images, got {len(pooled)}")

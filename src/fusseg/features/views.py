@@ -81,8 +81,9 @@ def whole_size(shape: tuple[int, int], shorter: int, stride: int) -> tuple[int, 
         shorter: New length of the shorter side in pixels.
         stride: Both sides become the nearest multiples of it.
 
-    >>> whole_size((480, 640), 320, 8)
-    (320, 424)
+    Examples:
+        >>> whole_size((480, 640), 320, 8)
+        (320, 424)
     """
     scale = shorter / min(shape)
     height, width = (max(1, round(side * scale / stride)) * stride for side in shape)

@@ -52,11 +52,12 @@ def open_dataset(config: DataConfig) -> Dataset:
         ConfigError: If the layout is unknown, or its settings are wrong.
         DataError: If a file or folder that the settings name is missing or malformed.
 
-    >>> dataset = open_dataset(DataConfig(layout="synthetic", images_per_site=2))
-    >>> dataset.sites
-    ('hall', 'tank', 'tunnel', 'yard')
-    >>> len(dataset.items)
-    8
+    Examples:
+        >>> dataset = open_dataset(DataConfig(layout="synthetic", images_per_site=2))
+        >>> dataset.sites
+        ('hall', 'tank', 'tunnel', 'yard')
+        >>> len(dataset.items)
+        8
     """
     if config.layout not in LAYOUTS:
         raise ConfigError(

@@ -40,10 +40,12 @@ def training_images(
         ConfigError: If the selection or the partition is not possible.
         DataError: If a client has fewer than two images, or a list or saved partition is wrong.
 
-    >>> from fusseg.data.layouts import open_dataset
-    >>> config = DataConfig(layout="synthetic", images_per_site=4, partition="iid", num_clients=2)
-    >>> Counter(item.client for item in training_images(open_dataset(config), config))
-    Counter({'client-00': 8, 'client-01': 8})
+    Examples:
+        >>> from fusseg.data.layouts import open_dataset
+        >>> config = DataConfig(layout="synthetic", images_per_site=4, partition="iid")
+        >>> images = Counter(item.client for item in training_images(open_dataset(config), config))
+        >>> sorted(images.items())
+        [('client-00', 4), ('client-01', 4), ('client-02', 4), ('client-03', 4)]
     """
     items = partition(select_training(dataset, config), dataset, config, min_images)
     return cut_up(items, config.crops)
@@ -188,8 +190,9 @@ _WITH_ARGUMENT = {"column": "column:NAME", "file": "file:PATH"}
 def client_names(num_clients: int, prefix: str = "client") -> list[str]:
     """Number clients so that their names sort in order.
 
-    >>> client_names(2)
-    ['client-00', 'client-01']
+    Examples:
+        >>> client_names(2)
+        ['client-00', 'client-01']
     """
     width = max(2, len(str(num_clients - 1)))
     return [f"{prefix}-{client:0{width}d}" for client in range(num_clients)]

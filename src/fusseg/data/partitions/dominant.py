@@ -37,7 +37,8 @@ def count_labels(items: Sequence[Item], classes: Classes) -> Int64[np.ndarray, "
 def dominant_classes(counts: Int64[np.ndarray, "images classes"]) -> Int64[np.ndarray, " images"]:
     """Find the class with the most pixels (of several, the first); `UNLABELED` if there is none.
 
-    >>> dominant_classes(np.array([[5, 9], [4, 4], [0, 0]])).tolist()
-    [1, 0, -1]
+    Examples:
+        >>> dominant_classes(np.array([[5, 9], [4, 4], [0, 0]])).tolist()
+        [1, 0, -1]
     """
     return np.where(counts.any(axis=1), counts.argmax(axis=1), UNLABELED)

@@ -8,8 +8,9 @@ from fusseg.core.errors import ConfigError
 def split_evenly(length: int, num_parts: int) -> list[int]:
     """Divide a length into parts that differ by at most one, larger parts first.
 
-    >>> split_evenly(7, 3)
-    [3, 2, 2]
+    Examples:
+        >>> split_evenly(7, 3)
+        [3, 2, 2]
     """
     size, larger = divmod(length, num_parts)
     return [size + (part < larger) for part in range(num_parts)]
@@ -25,8 +26,9 @@ def apportion(sizes: Sequence[int], num_parts: int) -> list[int]:
         sizes: Size of each group, above 0.
         num_parts: Number of parts, at least the number of groups.
 
-    >>> apportion([10, 5, 1], 5)
-    [3, 1, 1]
+    Examples:
+        >>> apportion([10, 5, 1], 5)
+        [3, 1, 1]
     """
     small: set[int] = set()
     while True:
@@ -51,8 +53,9 @@ def join_runs(names: Sequence[str], num_groups: int) -> dict[str, int]:
     Returns:
         The group of each name, from 0.
 
-    >>> join_runs(["a", "b", "c"], 2)
-    {'a': 0, 'b': 0, 'c': 1}
+    Examples:
+        >>> join_runs(["a", "b", "c"], 2)
+        {'a': 0, 'b': 0, 'c': 1}
     """
     groups = [
         group

@@ -23,9 +23,10 @@ def leave_one_out(config: DataConfig) -> dict[str, DataConfig]:
         ConfigError: If a site or split is unknown, or fewer than two sites can take part.
         DataError: If the data set cannot be opened.
 
-    >>> config = DataConfig(layout="synthetic", images_per_site=2, train_sites=("hall", "yard"))
-    >>> {site: turn.train_sites for site, turn in leave_one_out(config).items()}
-    {'hall': ('yard',), 'yard': ('hall',)}
+    Examples:
+        >>> config = DataConfig(layout="synthetic", images_per_site=2, train_sites=("hall", "yard"))
+        >>> {site: turn.train_sites for site, turn in leave_one_out(config).items()}
+        {'hall': ('yard',), 'yard': ('hall',)}
     """
     dataset = open_dataset(config)
     for key in ("train", "held_out"):

@@ -29,9 +29,10 @@ def small_clients(
     Returns:
         A message for each such client, by its name.
 
-    >>> config = DataConfig(partition="iid", num_clients=2)
-    >>> small_clients(Counter({"client-00": 9, "client-01": 1}), config)["client-01"]
-    "client 'client-01' has 1 training image, at least 2 are needed; lower data.num_clients"
+    Examples:
+        >>> config = DataConfig(partition="iid", num_clients=2)
+        >>> small_clients(Counter({"client-00": 9, "client-01": 1}), config)["client-01"]
+        "client 'client-01' has 1 training image, at least 2 are needed; lower data.num_clients"
     """
     named = _are_named(config)
     who, remedy = ("site", _remedy_for_sites(images, config)) if named else ("client", "")

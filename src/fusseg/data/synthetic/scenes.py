@@ -56,9 +56,10 @@ def draw_scene(
 ) -> tuple[UInt8[np.ndarray, "height width 3"], UInt8[np.ndarray, "height width"]]:
     """Draw the image and the mask of a scene, read-only; equal scenes are equal to the last bit.
 
-    >>> image, mask = draw_scene(Scene("pipes", "yard", index=0, seed=0))
-    >>> image.shape, mask.shape
-    ((240, 320, 3), (240, 320))
+    Examples:
+        >>> image, mask = draw_scene(Scene("pipes", "yard", index=0, seed=0))
+        >>> image.shape, mask.shape
+        ((240, 320, 3), (240, 320))
     """
     key = f"{scene.kind}/{scene.seed}/{scene.site}/{scene.index}"
     generator = np.random.default_rng(list(hashlib.sha256(key.encode()).digest()))

@@ -36,9 +36,10 @@ def load_backbone(name: str, compute: Compute = EXACT, grid: Grid | None = None)
     Raises:
         ConfigError: If there is no such backbone, or it cannot be loaded.
 
-    >>> backbone = load_backbone("filterbank")
-    >>> backbone.stride, backbone.feature_dim
-    (8, 144)
+    Examples:
+        >>> backbone = load_backbone("filterbank")
+        >>> backbone.stride, backbone.feature_dim
+        (8, 144)
     """
     settle_in_child()
     form = _form(name)

@@ -86,11 +86,11 @@ def check_sides(
     Raises:
         ConfigError: If they are; the message suggests the nearest valid sizes.
 
-    >>> check_sides("filterbank", 8, (100, 160))
-    Traceback (most recent call last):
-        ...
-    fusseg.core.errors.ConfigError: backbone 'filterbank' needs image sides that are multiples of \
-8, got [100, 160]; set data.image_size to [96, 160] or [104, 160]
+    Examples:
+        >>> check_sides("vit", 8, (100, 160))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        fusseg.core.errors.ConfigError: backbone 'vit' needs image sides that are multiples of 8...
     """
     if only is not None and size != only:
         raise ConfigError(

@@ -31,8 +31,10 @@ def read_normalization(settings: Mapping[str, Any] | None, path: Path) -> tuple[
     Raises:
         ConfigError: If a value is out of range or missing, or the file asks for other steps.
 
-    >>> read_normalization({"image_mean": 0.5, "image_std": 0.5}, Path("preprocessor_config.json"))
-    ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    Examples:
+        >>> settings = {"image_mean": 0.5, "image_std": 0.5}
+        >>> read_normalization(settings, Path("preprocessor_config.json"))
+        ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     """
     if settings is None:
         return IMAGENET_MEAN, IMAGENET_STD
