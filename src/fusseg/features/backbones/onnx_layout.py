@@ -176,8 +176,8 @@ def _of_grid(run: Run, path: Path, image_size: Size | None, grid: tuple[int, int
             raise _wrong_number(shape, grid, f"{rows} x {columns}", path, size)
         tried.append(f"{shape[1]} for {list(size)}")
     raise ConfigError(
-        f"ONNX file {str(path)!r} gives {rows} x {columns} tokens (backbone.grid) for no image of "
-        f"{rows} x {columns} usual patches; it gives "
+        f"ONNX file {str(path)!r} does not give the {rows} x {columns} tokens of backbone.grid for "
+        f"images of {rows} x {columns} patches of any usual size; it gives "
         f"{', '.join(tried) or 'nothing for any of them'}; correct backbone.grid, or export the "
         "encoder for one image size"
     )
