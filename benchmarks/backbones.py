@@ -22,8 +22,9 @@ from fusseg.config.file import load_config
 from fusseg.config.schema import DataConfig
 from fusseg.data.images import fit_image, load_image
 from fusseg.data.items import Classes, Item
-from fusseg.data.layouts.datasets import open_dataset, select_held_out, select_training
+from fusseg.data.layouts import open_dataset
 from fusseg.data.masks import fit_mask, load_mask
+from fusseg.data.selection import select_held_out, select_training
 from fusseg.evaluation.probe import linear_probe, majority_labels
 from fusseg.features.backbones import Backbone, check_image_size, load_backbone
 

@@ -26,7 +26,8 @@ from fusseg.config.file import load_config
 from fusseg.config.schema import Config
 from fusseg.data.images import fit_image, load_image
 from fusseg.data.items import Item
-from fusseg.data.layouts.datasets import open_dataset, select_held_out, select_training
+from fusseg.data.layouts import open_dataset
+from fusseg.data.selection import select_held_out, select_training
 from fusseg.features.backbones import Backbone, load_backbone
 from fusseg.features.extraction import extract_features, wait_for
 from fusseg.features.views import training_views

@@ -17,7 +17,7 @@ from benchmarks.speed.timing import time_alternately
 from fusseg.config.compute import Compute, has_bfloat16
 from fusseg.config.schema import BackboneConfig, Config, DataConfig
 from fusseg.data.images import decoding_of, fit_image, load_image
-from fusseg.data.layouts.datasets import open_dataset
+from fusseg.data.layouts import open_dataset
 from fusseg.data.synthetic.scenes import Scene, draw_scene
 from fusseg.features.backbones import Backbone, load_backbone
 from fusseg.features.extraction import extract_features, wait_for

@@ -242,7 +242,7 @@ def test_a_site_is_looked_at_before_the_server_is_asked(join, keys, cli, make_si
     root = make_sites()
     code, _, err = join(root / "north", "--dry-run")
     assert (code, "--dry-run needs --config" in err) == (2, True)
-    assert "is no site" in join(tmp_path)[2]
+    assert "is not a site" in join(tmp_path)[2]
     (keys / "north.key").chmod(0o640)
     assert "chmod 600" in join(root / "north")[2]
     assert "missing.key" in join(root / "north", key="missing.key")[2]

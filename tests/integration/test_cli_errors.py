@@ -222,7 +222,7 @@ def test_an_unwritable_cache_is_named_with_its_mend(cli, make_sites, make_config
     code, _, err = cli("extract", make_config(make_sites()), "--cache", tmp_path / "file")
     assert code == 2
     assert err.startswith(f"error: cannot write the feature cache {tmp_path / 'file'}")
-    assert "choose another with --cache or FUSSEG_CACHE" in err
+    assert "choose another folder with --cache or FUSSEG_CACHE" in err
 
 
 @pytest.mark.parametrize("command", ["predict", "bench", "join"])
@@ -376,7 +376,7 @@ def test_data_that_moved_are_found_where_config_toml_says(cli, trained, tmp_path
     for command in (("evaluate", trained), ("run", "--resume", "--out", trained)):
         code, _, err = cli(*command)
         assert code == 2
-        assert "correct data.root, that of a run in its config.toml" in err
+        assert "correct data.root, for a run in its config.toml" in err
     config = trained / "config.toml"
     config.write_text(config.read_text().replace(str(old), str(new)))
     assert cli("evaluate", trained)[0] == 0

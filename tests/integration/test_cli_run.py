@@ -198,7 +198,7 @@ def test_a_site_without_enough_usable_images_stops_the_run_by_name(
     assert code == 2
     assert err == (
         "error: site 'north' has 1 usable training image, at least 2 are needed; fusseg check "
-        "names what is skipped; add images, move the site out of data.root, or set "
+        "lists what is skipped; add images, move the site out of data.root, or set "
         'data.train_sites = ["south"]\n'
     )
 

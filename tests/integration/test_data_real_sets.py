@@ -12,10 +12,11 @@ from fusseg.config.schema import DataConfig
 from fusseg.data.checks.check import check_sites
 from fusseg.data.images import fit_image, load_image
 from fusseg.data.items import Classes, Item
-from fusseg.data.layouts.datasets import open_dataset, select_held_out, select_training
+from fusseg.data.layouts import open_dataset
 from fusseg.data.masks import fit_mask, infer_classes, load_mask
+from fusseg.data.partitions import training_images
 from fusseg.data.partitions.leave_one_out import leave_one_out
-from fusseg.data.partitions.partition import training_images
+from fusseg.data.selection import select_held_out, select_training
 
 SETS = Path(__file__).parents[2].parent / "shared" / "data"
 pytestmark = pytest.mark.skipif(

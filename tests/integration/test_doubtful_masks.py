@@ -56,7 +56,7 @@ def test_smoothed_masks_are_refused_everywhere(cli, masks):
     for path in masks:
         white = np.asarray(Image.open(path)) * np.uint8(255)
         Image.fromarray(white).filter(ImageFilter.GaussianBlur(1)).save(path)
-    refused(cli, "smoothed, scaled, or once kept as JPEG", "classes.toml", str(masks[0]))
+    refused(cli, "smoothed, scaled, or once stored as JPEG", "classes.toml", str(masks[0]))
 
 
 def test_black_and_white_masks_are_refused_everywhere(cli, masks):

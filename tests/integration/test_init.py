@@ -145,7 +145,9 @@ def test_sites_that_are_all_too_small_are_said_to_be(cli, make_sites):
 def test_init_and_check_name_folders_that_are_no_sites(cli, make_sites):
     root = make_sites(labeled=False)
     (root / "north" / "images").rename(root / "north" / "Images")
-    message = "warning: north/Images: 6 images, but no folder 'images'; it is no site; move them to"
+    message = (
+        "warning: north/Images: 6 images, but no folder 'images'; it is not a site; move them to"
+    )
     for arguments in (("init", "sites", "--out", "mine.toml"), ("check", "sites")):
         code, out, _ = cli(*arguments)
         assert code == 0

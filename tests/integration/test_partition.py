@@ -164,7 +164,7 @@ def test_crops_train_and_held_out_images_stay_whole(cli, make_sites, make_config
     )
     code, text, _ = cli("check", config)
     assert code == 0
-    assert "60 crops stand for the training images" in text
+    assert "60 crops replace the training images" in text
     assert "features: 66 images" in text
 
 

@@ -118,7 +118,7 @@ def test_a_prediction_of_another_range_than_training_is_doubted(cli, twelve_bits
     code, out, _ = cli("predict", run, full, "--out", tmp_path / "other")
     assert code == 0
     assert "warning: 16-bit gray: these images use 0 to 65534 of 65535, 100% of the range" in out
-    assert "where those of training used 6%" in out
+    assert "while the training images used 6%" in out
 
 
 def test_near_infrared_is_named_until_transparency_is_ignored(cli, near_infrared, tmp_path):

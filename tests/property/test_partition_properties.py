@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from fusseg.config.schema import DataConfig
 from fusseg.core.errors import ConfigError, DataError
 from fusseg.data.items import Dataset, Item
+from fusseg.data.partitions import partition
 from fusseg.data.partitions.dirichlet import deal_dirichlet
 from fusseg.data.partitions.grouping import apportion, join_runs
-from fusseg.data.partitions.partition import partition
 from fusseg.data.partitions.partition_file import dump_partition
 
 SITES = st.dictionaries(st.sampled_from("abcdef"), st.integers(2, 15), min_size=1, max_size=6)

@@ -139,7 +139,7 @@ def test_a_gated_model_is_refused_with_what_to_do(hub):
 
 def test_a_model_that_the_hub_lacks_is_refused(hub):
     message = (
-        "there is no folder 'someone/nothing', and no model of that name on the Hugging Face hub; "
+        "there is no folder 'someone/nothing', and no model of this name on the Hugging Face hub; "
         "correct backbone.name, or run `hf auth login` if it is private"
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):

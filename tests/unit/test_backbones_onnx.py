@@ -125,7 +125,8 @@ def test_a_file_with_a_fixed_image_size_takes_that_only(tmp_path):
     assert backbone.image_size == (32, 48)
     assert backbone.extract(noise(2, 32, 48)).shape == (2, 3, 4, 6)
     message = (
-        f"backbone {name!r} takes images of [32, 48] only, got [48, 32]; set data.image_size to it"
+        f"backbone {name!r} takes only images of [32, 48], got [48, 32]; set data.image_size to "
+        "[32, 48]"
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         backbone.extract(noise(1, 48, 32))
@@ -206,7 +207,7 @@ def test_fixed_dimensions_that_cannot_be_honored_are_refused(tmp_path, shape):
     path = tmp_path / "model.onnx"
     refused(
         pooling(path, shape),
-        f"ONNX file '{path}' may fix its batch to 1, and height and width together, "
+        f"ONNX file '{path}' may fix only a batch of 1, and height and width together, "
         f"got an input of shape {shape}; export it with free dimensions",
     )
 
@@ -415,7 +416,7 @@ def test_a_grid_is_refused_where_there_is_none(tmp_path):
     with pytest.raises(ConfigError, match="for ONNX files that give tokens, got backbone 'filterb"):
         load_backbone("filterbank", grid="square")
     with pytest.raises(
-        ConfigError, match=r"must be of shape \(batch, tokens, dim\), .* drop backb"
+        ConfigError, match=r"must be of shape \(batch, tokens, dim\), .* remove backb"
     ):
         load_backbone(pooling(tmp_path / "map.onnx"), grid="square")
 

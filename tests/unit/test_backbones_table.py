@@ -81,7 +81,8 @@ def test_image_size_that_is_no_multiple_of_the_stride_is_refused(size, nearest):
 
 def test_image_size_other_than_the_only_one_is_refused():
     message = (
-        "backbone 'tiny' takes images of [224, 224] only, got [224, 232]; set data.image_size to it"
+        "backbone 'tiny' takes only images of [224, 224], got [224, 232]; set data.image_size to "
+        "[224, 224]"
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         check_image_size(backbone(image_size=(224, 224)), (224, 232))

@@ -56,8 +56,8 @@ def test_weights_that_cannot_be_fetched_are_named_with_the_commands(offline):
     start = time.monotonic()
     refused(
         "facebook/dino-vitb8",
-        "there is no folder 'facebook/dino-vitb8', and its weights are neither in the cache of "
-        "the Hugging Face hub nor can they be fetched from there; on a machine with a network run\n"
+        "there is no folder 'facebook/dino-vitb8', and its weights are not in the cache of "
+        "the Hugging Face hub and cannot be fetched from the hub; on a machine with a network run\n"
         "    pip install huggingface_hub\n"
         "    hf download facebook/dino-vitb8 --local-dir dino-vitb8\n"
         "then copy the folder dino-vitb8 here and set backbone.name to its path",
@@ -88,7 +88,9 @@ def test_a_cached_model_without_weights_is_not_taken(offline, tiny):
 
 
 def test_a_name_the_hub_does_not_allow_is_refused():
-    with pytest.raises(ConfigError, match=r"^there is no folder 'a--b/c', and it is no id on the"):
+    with pytest.raises(
+        ConfigError, match=r"^there is no folder 'a--b/c', and it is not an id on the"
+    ):
         load_backbone("a--b/c")
 
 
@@ -140,7 +142,7 @@ def test_truncated_weights_are_refused(folder):
     refused(
         folder,
         f"weights of backbone '{folder}' cannot be loaded: Error while deserializing header: "
-        f"incomplete metadata, file not fully covered; fetch '{folder}' again",
+        f"incomplete metadata, file not fully covered; download '{folder}' again",
     )
 
 
@@ -158,7 +160,7 @@ def test_partial_weights_are_refused(folder):
     refused(
         folder,
         f"weights of backbone '{folder}' lack 1 tensors, such as 'layernorm.weight'; "
-        f"fetch '{folder}' again",
+        f"download '{folder}' again",
     )
 
 

@@ -8,7 +8,8 @@ import torch
 from fusseg.config.schema import BackboneConfig
 from fusseg.core.errors import ConfigError, DataError
 from fusseg.features.cache.codecs import PACKINGS, check_cache, find_basis, row_type
-from fusseg.features.cache.store import FeatureSettings, list_stores, open_store, writing
+from fusseg.features.cache.store import FeatureSettings, list_stores, open_store
+from fusseg.features.cache.writer import writing
 from fusseg.features.feature_set import read_features
 
 SETTINGS = FeatureSettings("filterbank", "f" * 64, (16, 16), "crop", "bilinear")
@@ -142,7 +143,7 @@ def test_components_beyond_float16_are_refused_with_what_to_do(tmp_path):
     maps = np.zeros((2, 1, 2, 4), np.float16)
     maps[:, :, 1] = 60000
     message = (
-        "principal components of features are beyond float16, 65504; set backbone.cache to "
+        "principal components of features exceed the largest float16, 65504; set backbone.cache to "
         "'float16' or 'int8'"
     )
     maps[1] *= -1

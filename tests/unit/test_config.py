@@ -93,7 +93,7 @@ def test_a_white_level_beyond_16_bits_is_refused(level):
 def test_white_levels_are_named_by_a_number_of_bands():
     message = (
         "data.white_level has the key 'rgb'; the keys are numbers of bands: 1 for gray, 3 for RGB, "
-        "2 and 4 for those with transparency"
+        "2 and 4 for the same with transparency"
     )
     expect_refusal(message, DataConfig, white_level={"rgb": 4095})
 
@@ -121,7 +121,7 @@ def test_quantiles_outside_zero_and_one_are_refused(quantiles):
 
 
 def test_steps_and_epochs_exclude_each_other():
-    message = "local.steps and local.epochs exclude each other, got 5 and 2.0; remove one"
+    message = "local.steps and local.epochs cannot both be set, got 5 and 2.0; remove one"
     expect_refusal(message, LocalConfig, steps=5, epochs=2.0)
 
 

@@ -49,7 +49,7 @@ def test_a_good_set_is_described(root):
 def test_a_set_that_cannot_be_opened_is_one_error(tmp_path):
     missing = str(tmp_path / "no")
     message = (
-        f"data.root does not exist: {missing!r}; correct data.root, that of a run in its "
+        f"data.root does not exist: {missing!r}; correct data.root, for a run in its "
         "config.toml (a relative path starts at the working directory); "
         "expected ROOT/SITE/images/*.jpg (or png, tif, bmp, webp)"
     )
@@ -72,7 +72,7 @@ def test_a_site_left_with_one_image_is_an_error(root):
     for stem in "12":
         (root / "a" / "images" / f"{stem}.png").write_bytes(b"junk")
     message = (
-        "site 'a' has 1 usable training image, at least 2 are needed; fusseg check names what is "
+        "site 'a' has 1 usable training image, at least 2 are needed; fusseg check lists what is "
         'skipped; add images, move the site out of data.root, or set data.train_sites = ["b"]'
     )
     findings = grave(check(root))
@@ -187,7 +187,7 @@ def test_copies_are_warned_about_across_sites(root):
 def test_rows_without_an_image_are_warned_about(root):
     (root / "splits.csv").write_text("stem,site,split\n1,a,train\n1.png,a,train\n8,b,val\n")
     message = (
-        "2 rows without an image, line 3 first (stem '1.png' of site 'a'); "
+        "2 rows without an image, the first: line 3 (stem '1.png' of site 'a'); "
         "stems are written without a suffix"
     )
     assert grave(check(root)) == [Finding("warning", str(root / "splits.csv"), message)]
@@ -195,20 +195,20 @@ def test_rows_without_an_image_are_warned_about(root):
 
 def test_masks_without_an_image_are_warned_about(root):
     (root / "a" / "images" / "2.png").unlink()
-    message = "1 mask without an image, '2.png' first; a mask is called like its image"
+    message = "1 mask without an image, the first: '2.png'; a mask has the name of its image"
     assert grave(check(root)) == [Finding("warning", str(root / "a" / "masks"), message)]
 
 
 def test_a_site_without_images_is_warned_about(root):
     (root / "c" / "images").mkdir(parents=True)
-    message = "no image in its folder images; it is no site"
+    message = "no image in its folder 'images'; it is not a site"
     assert grave(check(root)) == [Finding("warning", "c", message)]
 
 
 def test_missing_masks_are_noted_in_a_partly_labeled_site(root):
     (root / "a" / "masks" / "2.png").unlink()
     (root / "a" / "masks" / "3.png").unlink()
-    message = "2 images without a mask, '2' first; evaluation leaves them out"
+    message = "2 images without a mask, the first: '2'; evaluation leaves them out"
     assert Finding("note", "a", message) in check(root)
 
 

@@ -7,10 +7,11 @@ from fusseg.core.errors import ConfigError, DataError
 from fusseg.data.checks.check import check_sites
 from fusseg.data.findings import Finding
 from fusseg.data.items import NO_CLASS
+from fusseg.data.layouts import open_dataset
 from fusseg.data.layouts.cityscapes import CITIES, CLASSES, LAYOUT
-from fusseg.data.layouts.datasets import open_dataset, select_held_out, select_training
 from fusseg.data.masks import count_classes, load_mask
-from fusseg.data.partitions.partition import training_images
+from fusseg.data.partitions import training_images
+from fusseg.data.selection import select_held_out, select_training
 
 PAPER = {
     3: [CITIES[:6], CITIES[6:12], CITIES[12:]],
@@ -158,9 +159,9 @@ def test_the_check_describes_a_small_tree(make_tree):
         Finding("note", "bochum", "2 images, 0 masks; splits: train 2"),
         Finding("note", "lindau", "2 images, 2 masks; splits: val 2"),
         Finding("note", "ulm", "2 images, 0 masks; splits: train 2"),
-        Finding("note", str(root), f"27 classes: {names}; joined from 27 pixel values"),
+        Finding("note", str(root), f"27 classes: {names}; merged from 27 pixel values"),
         Finding("note", "selection", "4 images train, 2 held out"),
-        Finding("note", "crops", "20 crops stand for the training images"),
+        Finding("note", "crops", "20 crops replace the training images"),
     ]
 
 

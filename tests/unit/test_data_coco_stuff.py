@@ -8,9 +8,10 @@ from fusseg.config.schema import DataConfig
 from fusseg.core.errors import DataError
 from fusseg.data.checks.check import check_sites
 from fusseg.data.findings import Finding
+from fusseg.data.layouts import open_dataset
 from fusseg.data.layouts.coco_stuff import LAYOUT, NEVER_LABELED, coarse_classes
-from fusseg.data.layouts.datasets import open_dataset, select_held_out, select_training
 from fusseg.data.masks import load_mask
+from fusseg.data.selection import select_held_out, select_training
 
 
 @pytest.fixture
@@ -117,7 +118,7 @@ def test_the_check_counts_clients_and_images_without_a_mask(make_tree):
     findings = list(check_sites(settings(root, alpha=100.0, **more)))
     assert {finding.severity for finding in findings} == {"note"}
     messages = [finding.message for finding in findings]
-    assert "1 image without a mask, '8' first; evaluation leaves them out" in messages
+    assert "1 image without a mask, the first: '8'; evaluation leaves them out" in messages
     assert Finding("note", "selection", "6 images train, 2 held out") in findings
     assert "2 clients of " in next(f.message for f in findings if f.subject == "partition")
     too_many = list(check_sites(settings(root, **more), min_images=4))
@@ -125,8 +126,8 @@ def test_the_check_counts_clients_and_images_without_a_mask(make_tree):
         Finding(
             "error",
             "selection",
-            "6 images cannot give each of 2 clients 4, a batch; lower data.num_clients or "
-            "local.batch_size",
+            "6 images are too few for 2 clients of at least 4 images, a batch; lower "
+            "data.num_clients or local.batch_size",
         )
         in too_many
     )

@@ -3,9 +3,10 @@ from PIL import Image
 
 from fusseg.config.schema import DataConfig
 from fusseg.core.errors import ConfigError, DataError
-from fusseg.data.layouts.datasets import open_dataset, select_held_out, select_training
+from fusseg.data.layouts import open_dataset
+from fusseg.data.partitions import training_images
 from fusseg.data.partitions.leave_one_out import leave_one_out
-from fusseg.data.partitions.partition import training_images
+from fusseg.data.selection import select_held_out, select_training
 
 TABLE = "stem,site,split,camera\n" + "".join(
     f"{stem},{site},{split},{camera}\n"
@@ -61,8 +62,8 @@ def test_an_image_without_a_value_is_named(root):
     path = root / "splits.csv"
     path.write_text(TABLE.replace("3,a,test,blue\n", "3,a,test,\n").replace("1,b,train,red\n", ""))
     assert refused(by_camera(root)) == (
-        "2 of 7 images have no value in the column 'camera', image '3' of site 'a' first; add what "
-        f"is missing, or choose another data.partition: {path}"
+        "2 of 7 images have no value in the column 'camera', the first: image '3' of site 'a'; add "
+        f"what is missing, or choose another data.partition: {path}"
     )
 
 

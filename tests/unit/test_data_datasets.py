@@ -5,7 +5,8 @@ import pytest
 from fusseg.config.schema import DataConfig
 from fusseg.core.errors import ConfigError
 from fusseg.data.items import Classes, Dataset, Item
-from fusseg.data.layouts.datasets import open_dataset, select_held_out, select_training
+from fusseg.data.layouts import open_dataset
+from fusseg.data.selection import select_held_out, select_training
 from fusseg.data.synthetic.scenes import Scene
 
 
@@ -99,7 +100,7 @@ def test_a_held_out_split_needs_sites():
 def test_some_site_must_train():
     message = refused(MIXED, held_out_sites=("a", "b", "c"))
     assert message == (
-        "no image trains: data.held_out_sites takes all of a, b, c; "
+        "no image trains: data.held_out_sites names every site, a, b, c; "
         "leave a site out, or set data.train_split and data.held_out_split"
     )
 

@@ -3,7 +3,7 @@ from PIL import Image
 
 from fusseg.config.schema import DataConfig
 from fusseg.core.errors import DataError
-from fusseg.data.layouts.datasets import open_dataset
+from fusseg.data.layouts import open_dataset
 
 
 def test_a_plain_folder_is_one_site_of_its_name(tmp_path):

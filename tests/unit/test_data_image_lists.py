@@ -6,7 +6,7 @@ from fusseg.config.schema import DataConfig
 from fusseg.core.errors import ConfigError, DataError
 from fusseg.data.image_lists import pick_listed
 from fusseg.data.items import Dataset, Item
-from fusseg.data.layouts.datasets import select_held_out, select_training
+from fusseg.data.selection import select_held_out, select_training
 
 DATASET = Dataset(
     tuple(
@@ -53,23 +53,24 @@ def test_a_list_restricts_what_sites_select(write):
 def test_unknown_stems_are_counted_and_the_first_is_named(write):
     path = write("1.jpg\n3\nb/1\n")
     assert refused(path) == (
-        "data.train_list names 2 of 3 images that are not there, '1.jpg' on line 1 first; write "
-        f"one stem or site/stem per line, without a suffix: {path}"
+        "data.train_list names 3 images, of which 2 do not exist, the first: '1.jpg' on line 1; "
+        f"write one stem or site/stem per line, without a suffix: {path}"
     )
 
 
 def test_a_stem_of_several_sites_needs_its_site(write):
     path = write("\n1\n")
     assert refused(path) == (
-        f"data.train_list names '1' on line 2, which is at the sites a, c; write site/stem: {path}"
+        f"data.train_list names '1' on line 2, which exists at the sites a, c; "
+        f"write site/stem: {path}"
     )
 
 
 def test_a_list_that_leaves_nothing_is_refused(write):
     path = write("3\n4\n")
     assert refused(path, DATASET.items[:2]) == (
-        "data.train_list names 2 images, none of them among the 2 of the sites and split it "
-        f"restricts; choose another list, sites or split: {path}"
+        "data.train_list names 2 images, but none of the 2 images of the chosen sites and "
+        f"split; choose another list, sites or split: {path}"
     )
 
 

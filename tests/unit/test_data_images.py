@@ -356,7 +356,7 @@ def test_a_huge_image_is_refused_by_its_header(tmp_path):
     path.write_bytes(small[:12] + header + struct.pack(">I", zlib.crc32(header)) + small[33:])
     assert refused(item_of(path)) == (
         "image has 20000 x 10001 pixels, more than 200000000 in all; "
-        f"scale it down or cut it up: {path}"
+        f"scale it down or cut it into parts: {path}"
     )
     with pytest.raises(DataError, match="more than 200000000 in all"):
         image_shape(item_of(path))

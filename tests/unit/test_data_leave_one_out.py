@@ -5,8 +5,9 @@ from PIL import Image
 
 from fusseg.config.schema import DataConfig
 from fusseg.core.errors import ConfigError
-from fusseg.data.layouts.datasets import open_dataset, select_held_out, select_training
+from fusseg.data.layouts import open_dataset
 from fusseg.data.partitions.leave_one_out import leave_one_out
+from fusseg.data.selection import select_held_out, select_training
 
 SPLITS = {"a": "train train test", "b": "train train", "c": "test test", "d": "train train test"}
 
@@ -64,7 +65,7 @@ def test_one_site_cannot_be_left_out(config):
         leave_one_out(replace(config, train_sites=("a",)))
     assert str(caught.value) == (
         "leaving one site out needs at least 2 sites with images in their splits, got a to train "
-        "and a to hold out; name other data.train_sites, data.held_out_sites or splits"
+        "and a to hold out; choose other data.train_sites, data.held_out_sites or splits"
     )
 
 

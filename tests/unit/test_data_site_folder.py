@@ -64,10 +64,10 @@ def test_a_folder_with_images_is_one_site_even_beside_folders_of_sites(tmp_path)
 def test_a_folder_without_images_is_no_site(tmp_path, made):
     touch(tmp_path, *made)
     assert refused(tmp_path) == (
-        f"{tmp_path} is no site: it has neither a folder 'images' nor 'a/images'; give the folder "
-        "above the images"
+        f"{tmp_path} is not a site: it has neither a folder 'images' nor 'a/images'; give the "
+        "folder that contains 'images'"
     )
-    assert refused(tmp_path / "none").startswith(f"{tmp_path / 'none'} is no site: ")
+    assert refused(tmp_path / "none").startswith(f"{tmp_path / 'none'} is not a site: ")
 
 
 def test_no_image_is_an_error(tmp_path):

@@ -63,7 +63,7 @@ def test_a_root_must_be_a_folder(tmp_path):
     file.touch()
     layout = "expected ROOT/SITE/images/*.jpg (or png, tif, bmp, webp)"
     mend = (
-        "correct data.root, that of a run in its config.toml (a relative path starts at the "
+        "correct data.root, for a run in its config.toml (a relative path starts at the "
         "working directory)"
     )
     text = f"data.root does not exist: {str(missing)!r}; {mend}; {layout}"

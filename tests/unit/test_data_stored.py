@@ -53,7 +53,7 @@ def test_the_largest_value_of_the_type_may_mark_what_is_missing():
 def test_sites_of_different_bits_are_told_apart_and_told_a_factor():
     found = said(("a", gray(1000)), ("b", gray(4000)), ("c", gray(60000)))
     assert "10 bits" in found["a"]
-    assert "site c uses 16 bits, and one white level is for all sites" in found["a"]
+    assert "site c uses 16 bits, and all sites share one white level" in found["a"]
     assert "multiply the values of this site's files by 64" in found["a"]
     assert "by 16" in found["b"]
     assert "c" not in found
@@ -183,7 +183,7 @@ def test_images_unlike_those_of_training_are_told_and_like_ones_are_not():
     assert "use 0 to 4000 of 65535, 6% of the range" in message
     assert message.endswith("by 16")
     (message,) = unlike([plain], [twelve])
-    assert "where those of training used 6%" in message
+    assert "while the training images used 6%" in message
     (message,) = unlike([twelve], [])
     assert "6% of the range" in message
 

@@ -168,7 +168,7 @@ def test_no_usable_image_is_an_error(backbone, config, write_items, tmp_path):
     items = write_items(1)
     items[0].image.write_bytes(b"")
     _, features = run(extract(items, backbone, config, tmp_path / "cache"))
-    message = "no image is left: every one was skipped; fusseg check says why"
+    message = "no image is left, all were skipped; fusseg check says why"
     with pytest.raises(DataError, match=f"^{message}$"):
         features.of_views(seen(items, backbone, config))
 

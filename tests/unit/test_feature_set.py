@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from fusseg.features.cache.store import FeatureSettings, open_store, writing
+from fusseg.features.cache.store import FeatureSettings, open_store
+from fusseg.features.cache.writer import writing
 from fusseg.features.feature_set import pool_features, read_features
 
 SETTINGS = FeatureSettings("filterbank", "f" * 64, (16, 16), "crop", "bilinear")

@@ -10,7 +10,7 @@ import tifffile
 from PIL import Image
 
 from fusseg.core.errors import DataError
-from fusseg.data.mask_files import masks_by_stem, read_mask
+from fusseg.data.mask_files import is_images_folder, is_masks_folder, masks_by_stem, read_mask
 
 VALUES = np.array([[0, 1, 2, 3], [3, 2, 1, 0], [1, 1, 3, 3]], np.uint8)
 
@@ -159,3 +159,22 @@ def test_two_masks_of_one_stem_are_an_error(tmp_path):
         (tmp_path / name).touch()
     with pytest.raises(DataError, match=r"share the stem 'x', x\.png and x\.tif"):
         masks_by_stem(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("masks", "Labels", "annotations", "SegmentationClass", "SegmentationObject", "gtFine"),
+        *("ground_truth", "GroundTruth", "trainannot", "train_masks", "val-labels", "my gt", "gt"),
+    ],
+)
+def test_names_of_folders_of_masks(name):
+    assert is_masks_folder(name)
+    assert not is_images_folder(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["images", "JPEGImages", "train", "wright", "yard", "labelled", "masking tape"]
+)
+def test_other_names(name):
+    assert not is_masks_folder(name)

@@ -162,7 +162,7 @@ def test_smoothed_masks_are_refused_unless_their_values_are_named(tmp_path):
     with pytest.raises(DataError) as caught:
         infer_classes([save(tmp_path, draw((0, 1)), "b"), item])
     message = str(caught.value)
-    assert "smoothed, scaled, or once kept as JPEG" in message
+    assert "smoothed, scaled, or once stored as JPEG" in message
     assert "classes.toml" in message
     assert message.endswith(f": {item.mask}")
     named = Classes(tuple(str(value) for value in range(255)), 255)

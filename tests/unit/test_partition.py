@@ -8,10 +8,10 @@ from PIL import Image
 from fusseg.config.schema import DataConfig
 from fusseg.core.errors import ConfigError, DataError
 from fusseg.data.items import Classes, Dataset, Item
+from fusseg.data.partitions import client_names, partition, training_images
 from fusseg.data.partitions.dirichlet import deal_dirichlet
 from fusseg.data.partitions.dominant import UNLABELED, count_labels, dominant_classes
 from fusseg.data.partitions.grouping import apportion, split_evenly
-from fusseg.data.partitions.partition import client_names, partition, training_images
 from fusseg.data.partitions.partition_file import dump_partition
 
 
@@ -217,8 +217,8 @@ def test_an_image_without_a_mask_cannot_be_dealt_out_by_class(labeled):
     dataset = Dataset(items, labeled.classes)
     assert refused(DataError, dataset, partition="dirichlet", num_clients=2) == (
         'data.partition "dirichlet" needs the dominant class of each image, but 1 of 11 training '
-        "images have no mask, image 'z' of site 'a' first; add masks, leave the images out with "
-        "data.train_list, or choose another partition"
+        "images have no mask, the first: image 'z' of site 'a'; add masks, leave the images out "
+        "with data.train_list, or choose another partition"
     )
     assert "11 of 11 training" in refused(DataError, FOUR, partition="dirichlet")
 
@@ -250,8 +250,8 @@ def test_too_few_images_for_all_clients_are_refused():
     with pytest.raises(ConfigError) as caught:
         deal_dirichlet(np.zeros(10, np.int64), 4, 0.5, 3, seed=0)
     assert str(caught.value) == (
-        "10 images cannot give each of 4 clients 3, a batch; lower data.num_clients or "
-        "local.batch_size"
+        "10 images are too few for 4 clients of at least 3 images, a batch; lower "
+        "data.num_clients or local.batch_size"
     )
 
 
@@ -259,9 +259,9 @@ def test_drawing_ends_after_a_hundred_draws():
     with pytest.raises(ConfigError) as caught:
         deal_dirichlet(np.zeros(12, np.int64), 4, 0.001, 3, seed=0)
     assert str(caught.value) == (
-        "the smallest client got at most 0 of 3 images, a batch, in 100 draws with data.alpha "
-        "0.001 and 4 clients; raise data.alpha, lower data.num_clients or local.batch_size, or "
-        "choose another data.partition_seed"
+        "in 100 draws with data.alpha 0.001 and 4 clients, the smallest client never got more than "
+        "0 images, but needs 3, a batch; raise data.alpha, lower data.num_clients or "
+        "local.batch_size, or choose another data.partition_seed"
     )
 
 
@@ -301,8 +301,8 @@ def test_every_training_image_must_be_in_the_file_once(saved):
     )
     assert message(*lines[2:], f" ,{site},{stem}") == f"{image} 12 has no client; name one: {saved}"
     assert message(*lines[1:], "x,a,99") == (
-        "image '99' of site 'a' on line 13 is not there; write the partition for these data anew: "
-        f"{saved}"
+        "image '99' of site 'a' on line 13 does not exist; write the partition again for this "
+        f"data: {saved}"
     )
     assert message(f"a/b,{site},{stem}") == (
         f"client 'a/b' on line 2 has a slash in its name; rename it: {saved}"

@@ -54,7 +54,7 @@ def test_what_cannot_be_drawn_is_refused(tmp_path, kind, images, held_out, messa
 
 def test_a_folder_with_anything_in_it_is_left_alone(tmp_path):
     (tmp_path / "note.txt").write_text("mine")
-    with pytest.raises(DataError, match="is there already; name a new folder, or remove it"):
+    with pytest.raises(DataError, match="already exists; choose a new folder, or remove it"):
         write_scenes("pipes", tmp_path, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
 

@@ -12,8 +12,7 @@ from fusseg.data.items import Item
 from fusseg.features.backbones import load_backbone
 from fusseg.features.cache.store import FeatureSettings, Store
 from fusseg.features.extraction import Elsewhere, Progress, extract_features
-from fusseg.features.pipeline import DigestedItem
-from fusseg.features.shards import (
+from fusseg.features.on_workers.shards import (
     BackboneSource,
     Outcome,
     Shard,
@@ -22,6 +21,7 @@ from fusseg.features.shards import (
     read_outcomes,
     write_shard,
 )
+from fusseg.features.pipeline import DigestedItem
 from fusseg.features.views import training_views
 
 SOURCE = BackboneSource("filterbank", ComputeConfig())

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from fusseg.core.errors import DataError
-from fusseg.features.cache.store import FeatureSettings, Store, list_stores, open_store, writing
+from fusseg.features.cache.store import FeatureSettings, Store, list_stores, open_store
+from fusseg.features.cache.writer import writing
 
 SETTINGS = FeatureSettings("filterbank", "f" * 64, (16, 32), "crop", "bilinear")
 SHAPE = (2, 3, 2)
@@ -293,8 +294,8 @@ def test_a_cache_that_cannot_be_written_says_how_to_choose_another(tmp_path):
     (tmp_path / "file").touch()
     path = Store(tmp_path / "file" / f"a-{SETTINGS.key[:16]}", "a", SETTINGS, SHAPE).path
     message = (
-        f"cannot write the feature cache {path}: Not a directory; choose another with --cache or "
-        "FUSSEG_CACHE"
+        f"cannot write the feature cache {path}: Not a directory; choose another folder "
+        "with --cache or FUSSEG_CACHE"
     )
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
         open_store(tmp_path / "file", "a", SETTINGS, SHAPE)

@@ -6,7 +6,7 @@ import pytest
 
 from fusseg.config.schema import DataConfig
 from fusseg.data.checks.unused_masks import find_unused_masks
-from fusseg.data.layouts.datasets import open_dataset
+from fusseg.data.layouts import open_dataset
 
 
 @pytest.fixture
@@ -43,43 +43,45 @@ def test_kinds_that_are_not_read_are_counted_by_kind(unused):
         *images, "s/masks/1.bmp", "s/masks/2.BMP", "s/masks/3.npy", "s/masks/4.png"
     ).values()
     assert message.startswith(
-        "3 files of labels are not read (2 *.bmp, 1 *.npy), '1.bmp' first; a mask is a PNG"
+        "3 label files are not read (2 *.bmp, 1 *.npy), the first: '1.bmp'; a mask is a PNG"
     )
 
 
 def test_masks_that_belong_to_no_image_are_told_their_name(unused):
     found = unused("s/images/1.jpg", "s/masks/1_labelTrainIds.png", "s/masks/1_color.png")
     assert found == {
-        "s/masks": "2 masks without an image, '1_color.png' first; a mask is called like its "
+        "s/masks": "2 masks without an image, the first: '1_color.png'; a mask has the name of its "
         "image, 1.png"
     }
 
 
 def test_masks_in_deeper_folders_are_counted(unused):
     (message,) = unused("s/images/1.jpg", "s/masks/day/1.png").values()
-    assert message.startswith("1 file of labels below it is not read (1 *.png), '1.png' first")
+    assert message.startswith("1 label file below it is not read (1 *.png), the first: '1.png'")
 
 
 @pytest.mark.parametrize("folder", ["labels", "Masks", "annotations", "gt", "SegmentationClass"])
 def test_folders_of_other_names_are_looked_into(unused, folder):
     found = unused("s/images/1.jpg", f"s/{folder}/1.png", f"s/{folder}/1.txt", "s/other/1.png")
     assert list(found) == [f"s/{folder}"]
-    assert "2 files of labels are not read (1 *.png, 1 *.txt)" in found[f"s/{folder}"]
+    assert "2 label files are not read (1 *.png, 1 *.txt)" in found[f"s/{folder}"]
     assert "s/masks" in found[f"s/{folder}"]
 
 
 def test_coco_annotations_are_named_wherever_they_lie(unused, tmp_path):
     found = unused("s/images/1.jpg", "annotations/instances.json", "s/_annotations.coco.json")
     assert found.keys() == {"annotations", "s"}
-    assert "1 file of labels is not read (1 *.json), 'instances.json'" in found["annotations"]
-    assert "'_annotations.coco.json' first" in found["s"]
+    assert (
+        "1 label file is not read (1 *.json), the first: 'instances.json'" in found["annotations"]
+    )
+    assert "first: '_annotations.coco.json'" in found["s"]
     assert f"masks are read from {tmp_path}/s/masks" in found["s"]
-    assert "'1.json' first" in unused("t/images/1.jpg", "t/images/1.json")["t"]
+    assert "first: '1.json'" in unused("t/images/1.jpg", "t/images/1.json")["t"]
 
 
 def test_a_plain_folder_says_how_its_masks_would_be_read(unused):
     found = unused("1.jpg", "masks/1.png", layout="images")
-    assert "1 file of labels is not read (1 *.png)" in found["masks"]
+    assert "1 label file is not read (1 *.png)" in found["masks"]
     assert 'data.layout = "sites"' in found["masks"]
     found = unused("one/images/1.jpg", "one/masks/1.png", layout="images", below="one/images")
     assert list(found) == ["one/masks"]
@@ -94,7 +96,7 @@ def test_cityscapes_labels_of_other_kinds_are_named_where_ids_are_missing(unused
     found = unused(image, *others, coarse, layout="cityscapes")
     assert found.keys() == {"gtFine", "gtCoarse"}
     assert found["gtFine"].startswith(
-        "2 files of labels are not read (1 *_gtFine_labelTrainIds.png, 1 *_gtFine_polygons.json)"
+        "2 label files are not read (1 *_gtFine_labelTrainIds.png, 1 *_gtFine_polygons.json)"
     )
     assert "gtFine/SPLIT/CITY/*_gtFine_labelIds.png" in found["gtFine"]
     assert unused(f"{city}_gtFine_labelIds.png", layout="cityscapes") == {}
@@ -106,7 +108,7 @@ def test_coco_annotations_beside_missing_pixel_maps_are_named(unused):
     found = unused(*names, *maps, layout="coco-stuff")
     assert found.keys() == {"annotations", "stuffthingmaps/val2017"}
     assert "stuffthingmaps_trainval2017.zip" in found["annotations"]
-    assert "'2_labelTrainIds.png' first" in found["stuffthingmaps/val2017"]
+    assert "first: '2_labelTrainIds.png'" in found["stuffthingmaps/val2017"]
     assert unused("stuffthingmaps/val2017/2.png", layout="coco-stuff") == {}
 
 

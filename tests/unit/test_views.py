@@ -120,7 +120,7 @@ def test_a_size_that_does_not_suit_the_backbone_is_refused_by_its_key(items):
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         held_out_views(items, backbone(), config)
     with pytest.raises(
-        ConfigError, match=r"takes images of \[24, 24\] only, got \[32, 41\]; set ev"
+        ConfigError, match=r"takes only images of \[24, 24\], got \[32, 41\]; set ev"
     ):
         held_out_views(items, backbone(image_size=(24, 24)), config)
 
@@ -128,7 +128,7 @@ def test_a_size_that_does_not_suit_the_backbone_is_refused_by_its_key(items):
 def test_a_backbone_of_one_size_cannot_see_images_whole(items):
     config = Config(data=DataConfig(image_size=(24, 24)), evaluation=EvaluationConfig(whole=True))
     message = (
-        "backbone 'b' takes images of [24, 24] only and cannot see them whole; set "
+        "backbone 'b' takes only images of [24, 24] and cannot see images whole; set "
         "evaluation.whole to false"
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):

@@ -7,8 +7,8 @@ from pathlib import Path
 from fusseg.bench.grid import Anchor
 from fusseg.config.file import dump_config
 from fusseg.config.schema import Config
-from fusseg.core.atomic import write_atomically
 from fusseg.core.errors import ConfigError
+from fusseg.core.files import write_atomically
 from fusseg.core.randomness import round_generator
 from fusseg.features.extraction import wait_for
 from fusseg.federation.baselines import features_anchor, pca_anchor, sample_features

@@ -9,8 +9,8 @@ from fusseg.bench.conditions import methods_section, settings_section
 from fusseg.bench.grid import Grid
 from fusseg.bench.results import Result, read_results
 from fusseg.bench.table import Entry, Section, table_sections
-from fusseg.core.atomic import write_atomically
 from fusseg.core.errors import DataError
+from fusseg.core.files import write_atomically
 from fusseg.core.portable_paths import without_folders
 from fusseg.data.tables import dump_table
 from fusseg.report.bench_page import PageFigure, PageTable, render_bench

@@ -19,9 +19,9 @@ from fusseg.bench.projection import (
 )
 from fusseg.core.colors import UNASSIGNED, colorize
 from fusseg.data.images import fit_image, load_image
-from fusseg.data.layouts.datasets import open_dataset
+from fusseg.data.layouts import open_dataset
+from fusseg.data.partitions import training_images
 from fusseg.data.partitions.dominant import count_labels
-from fusseg.data.partitions.partition import training_images
 from fusseg.evaluation.held_out import HeldOut, read_labels, segment_held_out
 from fusseg.features.extraction import wait_for
 from fusseg.federation.strategies import resolve

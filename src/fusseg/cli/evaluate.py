@@ -10,7 +10,8 @@ from fusseg.cli.progress import Display, follow
 from fusseg.cli.summaries import describe_scores, describe_skipped
 from fusseg.config.schema import DataConfig
 from fusseg.core.errors import ConfigError
-from fusseg.data.layouts.datasets import check_names, check_split, open_dataset
+from fusseg.data.layouts import open_dataset
+from fusseg.data.selection import check_names, check_split
 from fusseg.evaluation.scores import score_named
 from fusseg.federation.strategies import resolve
 from fusseg.runs.directory import Record

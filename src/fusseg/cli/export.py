@@ -11,7 +11,8 @@ from fusseg.core.errors import ConfigError, DataError
 from fusseg.core.visible_text import say
 from fusseg.data.images import Decoding, decoding_of, load_image
 from fusseg.data.items import Item
-from fusseg.data.layouts.datasets import open_dataset, select_held_out
+from fusseg.data.layouts import open_dataset
+from fusseg.data.selection import select_held_out
 from fusseg.export.artifact import Artifact, describe_backbone
 from fusseg.export.onnx.onnx_model import build_onnx, save_onnx
 from fusseg.export.onnx.parity import Graph, Parity, Pixels, measure_parity

@@ -25,8 +25,9 @@ from fusseg.data.checks.survey import (
     sites_of_split,
 )
 from fusseg.data.items import Dataset
-from fusseg.data.layouts.datasets import open_dataset, select_training
+from fusseg.data.layouts import open_dataset
 from fusseg.data.partitions.small_clients import MIN_IMAGES, small_sites
+from fusseg.data.selection import select_training
 from fusseg.features.backbones import load_backbone
 
 NUM_CLUSTERS = 8

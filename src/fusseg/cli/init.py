@@ -10,8 +10,8 @@ from fusseg.cli.first_config import choose_config, describe_config
 from fusseg.cli.summaries import describe_finding
 from fusseg.config.file import parse_config
 from fusseg.config.schema import BackboneConfig, Config, Grid
-from fusseg.core.atomic import write_atomically
 from fusseg.core.errors import ConfigError
+from fusseg.core.files import write_atomically
 from fusseg.core.visible_text import say
 from fusseg.data.checks.check_masks import doubt_masks
 from fusseg.data.checks.survey import NUM_LOOKED_AT
@@ -19,8 +19,9 @@ from fusseg.data.checks.unused import find_unused
 from fusseg.data.checks.unused_masks import find_unused_masks
 from fusseg.data.findings import Finding, counted
 from fusseg.data.items import Dataset
-from fusseg.data.layouts.datasets import open_dataset, select_held_out, select_training
+from fusseg.data.layouts import open_dataset
 from fusseg.data.partitions.small_clients import MIN_IMAGES, MOST_NAMED, small_sites
+from fusseg.data.selection import select_held_out, select_training
 from fusseg.data.stored import doubt_stored
 
 

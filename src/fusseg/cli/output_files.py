@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from fusseg.core.atomic import write_atomically
 from fusseg.core.errors import DataError
+from fusseg.core.files import write_atomically
 
 
 def write_output(path: Path, content: bytes) -> None:

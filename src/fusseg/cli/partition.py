@@ -13,10 +13,11 @@ from fusseg.config.file import load_config
 from fusseg.core.colors import palette
 from fusseg.core.errors import ConfigError
 from fusseg.data.items import Classes, Item
-from fusseg.data.layouts.datasets import open_dataset, select_training
+from fusseg.data.layouts import open_dataset
+from fusseg.data.partitions import partition
 from fusseg.data.partitions.dominant import UNLABELED, count_labels, dominant_classes, known_classes
-from fusseg.data.partitions.partition import partition
 from fusseg.data.partitions.partition_file import dump_partition
+from fusseg.data.selection import select_training
 from fusseg.report.class_distribution import draw_class_distribution
 
 

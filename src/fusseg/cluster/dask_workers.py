@@ -10,8 +10,8 @@ from distributed import Client, Worker, WorkerPlugin
 from distributed.worker import logger
 
 from fusseg.cluster.workers import TOKEN, Surroundings, Workers, describe_surroundings, find_fault
-from fusseg.core.atomic import write_atomically
 from fusseg.core.errors import ConfigError, DataError
+from fusseg.core.files import write_atomically
 
 _RESOURCE = "fusseg"
 """A Dask resource: each worker has one and each task takes one, so a worker runs one at a time."""

@@ -1,4 +1,4 @@
-"""Where tensors live and in which precision they are multiplied: the one place that decides."""
+"""Device and precision of computations: the only place that decides them."""
 
 import os
 import platform
@@ -16,18 +16,18 @@ from fusseg.core.errors import ConfigError
 _LOADED_BY = os.getpid()
 _CPU_INFO = Path("/proc/cpuinfo")
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
-"""What Linux calls processors' bfloat16 products: Intel and AMD, Intel's tiles, ARM."""
+"""Linux's names of bfloat16 instructions: of Intel and AMD, of Intel's tiles (AMX), of ARM."""
 _MODEL_NUMBERS = ("cpu family", "model", "stepping")
-"""A virtual machine may call all models of a vendor the same."""
+"""Needed because a virtual machine may give all models of a vendor the same name."""
 
 
 @dataclass(frozen=True)
 class Compute:
-    """What `choose_compute` decided."""
+    """Device and precision, as decided by `choose_compute`."""
 
     device: torch.device
     precision: torch.dtype
-    """Of matrix products; sums, losses, weights and optimizers are float32 in any case."""
+    """Precision of matrix products; sums, losses, weights and optimizers are always float32."""
 
     @property
     def precision_name(self) -> str:
@@ -41,15 +41,15 @@ class Compute:
         return torch.autocast(self.device.type, self.precision)
 
     def send(self, tensor: Tensor) -> Tensor:
-        """Bring a tensor of the host to the device, without waiting for it on CUDA."""
+        """Copy a tensor from the host to the device; with CUDA, without waiting for the copy."""
         if self.device.type == "cuda" and tensor.device.type == "cpu":
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
 
     def free_memory(self) -> int:
-        """Bytes that are free on a device beside the host; 0 on the host itself."""
+        """Free memory of the device in bytes; 0 if the device is the CPU."""
         if self.device.type == "cuda":
-            # Memory that torch holds and does not use is free as well.
+            # Memory that torch has reserved but does not use is free as well.
             unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(
                 self.device
             )
@@ -60,16 +60,16 @@ class Compute:
 
 
 EXACT = Compute(torch.device("cpu"), torch.float32)
-"""float32 on the processor."""
+"""float32 on the CPU."""
 
 
 def choose_compute(config: ComputeConfig) -> Compute:
-    """Decide on device and precision.
+    """Choose the device and the precision.
 
-    `auto` takes CUDA where there is one, and bfloat16 where the device multiplies it in hardware.
+    `auto` chooses CUDA if it is available, and bfloat16 if the device supports it in hardware.
 
     Raises:
-        ConfigError: If the device asked for is not there.
+        ConfigError: If the configured device is not available.
     """
     device = _choose_device(config.device)
     precision = torch.float32
@@ -79,15 +79,15 @@ def choose_compute(config: ComputeConfig) -> Compute:
 
 
 def set_threads(config: ComputeConfig) -> None:
-    """Give torch the number of threads the configuration asks for; 0 leaves it its own choice."""
+    """Set torch's number of threads to the configured one; 0 keeps torch's own choice."""
     if config.threads:
         torch.set_num_threads(config.threads)
 
 
 def settle_in_child() -> None:
-    """Let torch compute with one thread in a forked child of the process that loaded this program.
+    """Limit torch to one thread in a forked child of the process that loaded this module.
 
-    The other threads of its parent are not there, and OpenMP would wait for them without end.
+    The parent's other threads do not exist in the child, and OpenMP would wait for them forever.
     """
     if os.getpid() != _LOADED_BY and torch.get_num_threads() > 1:
         torch.set_num_threads(1)
@@ -103,9 +103,9 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def processor_name() -> str:
-    """Name the processor's model, with the numbers that tell models of one name apart.
+    """Name the processor's model, with the numbers that distinguish models of the same name.
 
-    Scores of two kinds of processor can differ: sums are rounded differently.
+    Scores can differ between processors, because they round sums differently.
     """
     fields = {
         name.strip(): value.strip()
@@ -120,7 +120,7 @@ def processor_name() -> str:
 
 
 def _describe_processor() -> str:
-    """Read what Linux says about the processor; empty elsewhere."""
+    """Read Linux's description of the processor; empty on other systems."""
     try:
         return _CPU_INFO.read_text()
     except OSError:
@@ -139,6 +139,6 @@ def _choose_device(name: str) -> torch.device:
         known = ", ".join(device for device, found in there.items() if found)
         raise ConfigError(
             f"compute.device is {name!r}, but torch {torch.__version__} finds none; choose "
-            f"{known}, or install a torch with {name}"
+            f"{known}, or install a build of torch with {name}"
         )
     return torch.device(name)

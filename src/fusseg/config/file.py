@@ -1,18 +1,17 @@
-"""Configurations as TOML: read, overridden from the command line, and written back whole."""
+"""Configurations as TOML: reading, overriding on the command line, writing with every key."""
 
 import dataclasses
 import re
-import sys
 import tomllib
-import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import tomli_w
 
 from fusseg.config.previous_version import refuse_moved_keys
 from fusseg.config.schema import Config
+from fusseg.config.values import convert
 from fusseg.core.errors import ConfigError, nearest_name
 from fusseg.core.portable_paths import without_folders_in
 from fusseg.core.toml_file import load_toml
@@ -20,7 +19,7 @@ from fusseg.core.toml_file import load_toml
 Settings = TypeVar("Settings")
 
 _TABLES = "tables"
-"""Field of a section that keeps the tables that it has no field for, as they are written."""
+"""Field in which a section keeps, as written, the tables that it has no field for."""
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
@@ -28,7 +27,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
 
     Args:
         path: TOML file.
-        overrides: Values are TOML, or plain strings where they are not valid TOML.
+        overrides: Values that are not valid TOML are taken as strings.
 
     Raises:
         ConfigError: If the file cannot be read, a key is unknown or a value out of range.
@@ -40,7 +39,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file as nested tables.
 
     Raises:
-        ConfigError: If it cannot be read, or is no TOML.
+        ConfigError: If it cannot be read or is not TOML.
     """
     try:
         return load_toml(path)
@@ -55,12 +54,21 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
 
     Raises:
         ConfigError: If one has no key or no value.
+
+    Examples:
+        >>> parse_overrides(["model.num_clusters=3", "data.root=photos"])
+        {'model': {'num_clusters': 3}, 'data': {'root': 'photos'}}
     """
     return _override({}, overrides)
 
 
 def merge_tables(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay one nested table over another; where both set a key, the upper one holds."""
+    """Merge two nested tables; a key in both takes its value from `above`.
+
+    Examples:
+        >>> merge_tables({"a": {"b": 1, "c": 2}}, {"a": {"c": 3}})
+        {'a': {'b': 1, 'c': 3}}
+    """
     merged = dict(below)
     for name, value in above.items():
         under = merged.get(name)
@@ -72,16 +80,25 @@ def merge_tables(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str
 
 
 def parse_config(table: Mapping[str, Any]) -> Config:
-    """Build a configuration from nested tables; what is missing takes its default.
+    """Build a configuration from nested tables; missing keys take their defaults.
 
     Raises:
-        ConfigError: If a key is unknown or has another name by now, a value has the wrong type or
-            range, or a path begins with a tilde.
+        ConfigError: If a key is unknown or was renamed, a value has the wrong type or range, or a
+            path begins with a tilde.
+
+    Examples:
+        >>> config = parse_config({"model": {"num_clusters": 3}})
+        >>> config.model.num_clusters, config.model.code_dim
+        (3, 70)
+        >>> parse_config({"seeds": 3})
+        Traceback (most recent call last):
+            ...
+        fusseg.core.errors.ConfigError: unknown key 'seeds'; did you mean 'seed'?
     """
     refuse_moved_keys(table)
     config = build_settings(Config, table, "")
     for key, value in flatten(to_table(config)).items():
-        # The folder is behind a colon in onnx:PATH and file:PATH.
+        # In onnx:PATH and file:PATH, the path follows a colon.
         if isinstance(value, str) and re.match(r"(\w+:)?~(/|$)", value):
             raise ConfigError(
                 f"{key} begins with ~, which only a shell expands; write the path out, got "
@@ -91,17 +108,17 @@ def parse_config(table: Mapping[str, Any]) -> Config:
 
 
 def build_settings(kind: type[Settings], table: Mapping[str, Any], prefix: str) -> Settings:
-    """Build a frozen dataclass of settings from a table; what is missing takes its default.
+    """Build a frozen dataclass of settings from a table; missing keys take their defaults.
 
     Args:
-        kind: The dataclass; one of its fields may be such a dataclass again.
+        kind: The dataclass; its fields may be dataclasses of settings, too.
         table: As read from TOML.
-        prefix: What stands before each key in messages, such as `local.stego.`.
+        prefix: Prefix of each key in messages, such as `local.stego.`.
 
     Raises:
         ConfigError: If a key is unknown, or a value has the wrong type or range.
     """
-    # Not the fields' own types: those are words where annotations are not evaluated.
+    # Not `field.type`: it is a string where annotations are not evaluated.
     hints = get_type_hints(kind)
     fields = {field.name: hints[field.name] for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     keeps_tables = fields.pop(_TABLES, None) is not None
@@ -120,19 +137,19 @@ def build_settings(kind: type[Settings], table: Mapping[str, Any], prefix: str) 
 
 
 def to_table(config: Config) -> dict[str, Any]:
-    """Write a configuration as the nested tables that `parse_config` reads."""
+    """Convert a configuration to the nested tables that `parse_config` reads."""
     table = dataclasses.asdict(config)
     table["local"] |= table["local"].pop(_TABLES)
     return table
 
 
 def spell_out(config: Config, kinds: Mapping[str, type]) -> Config:
-    """Give every key of the objectives' tables a value, also where it is the default.
+    """Fill the objectives' tables with defaults, so that every key has a value.
 
     Args:
         config: With tables as written.
         kinds: Dataclass of each objective's settings, by name. The table of the chosen objective is
-            added where there is none; a table that is not among them stays as it is.
+            added if it is missing; tables of unknown objectives are kept as they are.
 
     Raises:
         ConfigError: If a table has an unknown key, or a value of the wrong type or range.
@@ -147,20 +164,25 @@ def spell_out(config: Config, kinds: Mapping[str, type]) -> Config:
 def dump_config(config: Config) -> str:
     """Write a configuration as TOML, so that it can be run again.
 
-    Every key is spelled out; those of an objective's table are where `spell_out` was asked to.
+    Every key is written; those of the objectives' tables only after `spell_out`.
     """
     return tomli_w.dumps(_without_none(to_table(config)))
 
 
 def dump_portable_config(config: Config) -> str:
-    """Write a configuration to show to others: absolute paths are shortened to their last part."""
+    """Write a configuration as TOML to share; absolute paths are shortened to their last part."""
     return tomli_w.dumps(_without_none(without_folders_in(to_table(config))))
 
 
 def differing_keys(left: Config, right: Config) -> list[str]:
-    """Name the dotted keys in which two configurations differ."""
+    """List the dotted keys in which two configurations differ.
+
+    Examples:
+        >>> differing_keys(parse_config({}), parse_config({"seed": 1, "model": {"code_dim": 8}}))
+        ['seed', 'model.code_dim']
+    """
     flat_left, flat_right = flatten(to_table(left)), flatten(to_table(right))
-    # A table may hold other keys in each of them.
+    # The objectives' tables may hold different keys in the two.
     keys = dict.fromkeys([*flat_left, *flat_right])
     return [key for key in keys if flat_left.get(key) != flat_right.get(key)]
 
@@ -191,94 +213,17 @@ def _parse_value(text: str) -> Any:  # noqa: ANN401 - whatever TOML holds
 
 def _build_value(kind: Any, value: Any, key: str) -> Any:  # noqa: ANN401 - checked value by value
     if not (dataclasses.is_dataclass(kind) and isinstance(kind, type)):
-        return _convert(key, value, kind)
+        return convert(key, value, kind)
     if not isinstance(value, Mapping):
         raise ConfigError(f"{key} must be a section, got {value!r}")
     return build_settings(kind, value, f"{key}.")
 
 
 def _with_tuples(value: Any) -> Any:  # noqa: ANN401 - whatever TOML holds
-    """Make tuples of lists, so that equal settings compare equal however they came about."""
+    """Convert lists to tuples, so that settings from TOML and from Python compare equal."""
     if isinstance(value, Mapping):
         return {name: _with_tuples(inner) for name, inner in value.items()}
     return tuple(map(_with_tuples, value)) if isinstance(value, list | tuple) else value
-
-
-def _convert(key: str, value: Any, kind: Any) -> Any:  # noqa: ANN401 - checked value by value
-    for option in _options(kind):
-        accepted, result = _accept(value, option)
-        if accepted:
-            return result
-    raise ConfigError(f"{key} must be {_describe(kind)}, got {value!r}")
-
-
-def _options(kind: Any) -> tuple[Any, ...]:  # noqa: ANN401
-    if get_origin(kind) in (Union, types.UnionType):
-        return get_args(kind)
-    return (kind,)
-
-
-def _accept(value: Any, kind: Any) -> tuple[bool, Any]:  # noqa: ANN401
-    if get_origin(kind) is Literal:
-        return isinstance(value, str) and value in get_args(kind), value
-    if get_origin(kind) is tuple:
-        return _accept_tuple(value, get_args(kind))
-    if get_origin(kind) is dict:
-        return _accept_table(value, get_args(kind)[1])
-    if isinstance(value, bool) or kind is bool:
-        # bool is an int to Python, but `rounds = true` is a slip.
-        return kind is bool and isinstance(value, bool), value
-    if kind is float:
-        # Compared rather than converted: a long whole number is no float.
-        number = isinstance(value, int | float) and abs(value) <= sys.float_info.max
-        return number, float(value) if number else value
-    return isinstance(kind, type) and isinstance(value, kind), value
-
-
-def _accept_tuple(value: Any, kinds: tuple[Any, ...]) -> tuple[bool, Any]:  # noqa: ANN401
-    if not isinstance(value, list | tuple):
-        return False, value
-    if kinds[-1] is Ellipsis:
-        kinds = (kinds[0],) * len(value)
-    if len(kinds) != len(value):
-        return False, value
-    parts = [_accept(part, kind) for part, kind in zip(value, kinds, strict=True)]
-    return all(accepted for accepted, _ in parts), tuple(part for _, part in parts)
-
-
-def _accept_table(value: Any, kind: Any) -> tuple[bool, Any]:  # noqa: ANN401
-    if not isinstance(value, Mapping):
-        return False, value
-    parts = {name: _accept(part, kind) for name, part in value.items()}
-    table = {name: part for name, (_, part) in sorted(parts.items())}
-    return all(accepted for accepted, _ in parts.values()), table
-
-
-_WORDS = {int: "a whole number", float: "a finite number", str: "a string", bool: "true or false"}
-_PLURALS = {int: "whole numbers", float: "finite numbers", str: "strings"}
-
-
-def _describe(kind: Any) -> str:  # noqa: ANN401
-    words = []
-    for option in _options(kind):
-        if get_origin(option) is Literal:
-            words += [repr(choice) for choice in get_args(option)]
-        elif get_origin(option) is tuple:
-            words.append(_describe_list(get_args(option)))
-        elif get_origin(option) is dict:
-            words.append(f"a table of {_plural(get_args(option)[1])}")
-        elif option is not type(None):
-            words.append(_WORDS.get(option, str(option)))
-    return " or ".join(words)
-
-
-def _describe_list(kinds: tuple[Any, ...]) -> str:
-    plural = _plural(kinds[0])
-    return f"a list of {plural}" if kinds[-1] is Ellipsis else f"a list of {len(kinds)} {plural}"
-
-
-def _plural(kind: Any) -> str:  # noqa: ANN401
-    return _PLURALS.get(kind) or f"values, each {_describe(kind)}"
 
 
 def _without_none(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -290,7 +235,12 @@ def _without_none(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Name every value of nested tables by its dotted key."""
+    """Flatten nested tables to values by dotted key.
+
+    Examples:
+        >>> flatten({"seed": 0, "model": {"code_dim": 70}})
+        {'seed': 0, 'model.code_dim': 70}
+    """
     flat: dict[str, Any] = {}
     for name, value in table.items():
         if isinstance(value, Mapping):

@@ -1,7 +1,7 @@
-"""What the previous version wrote: keys that moved, and the files of its runs.
+"""Compatibility with the previous version: renamed keys, and the files of its runs.
 
-A file that people write is refused with the new names. What a finished run holds is translated as
-it is read, and nothing is written back.
+A configuration written by hand is refused with the new names of its keys. The files of a finished
+run are translated when they are read; they are never rewritten.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ from typing import Any
 from fusseg.core.errors import ConfigError
 
 PREVIOUS = "0.1.0"
-"""Version whose runs are still read."""
+"""The previous version; its runs can still be read."""
 
 MOVED_KEYS: dict[str, str] = {
     f"local.{name}": f"local.stego.{name}"
@@ -28,13 +28,18 @@ MOVED_KEYS: dict[str, str] = {
         "separation_weight",
     )
 }
-"""Dotted key of the previous version to that of this one."""
+"""Dotted key of the previous version to its name in this one."""
 
 _SHIFTS = ("shift_self", "shift_neighbor", "shift_random")
 
 
 def moved_keys(table: Mapping[str, Any]) -> list[str]:
-    """Name the keys of a configuration that have another name by now."""
+    """List the keys of a configuration that were renamed.
+
+    Examples:
+        >>> moved_keys({"local": {"steps": 100, "dropout": 0.1}})
+        ['local.dropout']
+    """
     return [key for key in MOVED_KEYS if _holds(table, key)]
 
 
@@ -42,16 +47,16 @@ def refuse_moved_keys(table: Mapping[str, Any]) -> None:
     """Refuse a configuration with keys of the previous version.
 
     Raises:
-        ConfigError: If there are some; each is named with its new name.
+        ConfigError: If there are any; the message gives the new name of each.
     """
     moved = moved_keys(table)
     if moved:
         names = ", ".join(f"{key} is now {MOVED_KEYS[key]}" for key in moved)
-        raise ConfigError(f"{names}; since fusseg {PREVIOUS} each objective has its own table")
+        raise ConfigError(f"{names}; unlike in fusseg {PREVIOUS}, each objective has its own table")
 
 
 def translate_settings(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the keys of a configuration the names that they have in this version."""
+    """Rename the keys of a configuration to their names in this version."""
     translated = _copy(table)
     for key in moved_keys(table):
         *sections, name = key.split(".")
@@ -62,7 +67,7 @@ def translate_settings(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def translate_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Bring a run's record, of this version or the previous one, into the form of this version."""
+    """Convert a run's record, of this version or the previous one, to the format of this one."""
     translated = dict(record)
     if record["format_version"] == 1:
         translated["format_version"] = 2
@@ -72,7 +77,7 @@ def translate_record(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def translate_state(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Bring the metadata of a run's state into the form of this version likewise."""
+    """Convert the metadata of a run's state in the same way."""
     if metadata["format_version"] != 1:
         return dict(metadata)
     return {**dict(_agreed_for_shift(metadata)), "format_version": 2}
@@ -93,7 +98,7 @@ def _holds(table: Mapping[str, Any], key: str) -> bool:
         if not isinstance(inner, Mapping):
             return False
         table = inner
-    # A table is an objective's own, whatever it is called.
+    # A table belongs to an objective, whatever its name.
     return name in table and not isinstance(table[name], Mapping)
 
 

@@ -1,7 +1,7 @@
 """Settings of one experiment: one frozen dataclass per stage.
 
-Names of tables that live elsewhere (data layouts, backbones, strategies) are checked where the
-table is, so that a new entry is one line there and none here.
+Names of data layouts, backbones, strategies and objectives are checked where their tables are, so
+that a new entry is one line there and none here.
 """
 
 import re
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
+from fusseg.config.ranges import above_zero, at_least, check_sides_range, check_white_level
 from fusseg.core.errors import ConfigError
 
 Fit = Literal["crop", "stretch"]
@@ -24,7 +25,7 @@ DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which images train, which are held out, and how they are brought to one size."""
+    """Which images train, which are held out, and how they are resized."""
 
     layout: str = "sites"
     """How the images are laid out: `sites` (a folder per site), `images` (one folder, one site),
@@ -38,7 +39,7 @@ class DataConfig:
     images_per_site: int = 40
     """Images that `synthetic` draws per site, at least 2."""
     scene_seed: int = 0
-    """Seed of the generated scenes, apart from the seed of training."""
+    """Seed of the generated scenes; separate from the seed of training."""
     train_sites: tuple[str, ...] = ()
     """Sites (or values of the column) that train; empty: all that are not held out."""
     held_out_sites: tuple[str, ...] = ()
@@ -48,33 +49,35 @@ class DataConfig:
     held_out_split: str = ""
     """Split that is evaluated; empty: every image of the held-out sites."""
     train_list: str = ""
-    """File with one `stem` or `site/stem` per line: of the training images, only these train."""
+    """File with one `stem` or `site/stem` per line: only these of the training images train."""
     held_out_list: str = ""
-    """File with one `stem` or `site/stem` per line: of the held-out images, only these count."""
+    """File with one `stem` or `site/stem` per line: only these of the held-out images count."""
     partition: str = "site"
-    """Who holds which training image: `site`, `iid`, `dirichlet`, `blocks`, `column:NAME` or
-    `file:PATH`."""
+    """Which client holds which training image: `site`, `iid`, `dirichlet`, `blocks`, `column:NAME`
+    or `file:PATH`."""
     num_clients: int = 0
-    """Clients that share the training images; 0: as many as sites."""
+    """Number of clients that the training images are divided among; 0: as many as sites."""
     alpha: float = 0.5
     """Concentration of `dirichlet`: small is uneven, large is even."""
     partition_seed: int = 0
-    """Seed of `iid` and `dirichlet`: part of the data, apart from the seed of training."""
+    """Seed of `iid` and `dirichlet`; separate from the seed of training."""
     crops: Crops = "none"
-    """`five`: each training image becomes its four quarters and its center, each half as high and
-    wide; held-out images stay whole."""
+    """`five`: each training image is replaced by its four quarters and its center, each of half its
+    height and width; held-out images stay whole."""
     image_size: tuple[int, int] = (320, 320)
     """Height and width in pixels that the backbone sees."""
     fit: Fit = "crop"
     """`crop`: shorter side to size, then center crop; `stretch`: ignore the aspect ratio."""
     interpolation: Interpolation = "bilinear"
     """Resampling of images, antialiased; labels are always taken from the nearest pixel."""
-    # A table cannot be hashed; equal settings without it hash alike all the same.
+    # A dict cannot be hashed; equal settings still hash alike without it.
     white_level: WhiteLevel | None = field(default=None, hash=False)
-    """Stored value that counts as white, at all sites; or a table of it by number of bands, such as
-    `{1 = 4095, 3 = 65535}`; unset, or above what a file's type holds: the type's maximum."""
+    """Stored value that counts as white, at all sites; or a table of such values by number of
+    bands, as in `{1 = 4095, 3 = 65535}`; unset, or above the maximum of a file's type: that
+    maximum."""
     alpha_channel: AlphaChannel = "blend"
-    """A last band that is flagged as transparency: `blend` the image onto white, or `ignore` it."""
+    """What to do with a last band that is flagged as transparency: `blend` the image onto white, or
+    `ignore` the band."""
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -88,15 +91,15 @@ class DataConfig:
         at_least("data.num_clients", self.num_clients, 0, 100_000)
         at_least("data.partition_seed", self.partition_seed, 0, 2**63 - 1)
         above_zero("data.alpha", self.alpha)
-        _check_white_level(self.white_level)
+        check_white_level(self.white_level)
 
 
 SEEN = ("image_size", "fit", "interpolation", "white_level", "alpha_channel")
-"""Settings of the data that decide what the backbone sees of an image."""
+"""Settings of the data that decide how the backbone sees an image."""
 
 
 def seen_alike(data: DataConfig, used: DataConfig) -> DataConfig:
-    """Set how images are seen as in other settings; which images they are stays."""
+    """Take how images are seen from `used`, and everything else from `data`."""
     return replace(data, **{name: getattr(used, name) for name in SEEN})
 
 
@@ -107,14 +110,16 @@ class BackboneConfig:
     name: str = "filterbank"
     """`filterbank`, `onnx:PATH`, or a Hugging Face id or local folder of a ViT."""
     grid: Grid | None = None
-    """How the tokens of an ONNX file lie in the image: `square`, or rows and columns; unset: the
-    file gives a map."""
+    """How the tokens that an ONNX file gives lie in the image: `square`, or rows and columns;
+    unset: the file gives a feature map."""
     center: bool | Literal["auto"] = "auto"
-    """Subtract the global mean feature; `auto`: as the kind of backbone needs."""
+    """Subtract the global mean feature; `auto`: only for backbones that need it."""
     batch_size: int = 1
-    """Images per forward pass of the extraction; larger ones pay on wide machines only."""
+    """Images per forward pass of the extraction; more are faster only on machines with many cores
+    or a GPU."""
     cache: str = "float16"
-    """How features are kept: `float16`, `int8` (per image and channel), `pca:R` (R components)."""
+    """How features are stored: `float16`, `int8` (per image and channel), `pca:R` (R
+    components)."""
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -136,14 +141,14 @@ class BackboneConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Size of what is trained."""
+    """Size of the trained model, and where its training starts."""
 
     num_clusters: int = 27
     """Number of regions, K in the paper; at most 255, the indices of an 8-bit image."""
     code_dim: int = 70
     """Channels of the code, D in the paper."""
     start: str = ""
-    """Run directory whose model training starts from; empty: a new one is drawn."""
+    """Run directory of the model that training starts from; empty: a new, random model."""
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -160,7 +165,7 @@ class LocalConfig:
     """How one client trains between two server rounds (method section 3)."""
 
     objective: str = "stego"
-    """What a step minimizes: `stego`; its own settings are in the table of its name."""
+    """What a step minimizes: `stego`; its settings are in the table of the same name."""
     steps: int | None = None
     """Optimizer steps per round, the same for every client; unset: given by `epochs`."""
     epochs: float | None = None
@@ -172,10 +177,11 @@ class LocalConfig:
     fedprox_weight: float = 0.0
     """FedProx: weight of half the squared distance to the received head (mu); the paper: 0.001."""
     fedmoon_weight: float = 0.0
-    """FedMOON: weight of the contrast to the received and the own previous head; the paper: 1."""
+    """FedMOON: weight of the contrast with the received and the client's own previous head; the
+    paper: 1."""
     fedmoon_temperature: float = 0.5
-    """FedMOON: divides the cosines."""
-    # Tables cannot be hashed; equal settings without them hash alike all the same.
+    """FedMOON: temperature that divides the cosines."""
+    # Dicts cannot be hashed; equal settings still hash alike without them.
     tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
     """The objectives' own tables by name, as written: in TOML `[local.NAME]`."""
 
@@ -183,7 +189,7 @@ class LocalConfig:
         """Check the ranges.
 
         Raises:
-            ConfigError: If a count, weight or rate is out of range, or a table is called like a
+            ConfigError: If a count, weight or rate is out of range, or a table has the name of a
                 setting.
         """
         self._check_length()
@@ -198,7 +204,7 @@ class LocalConfig:
     def _check_length(self) -> None:
         if self.steps is not None and self.epochs is not None:
             raise ConfigError(
-                f"local.steps and local.epochs exclude each other, got {self.steps} and "
+                f"local.steps and local.epochs cannot both be set, got {self.steps} and "
                 f"{self.epochs}; remove one"
             )
         if self.steps is not None:
@@ -209,7 +215,7 @@ class LocalConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FederationConfig:
-    """Who aggregates what, how often (method section 3b)."""
+    """What the server aggregates, how, and how often (method section 3b)."""
 
     strategy: str = "fedcc-kmeans"
     """`fedavg`, `fedcc-kmeans`, `fedcc-maximin`, `consensus`, `lloyd`, `pca` (no training), or the
@@ -219,17 +225,17 @@ class FederationConfig:
     lloyd_rounds: int = 0
     """Steps of federated Lloyd after the last round of training; 0: none."""
     clients_per_round: int = 0
-    """Clients drawn anew for every round, of training or of the finish; 0, or more than there are:
-    all of them."""
+    """Clients drawn at random for each round, of training or of the finish; 0, or more than there
+    are: all of them."""
     positions_per_image: int = 200
-    """Random positions per image that Lloyd, PCA and consensus look at; 0: all of them."""
+    """Random positions per image that Lloyd, PCA and consensus use; 0: all of them."""
     distance: Literal["cosine", "euclidean"] = "cosine"
     """How FedCC compares centroids; the paper uses `euclidean`."""
     weighted: bool = True
     """Weigh clients by their number of images (W in the paper's Table 3)."""
     max_weight_share: float | Literal["auto"] = "auto"
-    """Share of every average that one client can have by its number of images; `auto`: 0.5 in a
-    deployment, else 1: any."""
+    """Largest share of an average that one client can have by its number of images; 1: no limit;
+    `auto`: 0.5 in a deployment, otherwise 1."""
     aggregate_heads: bool = True
     """Average the heads (E); otherwise each client keeps its own."""
     aggregate_centroids: bool = True
@@ -237,15 +243,16 @@ class FederationConfig:
     server_learning_rate: float = 1.0
     """Step of the head towards the clients' average; 1: the average itself, as in the paper."""
     wire: Wire = "float32"
-    """How heads travel: `float32`, or `bfloat16`: rounded down to the client, the change of each
-    weight rounded on the way back."""
+    """Format in which heads are sent: `float32`, or `bfloat16`: weights are rounded on the way to
+    the client, and the change of each weight is rounded on the way back."""
     max_mean_distance: float = 10.0
     """In deployment: how far a site's mean feature may lie from the other sites', in standard
-    deviations of their features; 0: anywhere."""
+    deviations of their features; 0: no limit."""
     min_sites: int = 0
-    """In deployment: a round needs so many usable answers; 0: one from every approved site."""
+    """In deployment: number of usable answers that a round needs; 0: one from every approved
+    site."""
     round_timeout: float = 3600.0
-    """In deployment: seconds until an exchange closes with the answers that are there."""
+    """In deployment: seconds until an exchange closes with the answers received so far."""
     wait_timeout: float = 3600.0
     """In deployment: seconds to wait for missing sites, before round 1 and for the quorum."""
 
@@ -288,10 +295,10 @@ class EvaluationConfig:
     flip: bool = False
     """Average the codes of an image with those of its mirror image."""
     crf: bool = False
-    """Refine what is scored with a dense CRF, at some seconds per image."""
+    """Refine the scored regions with a dense CRF, which takes some seconds per image."""
     at_sites: bool = False
-    """Score on those training images that have masks, where no site is held out; in deployment the
-    sites count, and send their confusion counts."""
+    """Score on the training images that have masks, if no site is held out; in deployment, the
+    sites do this themselves and send their confusion counts."""
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -306,16 +313,17 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeConfig:
-    """With what a machine computes; results agree to rounding, and within one precision."""
+    """Device, precision and threads; at one precision, results agree up to rounding."""
 
     precision: Precision = "float32"
-    """Of the matrix products of backbone and training; `auto`: bfloat16 where the device has it."""
+    """Precision of the matrix products of backbone and training; `auto`: bfloat16 if the device has
+    it."""
     device: DeviceName = "auto"
-    """Where training runs; `auto`: on CUDA where there is one, else on the processor."""
+    """Where training runs; `auto`: on CUDA if available, otherwise on the CPU."""
     threads: int = 0
-    """Threads of the processor; 0: what torch chooses."""
+    """Threads of the CPU; 0: as many as torch chooses."""
     clients_at_once: int = 0
-    """Clients that train in one batched step; 0: one on the processor, as many as fit on a GPU."""
+    """Clients that train in one batched step; 0: one on the CPU, as many as fit on a GPU."""
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -347,48 +355,3 @@ class Config:
             ConfigError: If the seed is negative.
         """
         at_least("seed", self.seed, 0, 2**63 - 1)
-
-
-def at_least(name: str, value: int | float, bound: int | float, most: int | float = 10**9) -> None:
-    """Refuse a setting below its bound, or above what could ever be meant.
-
-    Raises:
-        ConfigError: If the value is below the bound or above the other.
-    """
-    if not value >= bound:
-        raise ConfigError(f"{name} must be at least {bound}, got {value}")
-    if value > most:
-        raise ConfigError(f"{name} must be at most {most}, got {value}")
-
-
-def check_sides_range(name: str, size: tuple[int, int]) -> None:
-    """Refuse an image size that no image could be meant to have.
-
-    Raises:
-        ConfigError: If a side is too small or too large.
-    """
-    if not all(16 <= side <= 16384 for side in size):
-        raise ConfigError(f"{name} must be 16 to 16384 pixels a side, got {list(size)}")
-
-
-def _check_white_level(white_level: WhiteLevel | None) -> None:
-    table = white_level if isinstance(white_level, dict) else {"": white_level}
-    for bands, level in table.items():
-        name = f"data.white_level.{bands}" if bands else "data.white_level"
-        if bands not in ("", "1", "2", "3", "4"):
-            raise ConfigError(
-                f"data.white_level has the key {bands!r}; the keys are numbers of bands: 1 for "
-                "gray, 3 for RGB, 2 and 4 for those with transparency"
-            )
-        if level is not None:
-            at_least(name, level, 1, 65535)
-
-
-def above_zero(name: str, value: int | float) -> None:
-    """Refuse a setting that is not positive.
-
-    Raises:
-        ConfigError: If the value is zero or below.
-    """
-    if not value > 0:
-        raise ConfigError(f"{name} must be above 0, got {value}")

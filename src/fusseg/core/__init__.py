@@ -1,1 +1,1 @@
-"""What every room uses: errors, files, text, random sources, colors and the version."""
+"""What every package uses: errors, files, text, random sources, colors and the version."""

@@ -57,11 +57,15 @@ _TO_OKLAB = np.array(
 def palette(num: int) -> UInt8[np.ndarray, "{num} 3"]:
     """Choose distinct colors; a longer palette starts with the shorter one.
 
-    The first seven are Okabe and Ito's; each further one is the color farthest from all before it,
-    seen with normal and with red-green deficient vision.
+    The first seven are Okabe and Ito's. Each further color is the one farthest from all before it,
+    as seen with normal and with red-green deficient vision.
 
     Raises:
-        ConfigError: If more colors are asked for than can be told apart at all.
+        ConfigError: If more colors are asked for than can be told apart.
+
+    Examples:
+        >>> palette(3).tolist()
+        [[230, 159, 0], [86, 180, 233], [0, 158, 115]]
     """
     return spread_colors(np.array(OKABE_ITO, np.uint8)[:num], num)
 
@@ -73,10 +77,10 @@ def spread_colors(
 
     Args:
         taken: Colors that come first, for instance those of a data set's classes.
-        num: Length of the result; fewer than are taken: the taken ones alone.
+        num: Length of the result; at most as many as are taken: the taken ones alone.
 
     Raises:
-        ConfigError: If more colors are asked for than can be told apart at all.
+        ConfigError: If more colors are asked for than can be told apart.
     """
     if num <= len(taken):
         return taken
@@ -95,7 +99,7 @@ def spread_colors(
         farthest = int(nearest.argmax())
         chosen.append(farthest)
         nearest = np.minimum(nearest, _separation(seen, seen[farthest]))
-        # rounding may leave a chosen color a hair away from itself
+        # Rounding may leave a tiny distance between a chosen color and itself.
         nearest[farthest] = -1
     return np.concatenate([taken, candidates[chosen]])
 
@@ -103,7 +107,12 @@ def spread_colors(
 def colorize(
     regions: Integer[np.ndarray, "height width"], colors: UInt8[np.ndarray, "colors 3"]
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Paint an index map; an index without a color (ignored pixels) becomes gray."""
+    """Turn an index map into an RGB image; an index without a color (ignored pixels) becomes gray.
+
+    Examples:
+        >>> colorize(np.array([[0, 1, 255]]), palette(2)).tolist()
+        [[[230, 159, 0], [86, 180, 233], [128, 128, 128]]]
+    """
     table = np.concatenate([colors, np.array([UNASSIGNED], np.uint8)])
     known = (regions >= 0) & (regions < len(colors))
     return table[np.where(known, regions, len(colors))]

@@ -27,12 +27,26 @@ class FederationError(FussegError):
 
 
 def first_line(error: BaseException) -> str:
-    """Take the first line of an error's text, or its kind where it has none, for a message."""
+    r"""Return the first line of an error's text, or the name of its class if it has no text.
+
+    Examples:
+        >>> first_line(ValueError("no such file.\nMore follows."))
+        'no such file'
+        >>> first_line(KeyboardInterrupt())
+        'KeyboardInterrupt'
+    """
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str:
-    """Name the known word closest to a misspelled one, as the end of an error message."""
+    """Suggest the known name closest to a misspelled one; the text ends an error message.
+
+    Examples:
+        >>> nearest_name("fedagv", ["fedavg", "lloyd", "pca"])
+        "did you mean 'fedavg'?"
+        >>> nearest_name("x", ["fedavg", "lloyd", "pca"])
+        'choose one of fedavg, lloyd, pca'
+    """
     known = list(known)
     close = get_close_matches(name, known, n=1, cutoff=0.5)
     if close:

@@ -1,4 +1,4 @@
-"""Text that is handed on, without the folders of the machine that wrote it."""
+"""Removing the folders of this machine from text that is shared."""
 
 import re
 from collections.abc import Mapping
@@ -11,20 +11,24 @@ _BARE = re.compile(r"""(?<![^\s"'=(,:\[])/(?!/)[^\s"',;:)\]]+""")
 def without_folders(text: str) -> str:
     """Shorten each absolute path in a text to its last part.
 
-    Relative paths and addresses of the web stay. A path with blanks is found where quotes enclose
-    it.
+    Relative paths and URLs are kept. A path with spaces is recognized only inside quotes.
 
-    >>> without_folders("fusseg run '/home/jane doe/a.toml' --out /tmp/runs/a")
-    "fusseg run 'a.toml' --out a"
+    Examples:
+        >>> without_folders("fusseg run '/home/jane doe/a.toml' --out /tmp/runs/a")
+        "fusseg run 'a.toml' --out a"
     """
     text = _QUOTED.sub(_shorten_quoted, text)
     return _BARE.sub(lambda match: _last_part(match[0]), text)
 
 
 def without_folders_in(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Shorten the absolute paths among settings, in nested tables and lists as well.
+    """Shorten each absolute path in settings to its last part, also in nested tables and lists.
 
-    A setting may be a path or a path behind a prefix, as in `onnx:/models/encoder.onnx`.
+    A path may have a prefix.
+
+    Examples:
+        >>> without_folders_in({"name": "onnx:/models/encoder.onnx", "start": "runs/a"})
+        {'name': 'onnx:encoder.onnx', 'start': 'runs/a'}
     """
     return {key: _shorten_setting(value) for key, value in settings.items()}
 

@@ -4,7 +4,7 @@ import re
 import sys
 
 LONGEST_REASON = 500
-"""Characters of a reason that another machine, a log or a record gets."""
+"""Most characters of a reason that is sent to another machine, a log or a record."""
 _CUT = "..."
 _UNUSUAL = re.compile(r"[^ -~]")
 
@@ -12,18 +12,19 @@ _UNUSUAL = re.compile(r"[^ -~]")
 def visible(text: str, keep: str = "") -> str:
     r"""Escape control characters, direction marks and other characters that cannot be printed.
 
-    Names of sites, images and classes come from others. Left as they are, they could move the
-    cursor, color a terminal, begin a line of their own or turn the direction of reading.
+    Names of sites, images and classes come from other people. Unescaped, they could move the
+    cursor, color the terminal, start a new line or reverse the reading direction.
 
     Args:
         text: Any text.
-        keep: Characters that stay as they are.
+        keep: Characters that are not escaped.
 
     Returns:
-        The text in which each such character is its escape sequence, as in Python.
+        The text, each such character replaced by its escape sequence as in Python.
 
-    >>> visible("site\u202etxt")
-    'site\\u202etxt'
+    Examples:
+        >>> visible("site\u202etxt")
+        'site\\u202etxt'
     """
 
     def escape(match: re.Match[str]) -> str:
@@ -35,20 +36,25 @@ def visible(text: str, keep: str = "") -> str:
 
 
 def brief(text: str, most: int = LONGEST_REASON) -> str:
-    """Escape a text and cut it to so many characters; one that is cut ends with three dots."""
-    # Cut twice: before, since escaping takes time, and after, since it makes a text longer.
+    r"""Escape a text and cut it to `most` characters; three dots mark a cut.
+
+    Examples:
+        >>> brief("a line\nand another", 12)
+        'a line\\na...'
+    """
+    # Cut twice: before, because escaping takes time, and after, because it makes a text longer.
     found = visible(text[: most + 1])
     return found if len(found) <= most else found[: most - len(_CUT)] + _CUT
 
 
 def shown(value: object, most: int = 50) -> str:
-    """Write a value as Python does, cut to so many characters, however large it is."""
+    """Return the `repr` of a value, cut to `most` characters, however large the value is."""
     if isinstance(value, str | bytes | list | tuple):
         value = value[:most]
     try:
         return repr(value)[:most]
     except (ValueError, RecursionError):
-        # Python writes no whole numbers of more than 4,300 digits, and no lists too deep.
+        # Python refuses to print integers of more than 4,300 digits and lists nested too deeply.
         return f"a value of type {type(value).__name__} that is too large to show"
 
 

@@ -1,1 +1,1 @@
-"""Images in, sites out: folders of sites and generated scenes."""
+"""Data sets: layouts, partitions, generated scenes, and reading images and masks."""

@@ -1,4 +1,4 @@
-"""The file `classes.toml`: what the pixel values of masks are called."""
+"""The file `classes.toml`: names, values and colors of the classes in masks."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ def read_classes(path: Path) -> Classes:
     except OSError as error:
         raise DataError(f"classes cannot be read ({error.strerror}): {path}") from error
     except (ValueError, RecursionError) as error:
-        # Also integers too long and lists too deep, for the parser or for one of our messages.
+        # Also too long integers and too deep lists, in the parser or in one of our messages.
         raise DataError(f"classes are not valid TOML ({error}): {path}") from error
 
 
@@ -43,7 +43,7 @@ def _classes(table: dict[str, Any], path: Path) -> Classes:
         index_of[value] = index
     if ignored is None:
         return Classes(names, None, colors, tuple(index_of))
-    # Any value may be the ignored one here, the index of which must be that of no class.
+    # Any pixel value may be the ignored one here; its index must not be that of a class.
     index_of[ignored] = MAX_CLASSES
     return Classes(names, MAX_CLASSES, colors, tuple(index_of))
 

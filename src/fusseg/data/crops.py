@@ -1,4 +1,4 @@
-"""Five crops in place of each training image; pixels are cut out when they are loaded."""
+"""Replacing each training image by five crops; pixels are cut out when they are loaded."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,11 +16,17 @@ CROPS: dict[Crops, tuple[Crop, ...]] = {
         Crop("center", (0.25, 0.25, 0.75, 0.75)),
     ),
 }
-"""Parts that stand in for an image, by the setting that asks for them."""
+"""Crops that replace an image, by the value of `data.crops`."""
 
 
 def cut_up(items: Sequence[Item], crops: Crops) -> tuple[Item, ...]:
-    """Replace each image by its crops, which stay with its client; `none` leaves it whole."""
+    """Replace each image by its crops, which stay with its client; `none` leaves it whole.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> [item.stem for item in cut_up([Item("yard", "7", "", Path("7.png"))], "five")]
+        ['7#top-left', '7#top-right', '7#bottom-left', '7#bottom-right', '7#center']
+    """
     if not CROPS[crops]:
         return tuple(items)
     return tuple(

@@ -1,4 +1,4 @@
-"""Reading image files that nobody vouches for: everything wrong with them is a DataError."""
+"""Reading untrusted image files: every fault in them becomes a DataError."""
 
 import ctypes
 import io
@@ -41,10 +41,10 @@ def read_file(path: Path, kind: str) -> bytes:
 
     Args:
         path: The file.
-        kind: What it is called in errors: image or mask.
+        kind: Its name in errors: image or mask.
 
     Raises:
-        DataError: If it is missing, empty, too large, no regular file, or may not be read.
+        DataError: If it is missing, empty, too large, not a regular file, or cannot be read.
     """
     try:
         if path.is_dir():
@@ -63,13 +63,13 @@ def read_file(path: Path, kind: str) -> bytes:
 
 
 def decode(data: bytes, kind: str, name: object) -> Image.Image:
-    """Decode the first frame, in its own mode, turned as its EXIF orientation says.
+    """Decode the first frame in its own mode, turned upright by its EXIF orientation.
 
     An unreadable EXIF block counts as no orientation, as in browsers.
 
     Args:
         data: The file's bytes.
-        kind: What it is called in errors: image or mask.
+        kind: Its name in errors: image or mask.
         name: The file's name in errors.
 
     Raises:
@@ -80,10 +80,10 @@ def decode(data: bytes, kind: str, name: object) -> Image.Image:
 
 
 def decode_raster(data: bytes, name: object) -> Raster:
-    """Decode the first frame of an image, upright, with all bits that are stored.
+    """Decode the first frame of an image, upright, with all stored bits.
 
     Raises:
-        DataError: As `decode`, or if it is of a mode without RGB.
+        DataError: As `decode`, or if its color mode cannot be converted to RGB.
     """
     with _undisturbed(), _blaming("image", name, data):
         if data.startswith(MAGIC):
@@ -96,10 +96,10 @@ def decode_raster(data: bytes, name: object) -> Raster:
 
 
 def decoded_shape(data: bytes, kind: str, name: object) -> tuple[int, int]:
-    """Height and width of what `decode` returns, from the header alone.
+    """Return height and width of the result of `decode`, from the header alone.
 
     Raises:
-        DataError: If the header is broken or tells of too many pixels.
+        DataError: If the header is broken or declares too many pixels.
     """
     with _undisturbed(), _blaming(kind, name, data):
         try:
@@ -112,13 +112,15 @@ def decoded_shape(data: bytes, kind: str, name: object) -> tuple[int, int]:
             return (shape.width, shape.height) if turned else (shape.height, shape.width)
         width, height = image.size
         if isinstance(image, TiffImageFile):
-            # some versions of Pillow give the upright size of a TIFF before loading, some do not
+            # Before loading, only some versions of Pillow give the upright size of a TIFF.
             width, height = image.tag_v2[256], image.tag_v2[257]
         return (width, height) if _orientation(image) >= 5 else (height, width)
 
 
 def read_orientation(data: bytes, kind: str, name: object) -> int:
-    """EXIF orientation that `decode` turns by, from the header alone; 1 is upright, 5 to 8 lie.
+    """Return the EXIF orientation that `decode` applies, from the header alone.
+
+    1 is upright; 5 to 8 exchange height and width.
 
     Raises:
         DataError: As `decoded_shape`.
@@ -134,10 +136,10 @@ def read_orientation(data: bytes, kind: str, name: object) -> int:
 
 
 def holds_more(path: Path) -> bool:
-    """Whether a file holds more than 8-bit colors, as far as its header tells; else it is plain.
+    """Tell from its header whether a file holds more than 8-bit colors: more bits, or transparency.
 
     Raises:
-        DataError: If it may not be read.
+        DataError: If it cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -153,7 +155,7 @@ def holds_more(path: Path) -> bool:
 _TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
 _PLAIN = ("1", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
 _DEEP_PNG = {2: ("RGB;16B", "RGB;16L"), 4: ("RGBA",), 6: ("RGBA;16B", "RGBA;16L")}
-"""By color type of a 16-bit PNG: raw modes that give the high bytes and the low bytes, or both."""
+"""Raw modes that give the high and the low bytes, or both, by the color type of a 16-bit PNG."""
 
 
 def _decode(data: bytes, kind: str, name: object, raw_mode: str | None = None) -> Image.Image:
@@ -161,13 +163,13 @@ def _decode(data: bytes, kind: str, name: object, raw_mode: str | None = None) -
     if raw_mode is not None:
         image.tile = [_with_raw_mode(tile, raw_mode) for tile in image.tile]
     image.load()
-    # after loading: a TIFF turns itself and drops the tag
+    # After loading, because Pillow turns a TIFF itself then and removes the tag.
     turn = _UPRIGHT.get(_orientation(image))
     return image if turn is None else image.transpose(turn)
 
 
 def _raster_of(image: Image.Image, name: object) -> Raster:
-    """Take what Pillow decoded, in any mode that has a meaning as RGB."""
+    """Convert an image that Pillow decoded, in any mode that can be converted to RGB."""
     if image.mode.startswith("I"):
         is_12_bit = isinstance(image, TiffImageFile) and image.tag_v2.get(258) == (12,)
         return from_integers(np.asarray(image), name, 4095 if is_12_bit else 65535)
@@ -182,7 +184,7 @@ def _raster_of(image: Image.Image, name: object) -> Raster:
         raise UnidentifiedImageError
     if image.mode not in _PLAIN:
         raise DataError(f"image has color mode {image.mode}; save it as RGB: {name}")
-    # Pillow's conversion of what is RGB already takes ten times as long as the copy.
+    # Converting an image that is RGB already takes Pillow ten times as long as copying it.
     return Raster(np.array(image if image.mode == "RGB" else image.convert("RGB")), 255)
 
 
@@ -191,10 +193,10 @@ def _is_deep_png(data: bytes) -> bool:
 
 
 def _deep_png(data: bytes, name: object) -> Raster:
-    """Read a 16-bit PNG with several bands, of which Pillow keeps the high bytes only.
+    """Read a 16-bit PNG with several bands, of which Pillow keeps only the high bytes.
 
-    Its decoder undoes the filters of the rows by the number of bits of the raw mode, and takes the
-    high bytes of big-endian values, or the low ones, which are the high ones of little-endian.
+    Pillow's decoder undoes the filters of the rows by the number of bits of the raw mode. It keeps
+    the high bytes in big-endian modes, and in little-endian modes the bytes that are really low.
     """
     images = [_decode(data, "image", name, mode) for mode in _DEEP_PNG[data[25]]]
     parts = [np.asarray(image).astype(np.uint16) for image in images]
@@ -219,13 +221,13 @@ def _open(data: bytes, kind: str, name: object) -> ImageFile.ImageFile:
     if width * height > MAX_PIXELS:
         raise DataError(
             f"{kind} has {width} x {height} pixels, more than {MAX_PIXELS} in all; "
-            f"scale it down or cut it up: {name}"
+            f"scale it down or cut it into parts: {name}"
         )
     return image
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 (upright) where there is none or it cannot be read."""
+    """Return the EXIF orientation; 1 (upright) if there is none or it cannot be read."""
     try:
         value = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # corrupt EXIF raises anything; the pixels are still good
@@ -235,10 +237,10 @@ def _orientation(image: Image.Image) -> int:
 
 @contextmanager
 def _blaming(kind: str, name: object, data: bytes) -> Iterator[None]:
-    """Turn whatever the decoder raises into a DataError that names the file.
+    """Turn every exception of the decoder into a DataError that names the file.
 
-    Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, KeyError and more on
-    broken files, so no shorter list would be complete.
+    On broken files, Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, KeyError
+    and others, so no list of exceptions would be complete.
     """
     try:
         yield
@@ -256,10 +258,10 @@ def _blaming(kind: str, name: object, data: bytes) -> Iterator[None]:
 
 
 class _Quiet:
-    """What decoders say of their own, and Pillow's limit of pixels: off while any thread decodes.
+    """Switches off the decoders' own messages and Pillow's pixel limit while any thread decodes.
 
-    All are settings of the process, so they are saved by the first thread that enters and
-    restored by the last that leaves; `warnings.catch_warnings` alone is not safe with threads.
+    These settings belong to the process: the first thread that enters saves them, and the last one
+    that leaves restores them. `warnings.catch_warnings` alone is not safe with threads.
     """
 
     def __init__(self) -> None:
@@ -290,10 +292,10 @@ _QUIET = _Quiet()
 
 
 def _silence_libtiff() -> None:
-    """Keep libtiff from writing to the standard error: its lines name no file, and errors do.
+    """Keep libtiff from writing to standard error: its lines name no file, and our errors do.
 
-    Found through the module of Pillow that is linked to it; where it is linked in statically, its
-    lines stay.
+    libtiff is found through the Pillow module that is linked to it. If it is linked statically, it
+    cannot be silenced.
     """
     with suppress(OSError, AttributeError):
         ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)

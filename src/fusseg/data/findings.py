@@ -1,4 +1,4 @@
-"""What a look at the data has to say, one thing at a time."""
+"""Findings: errors, warnings and notes about the data, one at a time."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +11,12 @@ Severity = Literal["error", "warning", "note"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that `check_sites` has to say."""
+    """One error, warning or note, as from `check_sites`."""
 
     severity: Severity
-    """`error`: a run or its evaluation would fail; `warning`: it would run, but not as meant."""
+    """`error`: a run or its evaluation would fail; `warning`: it would run, but not as intended."""
     subject: str
-    """The file, site or setting it is about."""
+    """File, site or setting that it is about."""
     message: str
 
 
@@ -26,5 +26,10 @@ def item_name(item: Item) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """Write a number with its noun."""
+    """Write a number with its noun.
+
+    Examples:
+        >>> counted(1, "image"), counted(3, "image")
+        ('1 image', '3 images')
+    """
     return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""Where the pixels of an image go when it is brought to one size; shared by images and masks."""
+"""Geometry of resizing and cropping, the same for images and masks."""
 
 from typing import Literal
 
@@ -7,9 +7,9 @@ from PIL import Image
 
 Fit = Literal["crop", "stretch"]
 Box = tuple[float, float, float, float]
-"""Left, top, right and bottom in pixels of the source; fractions count."""
+"""Left, top, right and bottom in pixels of the source; not rounded."""
 Share = tuple[float, float, float, float]
-"""Left, top, right and bottom as shares of width and height, in [0, 1]."""
+"""Left, top, right and bottom as shares of the width and the height, in [0, 1]."""
 
 
 def source_box(shape: tuple[int, int], size: tuple[int, int], fit: Fit) -> Box:
@@ -17,14 +17,20 @@ def source_box(shape: tuple[int, int], size: tuple[int, int], fit: Fit) -> Box:
 
     Args:
         shape: Height and width of the image.
-        size: Height and width asked for.
+        size: New height and width.
         fit: `crop`: the largest centered part with the new aspect ratio, as after scaling the
             shorter side to size and cutting off the rest evenly; `stretch`: all of it.
+
+    Examples:
+        >>> source_box((100, 200), (50, 50), "crop")
+        (50.0, 0.0, 150.0, 100.0)
+        >>> source_box((100, 200), (50, 50), "stretch")
+        (0.0, 0.0, 200.0, 100.0)
     """
     height, width = shape
     if fit == "stretch":
         return 0.0, 0.0, float(width), float(height)
-    # multiplied out, so that equal sizes give exactly the whole image
+    # In this order of operations, equal sizes give exactly the whole image.
     kept_height = min(float(height), size[0] * width / size[1])
     kept_width = min(float(width), size[1] * height / size[0])
     top, left = (height - kept_height) / 2, (width - kept_width) / 2
@@ -34,23 +40,32 @@ def source_box(shape: tuple[int, int], size: tuple[int, int], fit: Fit) -> Box:
 def resample(
     pixels: np.ndarray, size: tuple[int, int], fit: Fit, filter_: Image.Resampling
 ) -> np.ndarray:
-    """Bring 8-bit pixels to a size; antialiased by every filter but the nearest."""
+    """Resize 8-bit pixels; every filter but the nearest is antialiased."""
     box = source_box((pixels.shape[0], pixels.shape[1]), size, fit)
     fitted = Image.fromarray(pixels).resize((size[1], size[0]), filter_, box=box)
     return np.array(fitted)
 
 
 def shared_shape(shape: tuple[int, int], share: Share) -> tuple[int, int]:
-    """Height and width in whole pixels of a part of an image, rounded down, at least 1."""
+    """Return height and width in pixels of a part of an image, rounded down, at least 1.
+
+    Examples:
+        >>> shared_shape((101, 200), (0.0, 0.5, 0.5, 1.0))
+        (50, 100)
+    """
     left, top, right, bottom = share
     return max(1, int((bottom - top) * shape[0])), max(1, int((right - left) * shape[1]))
 
 
 def cut(pixels: np.ndarray, share: Share) -> np.ndarray:
-    """Cut a part out of an image or mask; parts at an edge reach it, centered ones are centered.
+    """Cut a part out of an image or mask; parts at an edge reach it, centered parts are centered.
 
-    The size is rounded first and the place after it, so that parts of one share have one size
+    The size is rounded before the position, so that parts of equal shares have the same size
     wherever they lie.
+
+    Examples:
+        >>> cut(np.arange(5)[None], (0.5, 0.0, 1.0, 1.0)).tolist()
+        [[3, 4]]
     """
     height, width = shared_shape((pixels.shape[0], pixels.shape[1]), share)
     left = _offset(share[0], share[2], pixels.shape[1] - width)
@@ -59,6 +74,6 @@ def cut(pixels: np.ndarray, share: Share) -> np.ndarray:
 
 
 def _offset(low: float, high: float, free: int) -> int:
-    """Pixels before a part, by its share of what the part leaves free."""
+    """Find the number of pixels before a part: its share of the pixels that are not covered."""
     uncovered = 1 - (high - low)
     return round(free * low / uncovered) if uncovered > 0 else 0

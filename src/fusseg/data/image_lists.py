@@ -1,4 +1,4 @@
-"""Lists of images: a text file with one `stem` or `site/stem` per line picks a subset."""
+"""Lists of images: text files with one `stem` or `site/stem` per line that select a subset."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,16 +12,16 @@ Image = tuple[str, str]
 
 
 def pick_listed(items: Sequence[Item], dataset: Dataset, path: str, key: str) -> tuple[Item, ...]:
-    """Keep the items that a list names, in their order; all of them where no list is set.
+    """Keep the items that a list names, in their order; all of them if no list is set.
 
     Args:
-        items: What was selected; the list may name other images of the data set, too.
-        dataset: All images at hand.
+        items: Selected images; the list may also name other images of the data set.
+        dataset: All images.
         path: The list; empty: none.
         key: Setting that holds the path.
 
     Raises:
-        DataError: If the list cannot be read, names an image that is not there or is at several
+        DataError: If the list cannot be read, names an image that does not exist or is at several
             sites, or names none of the items.
     """
     if not path:
@@ -30,8 +30,8 @@ def pick_listed(items: Sequence[Item], dataset: Dataset, path: str, key: str) ->
     kept = tuple(item for item in items if (item.site, item.stem) in listed)
     if items and not kept:
         raise DataError(
-            f"data.{key} names {len(listed)} images, none of them among the {len(items)} of the "
-            f"sites and split it restricts; choose another list, sites or split: {path}"
+            f"data.{key} names {len(listed)} images, but none of the {len(items)} images of the "
+            f"chosen sites and split; choose another list, sites or split: {path}"
         )
     return kept
 
@@ -45,14 +45,14 @@ def _read_list(path: Path, dataset: Dataset, key: str) -> set[Image]:
     if unknown:
         line, entry = unknown[0]
         raise DataError(
-            f"data.{key} names {len(unknown)} of {len(found)} images that are not there, "
-            f"{entry!r} on line {line} first; write one stem or site/stem per line, without a "
+            f"data.{key} names {len(found)} images, of which {len(unknown)} do not exist, the "
+            f"first: {entry!r} on line {line}; write one stem or site/stem per line, without a "
             f"suffix: {path}"
         )
     for line, entry, matches in found:
         if len(matches) > 1:
             raise DataError(
-                f"data.{key} names {entry!r} on line {line}, which is at the sites "
+                f"data.{key} names {entry!r} on line {line}, which exists at the sites "
                 f"{', '.join(site for site, _ in matches)}; write site/stem: {path}"
             )
     return {match for _, _, matches in found for match in matches}

@@ -1,4 +1,4 @@
-"""Images as 8-bit RGB, whatever they are stored as, and fitted to one size."""
+"""Loading images as 8-bit RGB, however they are stored, and resizing them."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,7 +15,7 @@ from fusseg.data.raster import Raster
 from fusseg.data.synthetic.scenes import SCENE_SHAPE, Scene, draw_scene
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
-"""Files that are listed as images; what they are, their content tells."""
+"""Suffixes of files that are listed as images; the format is recognized by the content."""
 
 _FILTERS: dict[Interpolation, Image.Resampling] = {
     "nearest": Image.Resampling.NEAREST,
@@ -30,21 +30,25 @@ _LARGEST = 65535
 
 @dataclass(frozen=True)
 class Decoding:
-    """What the values in image files mean, for all images of a run."""
+    """Meaning of the values in image files, for all images of a run."""
 
     white_levels: tuple[int, int, int, int] = (_LARGEST, _LARGEST, _LARGEST, _LARGEST)
-    """Value that is white in files of 1 to 4 bands; above a type's maximum: that maximum."""
+    """Value of white in files of 1 to 4 bands; above a type's maximum: that maximum."""
     alpha_channel: AlphaChannel = "blend"
 
     def white_of(self, raster: Raster) -> int:
-        """Say which value is white in an image."""
+        """Return the value of white in an image."""
         return min(self.white_levels[raster.num_bands - 1], raster.largest)
 
 
 def decoding_of(data: DataConfig) -> Decoding:
-    """Spell out `data.white_level` and `data.alpha_channel`.
+    """Resolve `data.white_level` and `data.alpha_channel`.
 
-    In a table, files with transparency take the level of those without where theirs is not named.
+    If a table has no level for files with transparency, they take the level of those without.
+
+    Examples:
+        >>> decoding_of(DataConfig(white_level={"1": 4095})).white_levels
+        (4095, 4095, 65535, 65535)
     """
     level = data.white_level
     if level is None or isinstance(level, int):
@@ -56,14 +60,14 @@ def decoding_of(data: DataConfig) -> Decoding:
 
 
 DEFAULT = Decoding()
-"""Every value of a type counts, and transparency shows white."""
+"""The whole range of a type is used, and transparency shows white."""
 
 
 def read_bytes(item: Item) -> bytes:
-    """Read what identifies an image: its file, or the pixels of a scene.
+    """Read the bytes that identify an image: its file, or the pixels of a scene.
 
     Raises:
-        DataError: If the file is missing, empty, too large, or may not be read.
+        DataError: If the file is missing, empty, too large, or cannot be read.
     """
     if isinstance(item.image, Scene):
         return draw_scene(item.image)[0].tobytes()
@@ -75,17 +79,17 @@ def load_image(item: Item, decoding: Decoding = DEFAULT) -> UInt8[np.ndarray, "h
 
     Args:
         item: An image or a crop of one.
-        decoding: What its values mean.
+        decoding: Meaning of its values.
 
     Raises:
-        DataError: If the file cannot be read, is broken, too large, or of a mode without RGB.
+        DataError: If the file cannot be read, is broken, too large, or not convertible to RGB.
     """
     pixels = to_rgb(read_raster(item), decoding)
     return pixels if item.crop is None else cut(pixels, item.crop.share)
 
 
 def read_raster(item: Item) -> Raster:
-    """Read the whole image behind an item upright (EXIF), as it is stored.
+    """Read the whole image of an item upright (EXIF), with its values as stored.
 
     Raises:
         DataError: As `load_image`.
@@ -94,7 +98,7 @@ def read_raster(item: Item) -> Raster:
 
 
 def raster_of(item: Item, data: bytes) -> Raster:
-    """Decode what `read_bytes` returned, for callers that hash the bytes as well.
+    """Decode the result of `read_bytes`, for callers that also hash the bytes.
 
     Raises:
         DataError: As `load_image`.
@@ -105,10 +109,10 @@ def raster_of(item: Item, data: bytes) -> Raster:
 
 
 def to_rgb(raster: Raster, decoding: Decoding) -> UInt8[np.ndarray, "height width 3"]:
-    """Scale stored values to 8 bits, the white level to 255, and lay transparency onto white.
+    """Scale stored values to 8 bits, the white level to 255, and blend transparency onto white.
 
-    The white level holds for all bands of a file, values above it are white, and nothing depends on
-    what else is in the image.
+    The white level holds for all bands of a file, and values above it are white. The result of a
+    pixel does not depend on the rest of the image.
     """
     values, white = raster.values, decoding.white_of(raster)
     if values.dtype != np.uint8 or white != 255:
@@ -125,7 +129,7 @@ def to_rgb(raster: Raster, decoding: Decoding) -> UInt8[np.ndarray, "height widt
 
 @lru_cache(maxsize=8)
 def _to_8_bits(white: int) -> UInt8[np.ndarray, " values"]:
-    """Table of the 8-bit value of every 16-bit one, rounded half up."""
+    """Make a table of the 8-bit value of every 16-bit value, rounded half up."""
     values = np.minimum(np.arange(_LARGEST + 1), white)
     return ((values * 510 + white) // (2 * white)).astype(np.uint8)
 
@@ -146,7 +150,7 @@ def _blend(
 
 
 def image_shape(item: Item) -> tuple[int, int]:
-    """Height and width of an item's image, or of its crop, upright, without decoding it.
+    """Return height and width of an item's image or crop, upright, without decoding it.
 
     Raises:
         DataError: As `source_shape`.
@@ -156,7 +160,7 @@ def image_shape(item: Item) -> tuple[int, int]:
 
 
 def source_shape(item: Item) -> tuple[int, int]:
-    """Height and width of the whole image behind an item, upright, without decoding it.
+    """Return height and width of the whole image of an item, upright, without decoding it.
 
     Raises:
         DataError: If the file cannot be read, its header is broken, or it is too large.
@@ -172,11 +176,11 @@ def fit_image(
     fit: Fit,
     interpolation: Interpolation,
 ) -> UInt8[np.ndarray, "fitted_height fitted_width 3"]:
-    """Bring an image to a size, antialiased; unchanged where it has that size.
+    """Resize an image, antialiased; unchanged if it has that size already.
 
     Args:
         image: RGB in [0, 255].
-        size: Height and width asked for.
+        size: New height and width.
         fit: `crop` keeps the aspect ratio and cuts off what is too long; `stretch` does not.
         interpolation: Resampling filter; `nearest` is the only one without antialiasing.
     """

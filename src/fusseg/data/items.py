@@ -1,6 +1,5 @@
-"""What a data set is made of: items with pixels behind them, and the classes of their masks."""
+"""Data sets: items, each an image with its mask, and the classes of the masks."""
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,16 +7,16 @@ from fusseg.data.geometry import Share
 from fusseg.data.synthetic.scenes import Scene
 
 Source = Path | Scene
-"""Where pixels come from: a file, or a scene to be drawn."""
+"""Where pixels come from: a file, or a generated scene."""
 
 
 @dataclass(frozen=True)
 class Crop:
-    """Part of an image that stands for an image of its own."""
+    """Part of an image that is treated as an image."""
 
     name: str
     share: Share
-    """Where it lies in the image."""
+    """Its place in the image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,64 +24,55 @@ class Item:
     """One image of one site, or a part of one."""
 
     site: str
-    """Where it lies: a folder, or what the layout has in its place."""
+    """Where it comes from: a folder, or the layout's equivalent, such as a city."""
     stem: str
     split: str
-    """Empty where the data set has no splits or does not list this image."""
+    """Empty if the data set has no splits or does not list this image."""
     image: Source
     mask: Source | None = None
     """Read in evaluation, and to draw a Dirichlet partition; never in training."""
     client: str = ""
-    """Who holds it; its site unless something else is said."""
+    """Client that holds it; by default its site."""
     crop: Crop | None = None
-    """Part of image and mask that is meant; None: all of them."""
+    """Part of image and mask that is used; None: all of them."""
 
     def __post_init__(self) -> None:
-        """Give it to its site where no client is named."""
+        """Set the client to the site if none is named."""
         if not self.client:
             object.__setattr__(self, "client", self.site)
 
 
 NO_CLASS = -1
-"""Class index of a pixel value that means nothing and must not occur."""
+"""Class index of a pixel value that has no meaning and must not occur."""
 
 
 @dataclass(frozen=True)
 class Classes:
-    """Names of the pixel values of the masks."""
+    """Classes of the masks: their names, colors and pixel values."""
 
     names: tuple[str, ...]
     """In order of class index, which is the pixel value unless `index_of` says otherwise."""
     ignore_index: int | None = None
-    """Class index that never counts."""
+    """Class index that is ignored."""
     colors: tuple[tuple[int, int, int], ...] | None = None
     """RGB in [0, 255], one per name."""
     index_of: tuple[int, ...] | None = None
     """Class index of each pixel value from 0 to 255, or `NO_CLASS`; None: the value itself."""
     advice: str = ""
-    """What a value that is neither a class nor ignored hints at, and what to do."""
+    """Likely cause of a value that is neither a class nor ignored, and what to do about it."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """All images at hand, sorted by site and stem."""
+    """All images of a data set, sorted by site and stem."""
 
     items: tuple[Item, ...]
     classes: Classes | None
-    """None where nothing is labeled."""
+    """None if the classes are not known."""
     site_order: tuple[str, ...] = ()
-    """Order in which neighboring sites form one client; empty: sorted."""
+    """Order of the sites in which neighbors are joined to clients; empty: sorted."""
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """Names that images are selected by, sorted: sites, or the values of a column."""
+        """Names to select images by, sorted: sites, or the values of a column."""
         return tuple(sorted({item.client for item in self.items}))
-
-
-def select(dataset: Dataset, sites: Collection[str], split: str) -> tuple[Item, ...]:
-    """Pick the items of some sites and one split (empty: every split), in the data set's order."""
-    return tuple(
-        item
-        for item in dataset.items
-        if item.client in sites and (not split or item.split == split)
-    )

@@ -1,4 +1,4 @@
-"""Whether an image and its mask are turned alike by their EXIF orientations."""
+"""Checking that EXIF orientations turn an image and its mask in the same way."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -16,12 +16,12 @@ _LYING = 5
 
 
 def explain_misfit(item: Item, shape: tuple[int, ...], mask_shape: tuple[int, ...]) -> str:
-    """Say why a mask does not fit where one of the two is turned; else nothing.
+    """Explain a mask that does not fit because only one of the two is turned; otherwise empty.
 
     Args:
         item: Image and mask.
         shape: Height and width of the image, upright.
-        mask_shape: Those of the mask, upright.
+        mask_shape: Height and width of the mask, upright.
 
     Raises:
         DataError: If a header cannot be read.
@@ -32,8 +32,8 @@ def explain_misfit(item: Item, shape: tuple[int, ...], mask_shape: tuple[int, ..
     if image_turn >= _LYING:
         return (
             f"; the image is turned upright by its EXIF orientation {image_turn}, the mask is not "
-            "turned and fits the image as it is stored; turn the mask in the same way, or save the "
-            "image without the tag"
+            "turned and fits the image as stored; turn the mask in the same way, or save the image "
+            "without the tag"
         )
     return (
         f"; the mask is turned by its EXIF orientation {mask_turn}, the image is not; save the "
@@ -42,21 +42,23 @@ def explain_misfit(item: Item, shape: tuple[int, ...], mask_shape: tuple[int, ..
 
 
 def find_turned(items: Iterable[Item]) -> Iterator[Finding]:
-    """Warn of images and masks that are turned without one another, by site; nothing is raised.
+    """Warn, once per site, of images and masks of which only one is turned; nothing is raised.
 
     Args:
-        items: Those without a mask are passed over.
+        items: Items; those without a mask are skipped.
     """
     doubts: dict[tuple[str, str], list[Item]] = defaultdict(list)
     for item in items:
-        with suppress(DataError):  # said where the file is read
+        with suppress(DataError):  # reported where the file is read
             text = _doubt(item)
             if text:
                 doubts[item.site, text].append(item)
     for (_, text), found in doubts.items():
         height, width = source_shape(found[0])
         more = (
-            f"; so with {counted(len(found) - 1, 'more image')} of this site" if found[1:] else ""
+            f"; the same in {counted(len(found) - 1, 'more image')} of this site"
+            if found[1:]
+            else ""
         )
         yield Finding(
             "warning",
@@ -66,7 +68,7 @@ def find_turned(items: Iterable[Item]) -> Iterator[Finding]:
 
 
 def _doubt(item: Item) -> str:
-    """Say which of the two is turned; nothing where both are, or neither, or they do not fit."""
+    """Say which of the two is turned; empty if both are, if neither is, or if they do not fit."""
     image_turn, mask_turn = _turns(item)
     shape = source_shape(item)
     if image_turn == mask_turn or not isinstance(item.mask, Path):
@@ -76,7 +78,7 @@ def _doubt(item: Item) -> str:
     swapped = (image_turn >= _LYING) != (mask_turn >= _LYING) and shape[0] != shape[1]
     if mask_turn == 1:
         said = f"the image is turned upright by its EXIF orientation {image_turn}, the mask is not"
-        told = "the mask has the size of the turned image, so it is taken as drawn on that"
+        told = "the mask has the size of the turned image, so it is assumed to be drawn on it"
     elif image_turn == 1:
         said = f"the mask is turned by its EXIF orientation {mask_turn}, the image is not"
         told = "the mask fits only when turned"
@@ -85,18 +87,18 @@ def _doubt(item: Item) -> str:
             f"the image is turned by its EXIF orientation {image_turn}, the mask by its own, "
             f"{mask_turn}"
         )
-        told = "the mask fits only so"
+        told = "the mask fits only this way"
     if swapped:
-        return f"{said}; {told}; if it is not so, save both upright, without the tag"
+        return f"{said}; {told}; if this is wrong, save both upright, without the tag"
     return (
-        f"{said}; their sizes are the same either way, so it cannot be told whether the mask was "
-        "drawn on the image as it is turned, which is assumed; look at one, and save both upright, "
-        "without the tag"
+        f"{said}; their sizes are equal with and without turning, so it is unclear whether the "
+        "mask was drawn on the turned image, which is assumed; look at one, and if this is wrong "
+        "save both upright, without the tag"
     )
 
 
 def _turns(item: Item) -> tuple[int, int]:
-    """EXIF orientations of image and mask."""
+    """Read the EXIF orientations of image and mask."""
     return _turn(item.image, "image"), _turn(item.mask, "mask")
 
 

@@ -1,8 +1,8 @@
-"""Whether the values of masks can be classes, where no `classes.toml` says what they are.
+"""Checking whether the values of masks can be classes if there is no `classes.toml`.
 
-A mask that was smoothed, scaled by anything but the nearest pixel, or once kept as a JPEG holds
-values that nobody drew: thin lines and specks along the borders. Taken for classes they would be
-scored in silence.
+A mask that was smoothed, scaled by anything but the nearest pixel, or once stored as a JPEG holds
+values that nobody drew, in thin lines and specks along the borders. Without this check they would
+be scored as classes.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,14 +12,14 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt8
 
 IGNORED = 255
-"""Value that is ignored where no `classes.toml` says otherwise."""
+"""Value that is ignored unless a `classes.toml` says otherwise."""
 
 SOLID_SHARE = 0.05
-"""A value hardly occurs where no more of its pixels have no other value around them."""
+"""A value "hardly occurs" if at most this share of its pixels has no other value around them."""
 _MANY = 8
-"""So many values that hardly occur, more than those that do, are noise in themselves."""
+"""This many values that hardly occur are noise if they are more than those that do occur."""
 _NEAR = 8
-"""Noise lies so close to the value that was drawn."""
+"""Largest difference between noise and the value that was drawn."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class ValueCounts:
 
     pixels: Int64[np.ndarray, "256"]
     solid: Int64[np.ndarray, "256"]
-    """Those whose eight neighbors hold no other value, ignored ones aside."""
+    """Pixels with no other value among their eight neighbors, except the ignored value."""
     between: Int64[np.ndarray, "256"]
-    """Those that have a neighbor of a lower and one of a higher value."""
+    """Pixels with one neighbor of a lower and one of a higher value."""
 
     def __add__(self, other: "ValueCounts") -> "ValueCounts":
-        """Count over more masks."""
+        """Add the counts of other masks."""
         return ValueCounts(
             self.pixels + other.pixels, self.solid + other.solid, self.between + other.between
         )
@@ -46,18 +46,18 @@ class ValueCounts:
 
 @dataclass(frozen=True)
 class SeenValues:
-    """What occurs in some masks."""
+    """The values that occur in some masks."""
 
     counts: ValueCounts
     first: dict[int, object]
     """Name of the first mask that holds a value."""
     blended: tuple[tuple[int, ...], ...]
-    """What `find_blends` finds in each mask by itself, where it finds something."""
+    """Result of `find_blends` for each mask by itself, if it is not empty."""
 
     def blends(self) -> tuple[int, ...]:
-        """Values that cannot be classes: judged over all masks, and by a few among many good ones.
+        """Return values that cannot be classes, over all masks or in a few among many good ones.
 
-        The values of single masks are left alone where other masks have regions of them.
+        A value that is suspicious in one mask is accepted if other masks have regions of it.
         """
         found = find_blends(self.counts)
         alone = {value for values in self.blended for value in values}
@@ -65,7 +65,7 @@ class SeenValues:
 
 
 def see_values(masks: Iterable[tuple[object, UInt8[np.ndarray, "_ _"]]]) -> SeenValues:
-    """Go once over masks, each with its name."""
+    """Count values in one pass over masks, each given with its name."""
     none = np.zeros(256, np.int64)
     total = ValueCounts(none, none, none)
     first: dict[int, object] = {}
@@ -79,7 +79,7 @@ def see_values(masks: Iterable[tuple[object, UInt8[np.ndarray, "_ _"]]]) -> Seen
 
 
 def count_values(mask: UInt8[np.ndarray, "height width"]) -> ValueCounts:
-    """Count the pixels of each value, and how they lie."""
+    """Count the pixels of each value, and how many are inside regions or between others."""
     lowest, highest = _around(mask, np.minimum), _around(mask, np.maximum)
     labeled = _around(np.where(mask == IGNORED, np.uint8(0), mask), np.maximum)
     return ValueCounts(
@@ -90,18 +90,18 @@ def count_values(mask: UInt8[np.ndarray, "height width"]) -> ValueCounts:
 
 
 def find_blends(counts: ValueCounts) -> tuple[int, ...]:
-    """Find values that borders were blended into, or that noise left; empty for honest classes.
+    """Find values that come from blended borders or noise; empty if all values can be classes.
 
     Of the classes 0 to the largest value, more than half must hardly occur: they are absent, or
-    lie in thin lines and specks. What does occur so must look like one of
+    occur only in thin lines and specks. Those that occur must look like one of
 
-    - a blend: a fourth of the values or more, half of their pixels between a lower and a higher
-      neighbor;
-    - noise: more than half of the values, eight at least; or three at least, most of them close to
-      another value, while more than half of the classes are absent.
+    - a blend: at least a fourth of the values, with half of their pixels between a lower and a
+      higher neighbor;
+    - noise: more than half of the values and at least eight; or at least three, most of them close
+      to another value, while more than half of the classes are absent.
 
-    Small, rare and thin classes alone are neither, nor are gaps in the numbering, nor are masks
-    without any region: what borders are blended of has one.
+    Classes that are merely small, rare or thin are neither, nor are gaps in the numbering, nor are
+    masks without any region, because blended borders lie between regions.
     """
     occurring = [value for value in sorted(counts.values) if value != IGNORED]
     thin = hardly_occurring(counts)
@@ -113,7 +113,7 @@ def find_blends(counts: ValueCounts) -> tuple[int, ...]:
 
 
 def hardly_occurring(counts: ValueCounts) -> tuple[int, ...]:
-    """List the values that occur in thin lines and specks only, the ignored one aside."""
+    """List the values that occur only in thin lines and specks, except the ignored value."""
     thin = _is_thin(counts)
     return tuple(value for value in sorted(counts.values) if value != IGNORED and thin[value])
 
@@ -140,7 +140,7 @@ def _is_blended(thin: tuple[int, ...], occurring: list[int], counts: ValueCounts
 def _around(
     mask: UInt8[np.ndarray, "height width"], reduce: Callable[..., UInt8[np.ndarray, "..."]]
 ) -> UInt8[np.ndarray, "height width"]:
-    """Reduce each pixel with its eight neighbors, or as many as there are."""
+    """Reduce each pixel with its eight neighbors, or with fewer at the edge."""
     padded = np.pad(mask, 1, mode="edge")
     rows = reduce(reduce(padded[:-2], padded[1:-1]), padded[2:])
     return reduce(reduce(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:])

@@ -1,4 +1,4 @@
-"""Labels: masks and the classes in them; read in evaluation, and to draw some partitions."""
+"""Masks and their classes: read only in evaluation, and to draw a Dirichlet partition."""
 
 from collections.abc import Iterable
 
@@ -34,7 +34,7 @@ def load_mask(item: Item, classes: Classes) -> UInt8[np.ndarray, "height width"]
 
 
 def count_classes(item: Item, classes: Classes) -> Int64[np.ndarray, " classes"]:
-    """Count the pixels of each class in a mask, ignored ones aside; its image is not looked at.
+    """Count the pixels of each class in a mask, without ignored ones; the image is not read.
 
     Raises:
         DataError: If there is no mask, it is broken, or a value is neither a class nor ignored.
@@ -47,7 +47,7 @@ def count_classes(item: Item, classes: Classes) -> Int64[np.ndarray, " classes"]
 def _class_indices(
     mask: UInt8[np.ndarray, "height width"], item: Item, classes: Classes
 ) -> UInt8[np.ndarray, "part_height part_width"]:
-    """Check the values, turn them into class indices, and cut out what the item is of."""
+    """Check the values, turn them into class indices, and cut out the item's crop."""
     check_values(mask, classes, item.mask)
     if classes.index_of is not None:
         mask = np.array(classes.index_of)[mask].astype(np.uint8)
@@ -57,24 +57,24 @@ def _class_indices(
 def fit_mask(
     mask: UInt8[np.ndarray, "height width"], size: tuple[int, int], fit: Fit
 ) -> UInt8[np.ndarray, "fitted_height fitted_width"]:
-    """Bring a mask to a size, each pixel from the nearest one, aligned with `fit_image`."""
+    """Resize a mask by the nearest pixel, aligned with `fit_image`."""
     return resample(mask, size, fit, Image.Resampling.NEAREST)
 
 
 def infer_classes(items: Iterable[Item]) -> Classes:
-    """Name the classes 0 to the largest value in the masks at hand, 255 being ignored.
+    """Infer the classes 0 to the largest value in some masks; 255 is ignored.
 
     Args:
-        items: Those without a mask are passed over.
+        items: Items; those without a mask are skipped.
 
     Raises:
-        DataError: If a mask cannot be read, there is none, or their values cannot be classes.
+        DataError: If a mask cannot be read, there is no mask, or the values cannot be classes.
     """
     return classes_of(see_values((item.mask, read_values(item)) for item in items if item.mask))
 
 
 def classes_of(seen: SeenValues) -> Classes:
-    """Name the classes 0 to the largest value but 255, which is ignored.
+    """Infer the classes 0 to the largest value except 255, which is ignored.
 
     Raises:
         DataError: If there is no value, only one besides 255, or some cannot be classes
@@ -88,24 +88,24 @@ def classes_of(seen: SeenValues) -> Classes:
         raise DataError(
             f"masks hold no values but {shown}, and 255 is ignored without a classes.toml, which "
             f"leaves {len(values)} to score; write a classes.toml with names and values = "
-            f"{[*values, IGNORED]}, or with ignore_index = 255 if that is meant, or store class "
-            f"indices ({other} in place of 255): {seen.first[IGNORED]}"
+            f"{[*values, IGNORED]}, or with ignore_index = 255 if it should be ignored, or store "
+            f"class indices ({other} in place of 255): {seen.first[IGNORED]}"
         )
     blends = seen.blends()
     if blends:
         shown = ", ".join(map(str, blends[:5])) + (", ..." if len(blends) > 5 else "")
         raise DataError(
-            f"masks look smoothed, scaled, or once kept as JPEG: {len(blends)} of the "
-            f"{len(seen.first)} values in them ({shown}) occur in nothing but thin lines and "
-            f"specks, as no class would, and would make {values[-1] + 1} classes; export the masks "
-            "anew without smoothing and scale them by the nearest pixel, or, if all values are "
-            f"classes, name them in a classes.toml (names, values): {seen.first[blends[0]]}"
+            f"masks look smoothed, scaled, or once stored as JPEG: {len(blends)} of the "
+            f"{len(seen.first)} values in them ({shown}) occur only in thin lines and specks, "
+            f"unlike classes, and would make {values[-1] + 1} classes; export the masks again "
+            "without smoothing and scale them by the nearest pixel, or, if all values are classes, "
+            f"name them in a classes.toml (names, values): {seen.first[blends[0]]}"
         )
     return Classes(tuple(str(value) for value in range(values[-1] + 1)), IGNORED)
 
 
 def check_values(mask: UInt8[np.ndarray, "height width"], classes: Classes, name: object) -> None:
-    """Refuse a mask with values that mean nothing.
+    """Refuse a mask with values that have no meaning.
 
     Raises:
         DataError: If a value is neither a class nor ignored.
@@ -125,17 +125,17 @@ def check_values(mask: UInt8[np.ndarray, "height width"], classes: Classes, name
         raise DataError(
             f"mask has the values {shown}, which the layout does not know{advice}: {name}"
         )
-    mend = "correct the mask, or add names or an ignore_index to classes.toml"
+    remedy = "correct the mask, or add names or an ignore_index to classes.toml"
     if strange == [255] and len(classes.names) == 2:
-        mend = "write 1 in place of 255 in black-and-white masks, or set ignore_index = 255"
+        remedy = "write 1 in place of 255 in black-and-white masks, or set ignore_index = 255"
     raise DataError(
         f"mask has the values {shown}, neither a class (0 to {len(classes.names) - 1}) "
-        f"nor ignored; {mend}: {name}"
+        f"nor ignored; {remedy}: {name}"
     )
 
 
 def read_values(item: Item) -> UInt8[np.ndarray, "height width"]:
-    """Read the values of an item's mask as they are stored; its image is not looked at.
+    """Read the values of an item's mask as stored; the image is not read.
 
     Raises:
         DataError: If there is no mask, or it cannot be read.

@@ -1,4 +1,4 @@
-"""Pixels as a file stores them, before white and transparency have a meaning."""
+"""Pixels as stored in a file, before white level and transparency are applied."""
 
 from dataclasses import dataclass, replace
 
@@ -15,7 +15,7 @@ Bands = UInt[np.ndarray, "height width bands"]
 
 @dataclass(frozen=True, eq=False)
 class Raster:
-    """One image, upright: gray or RGB, and behind them the band of transparency if there is one."""
+    """One image, upright: gray or RGB, followed by the band of transparency if there is one."""
 
     values: Bands
     """8 or 16 bits; 1 to 4 bands."""
@@ -28,7 +28,7 @@ class Raster:
 
     @property
     def num_bands(self) -> int:
-        """Number of bands, with that of transparency."""
+        """Number of bands, including transparency."""
         return int(self.values.shape[2])
 
     @property
@@ -42,7 +42,7 @@ def turned(raster: Raster, orientation: int) -> Raster:
 
     Args:
         raster: As stored.
-        orientation: Of EXIF and TIFF, 1 to 8.
+        orientation: Orientation as in EXIF and TIFF, 1 to 8.
     """
     values = raster.values
     if orientation >= 5:
@@ -55,10 +55,10 @@ def turned(raster: Raster, orientation: int) -> Raster:
 
 
 def from_integers(gray: np.ndarray, name: object, largest: int = 65535) -> Raster:
-    """Take gray values of up to 32 bits as 16 bits.
+    """Make a raster of 16 bits from gray values of up to 32 bits.
 
     Raises:
-        DataError: If a value does not fit.
+        DataError: If a value does not fit into 16 bits.
     """
     low, high = int(gray.min()), int(gray.max())
     if low < 0 or high > 65535:

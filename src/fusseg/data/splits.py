@@ -1,4 +1,4 @@
-"""The table of splits: which image of which site belongs to train, val or test."""
+"""The table of splits: the split of each image, such as train, val or test."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ class SplitRow:
 
 
 def read_splits(path: Path) -> tuple[SplitRow, ...]:
-    """Read a CSV file with the columns stem, site and split; others are passed over.
+    """Read a CSV file with the columns stem, site and split; other columns are ignored.
 
     Raises:
         DataError: If it cannot be read, lacks a column, has a short row, or gives one image two

@@ -1,7 +1,8 @@
-"""Which part of its range a site's files use, and bands that are taken for transparency.
+"""Checking how files store their values: the used part of the range, and transparency.
 
-Values say nothing of what they mean: 12 bits in a 16-bit file are nearly black, and near infrared
-behind RGB is transparency, until somebody says so. Nothing is scaled by what is found here.
+A file does not say what its values mean: 12 bits in a 16-bit file look nearly black, and near
+infrared after RGB looks like transparency, until the settings say otherwise. This module only
+warns; it does not scale anything.
 """
 
 import math
@@ -23,21 +24,21 @@ from fusseg.data.items import Item
 from fusseg.data.raster import GRAY_ALPHA, Raster
 
 PER_SITE, IN_ALL = 8, 400
-"""Images of a site that are looked at before a run, and of all sites but for two of each."""
+"""Most images to look at before a run: of one site, and of all sites (but at least two of each)."""
 _LEAST_CLIPPED = 0.01
-"""Share of values above the white level that is worth saying."""
+"""Least share of values above the white level that is reported."""
 _LEAST_LEVELS, _LOOKED_AT = 32, 2_000_000
-"""Values of transparency that are no haze, and about how many pixels are looked at."""
+"""Least number of values in a band that is a picture, and about how many pixels are looked at."""
 _ALL_OF_AN_IMAGE, _MOST_OF_AN_IMAGE, _LEAST_SHARE = 0.9, 0.5, 0.1
-"""Share of the pixels that are neither opaque nor clear: of all; and, where they are rough, of
-those that are not clear, and the least of all."""
+"""Shares of the pixels that are neither opaque nor clear. The first is of all pixels. For a rough
+band, the second is of the pixels that are not clear, and the third is the least share of all."""
 _ROUGH, _ROUGH_SHARE = 2.5 / 255, 0.2
-"""Second difference of neighbors that a soft shadow does not have, and how often a picture does."""
+"""Second difference of neighbors above that of a soft shadow, and its least share in a picture."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What one image's file holds."""
+    """How one image's file stores its values."""
 
     site: str
     gray: bool
@@ -46,12 +47,11 @@ class Stored:
     white: int
     """Value that counts as white."""
     highest: int
-    """Highest value that occurs in the colors, but for the type's largest, which often marks what
-    is missing."""
+    """Highest value of the colors, except the type's largest, which often marks missing pixels."""
     clipped: float = 0.0
-    """Share of the colors' values above the white level, but for the type's largest."""
+    """Share of the colors' values above the white level, except the type's largest."""
     alpha_varies: bool = False
-    """Whether its transparency is everywhere another."""
+    """Whether its transparency varies over the image, like a picture."""
 
     @property
     def depth(self) -> int:
@@ -68,9 +68,9 @@ def look_at(raster: Raster, decoding: Decoding, site: str = "") -> Stored:
     """Look at all values of an image.
 
     Args:
-        raster: As it is stored.
-        decoding: What its values mean.
-        site: Where it is from.
+        raster: The image as stored.
+        decoding: Meaning of its values.
+        site: Site that it comes from.
     """
     white = decoding.white_of(raster)
     gray = raster.num_bands <= GRAY_ALPHA
@@ -84,7 +84,7 @@ def look_at(raster: Raster, decoding: Decoding, site: str = "") -> Stored:
         gray=gray,
         largest=raster.largest,
         white=white,
-        # An image of nothing else is white.
+        # An image with no other values is white.
         highest=int(found[-1]) if len(found) else raster.largest,
         clipped=float(counts[white + 1 :].sum() / colors.size),
         alpha_varies=_varies(raster),
@@ -92,11 +92,11 @@ def look_at(raster: Raster, decoding: Decoding, site: str = "") -> Stored:
 
 
 def look_over(items: Sequence[Item], decoding: Decoding) -> list[Stored]:
-    """Look at some images of each site; those that hold plain 8-bit colors are not decoded.
+    """Look at some images of each site; files with plain 8-bit colors are not decoded.
 
     Args:
-        items: Images of any sites; what cannot be read is passed over.
-        decoding: What their values mean.
+        items: Images of any sites; unreadable ones are skipped.
+        decoding: Meaning of their values.
     """
     by_site: dict[str, list[Item]] = defaultdict(list)
     # Crops of one image are looked at once.
@@ -114,17 +114,17 @@ def look_over(items: Sequence[Item], decoding: Decoding) -> list[Stored]:
                 else:
                     found.append(Stored(site, False, 255, 255, 255))
             except DataError:
-                # Whoever reads it for its features says why it is skipped.
+                # The extraction of its features reports why it is skipped.
                 continue
     return found
 
 
 def judge_stored(images: Sequence[Stored], decoding: Decoding) -> Iterator[Finding]:
-    """Warn of sites whose files use a part of their range only, or go beyond the white level.
+    """Warn of sites with files that use only a part of their range, or exceed the white level.
 
     Args:
-        images: Of all sites.
-        decoding: What their values mean.
+        images: Images of all sites.
+        decoding: Meaning of their values.
     """
     groups: dict[tuple[str, str], list[Stored]] = defaultdict(list)
     for image in images:
@@ -143,13 +143,13 @@ def judge_stored(images: Sequence[Stored], decoding: Decoding) -> Iterator[Findi
 
 
 def doubt_stored(items: Sequence[Item], data: DataConfig) -> Iterator[Finding]:
-    """Look over images and warn, as `look_over` and `judge_stored`."""
+    """Look at some images and warn, as `look_over` and `judge_stored` do."""
     decoding = decoding_of(data)
     yield from judge_stored(look_over(items, decoding), decoding)
 
 
 def sum_up(images: Sequence[Stored]) -> list[dict[str, Any]]:
-    """Describe each kind of file over all sites, for a record: no name of a site is in it."""
+    """Describe each kind of file over all sites, for a record; it names no site."""
     groups: dict[tuple[bool, int, int], list[Stored]] = defaultdict(list)
     for image in images:
         groups[image.gray, image.largest, image.white].append(image)
@@ -162,12 +162,12 @@ def sum_up(images: Sequence[Stored]) -> list[dict[str, Any]]:
 def judge_unlike(
     images: Sequence[Stored], trained: Sequence[Mapping[str, Any]], decoding: Decoding
 ) -> Iterator[Finding]:
-    """Warn where images use another part of the range than those of training.
+    """Warn if images use another part of the range than the training images.
 
     Args:
-        images: That a model is used on.
-        trained: As `sum_up` wrote it; empty: unknown, and taken for the whole range.
-        decoding: What their values mean, as in training.
+        images: Images that a model is used on.
+        trained: Result of `sum_up` in training; empty: unknown, the whole range is assumed.
+        decoding: Meaning of their values, as in training.
     """
     shares = [one["highest"] / one["white"] for one in trained if one["highest"]] or [1.0]
     groups: dict[str, list[Stored]] = defaultdict(list)
@@ -182,7 +182,7 @@ def judge_unlike(
         if not 0.5 <= min(1.0, nearest) / share <= 2:
             text = (
                 f"these images use 0 to {one.highest} of {one.white}, {share:.0%} of the range, "
-                f"where those of training used {min(1.0, nearest):.0%}; regions may be wrong; "
+                f"while the training images used {min(1.0, nearest):.0%}; regions may be wrong; "
                 "scale the values as in training"
             )
             if share < nearest:
@@ -192,7 +192,7 @@ def judge_unlike(
 
 
 def _times(one: Stored, share: float) -> int:
-    """Power of two that brings an image's values to a share of the range."""
+    """Find the power of two that scales an image's values to a share of the range."""
     return 1 << round(math.log2(share * one.white / one.highest))
 
 
@@ -209,7 +209,7 @@ def _join(group: Sequence[Stored]) -> Stored:
 
 
 def _is_partial(one: Stored) -> bool:
-    """Whether a bit or more of the range is unused; two, where somebody has chosen it."""
+    """Tell whether a bit or more of the range is unused; two or more if the range was set."""
     if one.depth <= 8 or not one.highest:
         return False
     return one.highest * (2 if one.white == one.largest else 4) <= one.white
@@ -222,16 +222,16 @@ def _describe_partial(one: Stored, ranges: Sequence[Stored]) -> str:
     most = max(other.highest.bit_length() for other in alike)
     if most > bits:
         full = next(other for other in alike if other.highest.bit_length() == most)
-        said += f"; site {full.site} uses {most} bits, and one white level is for all sites"
-        mend = f"multiply the values of this site's files by {1 << (most - bits)}"
+        said += f"; site {full.site} uses {most} bits, and all sites share one white level"
+        remedy = f"multiply the values of this site's files by {1 << (most - bits)}"
         if most == one.depth or one.white < one.largest:
-            return f"{said}: {mend}"
-        return f"{said}: {mend}, and set data.white_level = {_advise(ranges)}"
+            return f"{said}: {remedy}"
+        return f"{said}: {remedy}, and set data.white_level = {_advise(ranges)}"
     return f"{said}; set data.white_level = {_advise(ranges)}"
 
 
 def _advise(ranges: Sequence[Stored]) -> str:
-    """Write the white level that suits all files of more than 8 bits."""
+    """Return the white level that fits all files of more than 8 bits, as a TOML value."""
     deep = [one for one in ranges if one.depth > 8 and one.highest]
     levels = {
         bands: (1 << max(one.highest.bit_length() for one in deep if one.gray == gray)) - 1
@@ -261,13 +261,14 @@ def _judge_alpha(images: Sequence[Stored], decoding: Decoding) -> Iterator[Findi
 
 
 def _varies(raster: Raster) -> bool:
-    """Whether the last band looks like a picture: not clear, opaque or smooth where it is neither.
+    """Tell whether the last band looks like a picture, not like transparency.
 
-    A soft shadow is smooth, and a smooth edge covers little of an image.
+    Transparency is clear, opaque, or smooth in between: a soft shadow is smooth, and a smooth edge
+    covers little of an image.
     """
     if not raster.has_alpha:
         return False
-    # Whole rows, since neighbors are compared.
+    # Whole rows, because neighbors are compared.
     step = -(-raster.values[:, :, -1].size // _LOOKED_AT)
     alpha = raster.values[::step, :, -1].astype(np.int32)
     between = (alpha > 0) & (alpha < raster.largest)
@@ -275,7 +276,7 @@ def _varies(raster: Raster) -> bool:
         return False
     if between.mean() > _ALL_OF_AN_IMAGE:
         return True
-    # Where satellite images have nothing, all bands are zero.
+    # Where satellite images have no data, all bands are zero.
     if between.sum() <= _MOST_OF_AN_IMAGE * (alpha > 0).sum() or between.mean() < _LEAST_SHARE:
         return False
     bend = np.abs(alpha[:, 2:] - 2 * alpha[:, 1:-1] + alpha[:, :-2]) / raster.largest

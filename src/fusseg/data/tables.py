@@ -1,4 +1,4 @@
-"""CSV files with a header: tables of images that are read, and tables that are written."""
+"""Reading and writing CSV files with a header."""
 
 import csv
 import io
@@ -10,18 +10,24 @@ from pathlib import Path
 from fusseg.core.errors import DataError
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
-"""How a text begins that a spreadsheet would compute, or that is marked already."""
+"""Start of a text that a spreadsheet would take for a formula, or that is marked already."""
 
 
 def dump_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Write a table in which no text is a formula to a spreadsheet.
+    """Write a table in which a spreadsheet takes no text for a formula.
 
     A text that begins with `=`, `+`, `-`, `@` or a control character gets an apostrophe before it,
-    which `read_table` takes off again. Numbers stay as they are.
+    which `read_table` removes again. Numbers are not marked.
 
     Args:
         header: Names of the columns.
         rows: Texts and numbers.
+
+    Examples:
+        >>> print(dump_table(["site", "images"], [["yard", 8], ["=1+1", -2]]), end="")
+        site,images
+        yard,8
+        '=1+1,-2
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -40,15 +46,15 @@ class TableRow:
 
     line: int
     cells: dict[str, str]
-    """By column, without surrounding blanks and without the mark of a text that is no formula."""
+    """Texts by column, without surrounding spaces and without the mark against formulas."""
 
 
 def read_table(path: Path, kind: str, columns: tuple[str, ...]) -> tuple[TableRow, ...]:
-    """Read a CSV file that has some columns, in any order, among others.
+    """Read a CSV file that has at least some given columns, in any order.
 
     Args:
         path: The file.
-        kind: What it is called in errors: table of splits, or partition.
+        kind: Its name in errors: table of splits, or partition.
         columns: Columns that every row must have.
 
     Raises:
@@ -95,7 +101,7 @@ def _check_header(header: list[str], path: Path, kind: str, columns: tuple[str, 
     for column in columns:
         if column not in header:
             semicolons = len(header) == 1 and ";" in header[0]
-            mend = "; separate the columns by commas, not semicolons" if semicolons else ""
+            remedy = "; separate the columns by commas, not semicolons" if semicolons else ""
             raise DataError(
-                f"{kind} has no column {column!r} among {', '.join(header)}{mend}: {path}"
+                f"{kind} has no column {column!r} among {', '.join(header)}{remedy}: {path}"
             )

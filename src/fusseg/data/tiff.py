@@ -1,8 +1,8 @@
-"""TIFF files in the layouts that Pillow refuses, reduces to 8 bits or takes wrong.
+"""TIFF files with layouts that Pillow refuses, reduces to 8 bits or reads incorrectly.
 
-Tags and layout are read by tifffile. Compressed parts are expanded by libtiff, through Pillow: it
-knows LZW, which tifffile does not without further packages, and it never writes more than a part
-can hold, whatever the compressed data say.
+tifffile reads tags and layout. libtiff, through Pillow, decompresses the parts: it supports LZW,
+which tifffile does not without further packages, and it never writes more than a part can hold,
+whatever the compressed data contain.
 """
 
 import io
@@ -26,9 +26,9 @@ MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 _ORIENTATION, _FILL_ORDER = 274, 266
 _PREMULTIPLIED, _STRAIGHT = 1, 2
-"""Kinds of transparency that an extra band can be."""
+"""Kinds of extra bands that are transparency."""
 _SEPARATE = 2
-"""Each band lies in a plane of its own."""
+"""Planar configuration in which each band has its own plane."""
 _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
 _KINDS = {_SIGNED: " (signed)", _FLOAT: " (floating point)"}
 _GRAY = (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK)
@@ -47,7 +47,7 @@ _MOST_VALUES = 800_000_000
 
 @dataclass(frozen=True)
 class TiffShape:
-    """Size of the first page, and how it lies."""
+    """Size and orientation of the first page."""
 
     height: int
     width: int
@@ -55,23 +55,23 @@ class TiffShape:
 
 
 def read_shape(data: bytes) -> TiffShape | None:
-    """Read the size of the first page; None where the tags cannot be read."""
+    """Read the size of the first page; None if the tags cannot be read."""
     return _of_first_page(data, _shape_of)
 
 
 def unread_layout(data: bytes) -> str | None:
-    """Say that a layout of bands and bits is not read; None where the tags cannot be read."""
+    """Describe a layout of bands and bits that is not read; None if the tags cannot be read."""
     return _of_first_page(data, _unread)
 
 
 def is_deep_or_transparent(path: Path) -> bool:
-    """Whether the first page has more than 8 bits or four bands; True where that cannot be read."""
+    """Tell whether the first page has more than 8 bits or transparency; True if unreadable."""
     answer = _of_first_page(path, lambda page: page.bitspersample > 8 or _may_have_alpha(page))
     return answer is None or answer
 
 
 def read_tiff(data: bytes, name: object, max_pixels: int) -> Raster | None:
-    """Read the first page, upright; None where it is left to Pillow.
+    """Read the first page, upright; None if Pillow has to read it.
 
     Args:
         data: The file's bytes.
@@ -89,7 +89,7 @@ def read_tiff(data: bytes, name: object, max_pixels: int) -> Raster | None:
         bands, premultiplied = _choose_bands(page, name)
         _check_compression(page, name)
         if int(np.prod(page.shaped)) > _MOST_VALUES:
-            raise DataError(f"image has more than {_MOST_VALUES} values; cut it up: {name}")
+            raise DataError(f"image has more than {_MOST_VALUES} values; cut it into parts: {name}")
         values = _read_bands(page)[:, :, bands]
         raster = Raster(
             values=values,
@@ -107,7 +107,7 @@ def _of_first_page(source: bytes | Path, ask: Callable[[TiffPage], Answer]) -> A
             return ask(page) if isinstance(page, TiffPage) else None
     except MemoryError:
         raise
-    except Exception:  # damaged tags raise anything; Pillow says what is wrong with them
+    except Exception:  # damaged tags raise anything; Pillow reports what is wrong with them
         return None
 
 
@@ -131,7 +131,7 @@ def _unread(page: TiffPage) -> str:
 
 
 def _is_ours(page: TiffPage, max_pixels: int) -> bool:
-    """Whether Pillow would refuse the page, reduce it or take it wrong; the others it reads."""
+    """Tell whether Pillow would refuse the page, reduce it to 8 bits or read it incorrectly."""
     if not 0 < page.imagelength * page.imagewidth <= max_pixels or page.imagedepth != 1:
         return False
     if page.sampleformat != _UNSIGNED or page.photometric not in (*_GRAY, PHOTOMETRIC.RGB):
@@ -152,10 +152,10 @@ def _is_ours(page: TiffPage, max_pixels: int) -> bool:
 
 
 def _choose_bands(page: TiffPage, name: object) -> tuple[list[int], bool]:
-    """Pick the bands of the colors, then that of transparency, and whether it is multiplied in."""
+    """Pick the color bands and then transparency, and tell whether colors are premultiplied."""
     number, kinds = page.samplesperpixel, [int(kind) for kind in page.extrasamples]
     if number == 4 and page.photometric == PHOTOMETRIC.RGB and not kinds:
-        # Without a word about the fourth band everybody takes it for transparency.
+        # By convention, an undeclared fourth band is transparency.
         kinds = [_STRAIGHT]
     extra = {number - len(kinds) + place: kind for place, kind in enumerate(kinds)}
     alphas = [band for band, kind in extra.items() if kind in (_PREMULTIPLIED, _STRAIGHT)]
@@ -163,7 +163,7 @@ def _choose_bands(page: TiffPage, name: object) -> tuple[list[int], bool]:
     if page.photometric == PHOTOMETRIC.RGB:
         colors = colors[:3]
     elif len(colors) in (3, 4):
-        # GDAL calls 16-bit RGB gray with further bands.
+        # GDAL declares 16-bit RGB as gray with extra bands.
         colors = colors[:3]
     if len(colors) not in (1, 3) or (page.photometric == PHOTOMETRIC.RGB and len(colors) != 3):
         raise DataError(f"image: {_unread(page)}: {name}")
@@ -184,13 +184,13 @@ def _check_compression(page: TiffPage, name: object) -> None:
 
 
 def _read_bands(page: TiffPage) -> Bands:
-    """Read all bands of a page, in whatever order and parts they lie."""
+    """Read all bands of a page, in whatever order and parts they are stored."""
     if page.compression == COMPRESSION.NONE:
         stored = page.asarray().reshape(page.shaped)
     else:
         stored = _read_compressed(page)
     planes, _, height, width, samples = page.shaped
-    # Planes, or samples beside each other: one of the two is 1.
+    # Bands are either planes or adjacent samples: the other number is 1.
     values = stored[:, 0].transpose(1, 2, 0, 3).reshape(height, width, planes * samples)
     return np.ascontiguousarray(values.astype(values.dtype.newbyteorder("=")))
 
@@ -198,14 +198,14 @@ def _read_bands(page: TiffPage) -> Bands:
 def _read_compressed(page: TiffPage) -> np.ndarray:
     assert page.dtype is not None
     compression, fill_order = int(page.compression), int(page.fillorder)
-    # From here on tifffile is given parts that are expanded already.
+    # From here on, tifffile gets parts that are already decompressed.
     page.compression, page.fillorder = COMPRESSION.NONE, type(page.fillorder)(1)
     stored = np.zeros(page.shaped, page.dtype)
     height, width = page.shaped[2:4]
     parts = page.parent.filehandle.read_segments(page.dataoffsets, page.databytecounts)
     for part, index in parts:
         assert isinstance(index, int)
-        # Parts that hold nothing but zeros may be left out.
+        # Parts with nothing but zeros may be missing.
         if not isinstance(part, bytes):
             continue
         size = _part_bytes(page, index)
@@ -219,7 +219,7 @@ def _read_compressed(page: TiffPage) -> np.ndarray:
 
 
 def _part_bytes(page: TiffPage, index: int) -> int:
-    """Count the bytes of a strip or tile once it is expanded."""
+    """Count the bytes of a decompressed strip or tile."""
     assert page.dtype is not None
     samples, height, width = page.shaped[4], page.shaped[2], page.shaped[3]
     if page.is_tiled:
@@ -232,7 +232,7 @@ def _part_bytes(page: TiffPage, index: int) -> int:
 
 
 def _expand(part: bytes, size: int, compression: int, fill_order: int) -> bytes:
-    """Expand compressed bytes, given as the one row of an 8-bit gray TIFF.
+    """Decompress bytes by wrapping them as the only row of an 8-bit gray TIFF.
 
     Raises:
         OSError: If the bytes are damaged, or libtiff was built without the compression.

@@ -16,8 +16,8 @@ from typing import Any
 
 import tomli_w
 
-from fusseg.core.atomic import write_atomically
 from fusseg.core.errors import FederationError
+from fusseg.core.files import write_atomically
 from fusseg.deployment.own_script import MODULE, SCRIPT
 
 APP = Path(__file__).parent / "flower-app"

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from fusseg.config.file import parse_config
 from fusseg.config.schema import SEEN, BackboneConfig, DataConfig, Grid
-from fusseg.core.atomic import write_atomically
 from fusseg.core.errors import DataError, FussegError
+from fusseg.core.files import write_atomically
 from fusseg.core.version import VERSION
 from fusseg.runs.regions import Color, NamedCluster
 from fusseg.segmentation.assignment import Segmenter

@@ -1,1 +1,1 @@
-"""Frozen backbone features, extracted once and read from memory-mapped files."""
+"""Features of the frozen backbone: extracted once, then read from memory-mapped files."""

@@ -1,4 +1,4 @@
-"""Features of all sites' images: extracted once, then viewed per client."""
+"""Extracting the features of all sites' images once, to be viewed per client."""
 
 import hashlib
 from collections import defaultdict
@@ -19,37 +19,37 @@ from fusseg.data.items import Item, Source
 from fusseg.features.backbones import Backbone
 from fusseg.features.cache.store import FeatureSettings, Store, open_store
 from fusseg.features.feature_set import FeatureSet, pool_features, read_features
+from fusseg.features.on_workers.shard_queue import extract_on
+from fusseg.features.on_workers.shards import BackboneSource
 from fusseg.features.pipeline import DigestedItem, Extracted, Skipped, extract_site
-from fusseg.features.shard_line import extract_on
-from fusseg.features.shards import BackboneSource
 from fusseg.features.views import View
 
 Outcome = TypeVar("Outcome")
 StoreKey = tuple[str, FeatureSettings]
 """Site and settings."""
 _PART = 64
-"""Images that a worker hashes at a time."""
+"""Number of images that a worker hashes at a time."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a stage is."""
+    """Progress of a stage."""
 
     stage: Literal["read", "extract"]
-    """`read`: the images' bytes are hashed; `extract`: the backbone runs over what is missing."""
+    """`read`: hashing the images' bytes; `extract`: running the backbone on missing images."""
     done: int
     total: int
 
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """Workers that extract, and with what they compute."""
+    """Workers for the extraction, and their device, precision and threads."""
 
     workers: Workers
     compute: ComputeConfig
 
     def source_of(self, backbone: Backbone) -> BackboneSource:
-        """Say how a worker loads the same backbone: `auto` is decided by this machine."""
+        """Describe how a worker loads the same backbone, with the precision of this machine."""
         compute = replace(self.compute, precision=backbone.precision)
         return BackboneSource(backbone.name, compute, backbone.grid)
 
@@ -60,12 +60,12 @@ class SiteFeatures:
 
     stores: dict[StoreKey, Store]
     digests: dict[Item, str]
-    """By item without its mask, whoever holds it."""
+    """Digests by item, without mask and client."""
     skipped: tuple[Skipped, ...]
-    """Each item once."""
+    """Skipped images, each item once."""
 
     def has(self, view: View) -> bool:
-        """Whether the view was extracted and not skipped."""
+        """Tell whether the view was extracted and not skipped."""
         digest = self.digests.get(_unlabeled(view.item))
         return digest is not None and digest in self._rows[_store_key(view)]
 
@@ -74,19 +74,19 @@ class SiteFeatures:
         found = {}
         for key, store in self.stores.items():
             present = set(store.digests())
-            # The strings that are there already, not those read again.
+            # Reuse the strings in memory instead of those just read.
             found[key] = {digest for digest in self.digests.values() if digest in present}
         return found
 
     def of_views(self, views: Iterable[View]) -> FeatureSet:
-        """Join the features of some views in their order; skipped ones are left out.
+        """Join the features of some views in their order, without skipped ones.
 
         Raises:
             DataError: If no view has features.
         """
         present = [view for view in views if self.has(view)]
         if not present:
-            raise DataError("no image is left: every one was skipped; fusseg check says why")
+            raise DataError("no image is left, all were skipped; fusseg check says why")
         places: dict[StoreKey, list[int]] = defaultdict(list)
         for place, view in enumerate(present):
             places[_store_key(view)].append(place)
@@ -112,20 +112,20 @@ def extract_features(
     cache: Path,
     elsewhere: Elsewhere | None = None,
 ) -> Generator[Progress, None, SiteFeatures]:
-    """Extract what the cache lacks.
+    """Extract the features that the cache lacks.
 
     Args:
         views: Images of any sites, and how the backbone sees them; repeats are extracted once.
         backbone: Frozen backbone.
         batch_size: Images per forward pass.
         cache: Cache folder.
-        elsewhere: Who reads the images and runs the backbone; None: this process.
+        elsewhere: Workers that read the images and run the backbone; None: this process.
 
     Yields:
         Progress, image by image.
 
     Returns:
-        Where the features are.
+        The stores of the features.
 
     Raises:
         DataError: If the cache cannot be written.
@@ -156,7 +156,7 @@ def extract_features(
         if isinstance(extracted, Skipped):
             skipped += _with_copies(extracted, wanted[store.site, store.settings])
         yield Progress("extract", done, total)
-    # An image that cannot be read cannot be in any of its views.
+    # An unreadable image is skipped in each of its views, but reported once.
     once = {entry.item: entry for entry in reversed(skipped)}
     return SiteFeatures(stores, digests, tuple(reversed(once.values())))
 
@@ -170,7 +170,7 @@ def _extract_all(
 
 
 def wait_for(stages: Generator[Progress | Finding, None, Outcome]) -> Outcome:
-    """Run an extraction to its end where nobody watches it."""
+    """Run an extraction to its end without showing progress, and return its result."""
     while True:
         try:
             next(stages)
@@ -180,7 +180,7 @@ def wait_for(stages: Generator[Progress | Finding, None, Outcome]) -> Outcome:
 
 
 def _unlabeled(item: Item) -> Item:
-    # The same object where nothing changes: there are as many as images.
+    # Return the same object if nothing changes, to save memory: there is one per image.
     if item.mask is None and item.client == item.site:
         return item
     return replace(item, mask=None, client=item.site)
@@ -193,7 +193,7 @@ def _store_key(view: View) -> StoreKey:
 def _by_store(
     views: Sequence[View], digests: Mapping[Item, str]
 ) -> dict[StoreKey, list[DigestedItem]]:
-    """Group what is wanted by site, sorted, and settings."""
+    """Group views by site, sorted, and by settings."""
     wanted: dict[StoreKey, dict[Item, DigestedItem]] = defaultdict(dict)
     for view in sorted(views, key=lambda view: view.item.site):
         item = _unlabeled(view.item)
@@ -203,7 +203,7 @@ def _by_store(
 
 
 def _with_copies(skipped: Skipped, entries: Sequence[DigestedItem]) -> list[Skipped]:
-    """Skip all items of a site that have the same bytes as a skipped one."""
+    """List a skipped item together with all items of its site that have the same bytes."""
     digest = next(entry.digest for entry in entries if entry.item == skipped.item)
     return [Skipped(entry.item, skipped.reason) for entry in entries if entry.digest == digest]
 
@@ -225,19 +225,18 @@ def _digest_on(workers: Workers, items: Sequence[Item]) -> Iterator[DigestedItem
                 digest_item(outcome.item, {}), Skipped
             ):
                 raise DataError(
-                    f"a worker cannot read what this machine can ({outcome.reason}); share the "
-                    "folder of the images, under the same path"
+                    f"a worker cannot read an image that this machine can ({outcome.reason}); "
+                    "share the folder of the images under the same path"
                 )
             yield outcome
 
 
 def digest_item(item: Item, contents: dict[Source, str]) -> DigestedItem | Skipped:
-    """Hash an image's bytes, and where a crop lies in it; what cannot be read is skipped.
+    """Hash an image's bytes and the place of a crop; an unreadable image is skipped.
 
     Args:
         item: An image or a crop of one.
-        contents: Digests of the images of crops, which are not read again for their other crops;
-            a new one is added.
+        contents: Digests of images with crops, so that each is read once; new ones are added.
     """
     try:
         digest = contents.get(item.image)

@@ -1,4 +1,4 @@
-"""The features of a set of images, read in place from one or more stores."""
+"""The features of a set of images, read directly from one or more stores."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,32 +13,32 @@ from fusseg.features.cache.codecs import CodedMaps, Maps, read_positions
 from fusseg.features.cache.store import Store
 
 _SPREAD_IMAGES = 64
-"""Whose features are read for their spread."""
+"""Number of images that are read to measure the spread of features."""
 
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """Feature maps of one client's images, on disk, and their mean features, in memory."""
+    """Feature maps of one client's images on disk, and their mean features in memory."""
 
     names: tuple[str, ...]
     """`site/stem` of each image."""
     digests: tuple[str, ...]
     """SHA-256 of each image's bytes."""
     maps: tuple[Maps, ...]
-    """One memory map per store; maps of training images are of one height and width."""
+    """One memory map per store; all maps of training images have the same height and width."""
     rows: Int[np.ndarray, "images 2"]
     """Memory map and row of each image."""
     pooled: Float32[np.ndarray, "images dim"]
     """Mean feature of each image."""
     fingerprint: str
-    """Of the backbone the features come from."""
+    """Fingerprint of the backbone that the features come from."""
 
     def __len__(self) -> int:
         return len(self.digests)
 
     @property
     def map_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of a feature map, where all are of one shape."""
+        """Height, width and channels of a feature map, if all have the same shape."""
         height, width, dim = self.maps[0].shape[1:]
         return height, width, dim
 
@@ -58,7 +58,7 @@ class FeatureSet:
         """Read the features of some positions of some images.
 
         Args:
-            images: Which images; repeats are allowed.
+            images: Indices of images; repeats are allowed.
             positions: Flat positions (row times width plus column) in each of them.
         """
         dim = self.map_shape[2]
@@ -70,7 +70,7 @@ class FeatureSet:
         return torch.from_numpy(gathered).float()
 
     def pick(self, images: Int[np.ndarray, " picked"]) -> "FeatureSet":
-        """View some of the images, in another order."""
+        """View some of the images, in the given order."""
         return FeatureSet(
             names=tuple(self.names[image] for image in images),
             digests=tuple(self.digests[image] for image in images),
@@ -89,7 +89,7 @@ class FeatureSet:
     def feature_spread(self) -> float:
         """Standard deviation of the feature vectors: root mean square distance from their mean.
 
-        Measured on up to 64 images, from the first to the last in even steps.
+        Measured on up to 64 images, evenly spaced from the first to the last.
         """
         count = min(len(self), _SPREAD_IMAGES)
         images = [place * (len(self) - 1) // max(1, count - 1) for place in range(count)]
@@ -104,10 +104,10 @@ class FeatureSet:
 
 
 def read_features(store: Store, names: Sequence[str], digests: Sequence[str]) -> FeatureSet:
-    """View the rows of a store that hold some images.
+    """View the rows of some images in a store.
 
     Args:
-        store: Where the features are.
+        store: Store of the features.
         names: `site/stem` of each image.
         digests: Digest of each image's bytes; each must have a row.
     """
@@ -126,7 +126,7 @@ def read_features(store: Store, names: Sequence[str], digests: Sequence[str]) ->
 def _pick_rows(
     pooled: Float32[np.ndarray, "rows dim"], rows: Int[np.ndarray, " images"]
 ) -> Float32[np.ndarray, "images dim"]:
-    """Copy rows of a memory map, but leave a run of them where it is: on disk."""
+    """Copy rows of a memory map, but do not copy consecutive rows: they stay on disk."""
     first = int(rows[0]) if len(rows) else 0
     if np.array_equal(rows, np.arange(first, first + len(rows))):
         return pooled[first : first + len(rows)]
@@ -134,7 +134,7 @@ def _pick_rows(
 
 
 def pool_features(parts: Sequence[FeatureSet]) -> FeatureSet:
-    """View several sets as one, in the given order, without copying a map."""
+    """View several sets as one, in the given order, without copying maps."""
     maps: list[Maps] = []
     rows: list[np.ndarray] = []
     for part in parts:

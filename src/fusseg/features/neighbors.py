@@ -1,4 +1,4 @@
-"""Nearest images by the cosine of their mean features, in chunks and kept on disk."""
+"""Nearest images by the cosine of their mean features: computed in chunks and cached on disk."""
 
 import hashlib
 from pathlib import Path
@@ -9,14 +9,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fusseg.core.atomic import write_atomically
 from fusseg.core.errors import DataError
+from fusseg.core.files import write_atomically
 from fusseg.features.feature_set import FeatureSet
 
 CHUNK_BYTES = 64 * 2**20
-"""Memory for one block of cosines; with few rows in a block its product takes longer."""
+"""Memory for one block of cosines; products of blocks with few rows take longer."""
 _STRIP = 128
-"""Columns of which first the largest cosine is found."""
+"""Columns of a strip; the search starts with the largest cosine of each strip."""
 
 
 def nearest_neighbors(
@@ -26,13 +26,17 @@ def nearest_neighbors(
 
     Args:
         pooled: Mean feature of each image, centered where the backbone needs it.
-        num_neighbors: How many to find; fewer where there are not as many other images.
+        num_neighbors: Number of neighbors; fewer if there are not as many other images.
 
     Returns:
-        Indices, nearest first, of equally near ones the first; never the image itself.
+        Indices, nearest first, equally near ones in order; never the image itself.
 
     Raises:
         DataError: If there are fewer than two images.
+
+    Examples:
+        >>> nearest_neighbors(torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]), 1).tolist()
+        [[1], [0], [1]]
     """
     if len(pooled) < 2:
         raise DataError(f"nearest neighbors need at least 2 images, got {len(pooled)}")
@@ -48,10 +52,10 @@ def nearest_neighbors(
 
 
 def _largest(cosines: Float[Tensor, "rows columns"], count: int) -> Int[Tensor, "rows {count}"]:
-    """Find each row's largest values, in order, of equal ones the first.
+    """Find the columns of each row's largest values, largest first, equal ones in order.
 
-    The largest values lie in as many strips of columns, those of the largest maxima; only these
-    are sorted. That leaves one pass over all values, at the speed of memory.
+    The `count` largest values lie in the `count` strips of columns with the largest maxima, so only
+    these are sorted. This needs only one pass over all values, at the speed of memory.
     """
     columns = cosines.shape[1]
     whole = columns - columns % _STRIP
@@ -74,7 +78,7 @@ def cached_neighbors(
 
     Args:
         features: The client's images.
-        mean_feature: Subtracted from every mean feature; zeros where nothing is centered.
+        mean_feature: Subtracted from every mean feature; zeros if features are not centered.
         num_neighbors: As in `nearest_neighbors`.
         cache: Cache folder; one small file per set of images is added under `neighbors/`.
 
@@ -107,7 +111,7 @@ def cached_neighbors(
 def _read(
     path: Path, num_images: int, num_neighbors: int
 ) -> Int[Tensor, "images neighbors"] | None:
-    """Read a neighbor file; None where it is missing or damaged: computing it again is cheap."""
+    """Read a neighbor file; None if it is missing or damaged, because computing it is cheap."""
     try:
         indices = np.fromfile(path, dtype=np.int64)
     except OSError:

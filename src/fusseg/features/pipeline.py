@@ -1,7 +1,7 @@
-"""Run the frozen backbone over the images of one site that its store lacks.
+"""Running the frozen backbone on the images of one site that its store lacks.
 
-Decoding runs ahead of the backbone in threads, writing behind it in another: eight decoded images
-and three groups of `batch_size` are in memory at once, whatever the number of images.
+Threads decode images ahead of the backbone, and another thread writes features after it. Eight
+decoded images and three groups of `batch_size` are in memory at once, for any number of images.
 """
 
 import shutil
@@ -21,13 +21,14 @@ from fusseg.core.errors import DataError
 from fusseg.data.images import fit_image, load_image
 from fusseg.data.items import Item
 from fusseg.features.backbones import Backbone
-from fusseg.features.cache.store import FeatureSettings, Store, StoreWriter, writing
+from fusseg.features.cache.store import FeatureSettings, Store
+from fusseg.features.cache.writer import StoreWriter, writing
 
 _DECODE_THREADS = 2
 _DECODED_AHEAD = 8
 """Decoded images that wait for the backbone."""
 _COMMIT_SECONDS = 2.0
-"""Work that a kill can cost."""
+"""Work that is lost at most if the process is killed."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Extracted:
 
 @dataclass(frozen=True)
 class Skipped:
-    """One image without features, and why."""
+    """One image without features, and the reason."""
 
     item: Item
     reason: str
@@ -56,14 +57,14 @@ class DigestedItem:
 def extract_site(
     store: Store, items: Sequence[DigestedItem], backbone: Backbone, batch_size: int
 ) -> Iterator[Extracted | Skipped]:
-    """Extract what the store lacks, image by image.
+    """Extract the features that the store lacks, image by image.
 
-    Groups are runs of `batch_size` readable images among the missing ones, and rows are committed
-    in whole groups, so that an interrupted extraction goes on in the groups it would have had:
-    the features do not depend on where it was interrupted.
+    Groups are `batch_size` consecutive readable images of the missing ones. Rows are committed in
+    whole groups, so that an interrupted extraction continues with the same groups: features do not
+    depend on interruptions.
 
     Args:
-        store: Where the features go.
+        store: Store that the features are written to.
         items: The site's images.
         backbone: Frozen backbone.
         batch_size: Images per forward pass.
@@ -72,7 +73,7 @@ def extract_site(
         Each missing image once its features are written, or why it was skipped.
 
     Raises:
-        DataError: If something is missing and the disk is too small, full or read-only.
+        DataError: If images are missing and the disk is too small, full or read-only.
     """
     if not missing_items(store, items):  # a complete store may be read-only
         return
@@ -125,7 +126,7 @@ def _write_behind(
 ) -> Iterator[Extracted | Skipped]:
     """Run the backbone on groups of images while the previous group is being written.
 
-    Rows are committed in a third thread: waiting for the disk must not hold up the backbone.
+    Another thread commits rows, so that the backbone does not wait for the disk.
     """
     with ThreadPoolExecutor(1) as pen, ThreadPoolExecutor(1) as committer:
         writing_group: Future[list[Extracted | Skipped]] | None = None
@@ -152,7 +153,7 @@ def _write_behind(
 
 
 def _is_done(committing: Future[None] | None) -> bool:
-    """Whether no commit is under way; a failed one raises its error."""
+    """Tell whether no commit is running; a failed commit raises its error."""
     if committing is None or not committing.done():
         return committing is None
     committing.result()
@@ -161,10 +162,10 @@ def _is_done(committing: Future[None] | None) -> bool:
 
 @contextmanager
 def _room_for_decoders(backbone: Backbone) -> Iterator[None]:
-    """Leave a thread to decoding and writing, where that changes no feature.
+    """Leave one thread to decoding and writing, if that does not change features.
 
-    A light backbone on all cores waits in every operation for the thread that decoding has pushed
-    aside, which takes longer than to compute with one thread less.
+    A light backbone on all cores waits in every operation for the thread that decoding has
+    preempted, which takes longer than computing with one thread less.
     """
     threads = torch.get_num_threads()
     if not backbone.same_on_any_threads or threads == 1:
@@ -199,12 +200,12 @@ def _write_group(
     entries: Sequence[DigestedItem],
     features: Float[torch.Tensor, "images dim h w"],
 ) -> list[Extracted | Skipped]:
-    # Rounded before it is turned around: half the bytes to move, and contiguous on both sides.
+    # Rounded before transposing: half the bytes to move.
     half = features.half()
     pooled = half.float().mean(dim=(2, 3)).numpy()
     outcomes: list[Extracted | Skipped] = []
     for entry, image_features, mean in zip(entries, half, pooled, strict=True):
-        # One value that float16 cannot hold makes the mean infinite or no number.
+        # A value that float16 cannot hold makes the mean infinite or not a number.
         if np.isfinite(mean).all():
             writer.append(entry.digest, _channels_last(image_features), mean)
             outcomes.append(Extracted(entry.item))
@@ -216,16 +217,16 @@ def _write_group(
 
 
 def _channels_last(features: Float[torch.Tensor, "dim h w"]) -> Float16[np.ndarray, "h w dim"]:
-    # As a matrix of whole numbers: torch turns that around in half the time.
+    # As integers, which torch transposes in half the time.
     turned = features.view(torch.int16).flatten(1).T.contiguous().view(torch.float16)
     return turned.reshape(*features.shape[1:], len(features)).numpy()
 
 
 def check_space(store: Store, num_images: int) -> None:
-    """Refuse to begin what the disk cannot hold.
+    """Refuse to start an extraction that does not fit on the disk.
 
     Raises:
-        DataError: If the features of so many images do not fit.
+        DataError: If the features of this many images do not fit.
     """
     needed = num_images * store.row_bytes
     free = shutil.disk_usage(store.path).free

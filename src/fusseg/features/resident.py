@@ -1,4 +1,4 @@
-"""Feature maps of a client in a device's memory, where training reads them without the host."""
+"""Feature maps of clients in the memory of a device, where training reads them directly."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from fusseg.config.compute import Compute
 from fusseg.features.feature_set import FeatureSet
 
 SHARE_OF_FREE_MEMORY = 0.5
-"""Of the device's free memory that feature maps may fill; the rest is for the steps."""
+"""Share of the device's free memory for feature maps; the rest is for training steps."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ def make_resident(features: FeatureSet, compute: Compute) -> ResidentFeatures:
 def keep_resident(compute: Compute) -> Callable[[str, FeatureSet], FeatureSource]:
     """Make a function that keeps clients' feature maps on the device while they fit.
 
-    The returned function takes a client's id and its features. What does not fit, and everything
-    on the processor, is read from disk as training needs it.
+    The returned function takes a client's id and its features. Maps that do not fit are read from
+    disk when training needs them, and so are all maps if the device is the CPU.
     """
     kept: dict[str, ResidentFeatures] = {}
 

@@ -1,4 +1,4 @@
-"""How the backbone sees an image: at which size, cut or whole, mirrored or not."""
+"""Views: how the backbone sees an image, with its size, cropped or whole, mirrored or not."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,18 +14,18 @@ from fusseg.features.cache.store import FeatureSettings
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One image, and all that decides its features besides its bytes."""
+    """One image, and everything else that determines its features."""
 
     item: Item
     settings: FeatureSettings
 
 
 def check_views(config: Config, backbone: Backbone) -> None:
-    """Refuse sizes that the backbone does not take, and a cache that its channels do not fill.
+    """Refuse sizes that the backbone does not take, and a cache with too many components.
 
     Raises:
-        ConfigError: If the size does not suit the backbone, `backbone.cache` its channels, or it
-            takes one size only and images are to be seen whole.
+        ConfigError: If a size does not suit the backbone, `backbone.cache` does not suit its
+            channels, or it takes only one size but `evaluation.whole` is set.
     """
     check_cache(config.backbone, backbone.feature_dim)
     check_image_size(backbone, config.data.image_size)
@@ -34,7 +34,7 @@ def check_views(config: Config, backbone: Backbone) -> None:
     only = backbone.only_size(config.data.image_size)
     if config.evaluation.whole and only is not None:
         raise ConfigError(
-            f"backbone {backbone.name!r} takes images of {list(only)} only and cannot see them "
+            f"backbone {backbone.name!r} takes only images of {list(only)} and cannot see images "
             "whole; set evaluation.whole to false"
         )
 
@@ -43,18 +43,17 @@ def training_views(items: Sequence[Item], backbone: Backbone, config: Config) ->
     """View training images, all at `data.image_size`.
 
     Raises:
-        ConfigError: If the size does not suit the backbone, or `backbone.cache` its channels.
+        ConfigError: As `check_views`.
     """
     settings = _settings(backbone, config)
     return tuple(View(item, settings) for item in items)
 
 
 def held_out_views(items: Sequence[Item], backbone: Backbone, config: Config) -> tuple[View, ...]:
-    """View held-out images: cut to `evaluation.image_size`, or whole.
+    """View held-out images: cropped to `evaluation.image_size`, or whole.
 
     Raises:
-        ConfigError: If the size does not suit the backbone, `backbone.cache` its channels, or it
-            takes one size only and images are to be seen whole.
+        ConfigError: As `check_views`.
     """
     settings, size = _settings(backbone, config), config.evaluation.image_size
     if size is not None:
@@ -65,12 +64,12 @@ def held_out_views(items: Sequence[Item], backbone: Backbone, config: Config) ->
 
 
 def mirror(view: View) -> View:
-    """View the same pixels, left and right exchanged."""
+    """View the same image mirrored, left to right."""
     return View(view.item, replace(view.settings, mirrored=not view.settings.mirrored))
 
 
 def with_mirrored(views: Sequence[View], evaluation: EvaluationConfig) -> tuple[View, ...]:
-    """List all that the evaluation of some views needs features of."""
+    """List the views that an evaluation needs: with `evaluation.flip`, also mirrored ones."""
     return (*views, *map(mirror, views)) if evaluation.flip else tuple(views)
 
 
@@ -79,8 +78,12 @@ def whole_size(shape: tuple[int, int], shorter: int, stride: int) -> tuple[int, 
 
     Args:
         shape: Height and width of the image.
-        shorter: What its shorter side becomes, in pixels.
+        shorter: New length of the shorter side in pixels.
         stride: Both sides become the nearest multiples of it.
+
+    Examples:
+        >>> whole_size((480, 640), 320, 8)
+        (320, 424)
     """
     scale = shorter / min(shape)
     height, width = (max(1, round(side * scale / stride)) * stride for side in shape)
@@ -107,7 +110,7 @@ def _uncut(item: Item, settings: FeatureSettings, stride: int) -> FeatureSetting
     try:
         shape = image_shape(item)
     except DataError:
-        # The extraction cannot read it either, and skips it with its reason.
+        # The extraction cannot read it either; it skips the image and gives the reason.
         return settings
     size = whole_size(shape, min(settings.image_size), stride)
     return replace(settings, image_size=size, fit="stretch")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fusseg.core.errors import DataError, FussegError
-from fusseg.core.unwritable import UnwritableError
+from fusseg.core.files import UnwritableError
 from fusseg.data.images import Decoding, decoding_of, raster_of, read_bytes, to_rgb
 from fusseg.data.items import Item
 from fusseg.data.stored import Stored, look_at

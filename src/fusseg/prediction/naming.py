@@ -15,7 +15,7 @@ from fusseg.core.colors import palette, spread_colors
 from fusseg.core.errors import DataError
 from fusseg.data.images import decoding_of, fit_image, load_image
 from fusseg.data.items import Classes, Dataset, Item
-from fusseg.data.layouts.datasets import open_dataset
+from fusseg.data.layouts import open_dataset
 from fusseg.data.layouts.sites import open_sites
 from fusseg.data.masks import infer_classes, load_mask
 from fusseg.evaluation.scores import count_pixels

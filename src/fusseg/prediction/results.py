@@ -17,10 +17,9 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from fusseg.config.schema import SEEN
-from fusseg.core.atomic import write_atomically
 from fusseg.core.colors import UNASSIGNED, overlay
 from fusseg.core.errors import DataError
-from fusseg.core.unwritable import blaming
+from fusseg.core.files import blaming, write_atomically
 from fusseg.core.version import VERSION
 from fusseg.prediction.segmentation import Segmentation
 from fusseg.prediction.segmenter import Segmenter

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fusseg.core.errors import DataError
+from fusseg.data.folders import named
 from fusseg.data.images import SUFFIXES
-from fusseg.data.roots import named
 
 _OVERLAY = ".overlay.jpg"
 

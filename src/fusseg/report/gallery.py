@@ -8,8 +8,8 @@ import torch
 
 from fusseg.config.file import dump_portable_config
 from fusseg.config.schema import Config
-from fusseg.core.atomic import write_atomically
 from fusseg.core.colors import colorize
+from fusseg.core.files import write_atomically
 from fusseg.data.images import fit_image, load_image
 from fusseg.evaluation.held_out import HeldOut, read_labels, segment_held_out
 from fusseg.evaluation.scores import count_pixels, score

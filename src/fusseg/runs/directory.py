@@ -30,8 +30,8 @@ from fusseg.config.previous_version import (
     translate_state,
 )
 from fusseg.config.schema import Config
-from fusseg.core.atomic import is_temporary, write_atomically
 from fusseg.core.errors import ConfigError, DataError
+from fusseg.core.files import is_temporary, write_atomically
 from fusseg.core.version import VERSION
 from fusseg.federation.state import GlobalState, Memory
 from fusseg.runs.regions import regions_file

@@ -13,8 +13,9 @@ from torch import Tensor
 from fusseg.config.schema import DataConfig
 from fusseg.core.errors import ConfigError, DataError
 from fusseg.data.items import Classes, Dataset, Item
-from fusseg.data.layouts.datasets import open_dataset, select_training
+from fusseg.data.layouts import open_dataset
 from fusseg.data.masks import infer_classes
+from fusseg.data.selection import select_training
 from fusseg.evaluation.held_out import HeldOut, hold_out, read_labels
 from fusseg.evaluation.probe import linear_probe, majority_labels
 from fusseg.features.extraction import Progress, extract_features

@@ -10,8 +10,9 @@ from fusseg.config.compute import Compute, choose_compute
 from fusseg.config.schema import Config, DataConfig, seen_alike
 from fusseg.core.errors import ConfigError, DataError, nearest_name
 from fusseg.data.findings import Finding
-from fusseg.data.items import Dataset, Item, select
-from fusseg.data.layouts.datasets import open_dataset, select_held_out, select_training
+from fusseg.data.items import Dataset, Item
+from fusseg.data.layouts import open_dataset
+from fusseg.data.selection import select, select_held_out, select_training
 from fusseg.data.stored import doubt_stored
 from fusseg.evaluation.held_out import gather_held_out
 from fusseg.features.backbones import Backbone, load_backbone

@@ -13,9 +13,10 @@ from fusseg.core.errors import ConfigError, DataError
 from fusseg.data.findings import Finding
 from fusseg.data.images import decoding_of
 from fusseg.data.items import Dataset
-from fusseg.data.layouts.datasets import open_dataset, select_held_out, select_training
-from fusseg.data.partitions.partition import training_images
+from fusseg.data.layouts import open_dataset
+from fusseg.data.partitions import training_images
 from fusseg.data.partitions.small_clients import check_held_out, small_clients
+from fusseg.data.selection import select_held_out, select_training
 from fusseg.data.stored import Stored, judge_stored, look_over
 from fusseg.evaluation.held_out import HeldOut, gather_held_out
 from fusseg.features.backbones import Backbone, load_backbone

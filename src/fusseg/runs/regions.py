@@ -10,8 +10,8 @@ from typing import Any
 
 import tomli_w
 
-from fusseg.core.atomic import write_atomically
 from fusseg.core.errors import ConfigError, nearest_name
+from fusseg.core.files import write_atomically
 from fusseg.core.toml_file import load_toml
 
 Color = tuple[int, int, int]

@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fusseg.config.schema import Config
-from fusseg.core.atomic import write_atomically
 from fusseg.core.errors import ConfigError, DataError
+from fusseg.core.files import write_atomically
 from fusseg.core.portable_paths import without_folders
 from fusseg.federation.protocol import Protocol
 from fusseg.federation.rounds import initial_state

@@ -1,1 +1,1 @@
-"""What `fusseg check` looks for before anything runs."""
+"""Checks of a data set before anything runs, as in `fusseg check`."""

@@ -1,4 +1,4 @@
-"""Look at the masks of a data set: which cannot be read, and whether they show classes at all."""
+"""Check the masks of a data set: which cannot be read, and whether their values can be classes."""
 
 from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping, Sequence, Set
@@ -14,11 +14,11 @@ from fusseg.data.mask_values import see_values
 from fusseg.data.masks import classes_of, load_mask, read_values
 
 _ANY = Classes(tuple(str(value) for value in range(256)))
-"""Stands for unknown classes: whatever a mask holds, it is one of them."""
+"""Stands for unknown classes: every value of a mask is one."""
 
 
 def find_fault(item: Item, classes: Classes) -> str:
-    """Say what is wrong with an item's mask; nothing where it has none or a good one."""
+    """Say what is wrong with an item's mask; empty if it is good or there is none."""
     if item.mask is None:
         return ""
     try:
@@ -29,11 +29,11 @@ def find_fault(item: Item, classes: Classes) -> str:
 
 
 def describe_faults(faults: Mapping[Item, str], scored: Set[Item]) -> Iterator[Finding]:
-    """Tell of bad masks, those of a site with the same fault at once.
+    """Report bad masks; those of one site with the same fault are reported together.
 
     Args:
-        faults: What `find_fault` said of each item.
-        scored: Items whose masks a run reads; it passes over all others.
+        faults: Result of `find_fault` for each item.
+        scored: Items that a run scores; it reads no other masks.
     """
     groups: dict[tuple[bool, str, str], list[Item]] = defaultdict(list)
     for item, fault in faults.items():
@@ -54,17 +54,17 @@ def describe_faults(faults: Mapping[Item, str], scored: Set[Item]) -> Iterator[F
 def name_classes(
     items: Sequence[Item], scored: Set[Item], subject: str
 ) -> Generator[Finding, None, Classes]:
-    """Judge masks without a classes.toml by the values that the scored ones show, as a run does.
+    """Infer classes without a classes.toml from the values of the scored masks, as a run does.
 
-    Where nothing is scored, all masks are looked at, and what would keep them from it is a warning.
+    If nothing is scored, all masks are read, and a fault that would prevent scoring is a warning.
 
     Args:
-        items: Those with an image that can be read.
-        scored: Items whose masks a run reads.
-        subject: What to call the data set.
+        items: Items with a readable image.
+        scored: Items that a run scores.
+        subject: Name of the data set in findings.
 
     Returns:
-        The classes that the scored masks show; any value is one where they show none.
+        The classes of the scored masks; every value is a class if there are none.
     """
     seen = see_values(_readable([item for item in items if not scored or item in scored]))
     if not seen.first:
@@ -86,11 +86,11 @@ def name_classes(
 
 
 def doubt_masks(items: Sequence[Item], classes: Classes | None, subject: str) -> Iterator[Finding]:
-    """Warn of what would keep some masks from being scored.
+    """Warn of faults that would prevent some masks from being scored.
 
     Args:
-        items: Those that are looked at.
-        classes: Of a classes.toml or the layout, if there are any.
+        items: Items to look at.
+        classes: Classes of a classes.toml or the layout, if there are any.
         subject: As in `name_classes`.
     """
     if classes is None:
@@ -100,7 +100,7 @@ def doubt_masks(items: Sequence[Item], classes: Classes | None, subject: str) ->
 
 
 def _readable(items: Sequence[Item]) -> Iterator[tuple[object, UInt8[np.ndarray, "_ _"]]]:
-    """Read the masks that can be read; the others are found by themselves."""
+    """Read the masks that can be read; the others are reported by `describe_faults`."""
     for item in items:
         if item.mask is None:
             continue

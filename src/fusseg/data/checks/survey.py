@@ -1,4 +1,4 @@
-"""Look over a folder of images: how it is laid out, which shape is usual, what is held out."""
+"""Survey a folder of images: its layout, a good image size, and what to hold out."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,24 +6,24 @@ from statistics import median
 
 from fusseg.config.schema import DataConfig
 from fusseg.core.errors import DataError
+from fusseg.data.folders import visible
 from fusseg.data.images import SUFFIXES, source_shape
 from fusseg.data.items import Dataset, Item
 from fusseg.data.layouts.known_trees import lies_in_masks
 from fusseg.data.layouts.sites import find_known_layout
-from fusseg.data.roots import visible
 
 SHORTER_SIDE, LONGEST_RATIO = 320, 3
-"""Pixels of the shorter side that a backbone sees, and how much longer the other may be."""
+"""Pixels of the shorter side that a backbone sees, and the largest aspect ratio."""
 NUM_LOOKED_AT = 40
-"""Images whose size is read."""
+"""Number of images to read the size of."""
 
 
 def find_layout(root: Path) -> DataConfig:
-    """Tell how the images in a folder are laid out.
+    """Find the layout of a folder of images.
 
     Returns:
-        Layout and root; a folder that fits none is taken for a folder of sites, whose reader says
-        what is missing. Names are left to the readers of the layouts.
+        Settings with layout and root. A folder that fits no layout is taken for a folder of sites:
+        opening it then says what is missing. Names are checked when the layout is opened.
 
     Raises:
         DataError: If the folder cannot be read.
@@ -49,11 +49,11 @@ def choose_size(items: Sequence[Item], stride: int) -> tuple[int, int]:
     """Choose the size that the backbone sees: the usual shape, its shorter side about 320 pixels.
 
     Args:
-        items: Images; some of them are looked at.
+        items: Images; the sizes of some are read.
         stride: Pixels between two feature vectors.
 
     Returns:
-        Height and width, multiples of the stride; a square where upright and wide images are both
+        Height and width, multiples of the stride; a square if upright and wide images are both
         common.
 
     Raises:
@@ -66,7 +66,7 @@ def choose_size(items: Sequence[Item], stride: int) -> tuple[int, int]:
         except DataError as error:
             unreadable = str(error)
     if not shapes:
-        raise DataError(f"none of the images can be read; the last of those tried: {unreadable}")
+        raise DataError(f"none of the images can be read; the error of the last: {unreadable}")
     short = min(SHORTER_SIDE, median(min(shape) for shape in shapes))
     upright = sum(height > width for height, width in shapes) / len(shapes)
     ratio = median(height / width for height, width in shapes)
@@ -82,25 +82,26 @@ def _to_multiple(side: float, stride: int) -> int:
 
 
 def choose_splits(dataset: Dataset) -> tuple[str, str] | None:
-    """Name the split that trains and the one that is held out; None where the data have no such."""
+    """Name the split that trains and the one that is held out; None if there are no such splits."""
     splits = {item.split for item in dataset.items}
     held_out = next((name for name in ("test", "val", "validation") if name in splits), None)
     return ("train", held_out) if "train" in splits and held_out is not None else None
 
 
 def choose_split_sites(dataset: Dataset) -> tuple[tuple[str, ...], str] | None:
-    """Name the sites that train and the held-out one where sites are called like splits.
+    """Name the sites that train and the one to hold out, if sites are named like splits.
 
     Returns:
-        As `train` and `val`, or `training` and `validation`; of several to hold out one with masks,
-        and validation before test, whose masks are often kept back. None where sites are sites.
+        Sites such as `train` and `val`, or `training` and `validation`. A site with masks is held
+        out first, and validation before test, because masks of test sets are often not published.
+        None if sites are not named like splits.
     """
     sites = {site.lower().removesuffix("2017"): site for site in dataset.sites}
     training = tuple(sites[name] for name in ("train", "training") if name in sites)
     masked = {item.client for item in dataset.items if item.mask is not None}
     held_out = [sites[name] for name in ("val", "valid", "validation", "test") if name in sites]
     chosen = min(held_out, key=lambda site: site not in masked, default="")
-    # A test set without masks would take the place of scores where the training set has some.
+    # Holding out a test set without masks would give no scores, though the training set has masks.
     if not training or not chosen or (masked and chosen not in masked):
         return None
     return training, chosen

@@ -1,4 +1,4 @@
-"""Find masks and annotations that nothing reads, for where they lie or what they are."""
+"""Find masks and annotations that are not read: in the wrong place, or of another format."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -10,33 +10,33 @@ from fusseg.config.schema import DataConfig
 from fusseg.data import images, mask_files
 from fusseg.data.checks.unused import files_below
 from fusseg.data.findings import Finding, counted
+from fusseg.data.folders import visible
 from fusseg.data.items import Dataset, Item
 from fusseg.data.layouts.cityscapes import LABEL_ENDING
-from fusseg.data.mask_names import is_masks_folder
-from fusseg.data.roots import visible
+from fusseg.data.mask_files import is_masks_folder
 
 ANNOTATIONS = (".json", ".xml", ".geojson")
-"""Files that are taken for annotations wherever they lie."""
+"""Suffixes of files that are taken for annotations in any folder."""
 
 _KINDS = {*images.SUFFIXES, *ANNOTATIONS, ".npy", ".npz", ".mat", ".nii", ".gif", ".pgm", ".ppm"}
-"""Files that are labels in a folder of labels; so is a `.txt` that is called like an image."""
+"""Suffixes of labels in a folder of labels; so is a `.txt` with the name of an image."""
 _LISTED = (*mask_files.SUFFIXES, *mask_files.LOSSY_SUFFIXES)
-_HOW = "a mask is a PNG, or a TIFF without loss, with the class index of each pixel"
+_HOW = "a mask is a PNG or a lossless TIFF with the class index of each pixel"
 
 
 def find_unused_masks(dataset: Dataset, config: DataConfig) -> Iterator[Finding]:
-    """Warn of masks and annotations that nothing reads; nothing is raised.
+    """Warn of masks and annotations that are not read; nothing is raised.
 
-    What belongs to an image with a mask is passed over, as a raw file beside its JPEG is.
+    Files of images that have a mask are not reported, as a raw file beside its JPEG is not.
 
     Args:
         dataset: The images, with the masks that are read.
-        config: Where they lie.
+        config: Settings with layout and root.
     """
     find = _FINDERS.get(config.layout)
     if find is None:
         return
-    with suppress(OSError):  # a folder that may not be looked into, or was removed meanwhile
+    with suppress(OSError):  # a folder that may not be read, or was removed meanwhile
         yield from find(Path(config.root), dataset)
 
 
@@ -66,7 +66,7 @@ def _in_plain_folder(root: Path, dataset: Dataset) -> Iterator[Finding]:
     if root.name == "images":
         target = (
             'data.layout = "images" reads no masks; to score with them, set data.layout = "sites" '
-            f"and data.root to the folder above {str(root.parent)!r}, masks being read from "
+            f"and data.root to the folder above {str(root.parent)!r}; masks are then read from "
             f"{root.parent / 'masks'}"
         )
         yield from _in_others(root.parent, (), target, bare)
@@ -84,11 +84,11 @@ def _in_cityscapes(root: Path, dataset: Dataset) -> Iterator[Finding]:
         for path in files
         if not path.name.endswith(LABEL_ENDING) and _start_in(path.name, bare) is not None
     ]
-    mend = f"labels are read from gtFine/SPLIT/CITY/*{LABEL_ENDING}, as the package has them"
+    remedy = f"labels are read from gtFine/SPLIT/CITY/*{LABEL_ENDING}, as the package has them"
     if passed:
         endings = [path.name.removeprefix(str(_start_in(path.name, bare))) for path in passed]
-        yield _warning(root / "gtFine", passed, endings, mend)
-    yield from _in_others(root, {"gtFine"}, mend, bare)
+        yield _warning(root / "gtFine", passed, endings, remedy)
+    yield from _in_others(root, {"gtFine"}, remedy, bare)
 
 
 def _in_coco(root: Path, dataset: Dataset) -> Iterator[Finding]:
@@ -97,11 +97,11 @@ def _in_coco(root: Path, dataset: Dataset) -> Iterator[Finding]:
         return
     for site, group in groupby(dataset.items, key=lambda item: item.site):
         yield from _in_masks(root / "stuffthingmaps" / site, list(group))
-    mend = (
+    remedy = (
         "pixel maps are read from stuffthingmaps/{train,val}2017/*.png, which "
         "stuffthingmaps_trainval2017.zip unpacks to"
     )
-    yield from _in_others(root, {"stuffthingmaps"}, mend, bare)
+    yield from _in_others(root, {"stuffthingmaps"}, remedy, bare)
 
 
 _FINDERS: dict[str, Callable[[Path, Dataset], Iterator[Finding]]] = {
@@ -113,7 +113,7 @@ _FINDERS: dict[str, Callable[[Path, Dataset], Iterator[Finding]]] = {
 
 
 def _in_masks(folder: Path, items: Sequence[Item]) -> Iterator[Finding]:
-    """Look at a folder of masks for what it holds besides the masks of the items."""
+    """Look for files in a folder of masks that are not the mask of an item."""
     stems, bare = {item.stem for item in items}, _without_mask(items)
     files = files_below(folder)
     top = [path for path in files if len(path.parts) == 1]
@@ -125,8 +125,8 @@ def _in_masks(folder: Path, items: Sequence[Item]) -> Iterator[Finding]:
             "warning",
             _shown(folder),
             _shown(
-                f"{counted(len(lost), 'mask')} without an image, {lost[0].name!r} first; "
-                f"a mask is called like its image{name}"
+                f"{counted(len(lost), 'mask')} without an image, the first: {lost[0].name!r}; "
+                f"a mask has the name of its image{name}"
             ),
         )
     unread = [
@@ -142,24 +142,26 @@ def _in_masks(folder: Path, items: Sequence[Item]) -> Iterator[Finding]:
         if len(path.parts) > 1 and _is_label(path, bare) and path.stem not in stems - bare
     ]
     if deeper:
-        mend = f"move them up into {folder}; {_HOW}"
-        yield _warning(folder, deeper, [path.suffix.lower() for path in deeper], mend, " below it")
+        remedy = f"move them up into {folder}; {_HOW}"
+        yield _warning(
+            folder, deeper, [path.suffix.lower() for path in deeper], remedy, " below it"
+        )
 
 
 def _in_others(
-    folder: Path, read: Collection[str], mend: str, bare: Collection[str]
+    folder: Path, read: Collection[str], remedy: str, bare: Collection[str]
 ) -> Iterator[Finding]:
-    """Look at folders that are called like folders of labels, but for those that are read."""
+    """Look at folders that are named like folders of labels but are not read."""
     for place in visible(folder):
         if place.name in read or not is_masks_folder(place.name) or not place.is_dir():
             continue
         files = [path for path in files_below(place) if _is_label(path, bare)]
         if files:
-            yield _warning(place, files, [path.suffix.lower() for path in files], mend)
+            yield _warning(place, files, [path.suffix.lower() for path in files], remedy)
 
 
-def _loose(folders: Sequence[Path], subject: str, mend: str) -> Iterator[Finding]:
-    """Look for annotations among the images, and beside their folder."""
+def _loose(folders: Sequence[Path], subject: str, remedy: str) -> Iterator[Finding]:
+    """Look for annotations among the images and beside their folder."""
     files = [
         path
         for folder in folders
@@ -167,8 +169,8 @@ def _loose(folders: Sequence[Path], subject: str, mend: str) -> Iterator[Finding
         if _is(path, ANNOTATIONS) and path.is_file()
     ]
     if files:
-        mend = f"{mend}; {_HOW}"
-        yield _warning(Path(subject), files, [path.suffix.lower() for path in files], mend)
+        remedy = f"{remedy}; {_HOW}"
+        yield _warning(Path(subject), files, [path.suffix.lower() for path in files], remedy)
 
 
 def _without_mask(items: Sequence[Item]) -> set[str]:
@@ -184,22 +186,22 @@ def _is(path: Path, suffixes: Collection[str]) -> bool:
 
 
 def _start_in(name: str, stems: Collection[str]) -> str | None:
-    """Find the longest stem that a name begins with."""
+    """Find the longest stem that a name starts with."""
     return next((name[:end] for end in range(len(name), 0, -1) if name[:end] in stems), None)
 
 
 def _warning(
-    place: Path, files: Sequence[Path], kinds: Sequence[str], mend: str, where: str = ""
+    place: Path, files: Sequence[Path], kinds: Sequence[str], remedy: str, where: str = ""
 ) -> Finding:
-    """Count files by their kinds; a name that is not valid UTF-8 is printed with escapes."""
+    """Count files by kind; a name that is not valid UTF-8 is printed with escapes."""
     counts = ", ".join(f"{number} *{kind}" for kind, number in sorted(Counter(kinds).items()))
     verb = "is" if len(files) == 1 else "are"
     return Finding(
         "warning",
         _shown(place),
         _shown(
-            f"{counted(len(files), 'file')} of labels{where} {verb} not read ({counts}), "
-            f"{str(files[0].name)!r} first; {mend}"
+            f"{counted(len(files), 'label file')}{where} {verb} not read ({counts}), the first: "
+            f"{str(files[0].name)!r}; {remedy}"
         ),
     )
 

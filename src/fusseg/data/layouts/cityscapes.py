@@ -1,9 +1,9 @@
-"""Cityscapes as it is distributed: one site per city, the 27 classes of unsupervised work."""
+"""Cityscapes as distributed: one site per city, the 27 classes usual in unsupervised work."""
 
 from fusseg.config.schema import DataConfig
 from fusseg.core.errors import DataError
+from fusseg.data.folders import data_root, files_by_ending, named, visible
 from fusseg.data.items import NO_CLASS, Classes, Dataset, Item
-from fusseg.data.roots import data_root, files_by_ending, named, visible
 
 LAYOUT = (
     "expected ROOT/leftImg8bit/{train,val}/CITY/*_leftImg8bit.png and "
@@ -61,13 +61,13 @@ CLASSES = Classes(
         *(NO_CLASS,) * (255 - _LAST_ID),
     ),
     advice=(
-        "label ids are 0 to 33, and 255 occurs in *_labelTrainIds.png only, whose numbers stand "
-        "for other classes; put the *_gtFine_labelIds.png of the package in its place"
+        "label ids are 0 to 33, and 255 occurs only in *_labelTrainIds.png, which numbers the "
+        "classes differently; replace it by the *_gtFine_labelIds.png of the package"
     ),
 )
-"""Label ids 7 to 33 as 0 to 26; 0 to 6 are ignored, and there are no others.
+"""Label ids 7 to 33 become classes 0 to 26, ids 0 to 6 are ignored, and others are refused.
 
-A license plate has the id -1 and is left out of the official masks.
+The id -1, a license plate, does not occur in the official masks.
 """
 
 

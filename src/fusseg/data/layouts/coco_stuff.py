@@ -1,4 +1,4 @@
-"""COCO-Stuff as it is distributed: two sites, 182 fine classes joined into 27 coarse ones."""
+"""COCO-Stuff as distributed: two sites, 182 fine classes merged into 27 coarse ones."""
 
 import csv
 from functools import cache
@@ -6,9 +6,9 @@ from importlib.resources import files
 
 from fusseg.config.schema import DataConfig
 from fusseg.core.errors import DataError
+from fusseg.data.folders import data_root, files_by_stem
 from fusseg.data.items import NO_CLASS, Classes, Dataset, Item
 from fusseg.data.mask_files import masks_by_stem
-from fusseg.data.roots import data_root, files_by_stem
 
 LAYOUT = "expected ROOT/images/{train,val}2017/*.jpg and ROOT/stuffthingmaps/{train,val}2017/*.png"
 SITES = {"train2017": "train", "val2017": "val"}
@@ -17,13 +17,13 @@ SITES = {"train2017": "train", "val2017": "val"}
 UNLABELED = 255
 """Pixel value that is ignored."""
 NEVER_LABELED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
-"""Pixel values of the 11 things that have names and no annotation (street sign, hat, ...)."""
+"""Pixel values of the 11 things that have a name but no annotation (street sign, hat, ...)."""
 
 _ADVICE = (
-    "the maps of stuffthingmaps_trainval2017.zip hold 0 to 181, without 11 values that no "
+    "the maps of stuffthingmaps_trainval2017.zip hold 0 to 181, except 11 values that no "
     "annotation has, and 255; *_labelTrainIds.png (0 to 170) and the maps of "
-    "stuff_annotations_trainval2017.zip (92 to 183) number the classes otherwise; put the PNG of "
-    "stuffthingmaps in its place"
+    "stuff_annotations_trainval2017.zip (92 to 183) number the classes differently; replace it by "
+    "the PNG of stuffthingmaps"
 )
 
 
@@ -52,7 +52,7 @@ def open_coco_stuff(config: DataConfig) -> Dataset:
 
 @cache
 def coarse_classes() -> Classes:
-    """Read the table of the 27 coarse classes: 171 pixel values to theirs, 255 ignored."""
+    """Read the table that maps 171 pixel values to 27 coarse classes; 255 is ignored."""
     table = files("fusseg.data.layouts") / "cocostuff27.csv"
     rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
     names = {int(row["coarse_index"]): row["coarse_name"] for row in rows}

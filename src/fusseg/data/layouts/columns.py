@@ -1,4 +1,4 @@
-"""Sites by another column of the table of splits: a camera, a season, a cluster of colors."""
+"""Clients by another column of the table of splits: a camera, a season, a cluster of colors."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,27 +13,27 @@ PREFIX = "column:"
 
 
 def give_to_column(dataset: Dataset, config: DataConfig) -> Dataset:
-    """Give each image to the value that it has in the column of `data.partition`, if it names one.
+    """Make each image's value in a column its client, if `data.partition` names a column.
 
     Raises:
         ConfigError: If no column is named after the colon, or the layout has no table.
-        DataError: If the table cannot be read, lacks the column, gives an image two values, or
-            gives some image none.
+        DataError: If the table cannot be read, lacks the column, or gives an image two values or
+            none.
     """
     if not config.partition.startswith(PREFIX):
         return dataset
     column = config.partition.removeprefix(PREFIX)
     if not column or not config.root:
-        mend = f"name a column of {config.splits}" if config.root else "set data.root"
-        raise ConfigError(f"data.partition {config.partition!r} needs a table of splits; {mend}")
+        remedy = f"name a column of {config.splits}" if config.root else "set data.root"
+        raise ConfigError(f"data.partition {config.partition!r} needs a table of splits; {remedy}")
     path = Path(config.root) / config.splits
     values = _values(path, column)
     without = [item for item in dataset.items if not values.get((item.site, item.stem))]
     if without:
         raise DataError(
             f"{len(without)} of {len(dataset.items)} images have no value in the column "
-            f"{column!r}, image {without[0].stem!r} of site {without[0].site!r} first; add what "
-            f"is missing, or choose another data.partition: {path}"
+            f"{column!r}, the first: image {without[0].stem!r} of site {without[0].site!r}; add "
+            f"what is missing, or choose another data.partition: {path}"
         )
     items = (replace(item, client=values[item.site, item.stem]) for item in dataset.items)
     return replace(dataset, items=tuple(items), site_order=())
@@ -54,10 +54,10 @@ def _values(path: Path, column: str) -> dict[tuple[str, str], str]:
 
 
 def check_client(client: str, line: int, path: Path) -> None:
-    """Refuse a name that no folder could have.
+    """Refuse the name of a client that cannot be the name of a folder.
 
     Raises:
-        DataError: If there is a slash in it.
+        DataError: If it contains a slash.
     """
     if "/" in client:
         raise DataError(

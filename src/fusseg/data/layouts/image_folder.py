@@ -1,16 +1,16 @@
-"""A plain folder of images, all of one site."""
+"""A plain folder of images, which all belong to one site."""
 
 from fusseg.config.schema import DataConfig
 from fusseg.core.errors import DataError
+from fusseg.data.folders import data_root, files_by_stem
 from fusseg.data.images import SUFFIXES
 from fusseg.data.items import Dataset, Item
-from fusseg.data.roots import data_root, files_by_stem
 
 LAYOUT = "expected ROOT/*.jpg (or png, tif, bmp, webp)"
 
 
 def open_images(config: DataConfig) -> Dataset:
-    """List the images that lie right in the root; the site is named after the folder.
+    """List the images directly in the root; the site is named after the folder.
 
     Raises:
         ConfigError: If no root is set.

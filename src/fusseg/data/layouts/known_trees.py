@@ -1,4 +1,4 @@
-"""Folders laid out as Pascal VOC, ADE20K, YOLO, COCO, CamVid or MVTec AD are, and the like."""
+"""Recognizing folders laid out like Pascal VOC, ADE20K, YOLO, COCO, CamVid, MVTec AD and others."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -8,23 +8,23 @@ from os import walk
 from os.path import commonpath
 from pathlib import Path
 
+from fusseg.data.folders import visible
 from fusseg.data.images import SUFFIXES
-from fusseg.data.mask_names import (
+from fusseg.data.mask_files import (
     ENDINGS,
     are_no_class_indices,
     is_images_folder,
     is_masks_folder,
 )
-from fusseg.data.roots import visible
 
 MVTEC, ADE_FULL = "MVTec AD", "ADE20K with its parts"
 _DEPTH, _UP = 3, 3
-"""Folders below and above the given one that are looked at."""
+"""Levels of folders below and above the given one that are searched."""
 _MOST_FOLDERS = 2000
 _MOST_PARTS = 100
-"""Sites for which commands are written out."""
+"""Most sites for which commands are shown."""
 _LOOKED_AT = 50
-"""Masks whose names are compared with those of the images."""
+"""Number of masks to compare by name with the images."""
 
 
 @dataclass(frozen=True)
@@ -35,36 +35,36 @@ class Part:
     images: Path
     masks: Path | None = None
     ending: str = ""
-    """What mask names have behind the stem of their image."""
+    """Ending of mask names after the stem of their image."""
     mixed: bool = False
-    """Whether images and masks lie in one folder and only the ending tells them apart."""
+    """Whether images and masks lie in one folder and differ only by the ending."""
 
 
 @dataclass(frozen=True)
 class Tree:
-    """A known layout that is not read as it is."""
+    """A known layout that fusseg does not read directly."""
 
     name: str
     place: Path
-    """Folder that all of it lies in."""
+    """Folder that contains all of it."""
     parts: tuple[Part, ...]
     unread: str = ""
-    """Kind of the labels that nothing reads: `.txt`, `.json`; empty: none."""
+    """Suffix of labels that cannot be read: `.txt`, `.json`; empty: none."""
 
 
 def find_tree(root: Path) -> Tree | None:
-    """Look for a known layout in a folder, below it, or above where the folder is part of one.
+    """Look for a known layout in a folder, below it, or above it if the folder is part of one.
 
     Returns:
-        What was found first; None where nothing was, a folder may not be read, or a name cannot
-        be printed.
+        The first one found; None if there is none, a folder cannot be read, or a name cannot be
+        printed.
     """
     root = root.absolute()
     try:
         tree = _find_below(root) or _find_above(root)
     except OSError:
         return None
-    # No command can be shown with a name that cannot be printed.
+    # A command with a name that cannot be printed could not be shown.
     return tree if tree is not None and all(map(_is_printable, tree.parts)) else None
 
 
@@ -100,7 +100,7 @@ def _find_above(root: Path) -> Tree | None:
             continue
         for part in tree.parts:
             for folder in (part.images, part.masks):
-                # The folder given may be one of these, or lie above or in one.
+                # The given folder may be one of these, contain one, or lie inside one.
                 if folder is not None and (
                     folder in (root, *root.parents) or root in folder.parents
                 ):
@@ -110,7 +110,7 @@ def _find_above(root: Path) -> Tree | None:
 
 
 def _join(trees: list[Tree]) -> Tree:
-    """Make one of several of a kind, such as VOC2007 beside VOC2012."""
+    """Merge trees of the same kind into one, such as VOC2007 beside VOC2012."""
     first = trees[0]
     same = [tree for tree in trees if tree.name == first.name]
     if len(same) == 1:
@@ -126,7 +126,7 @@ def _join(trees: list[Tree]) -> Tree:
 
 
 def _match(place: Path) -> Tree | None:
-    """Tell which layout a folder has; None: none that is known."""
+    """Recognize the layout of a folder; None if it is unknown."""
     folders = _folders(place)
     if _is_category(place):
         return Tree(MVTEC, place.parent, (_category(place),))
@@ -146,7 +146,7 @@ def _match(place: Path) -> Tree | None:
 
 
 def _is_category(folder: Path) -> bool:
-    """Tell whether a folder is a category as MVTec AD has them."""
+    """Tell whether a folder is a category of MVTec AD."""
     return (folder / "train" / "good").is_dir() and (folder / "test").is_dir()
 
 
@@ -156,7 +156,7 @@ def _category(folder: Path) -> Part:
 
 
 def _apart(place: Path, images: Path, labels: list[Path]) -> Tree | None:
-    """Read `images/[SPLIT]` beside `annotations/[SPLIT]`, as VOC, ADE20K and YOLO have it."""
+    """Match `images/[SPLIT]` beside `annotations/[SPLIT]`, as in VOC, ADE20K and YOLO."""
     parts, below = [], [one for label in labels for one in _with_folders(label)]
     for folder in _with_images(images):
         inside = folder.relative_to(images)
@@ -167,7 +167,7 @@ def _apart(place: Path, images: Path, labels: list[Path]) -> Tree | None:
 
 
 def _side_by_side(place: Path, folders: list[Path], labels: list[Path]) -> Tree | None:
-    """Read `train` beside `train_masks`, `trainannot` or `annotations/train`, as CamVid has it."""
+    """Match `train` beside `train_masks`, `trainannot` or `annotations/train`, as in CamVid."""
     filled = [folder for folder in folders if not _is_labels(folder) and _has_images(folder)]
     if not labels:
         return None
@@ -181,7 +181,7 @@ def _side_by_side(place: Path, folders: list[Path], labels: list[Path]) -> Tree 
 
 
 def _mixed(place: Path) -> Tree | None:
-    """Read one folder of images and masks that only their endings tell apart."""
+    """Match one folder of images and masks that differ only by their endings."""
     stems = {path.stem for path in islice(_files(place), 10 * _LOOKED_AT)}
     for ending in ENDINGS:
         masks = {stem for stem in stems if stem.endswith(ending)}
@@ -208,7 +208,7 @@ def _tree(place: Path, images: Path | None, labels: list[Path], parts: list[Part
 
 
 def _pair(site: str, images: Path, candidates: list[Path]) -> Part:
-    """Find the folder whose files are called like the images, with the same ending each."""
+    """Find the folder with the most files named like the images plus one common ending."""
     stems = {path.stem for path in _files(images)}
     best: tuple[int, bool, Path, str] | None = None
     for folder in candidates:
@@ -229,7 +229,7 @@ def _without(stem: str, ending: str) -> str | None:
 
 
 def _kind_of_labels(labels: list[Path]) -> str:
-    """Name the kind of labels that are no masks, by the first file of each folder of labels."""
+    """Return the suffix of labels that are not masks: that of the first one in the folders."""
     for folder in labels:
         for _, _, names in islice(walk(folder), _LOOKED_AT):
             for name in names:
@@ -239,7 +239,7 @@ def _kind_of_labels(labels: list[Path]) -> str:
 
 
 def _with_folders(folder: Path) -> list[Path]:
-    """List a folder of labels and those one or two below it, such as `labels/sem_seg/masks`."""
+    """List a folder of labels and those one or two levels below, as `labels/sem_seg/masks`."""
     below = _folders(folder)[:_MOST_PARTS]
     return [folder, *below, *islice((two for one in below for two in _folders(one)), _MOST_PARTS)]
 
@@ -261,7 +261,7 @@ def _has_images(folder: Path) -> bool:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """List image files; the sorted order keeps what is found the same on every machine."""
+    """List image files, sorted so that the result is the same on every machine."""
     return (path for path in visible(folder) if path.suffix.lower() in SUFFIXES)
 
 

@@ -1,4 +1,4 @@
-"""One site's own folder, as the site itself sees it."""
+"""The folder of one site, as opened by the site itself."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,11 +6,11 @@ from pathlib import Path
 from fusseg.config.schema import DataConfig
 from fusseg.core.errors import DataError
 from fusseg.data.class_file import read_classes
+from fusseg.data.folders import files_by_stem
 from fusseg.data.images import SUFFIXES
 from fusseg.data.items import Dataset, Item
 from fusseg.data.layouts.sites import open_sites
 from fusseg.data.mask_files import masks_by_stem
-from fusseg.data.roots import files_by_stem
 from fusseg.data.splits import read_splits, split_by_image
 
 
@@ -18,8 +18,8 @@ def open_site(folder: Path, name: str) -> Dataset:
     """List the images of one site; neither pixels nor masks are read.
 
     Args:
-        folder: The site's folder (`images/`, and where there are any `masks/`, `splits.csv` and
-            `classes.toml`), or a folder of sites in which this one is called `name`.
+        folder: The site's folder (`images/`, and optionally `masks/`, `splits.csv` and
+            `classes.toml`), or a folder of sites that contains a site `name`.
         name: Name of the site in the federation.
 
     Raises:
@@ -33,8 +33,8 @@ def open_site(folder: Path, name: str) -> Dataset:
     except OSError as error:
         raise DataError(f"the data cannot be read ({error.strerror}): {error.filename}") from error
     raise DataError(
-        f"{folder} is no site: it has neither a folder 'images' nor '{name}/images'; give the "
-        "folder above the images"
+        f"{folder} is not a site: it has neither a folder 'images' nor '{name}/images'; give the "
+        "folder that contains 'images'"
     )
 
 

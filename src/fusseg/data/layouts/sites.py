@@ -1,4 +1,4 @@
-"""Folders of sites: one folder per site with its images and, if it is labeled, its masks."""
+"""A folder of sites: one folder per site with its images and, if there are any, its masks."""
 
 import json
 import os
@@ -7,31 +7,30 @@ from pathlib import Path
 from fusseg.config.schema import DataConfig
 from fusseg.core.errors import DataError
 from fusseg.data.class_file import read_classes
+from fusseg.data.folders import data_root, files_by_stem, named, visible
 from fusseg.data.images import SUFFIXES
 from fusseg.data.items import Dataset, Item
 from fusseg.data.layouts.known_trees import find_tree
 from fusseg.data.layouts.tree_links import describe_tree
-from fusseg.data.mask_files import masks_by_stem
-from fusseg.data.mask_names import is_masks_folder
-from fusseg.data.roots import data_root, files_by_stem, named, visible
+from fusseg.data.mask_files import is_masks_folder, masks_by_stem
 from fusseg.data.splits import read_splits, split_by_image
 
 KNOWN_LAYOUTS = {"cityscapes": "leftImg8bit", "coco-stuff": "stuffthingmaps"}
-"""The folder by which each of the data sets is told that is read as it is distributed."""
+"""Data sets that are read as distributed, and the folder by which each is recognized."""
 LAYOUT = "expected ROOT/SITE/images/*.jpg (or png, tif, bmp, webp)"
 
 
 def open_sites(config: DataConfig) -> Dataset:
     """List the images of a folder of sites; neither pixels nor masks are read.
 
-    `ROOT/SITE/images/*` are the images, `ROOT/SITE/masks/STEM.png` the masks where there are
-    any, `ROOT/splits.csv` and `ROOT/classes.toml` may be missing.
+    `ROOT/SITE/images/*` are the images. `ROOT/SITE/masks/STEM.png` (the masks), `ROOT/splits.csv`
+    and `ROOT/classes.toml` are optional.
 
     Raises:
         ConfigError: If no root is set.
         DataError: If the root cannot be read or has no sites, a site has two images of one stem,
-            a name is not valid UTF-8, the table of splits is missing where a split is asked for,
-            or a table is malformed.
+            a name is not valid UTF-8, a split is set but the table of splits is missing, or a table
+            is malformed.
     """
     try:
         return _list_sites(config)
@@ -49,14 +48,14 @@ def _list_sites(config: DataConfig) -> Dataset:
         for stem, image in files_by_stem(site / "images", SUFFIXES).items()
     ]
     if not items:
-        raise DataError(f"no site found in {str(root)!r}; {_mend(root)}")
+        raise DataError(f"no site found in {str(root)!r}; {_remedy(root)}")
     class_file = root / "classes.toml"
     classes = read_classes(class_file) if class_file.exists() else None
     return Dataset(tuple(sorted(items, key=lambda item: (item.site, item.stem))), classes)
 
 
 def site_folders(root: Path) -> list[Path]:
-    """List the folders with an `images` folder in them, by name.
+    """List the folders that contain a folder `images`, sorted by name.
 
     Raises:
         DataError: If a name is not valid UTF-8.
@@ -78,8 +77,8 @@ def _splits(config: DataConfig, root: Path) -> dict[tuple[str, str], str]:
     return {}
 
 
-def _mend(root: Path) -> str:
-    """Say what to do about a root without sites, by what lies in it."""
+def _remedy(root: Path) -> str:
+    """Say what to do about a root without sites, depending on its content."""
     known = find_known_layout(root)
     if known is not None:
         layout, folder = known
@@ -101,10 +100,10 @@ def _mend(root: Path) -> str:
 
 
 def find_known_layout(root: Path) -> tuple[str, Path] | None:
-    """Look for Cityscapes or COCO-Stuff in a folder, one or two below it, or above it.
+    """Look for Cityscapes or COCO-Stuff in a folder, one or two levels below it, or above it.
 
     Returns:
-        Layout and root; None where there is neither.
+        Layout and root; None if neither is found.
     """
     above = [folder.parent for folder in (root, *root.parents) if folder.name == "leftImg8bit"]
     try:

@@ -1,4 +1,4 @@
-"""The shell commands that make a folder of sites of a known tree: links, and nothing is moved."""
+"""Shell commands that turn a known tree into a folder of sites, with links; nothing is moved."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -8,13 +8,13 @@ from shlex import quote
 import numpy as np
 
 from fusseg.core.errors import DataError
+from fusseg.data.folders import visible
 from fusseg.data.images import SUFFIXES
 from fusseg.data.layouts.known_trees import ADE_FULL, MVTEC, Part, Tree
 from fusseg.data.mask_files import read_mask
-from fusseg.data.roots import visible
 
 _LOOKED_AT = 20
-"""Masks whose values are read."""
+"""Number of masks to read."""
 _BLACK_AND_WHITE = frozenset((0, 255))
 
 _MVTEC = """\
@@ -35,13 +35,13 @@ done"""
 
 
 def describe_tree(tree: Tree) -> str:
-    """Say what a folder looks like, and with which commands it becomes a folder of sites."""
+    """Describe the layout of a folder, and the commands that make a folder of sites from it."""
     target = free_name(f"{tree.place.name}-sites")
     text = f"{tree.place} is laid out like {tree.name}"
     if not tree.name:
-        text = f"images and masks are laid out otherwise in {tree.place}"
+        text = f"images and masks are laid out differently in {tree.place}"
     text += f", not as ROOT/SITE/images and ROOT/SITE/masks{_remark(tree)}. "
-    text += "These commands make such a folder of links and change nothing in the data:"
+    text += "These commands make a folder of links with that layout and leave the data unchanged:"
     lines = "\n".join(link_commands(tree, target)).split("\n")
     return "\n".join([text, *(f"  {line}" for line in lines), f"  fusseg check {quote(target)}"])
 
@@ -50,8 +50,8 @@ def link_commands(tree: Tree, target: str) -> Iterator[str]:
     """Write commands for a POSIX shell, to be run in the working directory.
 
     Args:
-        tree: What was found.
-        target: Folder to be made there; it must not be there yet.
+        tree: The recognized tree.
+        target: Folder to create there; it must not exist yet.
     """
     if tree.name == MVTEC:
         yield from _mvtec(tree, target)
@@ -70,7 +70,7 @@ def link_commands(tree: Tree, target: str) -> Iterator[str]:
 
 
 def free_name(name: str) -> str:
-    """Number a name until nothing in the working directory has it."""
+    """Append a number to a name if it is taken in the working directory."""
     names = (name, *(f"{name}-{number}" for number in range(2, 1000)))
     return next(one for one in names if not Path(one).exists())
 
@@ -112,16 +112,16 @@ def _mvtec(tree: Tree, target: str) -> Iterator[str]:
 
 def _remark(tree: Tree) -> str:
     if tree.name == ADE_FULL:
-        return "; its masks are colors that nothing reads, those of the scene parsing set are read"
+        return "; its masks are colors, which cannot be read; those of the scene parsing set can"
     if tree.unread:
-        return f"; its labels ({tree.unread}) are no masks, and nothing reads them"
+        return f"; its labels ({tree.unread}) are not masks and cannot be read"
     if tree.name != MVTEC and not any(part.masks for part in tree.parts):
-        return "; no mask is called like an image, so that they are left out"
+        return "; masks are left out, because none has the name of an image"
     return ""
 
 
 def _are_black_and_white(tree: Tree) -> bool:
-    """Look whether masks hold 0 and 255 only, where 255 would be ignored."""
+    """Tell whether masks hold only 0 and 255; by default, 255 would be ignored."""
     values: set[int] = set()
     for mask in islice(_masks(tree), _LOOKED_AT):
         try:

@@ -1,4 +1,4 @@
-"""Uneven clients: the images of each class are dealt out in shares drawn from a Dirichlet."""
+"""Uneven clients: each class is divided in shares drawn from a Dirichlet distribution."""
 
 import numpy as np
 from jaxtyping import Int64
@@ -15,17 +15,17 @@ def deal_dirichlet(
     min_images: int,
     seed: int,
 ) -> Int64[np.ndarray, " images"]:
-    """Draw the clients' shares of each class and deal its images out (Hsu et al. 2019).
+    """Draw the clients' shares of each class and divide its images by them (Hsu et al. 2019).
 
-    Where a client gets too few images, all is drawn anew.
+    If a client gets too few images, everything is drawn again.
 
     Args:
         classes: Dominant class of each image.
         num_clients: Number of clients.
         alpha: Concentration: near 0 one client holds most of a class, far above 1 all hold the
             same share.
-        min_images: Least number of images of a client.
-        seed: Of the draws.
+        min_images: Least number of images per client.
+        seed: Seed of the draws.
 
     Returns:
         The client of each image, from 0.
@@ -43,13 +43,14 @@ def deal_dirichlet(
         most = max(most, smallest)
     if num_clients * min_images > len(classes):
         raise ConfigError(
-            f"{len(classes)} images cannot give each of {num_clients} clients {min_images}, a "
-            "batch; lower data.num_clients or local.batch_size"
+            f"{len(classes)} images are too few for {num_clients} clients of at least {min_images} "
+            "images, a batch; lower data.num_clients or local.batch_size"
         )
     raise ConfigError(
-        f"the smallest client got at most {most} of {min_images} images, a batch, in "
-        f"{MAX_DRAWS} draws with data.alpha {alpha} and {num_clients} clients; raise data.alpha, "
-        "lower data.num_clients or local.batch_size, or choose another data.partition_seed"
+        f"in {MAX_DRAWS} draws with data.alpha {alpha} and {num_clients} clients, the smallest "
+        f"client never got more than {most} images, but needs {min_images}, a batch; raise "
+        "data.alpha, lower data.num_clients or local.batch_size, or choose another "
+        "data.partition_seed"
     )
 
 
@@ -63,8 +64,8 @@ def _draw(
     for value in np.unique(classes):
         images = generator.permutation(np.flatnonzero(classes == value))
         shares = generator.dirichlet(np.full(num_clients, alpha))
-        # One offset for all ends: rounded down, the last client would get what is left of rare
-        # classes; so the expected number of images of each client is its share.
+        # One random offset for all ends makes each client's expected number of images its share.
+        # Without it, ends would be rounded down, and the last client get the rest of rare classes.
         ends = (np.cumsum(shares)[:-1] * len(images) + generator.random()).astype(np.int64)
         for client, part in enumerate(np.split(images, ends)):
             clients[part] = client

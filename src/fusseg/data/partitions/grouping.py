@@ -1,4 +1,4 @@
-"""Runs of neighbors: sites joined to clients, and sites cut into clients."""
+"""Joining neighboring sites into one client, and cutting a site into several clients."""
 
 from collections.abc import Sequence
 
@@ -6,20 +6,29 @@ from fusseg.core.errors import ConfigError
 
 
 def split_evenly(length: int, num_parts: int) -> list[int]:
-    """Find the sizes of consecutive parts that differ by at most one, larger ones first."""
+    """Divide a length into parts that differ by at most one, larger parts first.
+
+    Examples:
+        >>> split_evenly(7, 3)
+        [3, 2, 2]
+    """
     size, larger = divmod(length, num_parts)
     return [size + (part < larger) for part in range(num_parts)]
 
 
 def apportion(sizes: Sequence[int], num_parts: int) -> list[int]:
-    """Share parts among groups in proportion to their sizes, by the largest remainder.
+    """Distribute parts among groups in proportion to their sizes, by the largest remainder.
 
-    Every group gets at least one; groups whose fair share is less than one take one each, and the
-    others share the rest. Of equal remainders the first counts as the larger.
+    Every group gets at least one part: groups with a fair share of less than one get one each, and
+    the others share the rest. Of equal remainders, the first counts as the larger.
 
     Args:
         sizes: Size of each group, above 0.
-        num_parts: At least as many as groups.
+        num_parts: Number of parts, at least the number of groups.
+
+    Examples:
+        >>> apportion([10, 5, 1], 5)
+        [3, 1, 1]
     """
     small: set[int] = set()
     while True:
@@ -43,6 +52,10 @@ def join_runs(names: Sequence[str], num_groups: int) -> dict[str, int]:
 
     Returns:
         The group of each name, from 0.
+
+    Examples:
+        >>> join_runs(["a", "b", "c"], 2)
+        {'a': 0, 'b': 0, 'c': 1}
     """
     groups = [
         group

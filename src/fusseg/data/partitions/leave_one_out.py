@@ -1,27 +1,32 @@
-"""Leave one site out: each site in turn is what the others have never seen."""
+"""Leave one site out: each site in turn is held out from training on the others."""
 
 from dataclasses import replace
 
 from fusseg.config.schema import DataConfig
 from fusseg.core.errors import ConfigError
-from fusseg.data.items import select
-from fusseg.data.layouts.datasets import check_names, check_split, open_dataset
+from fusseg.data.layouts import open_dataset
+from fusseg.data.selection import check_names, check_split, select
 
 
 def leave_one_out(config: DataConfig) -> dict[str, DataConfig]:
     """Hold out each site, or value of the column, in turn; all others train.
 
     Args:
-        config: The data set. `train_sites`, where set, limits which sites take part, and
-            `held_out_sites` which of them are held out; splits and lists stay as they are.
+        config: The data set. If set, `train_sites` limits which sites take part, and
+            `held_out_sites` which of them are held out. Splits and lists are kept.
 
     Returns:
-        By held-out site, the settings that hold it out. A site without an image in the split
-        that it would be needed for takes no part.
+        By held-out site, the settings that hold it out. A site takes no part where it has no
+        images in the split that is needed.
 
     Raises:
         ConfigError: If a site or split is unknown, or fewer than two sites can take part.
         DataError: If the data set cannot be opened.
+
+    Examples:
+        >>> config = DataConfig(layout="synthetic", images_per_site=2, train_sites=("hall", "yard"))
+        >>> {site: turn.train_sites for site, turn in leave_one_out(config).items()}
+        {'hall': ('yard',), 'yard': ('hall',)}
     """
     dataset = open_dataset(config)
     for key in ("train", "held_out"):
@@ -41,7 +46,7 @@ def leave_one_out(config: DataConfig) -> dict[str, DataConfig]:
         raise ConfigError(
             f"leaving one site out needs at least 2 sites with images in their splits, got "
             f"{', '.join(training) or 'none'} to train and {', '.join(turns) or 'none'} to hold "
-            "out; name other data.train_sites, data.held_out_sites or splits"
+            "out; choose other data.train_sites, data.held_out_sites or splits"
         )
     return {
         site: replace(config, train_sites=others, held_out_sites=(site,))

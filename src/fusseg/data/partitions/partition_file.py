@@ -1,4 +1,4 @@
-"""A partition as a file: which client holds which image."""
+"""Saved partitions: a CSV file that says which client holds which image."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ KIND = "partition"
 
 
 def dump_partition(items: Sequence[Item]) -> str:
-    """Write one line per image, by client, site and stem."""
+    """Write a table with one line per image, sorted by client, site and stem."""
     return dump_table(COLUMNS, sorted((item.client, item.site, item.stem) for item in items))
 
 
@@ -23,10 +23,10 @@ def read_partition(path: Path, items: Sequence[Item], dataset: Dataset) -> list[
     Args:
         path: The file.
         items: The training images; each must be in the file once.
-        dataset: All images at hand; the file may name those that do not train, too.
+        dataset: All images; the file may also name images that do not train.
 
     Raises:
-        DataError: If the file cannot be read, names an image twice or one that is not there, or
+        DataError: If the file cannot be read, names an image twice or one that does not exist, or
             lacks a training image.
     """
     known = {(item.site, item.stem) for item in dataset.items}
@@ -40,7 +40,7 @@ def read_partition(path: Path, items: Sequence[Item], dataset: Dataset) -> list[
             )
         if image not in known:
             raise DataError(
-                f"{where} is not there; write the partition for these data anew: {path}"
+                f"{where} does not exist; write the partition again for this data: {path}"
             )
         if not row.cells["client"]:
             raise DataError(f"{where} has no client; name one: {path}")
@@ -50,7 +50,7 @@ def read_partition(path: Path, items: Sequence[Item], dataset: Dataset) -> list[
     if without:
         raise DataError(
             f"{len(without)} of {len(items)} training images are not in the partition, "
-            f"image {without[0].stem!r} of site {without[0].site!r} first; add them, or write the "
-            f"partition anew: {path}"
+            f"the first: image {without[0].stem!r} of site {without[0].site!r}; add them, or write "
+            f"the partition again: {path}"
         )
     return [rows[item.site, item.stem].cells["client"] for item in items]

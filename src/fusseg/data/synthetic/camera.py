@@ -1,4 +1,4 @@
-"""What a site's camera makes of the light that reaches it."""
+"""Simulated cameras: exposure, blur, noise and compression of a site's images."""
 
 import io
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Camera:
     blur: float = 0.0
     """Standard deviation of the lens blur, in pixels."""
     noise: float = 0.01
-    """Standard deviation of the sensor noise, of full scale."""
+    """Standard deviation of the sensor noise, as a share of full scale."""
     jpeg_quality: int | None = None
     """Quality of the lossy compression; None: none."""
 
@@ -34,9 +34,9 @@ def photograph(
     """Expose, blur, add noise and compress.
 
     Args:
-        light: RGB of the scene, 1 being full scale.
+        light: RGB of the scene; 1 is full scale.
         camera: The camera of the site.
-        generator: Source of the exposure and of the noise.
+        generator: Random generator of the exposure and the noise.
     """
     height, width = light.shape[:2]
     rows = np.linspace(-1, 1, height, dtype=np.float32)[:, None]

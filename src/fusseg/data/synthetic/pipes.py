@@ -27,7 +27,7 @@ class Look:
     """Range of the pipe's direction, in degrees from the horizontal."""
     light: Color
     ambient: float
-    """Share of the light that comes from everywhere."""
+    """Share of the light that comes from all directions."""
     gloss: float
     """Strength of the highlight."""
     camera: Camera
@@ -111,7 +111,7 @@ def draw(
 
 
 def _lay(generator: np.random.Generator, shape: tuple[int, int], look: Look) -> _Pipe:
-    """Choose direction, bend, taper and width of the pipe, and where it is joined."""
+    """Choose direction, bend, taper and width of the pipe, and the places of its joints."""
     height, width = shape
     rows = (np.arange(height, dtype=np.float32)[:, None] - height / 2) / height
     columns = (np.arange(width, dtype=np.float32)[None, :] - width / 2) / height

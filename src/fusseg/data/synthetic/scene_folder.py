@@ -1,4 +1,4 @@
-"""Generated scenes as files: a folder of sites, for those who have no images yet."""
+"""Writing generated scenes as a folder of sites, for users without images of their own."""
 
 import io
 import shutil
@@ -10,31 +10,32 @@ import tomli_w
 from jaxtyping import UInt8
 from PIL import Image
 
-from fusseg.core.atomic import write_atomically
 from fusseg.core.errors import ConfigError, DataError, nearest_name
+from fusseg.core.files import write_atomically
 from fusseg.data.synthetic.scenes import SCENES, Scene, SceneKind, draw_scene
 
 
 def write_scenes(
     kind: str, out: Path, images_per_site: int, seed: int = 0, held_out: str | None = None
 ) -> None:
-    """Write scenes of every site with their masks and classes; the whole folder or nothing.
+    """Write the scenes of every site with masks and classes: the whole folder or nothing.
 
     Args:
         kind: Key of `SCENES`.
-        out: Folder of sites to make; it must not exist, or be empty.
+        out: Folder of sites to create; it must not exist or must be empty.
         images_per_site: From 2 to 99999.
-        seed: Of the scenes; equal ones give the same bytes.
-        held_out: Site that is split `test` in splits.csv, the others `train`; None: no splits.
+        seed: Seed of the scenes; equal seeds give equal bytes.
+        held_out: Site with the split `test` in splits.csv, where the others have `train`; None:
+            no splits.csv.
 
     Raises:
-        ConfigError: If the kind, the number or the site cannot be.
+        ConfigError: If the kind or the site is unknown, or the number is out of range.
         DataError: If the folder is not empty, or cannot be written.
     """
     shown = _check_wanted(kind, images_per_site, held_out)
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise DataError(f"{out} is there already; name a new folder, or remove it")
+            raise DataError(f"{out} already exists; choose a new folder, or remove it")
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as made:
             folder = Path(made) / out.name

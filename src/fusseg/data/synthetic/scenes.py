@@ -1,4 +1,4 @@
-"""Generated scenes: a table of kinds, each drawn from its seed, site and index alone."""
+"""The table of generated scenes; a scene depends only on its kind, seed, site and index."""
 
 import hashlib
 from collections.abc import Callable
@@ -32,7 +32,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class SceneKind:
-    """What one kind of scene shows."""
+    """One kind of scene: its sites, its classes, and the function that draws it."""
 
     sites: tuple[str, ...]
     class_names: tuple[str, ...]
@@ -49,12 +49,18 @@ SCENES: dict[str, SceneKind] = {
 """Kinds of scenes by name; adding one is one function and one line."""
 
 
-# the last scenes are kept (20 MB), because hashing, extraction and every evaluation ask again
+# Hashing, extraction and every evaluation draw the same scenes: the last ones are kept (20 MB).
 @lru_cache(maxsize=64)
 def draw_scene(
     scene: Scene,
 ) -> tuple[UInt8[np.ndarray, "height width 3"], UInt8[np.ndarray, "height width"]]:
-    """Draw image and mask of a scene, read-only; equal scenes are equal to the last bit."""
+    """Draw the image and the mask of a scene, read-only; equal scenes are equal to the last bit.
+
+    Examples:
+        >>> image, mask = draw_scene(Scene("pipes", "yard", index=0, seed=0))
+        >>> image.shape, mask.shape
+        ((240, 320, 3), (240, 320))
+    """
     key = f"{scene.kind}/{scene.seed}/{scene.site}/{scene.index}"
     generator = np.random.default_rng(list(hashlib.sha256(key.encode()).digest()))
     image, mask = SCENES[scene.kind].draw(scene.site, generator, SCENE_SHAPE)

@@ -18,7 +18,7 @@ SIGN_COLORS: tuple[Color, ...] = ((0.80, 0.12, 0.12), (0.10, 0.25, 0.70), (0.92,
 
 @dataclass(frozen=True)
 class _Box:
-    """The part of the canvas that an object takes, with its own coordinates."""
+    """The part of the canvas that an object covers, with its own coordinates."""
 
     canvas: Canvas
     across: Float32[np.ndarray, "height width"]
@@ -34,7 +34,7 @@ class _Placed:
 
     distance: float
     side: float
-    """To the right of the middle of the road."""
+    """Distance to the right of the middle of the road."""
     width: float
     height: float
     paint: Callable[[_Box, Look, np.random.Generator], None]
@@ -92,7 +92,7 @@ def _cars(street: Street, look: Look, generator: np.random.Generator) -> list[_P
 
 
 def _box(canvas: Canvas, street: Street, thing: _Placed) -> _Box | None:
-    """Project an object into the image; None where nothing of it is seen."""
+    """Project an object into the image; None if no part of it is visible."""
     scale = street.focal / thing.distance
     center = street.vanishing + (thing.side - street.offset) * scale
     ground = street.horizon + street.eye * scale

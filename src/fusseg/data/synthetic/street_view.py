@@ -81,7 +81,7 @@ class Canvas:
         self.mask[where] = label
 
     def part(self, rows: slice, columns: slice) -> "Canvas":
-        """View of a rectangle; what is painted there shows on the whole canvas."""
+        """Return a view of a rectangle; painting on it paints on the whole canvas."""
         return Canvas(self.image[rows, columns], self.mask[rows, columns])
 
 

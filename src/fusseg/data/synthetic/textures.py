@@ -7,7 +7,7 @@ from jaxtyping import Float32, Int
 from PIL import Image
 
 Color = tuple[float, float, float]
-"""RGB, 1 being full scale."""
+"""RGB; 1 is full scale."""
 
 
 def noise(
@@ -104,7 +104,7 @@ def stones(
 
 
 def wrap(value: Float32[np.ndarray, "height width"]) -> Float32[np.ndarray, "height width"]:
-    """Part behind the decimal point, in [0, 1): position inside a tile of side 1."""
+    """Fractional part, in [0, 1): the position inside a tile of side 1."""
     return np.asarray(value - np.floor(value))
 
 

@@ -44,7 +44,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _write_one(path: Path, content: bytes, mode: int) -> None:
-    # Unlike `fusseg.core.atomic`: with the mode from the start, and a link, which unlike a rename
+    # Unlike `fusseg.core.files`: with the mode from the start, and a link, which unlike a rename
     # never replaces a file that someone else has just written.
     temporary = path.parent / f".{secrets.token_hex(8)}"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from fusseg.config.schema import Config
-from fusseg.core.atomic import write_atomically
 from fusseg.core.errors import ConfigError, DataError
+from fusseg.core.files import write_atomically
 from fusseg.deployment import flower
 from fusseg.deployment.flower import LoopbackServer
 from fusseg.deployment.keys.sites_file import ApprovedSite, is_expired, read_sites

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from fusseg.core.atomic import append_whole_line
+from fusseg.core.files import append_whole_line
 
 EVENTS = "events.jsonl"
 Kind = Literal["waiting", "site", "answer", "incident", "round", "finished", "stopped"]

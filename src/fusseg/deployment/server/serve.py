@@ -16,8 +16,8 @@ import httpx
 from filelock import FileLock, Timeout
 
 from fusseg.config.schema import Config
-from fusseg.core.atomic import write_atomically
 from fusseg.core.errors import ConfigError, FederationError
+from fusseg.core.files import write_atomically
 from fusseg.deployment import flower
 from fusseg.deployment.flower import LoopbackServer
 from fusseg.deployment.keys.credentials import (

@@ -8,7 +8,8 @@ from pathlib import Path
 from fusseg.config.compute import choose_compute, set_threads
 from fusseg.config.schema import Config
 from fusseg.data.findings import Finding
-from fusseg.data.layouts.datasets import open_dataset, select_held_out
+from fusseg.data.layouts import open_dataset
+from fusseg.data.selection import select_held_out
 from fusseg.data.stored import doubt_stored
 from fusseg.evaluation.held_out import HeldOut, gather_held_out
 from fusseg.features.backbones import Backbone, load_backbone

@@ -6,8 +6,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from flwr.serverapp import Grid
 
-from fusseg.core.atomic import write_atomically
 from fusseg.core.errors import DataError, FederationError
+from fusseg.core.files import write_atomically
 from fusseg.deployment.server.admission import admitted_nodes
 from fusseg.deployment.server.events import DeploymentEvent, write_event
 from fusseg.deployment.server.exchange import GridExchange

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from fusseg.config.file import dump_config
-from fusseg.core.atomic import write_atomically
 from fusseg.core.errors import DataError, FederationError
+from fusseg.core.files import write_atomically
 from fusseg.core.visible_text import brief
 from fusseg.deployment.site.site_data import own_config, prepare_site, recall_client
 from fusseg.deployment.site.site_disk import (

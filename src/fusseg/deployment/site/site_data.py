@@ -8,13 +8,14 @@ from pathlib import Path
 from fusseg.config.compute import choose_compute, set_threads
 from fusseg.config.file import load_config
 from fusseg.config.schema import Config
-from fusseg.core.atomic import write_atomically
 from fusseg.core.errors import DataError, FederationError
+from fusseg.core.files import write_atomically
 from fusseg.data.crops import cut_up
 from fusseg.data.findings import Finding
-from fusseg.data.items import Dataset, Item, select
+from fusseg.data.items import Dataset, Item
 from fusseg.data.layouts.site_folder import open_site
 from fusseg.data.partitions.small_clients import MIN_IMAGES
+from fusseg.data.selection import select
 from fusseg.data.stored import doubt_stored
 from fusseg.deployment.site.site_disk import SiteSettings
 from fusseg.deployment.wire.offer import Offer, differing_settings, shared_settings

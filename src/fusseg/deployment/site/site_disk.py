@@ -9,8 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from fusseg.core.atomic import write_atomically
 from fusseg.core.errors import DataError, FederationError
+from fusseg.core.files import write_atomically
 from fusseg.deployment.wire.offer import Offer, pack_offer, unpack_offer
 from fusseg.deployment.wire.packet import Packet
 from fusseg.federation.state import Memory

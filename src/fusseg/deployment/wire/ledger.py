@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from fusseg.core.atomic import append_whole_line
 from fusseg.core.errors import DataError
+from fusseg.core.files import append_whole_line
 from fusseg.deployment.wire.raw_tensors import dtype_name, to_bytes
 
 LEDGER = "ledger.jsonl"

@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from fusseg.core.atomic import write_atomically
 from fusseg.core.errors import DataError, FederationError
+from fusseg.core.files import write_atomically
 from fusseg.core.visible_text import shown
 from fusseg.deployment.wire.packet import Packet, take_float, take_int, take_word
 from fusseg.federation.parts import HEAD, Part, check_parts, head_parts, take_head

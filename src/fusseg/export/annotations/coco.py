@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fusseg.core.atomic import open_atomically
+from fusseg.core.files import open_atomically
 from fusseg.core.version import VERSION
 from fusseg.export.annotations.images import (
     AnnotatedImage,

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
-from fusseg.core.atomic import open_atomically
+from fusseg.core.files import open_atomically
 from fusseg.export.annotations.images import (
     AnnotatedImage,
     Annotation,

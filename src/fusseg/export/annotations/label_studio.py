@@ -10,7 +10,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from fusseg.core.atomic import open_atomically, write_atomically
+from fusseg.core.files import open_atomically, write_atomically
 from fusseg.core.version import VERSION
 from fusseg.export.annotations.images import (
     AnnotatedImage,

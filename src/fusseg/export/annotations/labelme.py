@@ -10,8 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from fusseg.core.atomic import write_atomically
-from fusseg.core.unwritable import UnwritableError, blaming
+from fusseg.core.files import UnwritableError, blaming, write_atomically
 from fusseg.export.annotations.images import (
     AnnotatedImage,
     Annotation,

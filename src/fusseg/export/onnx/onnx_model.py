@@ -6,8 +6,8 @@ from pathlib import Path
 
 from onnx import ModelProto, checker, helper
 
-from fusseg.core.atomic import write_atomically
 from fusseg.core.errors import ConfigError, DataError
+from fusseg.core.files import write_atomically
 from fusseg.export.onnx.backbone_graph import backbone_graph, opset_of
 from fusseg.export.onnx.graph_text import chain, strip_notes
 from fusseg.export.onnx.head_graph import head_graph

@@ -20,8 +20,8 @@ BACKBONES: dict[str, Callable[[str, Compute], Backbone]] = {
     "FOLDER": load_local_vit,
     "OWNER/MODEL": load_hub_vit,
 }
-"""Loader of each form that `backbone.name` can take; each is given the name as written, and with
-what to compute. Those that leave it out run in float32 on the processor."""
+"""Loader of each form of `backbone.name`. A loader gets the name as written, and the device and
+precision; loaders that ignore these run in float32 on the CPU."""
 
 
 def load_backbone(name: str, compute: Compute = EXACT, grid: Grid | None = None) -> Backbone:
@@ -29,12 +29,17 @@ def load_backbone(name: str, compute: Compute = EXACT, grid: Grid | None = None)
 
     Args:
         name: `filterbank`, `onnx:PATH`, the local folder of a ViT, or its id on the Hugging Face
-            hub such as `facebook/dino-vitb8`. A folder goes before a hub id of the same name.
-        compute: Device and precision of a ViT; the others run in float32 on the processor.
+            hub such as `facebook/dino-vitb8`. A folder takes precedence over a hub id.
+        compute: Device and precision of a ViT; the others run in float32 on the CPU.
         grid: How the tokens of an ONNX file lie in the image; None: it gives a map.
 
     Raises:
         ConfigError: If there is no such backbone, or it cannot be loaded.
+
+    Examples:
+        >>> backbone = load_backbone("filterbank")
+        >>> backbone.stride, backbone.feature_dim
+        (8, 144)
     """
     settle_in_child()
     form = _form(name)
@@ -42,23 +47,23 @@ def load_backbone(name: str, compute: Compute = EXACT, grid: Grid | None = None)
         return BACKBONES[form](name, compute)
     if form != "onnx:PATH":
         raise ConfigError(
-            f"backbone.grid is for ONNX files that give tokens, got backbone {name!r}; drop it"
+            f"backbone.grid is for ONNX files that give tokens, got backbone {name!r}; remove it"
         )
     return load_onnx(name, grid)
 
 
 def check_backbone_name(name: str) -> None:
-    """Refuse a name that no backbone has here; nothing is loaded or downloaded.
+    """Refuse a name that cannot be a backbone; nothing is loaded or downloaded.
 
     Raises:
-        ConfigError: If it has none of the forms of `load_backbone`, or a path leads nowhere.
+        ConfigError: If it has none of the forms of `load_backbone`, or a path does not exist.
     """
     if _form(name) == "onnx:PATH":
         onnx_path(name)
 
 
 def _form(name: str) -> str:
-    """Tell which row of the table a name belongs to."""
+    """Find the key of `BACKBONES` for a name."""
     if name in BACKBONES:
         return name
     if name.startswith("onnx:"):

@@ -1,4 +1,4 @@
-"""What a frozen backbone is, whatever stands behind it."""
+"""The interface of frozen backbones, and checks of the image sizes they take."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,14 +33,14 @@ class Backbone:
     image_size: tuple[int, int] | None = None
     """The only height and width it takes; None: any multiples of the stride."""
     precision: Precision = "float32"
-    """Of its matrix products; never `auto`."""
+    """Precision of its matrix products; never `auto`."""
     same_on_any_threads: bool = False
-    """Whether features have the same bits however many threads compute them."""
+    """Whether features have the same bits with any number of threads."""
     grid: Grid | None = None
     """How the tokens of its file lie in the image, as `backbone.grid`."""
 
     def only_size(self, size: tuple[int, int]) -> tuple[int, int] | None:
-        """Say which size every image has to have where training images have this one; None: any."""
+        """Return the only size of all images if training images have the given one; None: any."""
         return size if self.grid == "square" and self.image_size is None else self.image_size
 
 
@@ -55,13 +55,13 @@ def check_image_size(
         key: Setting that the size comes from.
 
     Raises:
-        ConfigError: If a side is not a positive multiple of the stride, or the backbone takes
-            another size only.
+        ConfigError: If a side is not a positive multiple of the stride, or the backbone takes only
+            another size.
     """
     check_sides(backbone.name, backbone.stride, size, backbone.image_size, key)
     if backbone.grid == "square" and size[0] != size[1]:
         raise ConfigError(
-            f"backbone {backbone.name!r} lays its tokens out as a square (backbone.grid) and takes "
+            f"the tokens of backbone {backbone.name!r} form a square (backbone.grid), so it takes "
             f"square images, got {list(size)}; set {key} to {[min(size)] * 2}, or backbone.grid to "
             "[rows, columns]"
         )
@@ -74,15 +74,28 @@ def check_sides(
     only: tuple[int, int] | None = None,
     key: str = "data.image_size",
 ) -> None:
-    """Refuse image sides that are not positive multiples of a stride, or not the only ones.
+    """Refuse image sides that are not positive multiples of a stride, or not the only size taken.
+
+    Args:
+        name: Name of the backbone, for the message.
+        stride: Pixels per position.
+        size: Height and width in pixels.
+        only: The only size that the backbone takes; None: any multiples of the stride.
+        key: Setting that the size comes from.
 
     Raises:
-        ConfigError: If a side is not; the message holds the nearest sizes that are.
+        ConfigError: If they are; the message suggests the nearest valid sizes.
+
+    Examples:
+        >>> check_sides("vit", 8, (100, 160))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        fusseg.core.errors.ConfigError: backbone 'vit' needs image sides that are multiples of 8...
     """
     if only is not None and size != only:
         raise ConfigError(
-            f"backbone {name!r} takes images of {list(only)} only, got {list(size)}; set "
-            f"{key} to it"
+            f"backbone {name!r} takes only images of {list(only)}, got {list(size)}; set {key} to "
+            f"{list(only)}"
         )
     height, width = size
     if min(size) > 0 and height % stride == 0 and width % stride == 0:
@@ -101,7 +114,7 @@ def normalize_colors(
     mean: tuple[float, ...] = IMAGENET_MEAN,
     std: tuple[float, ...] = IMAGENET_STD,
 ) -> Float[Tensor, "batch 3 height width"]:
-    """Turn RGB in [0, 255] into what a pretrained network expects.
+    """Normalize RGB in [0, 255] as a pretrained network expects it.
 
     Args:
         images: Pixels, channels last.

@@ -16,16 +16,16 @@ NUM_ORIENTATIONS = 6
 NUM_SCALES = 5
 """Gabor wavelengths of 4, 8, 16, 32 and 64 pixels."""
 WAVELENGTH = 4.0
-"""In pixels of the pyramid level that is filtered."""
+"""Wavelength in pixels of the filtered pyramid level."""
 ENVELOPE = 1.8
 """Standard deviation of the Gabor window, in pixels of the pyramid level."""
 RADIUS = 3
 FLOOR = 0.02
-"""Contrast below which texture counts as noise; colors are on a scale from 0 to 1."""
+"""Contrast below which texture counts as noise; colors range from 0 to 1."""
 CONTEXTS = ((0.0, 0.5), (1.5, 0.7), (4.0, 1.0), (10.0, 0.7))
-"""Standard deviation of each context window in positions (0: the position itself), its weight."""
+"""Standard deviation in positions (0: the position itself) and weight of each context window."""
 COLOR_WEIGHT = 2.0
-"""Three channels of color hold against thirty of texture in a cosine."""
+"""Balances three channels of color against thirty of texture in a cosine."""
 # Standard deviations of the features over the positions of 1500 unlabeled photographs (BSDS500
 # and ImageNet), so that each group of channels has about unit variance in natural images.
 COLOR_SCALES = (0.16, 0.083, 0.10)
@@ -36,9 +36,9 @@ ENERGY_SCALES = (0.35, 0.35, 0.37, 0.40, 0.38)
 def load_filterbank(name: str = "filterbank") -> Backbone:
     """Build the weight-free backbone.
 
-    At each position: mean and contrast of three opponent colors, and the energy of Gabor filters
-    of six orientations at five wavelengths; then the same averaged over three wider windows.
-    Nothing in it depends on where in the image a position lies.
+    The features of a position are the mean and the contrast of three opponent colors and the
+    energies of Gabor filters of six orientations at five wavelengths, followed by their averages
+    over three wider windows. They do not depend on where in the image the position lies.
 
     Args:
         name: As written in `backbone.name`.
@@ -49,8 +49,8 @@ def load_filterbank(name: str = "filterbank") -> Backbone:
         images: UInt8[Tensor, "batch height width 3"],
     ) -> Float[Tensor, "batch dim h w"]:
         check_sides(name, STRIDE, (images.shape[1], images.shape[2]))
-        # One by one: the sums in a convolution may be ordered by the size of the batch, and
-        # features must not depend on which images share it.
+        # One by one: the order of sums in a convolution may depend on the size of the batch, but
+        # features must not depend on the other images of the batch.
         return torch.cat([describe(image[None]) for image in images])
 
     return Backbone(
@@ -65,7 +65,7 @@ def load_filterbank(name: str = "filterbank") -> Backbone:
 
 
 def filterbank_function() -> Callable[[UInt8[Tensor, "batch height width 3"]], Tensor]:
-    """Make the function from images of any number to features, of shape (batch, dim, h, w)."""
+    """Make the function from a batch of images to features of shape (batch, dim, h, w)."""
     filters, scales = _gabor_filters(), _channel_scales()
     return lambda images: _with_context(_local(images, filters) / scales)
 
@@ -87,7 +87,7 @@ def _channel_scales() -> Float[Tensor, "1 channels 1 1"]:
 
 
 def _gabor_filters() -> Float[Tensor, "filters 1 side side"]:
-    """Draw the even filters of all orientations, then the odd; a constant image gives 0."""
+    """Make the even filters of all orientations, then the odd ones; a constant image gives 0."""
     steps = torch.arange(-RADIUS, RADIUS + 1, dtype=torch.float32)
     y, x = torch.meshgrid(steps, steps, indexing="ij")
     window = torch.exp(-(x.square() + y.square()) / (2 * ENVELOPE**2))
@@ -118,7 +118,7 @@ def _local(
 def _opponent_colors(
     images: UInt8[Tensor, "batch height width 3"],
 ) -> Float[Tensor, "batch 3 height width"]:
-    """Lightness, red against green, yellow against blue, of cube roots as in CIELAB."""
+    """Compute lightness, red-green and yellow-blue from cube roots, as in CIELAB."""
     roots = torch.arange(256).div(255).clamp(min=1 / 255).pow(1 / 3)[images.long()]
     red, green, blue = roots.unbind(dim=3)
     return torch.stack([(red + green + blue) / 3, red - green, (red + green) / 2 - blue], dim=1)
@@ -134,10 +134,10 @@ def _oriented_energies(
     energies = []
     cell, level = STRIDE, lightness
     for scale in range(NUM_SCALES):
-        # Once a pixel is a cell, wider wavelengths come from blurring and spreading the filter.
+        # Once a pixel is a cell, longer wavelengths need blurring and a dilated filter.
         dilation = 1 if scale < 4 else 2
         response = conv2d(_replicate(level, RADIUS * dilation), filters, dilation=dilation)
-        # In place: fresh memory of this size costs more time than the arithmetic.
+        # In place: allocating memory of this size takes longer than the arithmetic.
         even, odd = response.square_().chunk(2, dim=1)
         energies.append(avg_pool2d(even.add_(odd).sqrt_(), cell))
         if cell > 1:
@@ -149,26 +149,26 @@ def _oriented_energies(
 
 
 def _replicate(level: Tensor, margin: int) -> Tensor:
-    """Continue the border, so that it is no edge."""
+    """Repeat the border pixels, so that the border is not an edge."""
     return pad(level, (margin, margin, margin, margin), mode="replicate")
 
 
 def _with_context(
     local: Float[Tensor, "batch channels h w"],
 ) -> Float[Tensor, "batch dim h w"]:
-    """Append the averages over ever wider windows."""
+    """Append averages over increasingly wide windows."""
     maps = [weight * (_blur(local, sigma) if sigma else local) for sigma, weight in CONTEXTS]
     return torch.cat(maps, dim=1)
 
 
 def _blur(maps: Float[Tensor, "batch channels h w"], sigma: float) -> Tensor:
-    """Average with Gaussian weights over the positions that exist."""
+    """Average with Gaussian weights over the positions inside the map."""
     height, width = maps.shape[2:]
     return _gaussian_rows(height, sigma) @ maps @ _gaussian_rows(width, sigma).T
 
 
 def _gaussian_rows(length: int, sigma: float) -> Float[Tensor, "{length} {length}"]:
-    """One row of weights per position, each summing to 1."""
+    """Make one row of weights per position; each sums to 1."""
     steps = torch.arange(length, dtype=torch.float32)
     weights = torch.exp(-(steps[:, None] - steps).square() / (2 * sigma**2))
     return weights / weights.sum(dim=1, keepdim=True)

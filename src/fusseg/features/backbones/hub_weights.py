@@ -1,4 +1,4 @@
-"""Weights from the Hugging Face hub: its local cache first, then the network."""
+"""Weights from the Hugging Face hub: from its local cache, otherwise from the network."""
 
 from pathlib import Path
 
@@ -18,16 +18,16 @@ _OLD_WEIGHTS = (
 
 
 def download(name: str) -> Path:
-    """Find a model in the cache of the hub, or fetch its settings and weights.
+    """Find a model in the hub's cache, or fetch its settings and weights.
 
-    A cached model is taken as it is, without asking the network whether there is a newer one.
-    safetensors are preferred; the old .bin is fetched only where a model has nothing else.
+    A cached model is used without asking the network for a newer one. Weights in safetensors are
+    preferred; the old .bin is fetched only if a model has nothing else.
 
     Args:
         name: Its id on the hub, such as `facebook/dino-vitb8`.
 
     Returns:
-        The folder it lies in.
+        The folder with the model.
 
     Raises:
         ConfigError: If it is not cached and cannot be fetched.
@@ -41,7 +41,7 @@ def download(name: str) -> Path:
         return _fetch(name)
     except HFValidationError as error:
         raise ConfigError(
-            f"there is no folder {name!r}, and it is no id on the Hugging Face hub: {error}"
+            f"there is no folder {name!r}, and it is not an id on the Hugging Face hub: {error}"
         ) from error
     return cached if is_complete(cached) else _fetch(name)
 
@@ -73,7 +73,7 @@ def _fetch(name: str) -> Path:
         ) from error
     except RepositoryNotFoundError as error:
         raise ConfigError(
-            f"there is no folder {name!r}, and no model of that name on the Hugging Face hub; "
+            f"there is no folder {name!r}, and no model of this name on the Hugging Face hub; "
             "correct backbone.name, or run `hf auth login` if it is private"
         ) from error
     except OSError as error:  # no network, or HF_HUB_OFFLINE
@@ -84,8 +84,8 @@ def _fetch(name: str) -> Path:
 def _offline(name: str) -> str:
     folder = name.rpartition("/")[2]
     return (
-        f"there is no folder {name!r}, and its weights are neither in the cache of the Hugging "
-        "Face hub nor can they be fetched from there; on a machine with a network run\n"
+        f"there is no folder {name!r}, and its weights are not in the cache of the Hugging Face "
+        "hub and cannot be fetched from the hub; on a machine with a network run\n"
         "    pip install huggingface_hub\n"
         f"    hf download {name} --local-dir {folder}\n"
         f"then copy the folder {folder} here and set backbone.name to its path"

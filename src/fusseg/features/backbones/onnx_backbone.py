@@ -1,4 +1,4 @@
-"""Any encoder saved as an ONNX file, run on the CPU by onnxruntime."""
+"""Backbones from ONNX files, run on the CPU by onnxruntime."""
 
 import ctypes
 import os
@@ -32,14 +32,16 @@ from fusseg.features.backbones.onnx_layout import (
 
 PREFIX = "onnx:"
 TOLERANCE = 1e-3
-"""Share of the largest value by which the features of an image may differ in a batch: rounding."""
+"""Largest difference of an image's features alone and in a batch, as a share of the largest value.
+
+A smaller difference is rounding."""
 _FEW = 4
-"""Positions a side of the images that are compared alone and together."""
+"""Positions per side of the images that are compared alone and in a batch."""
 
 
 @runtime_checkable
 class Session(Protocol):
-    """What is used here of onnxruntime's session, which comes without types."""
+    """The methods of onnxruntime's session that are used here; it has no type annotations."""
 
     def get_inputs(self) -> Sequence[Any]:
         """List name, type and shape of the inputs."""
@@ -58,7 +60,7 @@ def onnx_path(name: str) -> Path:
     """Find the file of a backbone `onnx:PATH`.
 
     Raises:
-        ConfigError: If it is missing.
+        ConfigError: If it does not exist.
     """
     path = Path(name.removeprefix(PREFIX))
     if not path.is_file():
@@ -72,14 +74,14 @@ def load_onnx(name: str, grid: Grid | None = None) -> Backbone:
     The file has one float32 input (batch, 3, height, width), RGB normalized by ImageNet's mean
     and standard deviation, and one float32 output (batch, dim, height / stride, width / stride),
     or (batch, tokens, dim) with a grid. Dimension and stride are found by running it. Images run
-    one by one where it does not take two at once. It gets as many threads as torch has.
+    one by one if the file does not take two at once. It uses as many threads as torch.
 
     Args:
         name: `onnx:` and the path of the file.
         grid: How tokens lie in the image; None: the output is a map.
 
     Raises:
-        ConfigError: If the file is missing, is no ONNX model, or does not have that form.
+        ConfigError: If the file does not exist, is not an ONNX model, or has another form.
     """
     path = onnx_path(name)
     fingerprint = _fingerprint(path, grid)
@@ -118,7 +120,7 @@ def load_onnx(name: str, grid: Grid | None = None) -> Backbone:
 
 
 class _Session:
-    """An open file, opened again in a forked child: the session's threads are not there."""
+    """An open ONNX file, opened again in a forked child, which lacks the session's threads."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -127,7 +129,7 @@ class _Session:
     def get(self) -> Session:
         """Give the session of this process."""
         if self._process != os.getpid():
-            # Never freed here: that would wait for its threads without end.
+            # Never freed here: that would wait for its threads forever.
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._opened))
             self._opened, self._process = _open_session(self._path), os.getpid()
         return self._opened
@@ -139,7 +141,7 @@ def _open_session(path: Path) -> Session:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 4
-    # Its threads would wait by spinning, on cores that decode images and write features meanwhile.
+    # Spinning threads would occupy cores that decode images and write features.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session: Session = onnxruntime.InferenceSession(
@@ -153,10 +155,10 @@ def _open_session(path: Path) -> Session:
 
 
 def _fixed_sides(session: Session, path: Path) -> tuple[int | None, tuple[int, int] | None]:
-    """Check what goes in and out, and read the sizes that the file fixes.
+    """Check input and output, and read the sizes that the file fixes.
 
     Returns:
-        The batch, and height and width; None where they are free.
+        The batch size, and height and width; None if they are free.
     """
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or len(outputs) != 1:
@@ -172,15 +174,15 @@ def _fixed_sides(session: Session, path: Path) -> tuple[int | None, tuple[int, i
     fixed = tuple(side if isinstance(side, int) else None for side in shape)
     last = len(fixed) == 4 and fixed[1] != 3 and fixed[3] == 3
     if last or inputs[0].type != "tensor(float)" or len(fixed) != 4 or fixed[1] not in {None, 3}:
-        mend = "; its channels are last: export it with a transposition before it" * last
+        remedy = "; its channels are last: export it with a transposition before it" * last
         raise ConfigError(
             f"the input of ONNX file {str(path)!r} must be float32 of shape "
-            f"(batch, 3, height, width), got {inputs[0].type} of shape {shape}{mend}"
+            f"(batch, 3, height, width), got {inputs[0].type} of shape {shape}{remedy}"
         )
     batch, _, height, width = fixed
     if batch not in {None, 1} or (height is None) != (width is None):
         raise ConfigError(
-            f"ONNX file {str(path)!r} may fix its batch to 1, and height and width together, "
+            f"ONNX file {str(path)!r} may fix only a batch of 1, and height and width together, "
             f"got an input of shape {shape}; export it with free dimensions"
         )
     return batch, None if height is None or width is None else (height, width)
@@ -207,14 +209,14 @@ def _takes_batches(run: Run, path: Path, layout: Layout) -> bool:
     """Tell whether two images can run at once; refuse a file in which one changes the other.
 
     Raises:
-        ConfigError: If the features of an image depend on the rest of its batch, or are not finite.
+        ConfigError: If an image's features depend on the rest of its batch, or are not finite.
     """
     small = layout.image_size or (_FEW * layout.stride, _FEW * layout.stride)
     try:
         images = probe_images(small)
         alone = np.concatenate([run(image[None]) for image in images])
     except ConfigError:
-        # Positions are learned for one size, that of the probe.
+        # The encoder has learned positions for one size, that of the probe.
         images = probe_images(layout.probe)
         alone = np.concatenate([run(image[None]) for image in images])
     _check_output(alone, path, alone.shape)
@@ -229,8 +231,8 @@ def _takes_batches(run: Run, path: Path, layout: Layout) -> bool:
         raise ConfigError(
             f"in ONNX file {str(path)!r} the features of an image depend on the other images of "
             f"its batch: they differ by {difference:.3g}, the largest is {largest:.3g}; "
-            "export the encoder in evaluation mode (model.eval() in PyTorch), without statistics "
-            "over the batch, or with a batch that is fixed to 1"
+            "export the encoder in evaluation mode (model.eval() in PyTorch), without batch "
+            "statistics, or with a batch that is fixed to 1"
         )
     return True
 
@@ -238,7 +240,7 @@ def _takes_batches(run: Run, path: Path, layout: Layout) -> bool:
 def _check_output(
     features: Float32[np.ndarray, "*shape"], path: Path, expected: tuple[int, ...]
 ) -> None:
-    """Refuse an output that does not fit the probe, or is not finite."""
+    """Refuse an output of another shape than expected, or with values that are not finite."""
     if features.shape != expected:
         raise ConfigError(
             f"ONNX file {str(path)!r} returned features of shape {features.shape}, "
@@ -252,12 +254,12 @@ def _check_output(
 
 
 def _fingerprint(path: Path, grid: Grid | None) -> str:
-    """Hash the file, the files it keeps its weights in, the normalization and the grid."""
+    """Hash the file, its external files of weights, the normalization and the grid."""
     content = path.read_bytes()
     laid_out = "" if grid is None else f" grid {grid}"
     digest = sha256(f"onnx 1 {IMAGENET_MEAN} {IMAGENET_STD}{laid_out}".encode())
     digest.update(sha256(content).digest())
-    # An entry of the protobuf map of an external tensor: key "location", value of one-byte length.
+    # Protobuf entries of external tensors: key "location", then a value with a one-byte length.
     entries = re.finditer(rb"\n\x08location\x12([\x01-\x7f])", content, re.DOTALL)
     names = {content[entry.end() : entry.end() + entry[1][0]].decode() for entry in entries}
     for name in sorted(names):

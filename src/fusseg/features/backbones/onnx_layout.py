@@ -1,4 +1,4 @@
-"""What an encoder gives for an image, found by running it: a map, or tokens that lie on a grid."""
+"""Finding the form of an encoder's output by running it: a map, or tokens on a grid."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,32 +13,32 @@ from fusseg.config.schema import Grid
 from fusseg.core.errors import ConfigError
 
 Run = Callable[[Float[np.ndarray, "batch 3 height width"]], Float32[np.ndarray, "*shape"]]
-"""Normalized images to whatever the encoder gives."""
+"""Function from normalized images to the encoder's output."""
 Size = tuple[int, int]
 """Height and width."""
 
 PROBE_SIZE = (224, 448)
-"""Divided by every usual stride (7, 8, 14, 16, 28, 32); oblong to tell height from width."""
+"""Multiples of every usual stride (7, 8, 14, 16, 28, 32); not square, to tell height from width."""
 SQUARE_PROBE = (224, 224)
 STRIDES = (4, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32)
-"""Tried, the smallest first, where a grid is given and the image size is free."""
+"""Strides to try, the smallest first, if a grid is given and the image size is free."""
 LARGEST_STRIDE = 64
-"""Of the grids that are suggested."""
+"""Largest stride of suggested grids."""
 MOST_PREFIX = 16
-"""More tokens before the patches (class, distillation, registers) are no known encoder's."""
+"""Most tokens before the patches (class, distillation, registers) that any known encoder has."""
 _MAP = "(batch, dim, height / stride, width / stride)"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What the features of an encoder look like."""
+    """The form of an encoder's features."""
 
     feature_dim: int
     stride: int
     image_size: Size | None
-    """The only one it takes; None: any multiples of the stride, squares for a square grid."""
+    """The only size it takes; None: any multiples of the stride, squares for a square grid."""
     probe: Size
-    """One that it takes."""
+    """A size that it takes."""
 
 
 def find_layout(
@@ -49,9 +49,9 @@ def find_layout(
     Args:
         run: The encoder.
         path: Its file, for errors.
-        image_size: That the file fixes; None: free.
+        image_size: Size that the file fixes; None: free.
         grid: How tokens lie, as `backbone.grid`; None: the output is a map.
-        gives_tokens: Whether the file says that its output has three dimensions.
+        gives_tokens: Whether the file declares an output of three dimensions.
 
     Raises:
         ConfigError: If the output has another form.
@@ -75,7 +75,7 @@ def lay_out(
 
 
 def probe_images(size: Size) -> Float32[np.ndarray, "2 3 height width"]:
-    """Draw two images that have little in common: noise, and a slope of other mean and spread."""
+    """Make two very different images: noise, and a ramp of another mean and spread."""
     noise = np.random.default_rng(0).standard_normal((3, *size))
     slope = np.broadcast_to(np.linspace(-2, 1, size[1]), (3, *size))
     return np.stack([noise, slope]).astype(np.float32)
@@ -83,15 +83,15 @@ def probe_images(size: Size) -> Float32[np.ndarray, "2 3 height width"]:
 
 @contextmanager
 def _hinting(*, free: bool) -> Iterator[None]:
-    """Say what to do where tokens come from images of one size only, and the file does not say so.
+    """Add a hint to errors of encoders that may take images of one size without declaring it.
 
     Raises:
-        ConfigError: As inside.
+        ConfigError: The error raised inside, with the hint.
     """
     try:
         yield
     except ConfigError as error:
-        hint = "; if it takes images of one size only, set backbone.grid to its [rows, columns]"
+        hint = "; if it takes only images of one size, set backbone.grid to its [rows, columns]"
         raise ConfigError(f"{error}{hint * free}") from error
 
 
@@ -108,7 +108,7 @@ def _of_map(shape: tuple[int, ...], path: Path, size: Size, image_size: Size | N
 
 
 def _how_to_export(shape: tuple[int, ...], size: Size) -> str:
-    """Say what to do about an output that is no map, in the words of PyTorch."""
+    """Say in terms of PyTorch how to export an output that is a map."""
     if len(shape) == 4 and shape[1] and size[0] % shape[1] == 0:
         stride = size[0] // shape[1]
         if shape[2] * stride == size[1]:
@@ -176,8 +176,8 @@ def _of_grid(run: Run, path: Path, image_size: Size | None, grid: tuple[int, int
             raise _wrong_number(shape, grid, f"{rows} x {columns}", path, size)
         tried.append(f"{shape[1]} for {list(size)}")
     raise ConfigError(
-        f"ONNX file {str(path)!r} gives {rows} x {columns} tokens (backbone.grid) for no image of "
-        f"{rows} x {columns} usual patches; it gives "
+        f"ONNX file {str(path)!r} does not give the {rows} x {columns} tokens of backbone.grid for "
+        f"images of {rows} x {columns} patches of any usual size; it gives "
         f"{', '.join(tried) or 'nothing for any of them'}; correct backbone.grid, or export the "
         "encoder for one image size"
     )
@@ -191,7 +191,7 @@ def _sizes_that_run(
         try:
             features = run(probe_images(size)[:1])
         except ConfigError:
-            # Encoders with learned positions take one size only.
+            # Encoders with learned positions take only one size.
             continue
         _check_tokens(features.shape, path, size)
         yield size, features.shape
@@ -200,17 +200,17 @@ def _sizes_that_run(
 def _check_tokens(shape: tuple[int, ...], path: Path, size: Size) -> None:
     if len(shape) == 3 and shape[0] == 1 and min(shape) > 0:
         return
-    mend = "drop backbone.grid" if len(shape) == 4 else "export it in this form"
+    remedy = "remove backbone.grid" if len(shape) == 4 else "export it in this form"
     raise ConfigError(
         f"with backbone.grid the output of ONNX file {str(path)!r} must be of shape (batch, "
-        f"tokens, dim), got {shape} for an image of {size}; {mend}"
+        f"tokens, dim), got {shape} for an image of {size}; {remedy}"
     )
 
 
 def _wrong_number(
     shape: tuple[int, ...], grid: tuple[int, int], wanted: str, path: Path, size: Size
 ) -> ConfigError:
-    """Say how many tokens are too many, or why they cannot be laid out."""
+    """Say how many tokens are superfluous, or why they do not form the grid."""
     number, (rows, columns) = shape[1], grid
     prefix = number - rows * columns
     start = f"ONNX file {str(path)!r}: {number} tokens are not {wanted}"
@@ -225,7 +225,7 @@ def _drop(prefix: int) -> str:
 
 
 def _find_grid(number: int, size: Size) -> tuple[int, int, int] | None:
-    """Find a grid of square patches and the fewest tokens besides; None where none is near."""
+    """Find a grid of square patches with the fewest extra tokens; None if none comes close."""
     height, width = size
     grids = (
         (height // stride, width // stride)

@@ -22,7 +22,7 @@ from fusseg.features.backbones.preprocessor import read_normalization
 
 @dataclass(frozen=True)
 class Family:
-    """What differs between the kinds of ViT in transformers."""
+    """Differences between the kinds of ViT in transformers."""
 
     prefix_tokens: int = 1
     """Tokens before the patches, besides registers (class token, distillation token)."""
@@ -32,7 +32,7 @@ class Family:
     """Settings of the call."""
 
 
-# A pooler that the weights lack would be drawn at random, and the patch tokens never see it.
+# Weights without a pooler would get a random one, and patch tokens do not depend on it.
 _NO_POOLER: dict[str, object] = {"add_pooling_layer": False}
 _INTERPOLATE: dict[str, object] = {"interpolate_pos_encoding": True}
 
@@ -45,20 +45,20 @@ FAMILIES = {
     "dinov2_with_registers": Family(),
     "dinov3_vit": Family(),
 }
-"""By `model_type` in config.json; the first is also that of DINO."""
+"""Kinds of ViT by `model_type` in config.json; the first includes DINO."""
 
 _UNUSED = "mask_token"
-"""Ending of the names of tensors that play no part in the features."""
+"""Ending of the names of tensors that do not affect the features."""
 _NOTES = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
-"""Entries of config.json that say where a model comes from, not what it computes."""
+"""Entries of config.json about the origin of a model, which do not affect the features."""
 
 
 def load_hub_vit(name: str, compute: Compute = EXACT) -> Backbone:
-    """Load a ViT from the cache of the Hugging Face hub, fetching it first where it is not there.
+    """Load a ViT from the cache of the Hugging Face hub; fetch it first if it is missing.
 
     Args:
         name: Its id on the hub, such as `facebook/dino-vitb8`.
-        compute: Where it runs, and in which precision.
+        compute: Device and precision.
 
     Raises:
         ConfigError: If it cannot be fetched, or `load_local_vit` refuses it.
@@ -67,15 +67,15 @@ def load_hub_vit(name: str, compute: Compute = EXACT) -> Backbone:
 
 
 def load_local_vit(name: str, compute: Compute = EXACT) -> Backbone:
-    """Load a ViT from a folder with its config.json and weights, as transformers writes it.
+    """Load a ViT from a folder with config.json and weights, as saved by transformers.
 
-    Features are the patch tokens of the last layer after the final layer norm; class and
-    register tokens are left out. Position embeddings are interpolated to the image size.
-    Old weights (.bin) are read by torch's restricted unpickler, which runs no code.
+    Features are the patch tokens of the last layer after the final layer norm, without class and
+    register tokens. Position embeddings are interpolated to the image size. Old weights (.bin)
+    are read by torch's restricted unpickler, which runs no code.
 
     Args:
         name: Path of the folder.
-        compute: Where it runs, and in which precision.
+        compute: Device and precision.
 
     Raises:
         ConfigError: If the folder holds no ViT of a known family, or its weights are damaged.
@@ -117,10 +117,10 @@ def _load(name: str, folder: Path, compute: Compute) -> Backbone:
 
 
 def _place(model: torch.nn.Module, compute: Compute) -> None:
-    """Bring the weights to the device, those of linear layers in its precision.
+    """Move the weights to the device, and round those of linear layers to its precision.
 
-    Autocast would round them to the same bits, but anew in every pass. The convolution of the
-    patches keeps its weights: some models compute positions in the type they have.
+    Autocast would round them to the same bits, but again in every pass. The patch convolution keeps
+    its weights, because some models compute positions in the type of these weights.
     """
     model.to(compute.device)
     for module in model.modules():
@@ -139,7 +139,7 @@ def _family(settings: dict[str, Any], name: str) -> Family:
 
 
 def _load_model(folder: Path, family: Family, name: str) -> tuple[torch.nn.Module, dict[str, Any]]:
-    """Load the weights as float32 and all settings, and refuse a partial set of weights."""
+    """Load weights as float32 and all settings; refuse an incomplete set of weights."""
     from transformers import AutoModel
 
     if not has_weights(folder):
@@ -159,20 +159,20 @@ def _load_model(folder: Path, family: Family, name: str) -> tuple[torch.nn.Modul
     except Exception as error:  # a broken file fails in safetensors, pickle, json or torch
         raise ConfigError(
             f"weights of backbone {name!r} cannot be loaded: "
-            f"{' '.join(str(error).split())[:200]}; fetch {str(folder)!r} again"
+            f"{' '.join(str(error).split())[:200]}; download {str(folder)!r} again"
         ) from error
     missing = sorted(key for key in report["missing_keys"] if not key.endswith(_UNUSED))
     if missing:
         raise ConfigError(
             f"weights of backbone {name!r} lack {len(missing)} tensors, such as {missing[0]!r}; "
-            f"fetch {str(folder)!r} again"
+            f"download {str(folder)!r} again"
         )
     return model.eval().requires_grad_(False), model.config.to_dict()
 
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep transformers from printing tables and bars while it loads."""
+    """Keep transformers from printing tables and progress bars while it loads."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -1,1 +1,1 @@
-"""Feature maps on disk: one store for each site, and the codecs they are kept in."""
+"""Feature maps on disk: one store per site, and codecs that compress them."""

@@ -1,4 +1,4 @@
-"""How feature maps lie on disk: as float16, in 8 bits per channel, or in principal components."""
+"""Formats of feature maps on disk: float16, 8 bits per channel, or principal components."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from jaxtyping import Float, Float16, Float32, Int
 from torch import Tensor
 
 from fusseg.config.schema import BackboneConfig
-from fusseg.core.atomic import write_atomically
 from fusseg.core.errors import ConfigError, DataError
+from fusseg.core.files import write_atomically
 
 Shape = tuple[int, int, int]
 """Height, width and channels of a feature map."""
@@ -33,12 +33,12 @@ class Basis:
 
 @dataclass(frozen=True)
 class Codec:
-    """What turns feature maps into rows of one store, and back."""
+    """Functions that turn feature maps into rows of one store, and back."""
 
     encode: Callable[[Float16[np.ndarray, "height width dim"]], np.ndarray]
-    """One feature map to one row."""
+    """From one feature map to one row."""
     decode: Callable[[Row, Int[np.ndarray, " picked"] | slice], np.ndarray]
-    """Some positions of one row to features, picked x dim, in float16 or float32."""
+    """From some positions of one row to features, picked x dim, in float16 or float32."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class CodedMaps:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Rows, height, width and channels, as of an array of them."""
+        """Rows, height, width and channels, like the shape of an array."""
         return len(self.rows), *self.map_shape
 
     def __getitem__(self, row: int) -> Float32[np.ndarray, "height width dim"]:
@@ -63,7 +63,7 @@ class CodedMaps:
 
 
 Maps = Float16[np.ndarray, "_ _ _ dim"] | CodedMaps
-"""Feature maps of one store: as they lie on disk, or to be decoded."""
+"""Feature maps of one store: memory-mapped directly, or decoded when read."""
 
 
 def read_positions(
@@ -78,32 +78,32 @@ def read_positions(
 
 @dataclass(frozen=True)
 class Packing:
-    """One way to keep feature maps."""
+    """One format of feature maps on disk."""
 
     file: str
     row: Callable[[Shape, int], np.dtype]
-    """Type of one row, by the shape of a feature map and the number of components."""
+    """Type of one row, from the shape of a feature map and the number of components."""
     codec: Callable[[Basis | None], Codec]
     needs_basis: bool = False
 
 
 def packing_of(cache: str) -> tuple[Packing, int]:
-    """Look up `backbone.cache`, and the number of components in it (0 where there is none)."""
+    """Look up the packing of `backbone.cache`, and its number of components (0: none)."""
     kind, _, number = cache.partition(":")
     return PACKINGS[kind], int(number or 0)
 
 
 def row_type(cache: str, shape: Shape) -> np.dtype:
-    """Type of one row on disk."""
+    """Return the type of one row on disk."""
     packing, components = packing_of(cache)
     return packing.row(shape, components)
 
 
 def check_cache(config: BackboneConfig, feature_dim: int) -> None:
-    """Refuse to keep as many principal components as there are channels, or more.
+    """Refuse a `backbone.cache` with as many principal components as channels, or more.
 
     Raises:
-        ConfigError: If `backbone.cache` asks for it.
+        ConfigError: If there are too many components.
     """
     _, components = packing_of(config.cache)
     if components >= feature_dim:
@@ -114,19 +114,19 @@ def check_cache(config: BackboneConfig, feature_dim: int) -> None:
 
 
 def basis_images(shape: Shape) -> int:
-    """Say of how many feature maps, at most, a basis is found."""
+    """Return the largest number of feature maps from which a basis is found."""
     return min(_BASIS_IMAGES, max(1, _BASIS_BYTES // (2 * int(np.prod(shape)))))
 
 
 def find_basis(maps: Sequence[Float16[np.ndarray, "height width dim"]], components: int) -> Basis:
-    """Find the principal components of all positions of some feature maps; nothing is whitened.
+    """Find the principal components of all positions of some feature maps, without whitening.
 
     Args:
         maps: Feature maps of one shape.
-        components: How many to keep, fewer than channels.
+        components: Number of components, smaller than that of channels.
     """
     dim = maps[0].shape[2]
-    # Around the first map's mean, so that float32 products lose nothing to a large offset.
+    # Around the first map's mean, so that a large offset costs float32 products no precision.
     origin = _floats(maps[0]).mean(dim=0)
     total, products = torch.zeros(dim).double(), torch.zeros(dim, dim).double()
     for feature_map in maps:
@@ -137,14 +137,14 @@ def find_basis(maps: Sequence[Float16[np.ndarray, "height width dim"]], componen
     mean = total / count
     _, vectors = torch.linalg.eigh(products / count - torch.outer(mean, mean))
     directions = vectors.T.flip(0)[:components]
-    # An eigenvector's sign means nothing: its largest entry is made positive.
+    # The sign of an eigenvector is arbitrary: make its largest entry positive.
     largest = directions.abs().argmax(dim=1, keepdim=True)
     directions = directions * directions.gather(1, largest).sign()
     return Basis((origin + mean).float(), directions.float().contiguous())
 
 
 def read_basis(folder: Path, components: int, dim: int) -> Basis | None:
-    """Read the basis of a store; None where it is missing or cut short."""
+    """Read the basis of a store; None if it is missing or cut short."""
     try:
         values = np.fromfile(folder / _BASIS, dtype="<f4")
     except OSError:
@@ -156,7 +156,7 @@ def read_basis(folder: Path, components: int, dim: int) -> Basis | None:
 
 
 def write_basis(folder: Path, basis: Basis) -> None:
-    """Keep a basis beside the rows that need it."""
+    """Write a basis beside the rows that need it."""
     rows = torch.cat([basis.mean[None], basis.components])
     write_atomically(folder / _BASIS, rows.numpy().astype("<f4").tobytes())
 
@@ -181,13 +181,13 @@ def _bytes_row(shape: Shape, _: int) -> np.dtype:
 
 
 def _bytes(_: Basis | None) -> Codec:
-    """256 even levels between the least and the largest value of each channel of each image."""
+    """Quantize to 256 even levels between the extreme values of each channel of each image."""
 
     def encode(features: Float16[np.ndarray, "height width dim"]) -> np.ndarray:
         values = _floats(features)
         low, high = values.aminmax(dim=0)
         step = (high - low) / 255
-        # A channel of one value is all at level 0.
+        # A channel with a single value has level 0 everywhere.
         values.sub_(low).div_(step.where(step > 0, 1.0)).round_()
         row = np.empty((), dtype=_bytes_row(features.shape, 0))
         row["low"], row["step"] = low.numpy(), step.numpy()
@@ -211,7 +211,7 @@ def _components_row(shape: Shape, components: int) -> np.dtype:
 
 
 def _components(basis: Basis | None) -> Codec:
-    """Coordinates in the store's own basis."""
+    """Keep coordinates in the basis of the store."""
     assert basis is not None
     mean, directions = basis.mean, basis.components
 
@@ -221,8 +221,8 @@ def _components(basis: Basis | None) -> Codec:
         coordinates = (_floats(features).sub_(mean) @ directions.T).half()
         if not bool(coordinates.isfinite().all()):
             raise DataError(
-                "principal components of features are beyond float16, 65504; set backbone.cache to "
-                "'float16' or 'int8'"
+                "principal components of features exceed the largest float16, 65504; set "
+                "backbone.cache to 'float16' or 'int8'"
             )
         return coordinates.numpy().reshape(*features.shape[:2], len(directions))
 
@@ -238,7 +238,7 @@ def _components(basis: Basis | None) -> Codec:
 def _floats(
     features: Float16[np.ndarray, "height width dim"],
 ) -> Float32[Tensor, "positions dim"]:
-    # A copy in any case: a memory map is not writable, and torch warns of such.
+    # Always a copy: a memory map is not writable, and torch warns about such arrays.
     return torch.from_numpy(features.astype(np.float32)).flatten(0, 1)
 
 
@@ -247,4 +247,4 @@ PACKINGS = {
     "int8": Packing("features.i8", _bytes_row, _bytes),
     "pca": Packing("features.pca", _components_row, _components, needs_basis=True),
 }
-"""By the first word of `backbone.cache`."""
+"""Formats by the first word of `backbone.cache`."""

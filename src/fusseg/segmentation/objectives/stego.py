@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from fusseg.config.schema import at_least
+from fusseg.config.ranges import at_least
 from fusseg.core.errors import ConfigError
 from fusseg.features.feature_set import FeatureSet
 from fusseg.features.neighbors import cached_neighbors, nearest_neighbors

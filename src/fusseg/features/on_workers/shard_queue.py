@@ -1,4 +1,4 @@
-"""Extract what stores lack on workers, and append it in the order it would have here."""
+"""Handing shards out to workers, and appending their features in the order of a local run."""
 
 import shutil
 from collections import deque
@@ -8,15 +8,9 @@ from dataclasses import dataclass, field
 
 from fusseg.cluster.workers import Workers, result_of, wait_until_seen
 from fusseg.core.errors import DataError
-from fusseg.features.cache.store import Store, StoreWriter, writing
-from fusseg.features.pipeline import (
-    DigestedItem,
-    Extracted,
-    Skipped,
-    check_space,
-    missing_items,
-)
-from fusseg.features.shards import (
+from fusseg.features.cache.store import Store
+from fusseg.features.cache.writer import StoreWriter, writing
+from fusseg.features.on_workers.shards import (
     OUTCOMES,
     SHARDS,
     BackboneSource,
@@ -27,36 +21,43 @@ from fusseg.features.shards import (
     read_outcomes,
     write_shard,
 )
+from fusseg.features.pipeline import (
+    DigestedItem,
+    Extracted,
+    Skipped,
+    check_space,
+    missing_items,
+)
 
 
 @dataclass
-class Line:
-    """Shards in their order, the first of them handed out to workers."""
+class ShardQueue:
+    """Shards in order; the first of them are handed out to workers."""
 
     workers: Workers
     waiting: deque[Shard]
     running: deque[tuple[Shard, Future[None]]] = field(default_factory=deque)
 
     def hand_out(self) -> None:
-        """Keep the workers busy."""
+        """Hand out shards until all workers are busy."""
         while self.waiting and len(self.running) < self.workers.ahead:
             shard = self.waiting.popleft()
             self.running.append((shard, self.workers.submit(write_shard, shard)))
 
     def has_more(self, target: Store) -> bool:
-        """Whether shards of a store are left."""
+        """Tell whether shards of a store are left."""
         first = self.running[0][0] if self.running else next(iter(self.waiting), None)
         return first is not None and first.target == target
 
     def take(self) -> tuple[Shard, list[Outcome]]:
-        """Wait for the first shard."""
+        """Wait for the first shard, and read its outcomes."""
         shard, future = self.running.popleft()
         result_of(future)
         wait_until_seen(shard.store.path / OUTCOMES)
         return shard, read_outcomes(shard)
 
     def cut_again(self, shard: Shard, entries: Sequence[DigestedItem]) -> None:
-        """Put images in front of what is left of a shard's store, and cut it anew."""
+        """Put images before the remaining ones of a shard's store, and cut all into new shards."""
         self.stop()
         rest = list(entries)
         while self.waiting and self.waiting[0].target == shard.target:
@@ -65,7 +66,7 @@ class Line:
         self.waiting.extendleft(reversed(shards))
 
     def stop(self) -> None:
-        """Take back what is handed out."""
+        """Take back the shards that are handed out."""
         while self.running:
             shard, future = self.running.pop()
             future.cancel()
@@ -78,12 +79,12 @@ def extract_on(
     backbone: BackboneSource,
     batch_size: int,
 ) -> Iterator[tuple[Store, Extracted | Skipped]]:
-    """Extract what stores lack on workers; the stores become what `extract_site` makes of them.
+    """Extract missing features on workers; the stores become the same as with `extract_site`.
 
     Args:
-        workers: Which see stores and images.
+        workers: Workers, which must have access to stores and images.
         wanted: The images of each store.
-        backbone: How they load it.
+        backbone: How workers load the backbone.
         batch_size: Images per forward pass.
 
     Yields:
@@ -97,12 +98,12 @@ def extract_on(
         missing = missing_items(store, entries)
         check_space(store, len(missing))
         waiting.extend(cut_shards(store, missing, backbone, batch_size))
-    line = Line(workers, waiting)
+    queue = ShardQueue(workers, waiting)
     try:
-        line.hand_out()
+        queue.hand_out()
         for store, _ in wanted:
-            if line.has_more(store):
-                for outcome in _fill(store, line):
+            if queue.has_more(store):
+                for outcome in _fill(store, queue):
                     yield store, outcome
     except OSError as error:
         raise DataError(
@@ -110,26 +111,26 @@ def extract_on(
             "choose another cache folder with --cache or FUSSEG_CACHE"
         ) from error
     finally:
-        line.stop()
+        queue.stop()
 
 
-def _fill(store: Store, line: Line) -> Iterator[Extracted | Skipped]:
-    """Append the shards of one store; its lock is held as long as it takes."""
+def _fill(store: Store, queue: ShardQueue) -> Iterator[Extracted | Skipped]:
+    """Append the shards of one store, holding its lock all the time."""
     with writing(store) as writer:
-        # Another process may have extracted some of them since they were cut into shards.
+        # Another process may have extracted some images since the shards were cut.
         present = set(store.digests())
         appended: list[Shard] = []
-        while line.has_more(store):
-            shard, outcomes = line.take()
-            again = leftover(shard, outcomes) if line.has_more(store) else ()
+        while queue.has_more(store):
+            shard, outcomes = queue.take()
+            again = leftover(shard, outcomes) if queue.has_more(store) else ()
             if again:
-                line.cut_again(shard, again)
-            line.hand_out()
+                queue.cut_again(shard, again)
+            queue.hand_out()
             apart = {entry.digest for entry in again}
             _append(writer, shard, present | apart)
             appended.append(shard)
             if not writer.waits:
-                # Once the rows count, nothing is twice on the disk.
+                # Committed rows need no shard, so that nothing is on the disk twice.
                 writer.commit()
                 while appended:
                     shutil.rmtree(appended.pop().store.path)

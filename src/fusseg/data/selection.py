@@ -1,73 +1,39 @@
-"""The table of data layouts, and which images of a data set train and which are held out."""
+"""Which images of a data set train, and which are held out."""
 
-from collections.abc import Callable
+from collections.abc import Collection
 
 from fusseg.config.schema import DataConfig
 from fusseg.core.errors import ConfigError, nearest_name
 from fusseg.data.image_lists import pick_listed
-from fusseg.data.items import Classes, Dataset, Item, select
-from fusseg.data.layouts.cityscapes import open_cityscapes
-from fusseg.data.layouts.coco_stuff import open_coco_stuff
-from fusseg.data.layouts.columns import give_to_column
-from fusseg.data.layouts.image_folder import open_images
-from fusseg.data.layouts.sites import open_sites
-from fusseg.data.synthetic.scenes import SCENES, Scene
+from fusseg.data.items import Dataset, Item
 
 
-def generate_sites(config: DataConfig) -> Dataset:
-    """List generated scenes, all of them labeled; they are drawn when they are loaded.
-
-    Raises:
-        ConfigError: If there are no such scenes.
-    """
-    if config.scenes not in SCENES:
-        raise ConfigError(
-            f"unknown data.scenes {config.scenes!r}; {nearest_name(config.scenes, SCENES)}"
-        )
-    kind = SCENES[config.scenes]
-    items = []
-    for site in sorted(kind.sites):
-        for index in range(config.images_per_site):
-            scene = Scene(config.scenes, site, index, config.scene_seed)
-            items.append(Item(site, f"{index:05d}", "", scene, scene))
-    return Dataset(tuple(items), Classes(kind.class_names, colors=kind.colors))
-
-
-DATASETS: dict[str, Callable[[DataConfig], Dataset]] = {
-    "sites": open_sites,
-    "images": open_images,
-    "cityscapes": open_cityscapes,
-    "coco-stuff": open_coco_stuff,
-    "synthetic": generate_sites,
-}
-"""Data layouts by name; adding one is one function and one line."""
-
-
-def open_dataset(config: DataConfig) -> Dataset:
-    """List the images of the layout that the settings name, each with the name it is selected by.
-
-    Raises:
-        ConfigError: If the layout is unknown, or its settings are wrong.
-        DataError: If what the settings point to is missing or malformed.
-    """
-    if config.layout not in DATASETS:
-        raise ConfigError(
-            f"unknown data.layout {config.layout!r}; {nearest_name(config.layout, DATASETS)}"
-        )
-    return give_to_column(DATASETS[config.layout](config), config)
+def select(dataset: Dataset, sites: Collection[str], split: str) -> tuple[Item, ...]:
+    """Pick the items of some sites and one split (empty: every split), in the data set's order."""
+    return tuple(
+        item
+        for item in dataset.items
+        if item.client in sites and (not split or item.split == split)
+    )
 
 
 def select_training(dataset: Dataset, config: DataConfig) -> tuple[Item, ...]:
-    """Pick the images that train; clients and crops are left to `training_images`.
+    """Pick the images that train; clients and crops are set by `training_images`.
 
-    With no training sites named, all sites train that are not held out; where two different
-    splits are set, held-out sites train as well. Named sites must have images in the split,
-    others may be without.
+    If no training sites are named, all sites that are not held out train; if two different splits
+    are set, held-out sites train as well. A named site must have images in the split, other sites
+    need not.
 
     Raises:
         ConfigError: If a site or split is unknown, a named site has no image in the split,
             nothing is left to train on, or an image would both train and be held out.
         DataError: If the list of training images is wrong.
+
+    Examples:
+        >>> from fusseg.data.layouts import open_dataset
+        >>> config = DataConfig(layout="synthetic", images_per_site=2, held_out_sites=("yard",))
+        >>> sorted({item.site for item in select_training(open_dataset(config), config)})
+        ['hall', 'tank', 'tunnel']
     """
     check_names(dataset, config.train_sites, "data.train_sites")
     check_split(dataset, config.train_split, "data.train_split")
@@ -76,7 +42,7 @@ def select_training(dataset: Dataset, config: DataConfig) -> tuple[Item, ...]:
     _check_filled(items, config.train_sites, config.train_split, "train_sites")
     if not items:
         raise ConfigError(
-            f"no image trains: data.held_out_sites takes all of {', '.join(dataset.sites)}; "
+            f"no image trains: data.held_out_sites names every site, {', '.join(dataset.sites)}; "
             "leave a site out, or set data.train_split and data.held_out_split"
         )
     items = pick_listed(items, dataset, config.train_list, "train_list")
@@ -92,7 +58,7 @@ def select_training(dataset: Dataset, config: DataConfig) -> tuple[Item, ...]:
 
 
 def select_held_out(dataset: Dataset, config: DataConfig) -> tuple[Item, ...]:
-    """Pick the images that are evaluated; none where no held-out sites are named.
+    """Pick the images that are evaluated; none if no held-out sites are named.
 
     Raises:
         ConfigError: If a site or split is unknown, a named site has no image in the split, or a
@@ -119,12 +85,12 @@ def _other_sites(dataset: Dataset, config: DataConfig) -> tuple[str, ...]:
 
 
 def check_names(dataset: Dataset, sites: tuple[str, ...], key: str) -> None:
-    """Refuse names of sites that are not there.
+    """Refuse unknown names of sites.
 
     Args:
-        dataset: All images at hand.
+        dataset: All images.
         sites: The names.
-        key: Setting or option that they stand in.
+        key: Setting or option that holds them, for the message.
 
     Raises:
         ConfigError: If a site is unknown.
@@ -137,12 +103,12 @@ def check_names(dataset: Dataset, sites: tuple[str, ...], key: str) -> None:
 
 
 def check_split(dataset: Dataset, split: str, key: str) -> None:
-    """Refuse the name of a split that no image is in.
+    """Refuse the name of a split without images.
 
     Args:
-        dataset: All images at hand.
-        split: The name; empty: none.
-        key: Setting or option that it stands in.
+        dataset: All images.
+        split: The name; empty: no split.
+        key: Setting or option that holds it, for the message.
 
     Raises:
         ConfigError: If the split is unknown.
@@ -155,7 +121,7 @@ def check_split(dataset: Dataset, split: str, key: str) -> None:
 
 
 def _check_filled(items: tuple[Item, ...], sites: tuple[str, ...], split: str, key: str) -> None:
-    """A site known to the data set can only be without items through the split."""
+    """Refuse named sites without items; the split is the only possible reason."""
     filled = {item.client for item in items}
     for site in sites:
         if site not in filled:

@@ -1,4 +1,4 @@
-"""The folder that a data set lies in, and what is listed of it."""
+"""The root folder of a data set, and listing files in its folders."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,15 +8,15 @@ from fusseg.core.errors import ConfigError, DataError
 
 
 def data_root(config: DataConfig, layout: str) -> Path:
-    """Find the folder of the data.
+    """Find the root folder of the data.
 
     Args:
-        config: Where it is.
+        config: Settings with the root.
         layout: What is expected there, as the end of an error message.
 
     Raises:
         ConfigError: If no root is set.
-        DataError: If it is not there, or no folder.
+        DataError: If it does not exist or is not a folder.
     """
     if not config.root:
         raise ConfigError("data.root is not set; give the folder that holds the sites")
@@ -24,8 +24,8 @@ def data_root(config: DataConfig, layout: str) -> Path:
     if not root.exists():
         looked = "" if root.is_absolute() else f", looked for at {root.absolute()}"
         raise DataError(
-            f"data.root does not exist: {config.root!r}{looked}; correct data.root, that of a run "
-            f"in its config.toml (a relative path starts at the working directory); {layout}"
+            f"data.root does not exist: {config.root!r}{looked}; correct data.root, for a run in "
+            f"its config.toml (a relative path starts at the working directory); {layout}"
         )
     if not root.is_dir():
         raise DataError(f"data.root is not a folder: {config.root!r}; {layout}")
@@ -33,7 +33,7 @@ def data_root(config: DataConfig, layout: str) -> Path:
 
 
 def files_by_stem(folder: Path, suffixes: Iterable[str]) -> dict[str, Path]:
-    """Map the stems of the files of some kinds to their paths; empty where there is no folder.
+    """Map the stems of files with some suffixes to their paths; empty if there is no folder.
 
     Raises:
         DataError: If two files share a stem, or a name is not valid UTF-8.
@@ -53,7 +53,7 @@ def files_by_stem(folder: Path, suffixes: Iterable[str]) -> dict[str, Path]:
 
 
 def files_by_ending(folder: Path, ending: str) -> dict[str, Path]:
-    """Map what stands before an ending of file names to their paths; empty without the folder.
+    """Map file names without a common ending to their paths; empty if there is no folder.
 
     Raises:
         DataError: If a name is not valid UTF-8.
@@ -68,7 +68,7 @@ def files_by_ending(folder: Path, ending: str) -> dict[str, Path]:
 
 
 def named(path: Path) -> Path:
-    """Refuse a name that could neither be printed nor written to a record.
+    """Return a path, but refuse a name that cannot be printed or written to a record.
 
     Raises:
         DataError: If it is not valid UTF-8.
@@ -81,5 +81,5 @@ def named(path: Path) -> Path:
 
 
 def visible(folder: Path) -> list[Path]:
-    """List what is in a folder, by name, without hidden entries such as `._x.jpg`."""
+    """List the entries of a folder, sorted by name, without hidden ones such as `._x.jpg`."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))

@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from fusseg.core.atomic import write_atomically
+from fusseg.core.files import write_atomically
 
 
 def test_a_file_is_written_whole_and_nothing_is_left_beside_it(tmp_path):

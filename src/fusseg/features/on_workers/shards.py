@@ -1,11 +1,11 @@
-"""Shards of a site's missing images: each extracted by a worker into a store of its own.
+"""Shards of a site's missing images: a worker extracts each into a store of its own.
 
-A shard is a folder `shards/<key>` of the site's store: a store in float16, however the site's own
-packs its rows, and
+A shard is a folder `shards/<key>` in the site's store. It is itself a store, in float16 whatever
+the format of the site's store, with one more file:
 
-    outcomes.json  what became of each image
+    outcomes.json  the outcome of each image
 
-It is there whole or not at all, and one that is there is not extracted again.
+A shard exists whole or not at all, and an existing one is not extracted again.
 """
 
 import json
@@ -21,8 +21,8 @@ import torch
 
 from fusseg.config.compute import choose_compute, set_threads
 from fusseg.config.schema import ComputeConfig, Grid
-from fusseg.core.atomic import write_atomically
 from fusseg.core.errors import DataError
+from fusseg.core.files import write_atomically
 from fusseg.data.images import Decoding, load_image
 from fusseg.data.items import Item
 from fusseg.features.backbones import Backbone, load_backbone
@@ -31,7 +31,7 @@ from fusseg.features.pipeline import DigestedItem, Skipped, extract_site
 
 SHARDS, OUTCOMES = "shards", "outcomes.json"
 SHARD_IMAGES = 64
-"""Work that the death of a worker can cost."""
+"""Most images of a shard (or one batch): the work that is lost if a worker dies."""
 
 
 @dataclass(frozen=True)
@@ -41,39 +41,39 @@ class BackboneSource:
     name: str
     """As written in `backbone.name`."""
     compute: ComputeConfig
-    """Precision as decided by who asks; device `auto`: each worker's own."""
+    """Precision as chosen by the coordinating process; device `auto`: each worker's choice."""
     grid: Grid | None = None
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Whole groups of `batch_size` of the images that a store lacks; the last may be cut short."""
+    """Missing images of a store, in whole groups of `batch_size`; the last may be smaller."""
 
     target: Store
-    """Where the features go in the end."""
+    """The site's store, which gets the features in the end."""
     entries: tuple[DigestedItem, ...]
     backbone: BackboneSource
     batch_size: int
 
     @property
     def store(self) -> Store:
-        """Where a worker puts the features."""
+        """The shard's own store, which a worker writes."""
         names = [str(self.batch_size), *(entry.digest for entry in self.entries)]
         key = sha256(" ".join(names).encode()).hexdigest()[:16]
-        # Whole features: a basis is found, and features are rounded, by who joins the shards.
+        # In float16: the process that joins the shards finds the basis and encodes the features.
         settings = replace(self.target.settings, cache="float16")
         return Store(self.target.path / SHARDS / key, self.target.site, settings, self.target.shape)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one image of a shard."""
+    """Outcome of one image of a shard."""
 
     entry: DigestedItem
     reason: str
-    """Why it has no features; empty where it has."""
+    """Why it has no features; empty if it has."""
     readable: bool
-    """Whether it took a place in a group, with features that could be kept or not."""
+    """Whether it could be read and took a place in a group, even if its features were unusable."""
 
 
 def cut_shards(
@@ -88,11 +88,12 @@ def cut_shards(
 
 
 def write_shard(shard: Shard) -> None:
-    """Extract a shard, on a worker.
+    """Extract a shard; this runs on a worker.
 
     Raises:
         ConfigError: If the backbone cannot be loaded here.
-        DataError: If the backbone or the images are not those of who asks, or the disk is full.
+        DataError: If the backbone differs from that of the coordinating process, an image is not
+            accessible, or the disk is full.
     """
     store = shard.store
     if store.path.exists():
@@ -112,7 +113,7 @@ def write_shard(shard: Shard) -> None:
         _extract(replace(store, path=part), shard, backbone)
         part.rename(store.path)
     except OSError as error:
-        # Another worker that was taken for dead may have come first.
+        # Another worker that was presumed dead may have finished first.
         if not store.path.exists():
             raise DataError(
                 f"cannot write features to {store.path}: {error.strerror}; free disk space or "
@@ -123,7 +124,7 @@ def write_shard(shard: Shard) -> None:
 
 
 def read_outcomes(shard: Shard) -> list[Outcome]:
-    """Read what became of the images of a finished shard, in the order of the extraction.
+    """Read the outcomes of a finished shard's images, in the order of the extraction.
 
     Raises:
         DataError: If the shard is damaged.
@@ -139,10 +140,10 @@ def read_outcomes(shard: Shard) -> list[Outcome]:
 
 
 def leftover(shard: Shard, outcomes: Sequence[Outcome]) -> tuple[DigestedItem, ...]:
-    """List the readable images behind a shard's last whole group.
+    """List the readable images after a shard's last whole group.
 
-    There are some where others could not be read: groups are runs of readable images, so that
-    these belong into one group with the first images of the next shard.
+    There are some if others could not be read: groups consist of readable images, so these belong
+    to one group with the first images of the next shard.
     """
     unread = {outcome.entry.digest for outcome in outcomes if not outcome.readable}
     readable = [entry for entry in shard.entries if entry.digest not in unread]
@@ -171,17 +172,17 @@ def _is_readable(item: Item, decoding: Decoding) -> bool:
 
 
 def _check_seen(entries: Sequence[DigestedItem]) -> None:
-    """Refuse to skip images that only this machine lacks."""
+    """Refuse to skip images that are missing only on this machine."""
     for entry in entries:
         image = entry.item.image
         if isinstance(image, Path) and not image.exists():
             raise DataError(
-                f"a worker does not see the image {image.absolute()}; share its folder, under "
-                "the same path"
+                f"a worker does not see the image {image.absolute()}; share its folder under the "
+                "same path"
             )
 
 
 @lru_cache(maxsize=1)
 def _load(source: BackboneSource, _fingerprint: str, _threads: int) -> Backbone:
-    """Keep a backbone for the next shard, unless other weights or threads are asked for."""
+    """Keep a backbone for the next shard, unless it has other weights or threads."""
     return load_backbone(source.name, choose_compute(source.compute), source.grid)
