@@ -134,7 +134,7 @@ def test_a_path_that_is_no_folder_is_told_from_one_that_is_no_run(cli, tmp_path)
     missing, file = tmp_path / "missing", tmp_path / "model.safetensors"
     file.touch()
     fails(cli("evaluate", missing), f"there is no run directory {missing}; correct the path")
-    fails(cli("evaluate", file), f"{file} is a file; give the run directory that it is from")
+    fails(cli("evaluate", file), f"{file} is a file; give the run directory that contains it")
 
 
 def test_a_folder_without_a_run_is_refused_by_name(cli, tmp_path):

@@ -21,7 +21,8 @@ from loopback import (
 from fusseg.core.errors import ConfigError
 from fusseg.deployment.server.server_rounds import serve_rounds
 from fusseg.deployment.wire.ledger import read_ledger
-from fusseg.runs.directory import load_record, load_state
+from fusseg.runs.directory import load_record
+from fusseg.runs.saved_state import load_state
 
 FEDAVG = "federation.strategy=fedavg"
 THREE_STEPS = (FEDAVG, "federation.rounds=1", "federation.lloyd_rounds=3")

@@ -30,8 +30,9 @@ from fusseg.deployment.wire.packet import Packet
 from fusseg.federation.participation import draw_participants
 from fusseg.federation.strategies import resolve
 from fusseg.report.gallery import write_report
-from fusseg.runs.directory import has_state, load_record, load_state
+from fusseg.runs.directory import load_record
 from fusseg.runs.load import load_run
+from fusseg.runs.saved_state import has_state, load_state
 
 
 @pytest.fixture(autouse=True)

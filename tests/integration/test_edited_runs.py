@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from fusseg.runs.directory import load_state
+from fusseg.runs.saved_state import load_state
 
 
 def rounds_of(run_dir):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import cosine_similarity
 
-from fusseg.runs.directory import load_state, save_state
+from fusseg.runs.saved_state import load_state, save_state
 
 NAMES = """
 [[regions]]

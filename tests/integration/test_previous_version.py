@@ -12,19 +12,17 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from typed_form import check_form
 
 from fusseg import load_config
 from fusseg.bench.cells import Cell, cell_progress, run_cell
 from fusseg.config.file import dump_config, parse_config
 from fusseg.core.errors import ConfigError
 from fusseg.core.version import VERSION
-from fusseg.runs.directory import (
-    load_record,
-    load_state,
-    read_run_config,
-    resume_run,
-    state_round,
-)
+from fusseg.runs.directory import load_record, read_run_config
+from fusseg.runs.record_form import Record
+from fusseg.runs.resuming import resume_run
+from fusseg.runs.saved_state import load_state, state_round
 from fusseg.segmentation.objectives import spell_out
 
 WRITTEN = Path(__file__).parents[1] / "previous_version" / "0.1.0"
@@ -75,6 +73,11 @@ def test_the_files_are_those_of_the_previous_version():
             metadata = json.loads(opened.metadata()["fusseg"])
         assert (metadata["format_version"], metadata["fusseg"]) == (1, "0.1.0")
         assert len(metadata["shift"]) == 3
+
+
+@pytest.mark.parametrize("name", ["finished", "unfinished"])
+def test_its_records_are_translated_to_the_form_of_today(name):
+    check_form(load_record(WRITTEN / name), Record, "record")
 
 
 def test_its_configuration_has_the_new_names():

@@ -20,7 +20,7 @@ from fusseg.federation.rounds import Round, initial_state, run_rounds
 from fusseg.federation.simulation import simulate
 from fusseg.federation.state import ClientUpdate
 from fusseg.federation.strategies import resolve
-from fusseg.runs.directory import SavedState, load_state, save_state
+from fusseg.runs.saved_state import SavedState, load_state, save_state
 from fusseg.segmentation.training import Trainee, train, train_together
 
 SEED = 3

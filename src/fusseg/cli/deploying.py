@@ -16,17 +16,11 @@ from fusseg.cli.running import choose_settings, follow, show_progress, summary
 from fusseg.core.errors import ConfigError
 from fusseg.features.extraction import Progress
 from fusseg.report.gallery import write_report
-from fusseg.runs.directory import (
-    REPORT,
-    Record,
-    create_run,
-    load_record,
-    load_state,
-    resume_run,
-    save_record,
-)
-from fusseg.runs.engine import check_resumable
+from fusseg.runs.directory import REPORT, create_run, load_record, save_record
 from fusseg.runs.record import describe_command
+from fusseg.runs.record_form import Record
+from fusseg.runs.resuming import check_resumable, resume_run
+from fusseg.runs.saved_state import load_state
 from fusseg.runs.warm_start import carry_names, check_start
 
 if TYPE_CHECKING:
@@ -103,9 +97,9 @@ def left_out_of_score(record: Record) -> list[str]:
     """Say whose counts the score at the sites lacks."""
     from fusseg.deployment.wire.payloads import EVALUATE
 
-    final = record["rounds"][-1] if record["rounds"] else {"incidents": []}
-    missing = sorted(one["client_id"] for one in final["incidents"] if one["task"] == EVALUATE)
-    if not missing:
+    incidents = record["rounds"][-1]["incidents"] if record["rounds"] else []
+    missing = sorted(one["client_id"] for one in incidents if one["task"] == EVALUATE)
+    if not missing or record["final"] is None:
         return []
     scored = len(record["final"]["sites"])
     return [f"scored at {scored} of {scored + len(missing)} sites; left out: {', '.join(missing)}"]

@@ -4,7 +4,7 @@ import json
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from fusseg.cli.progress import Display
 from fusseg.cli.spreading import workers_at
@@ -13,9 +13,10 @@ from fusseg.config.schema import Config
 from fusseg.data.findings import Finding
 from fusseg.features.extraction import Progress
 from fusseg.federation.state import ClientUpdate
-from fusseg.runs.directory import REPORT, Record, read_run_config
+from fusseg.runs.directory import REPORT, read_run_config
 from fusseg.runs.engine import RoundDone, TrainingBegun
 from fusseg.runs.prepare import prepare
+from fusseg.runs.record_form import ModelScores, Record, RoundEntry
 from fusseg.runs.trackers import Log, check_trackers, round_figures, track
 from fusseg.runs.train import Event, Finished, run_experiment
 
@@ -146,7 +147,7 @@ class _Trainings:
             self._display.line(_describe(event.entry, self._rounds))
 
 
-def _describe(entry: Any, num_rounds: int) -> str:  # noqa: ANN401 - JSON
+def _describe(entry: RoundEntry, num_rounds: int) -> str:
     text = f"round {entry['round']} of {num_rounds}"
     text += ": Lloyd step" if entry["loss"] is None else f": loss {entry['loss']:.4f}"
     if entry["mean_iou"] is not None:
@@ -161,7 +162,7 @@ def summary(record: Record) -> list[str]:
         f"skipped {skipped['site']}/{skipped['image']}: {skipped['reason']}"
         for skipped in record["skipped_images"]
     ]
-    lines += describe_final(final)
+    lines += [] if final is None else describe_final(final)
     lines.append(
         f"seconds: extraction {seconds['extract']:.1f}, training {seconds['train']:.1f}, "
         f"evaluation {seconds['evaluate']:.1f}"
@@ -169,7 +170,7 @@ def summary(record: Record) -> list[str]:
     return lines
 
 
-def describe_final(final: Record) -> list[str]:
+def describe_final(final: ModelScores) -> list[str]:
     """Say how good the model is: scores, or the label-free figures where nothing is labeled."""
     if final["mean_iou"] is None:
         lines = ["no labels: scores are null"]

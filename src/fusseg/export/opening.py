@@ -10,7 +10,7 @@ from fusseg.core.errors import ConfigError
 from fusseg.export.artifact import Artifact, BackboneNeed, load_artifact
 from fusseg.features.backbones import Backbone, load_backbone
 from fusseg.runs.load import TrainedRun
-from fusseg.runs.record import GLOBAL
+from fusseg.runs.model_scores import GLOBAL
 from fusseg.runs.regions import Regions, join_clusters
 
 

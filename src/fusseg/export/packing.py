@@ -9,10 +9,11 @@ from fusseg.core.errors import DataError
 from fusseg.export.artifact import Artifact, BackboneKind, BackboneNeed
 from fusseg.features.backbones import Backbone
 from fusseg.federation.strategies import resolve
-from fusseg.runs.directory import Record, load_record
+from fusseg.runs.directory import load_record
 from fusseg.runs.finished_rounds import check_same_round
 from fusseg.runs.load import TrainedRun, pick_segmenter
-from fusseg.runs.record import GLOBAL
+from fusseg.runs.model_scores import GLOBAL
+from fusseg.runs.record_form import ModelScores, OwnModelScores, Record
 from fusseg.runs.regions import NamedCluster, load_regions
 
 
@@ -100,13 +101,16 @@ def _training(
         "seed": record["seed"],
         "rounds": run.rounds_done,
         "rounds_planned": resolve(config).num_rounds,
-        "local_steps": (record["hello"] or {}).get("local_steps"),
+        "local_steps": None if record["hello"] is None else record["hello"]["local_steps"],
         "num_clients": len(clients),
         "num_images": sum(client["num_images"] for client in clients),
         "own_model_of_one_client": site is not None,
         "engine": record["engine"],
         "adapted": record.get("adapted") is not None,
-        "versions": {name: record["versions"].get(name) for name in ("fusseg", "torch")},
+        "versions": {
+            "fusseg": record["versions"].get("fusseg"),
+            "torch": record["versions"].get("torch"),
+        },
         "protocol": record["protocol"],
         "stored_values": list(run.stored_values),
         **_scores(record, site),
@@ -120,14 +124,15 @@ def _training(
 
 
 def _scores(record: Record, site: str | None) -> dict[str, Any]:
-    """Take the scores of the model that is packed, on the held-out images; None without labels."""
-    final = record["final"] or {}
-    scored = final
+    """List the packed model's scores on the held-out images; None if there are no labels."""
+    final = record["final"]
+    if final is None:
+        return {"mean_iou": None, "pixel_accuracy": None, "scored_images": None}
+    scored: ModelScores | OwnModelScores | None = final
     if (site or GLOBAL) != GLOBAL:
-        own = [entry for entry in final.get("models", []) if entry["client_id"] == site]
-        scored = own[0] if own else {}
+        scored = next((one for one in final["models"] if one["client_id"] == site), None)
     return {
-        "mean_iou": scored.get("mean_iou"),
-        "pixel_accuracy": scored.get("pixel_accuracy"),
-        "scored_images": sum(one["num_images"] for one in final.get("sites", {}).values()) or None,
+        "mean_iou": None if scored is None else scored["mean_iou"],
+        "pixel_accuracy": None if scored is None else scored["pixel_accuracy"],
+        "scored_images": sum(one["num_images"] for one in final["sites"].values()) or None,
     }

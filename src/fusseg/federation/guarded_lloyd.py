@@ -42,7 +42,7 @@ class Moves:
 
     steps: int
     states: tuple[str, ...]
-    """Of each centroid, as in `MovedRegion`."""
+    """Of each centroid, as in `RegionMove` of the record."""
 
 
 def move_to_codes(

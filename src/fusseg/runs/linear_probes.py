@@ -20,7 +20,7 @@ from fusseg.evaluation.probe import linear_probe, majority_labels
 from fusseg.features.extraction import Progress, extract_features
 from fusseg.features.views import held_out_views, training_views
 from fusseg.runs.load import TrainedRun, choose_scored
-from fusseg.runs.record import GLOBAL
+from fusseg.runs.model_scores import GLOBAL
 from fusseg.segmentation.segmenter import Segmenter, encode
 
 Encoder = Callable[[Float[Tensor, "h w dim"]], Float[Tensor, "h w channels"]]

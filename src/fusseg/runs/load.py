@@ -18,9 +18,12 @@ from fusseg.features.backbones import Backbone, load_backbone
 from fusseg.features.extraction import Progress, extract_features
 from fusseg.features.views import held_out_views, with_mirrored
 from fusseg.federation.strategies import resolve
-from fusseg.runs.directory import digest_state, load_record, load_state, read_run_config
-from fusseg.runs.engine import check_fingerprint, final_models, score_models
-from fusseg.runs.record import GLOBAL, describe_protocol, describe_skipped
+from fusseg.runs.directory import load_record, read_run_config
+from fusseg.runs.model_scores import GLOBAL, final_models, score_models
+from fusseg.runs.record import describe_protocol, describe_skipped
+from fusseg.runs.record_form import ModelScores, ProtocolEntry, SkippedImage
+from fusseg.runs.resuming import check_fingerprint
+from fusseg.runs.saved_state import digest_state, load_state
 from fusseg.segmentation.segmenter import Segmenter, build_segmenter
 
 
@@ -40,6 +43,17 @@ class TrainedRun:
     """SHA-256 of the state file, hex: which models these are."""
     stored_values: tuple[Mapping[str, Any], ...] = ()
     """What the files of training held, as in the record; empty: unknown."""
+
+
+class RunScores(ModelScores):
+    """Scores of a trained run on other data, as in a record's `final`, and how they were made."""
+
+    protocol: ProtocolEntry
+    """How the images were seen and scored."""
+    skipped_images: list[SkippedImage]
+    """Images that could not be used."""
+    trained_images: int
+    """Number of scored images that the run was trained on."""
 
 
 def load_run(run_dir: Path | str, compute: Compute | None = None) -> TrainedRun:
@@ -76,7 +90,7 @@ def load_run(run_dir: Path | str, compute: Compute | None = None) -> TrainedRun:
 def _stored_values(run_dir: Path) -> tuple[Mapping[str, Any], ...]:
     # A site's own copy of a run has no record, and a model can be used without.
     with suppress(DataError):
-        return tuple(load_record(run_dir).get("stored_values", ()))
+        return tuple(load_record(run_dir).get("stored_values", []))
     return ()
 
 
@@ -102,7 +116,7 @@ def pick_segmenter(run: TrainedRun, site: str | None) -> Segmenter:
 
 def evaluate_run(
     run: TrainedRun, data: DataConfig, cache: Path
-) -> Generator[Progress | Finding, None, dict[str, Any]]:
+) -> Generator[Progress | Finding, None, RunScores]:
     """Score a trained run on held-out data, with the run's backbone and image size.
 
     Args:
@@ -113,10 +127,6 @@ def evaluate_run(
 
     Yields:
         What is doubtful about the images; progress of the extraction.
-
-    Returns:
-        Scores as in the record's `final`, `protocol` and `skipped_images` as there, and
-        `trained_images`: how many of the scored images trained this run.
 
     Raises:
         ConfigError: If a site or split is unknown.

@@ -16,18 +16,20 @@ from fusseg.federation.rounds import Exchange
 from fusseg.federation.simulation import Simulation, simulate
 from fusseg.federation.state import ClientUpdate, Hello
 from fusseg.federation.strategies import resolve
-from fusseg.runs.directory import Record, SavedState, create_run, discard_run, resume_run
+from fusseg.runs.directory import create_run, discard_run
 from fusseg.runs.engine import (
     Federation,
     Participants,
     RoundDone,
     TrainingBegun,
     TrainingDone,
-    check_resumable,
     run_federation,
 )
 from fusseg.runs.prepare import Prepared, extract, look_up, look_up_new
 from fusseg.runs.record import SIMULATION, RoundLog, describe_command
+from fusseg.runs.record_form import Record
+from fusseg.runs.resuming import check_resumable, resume_run
+from fusseg.runs.saved_state import SavedState
 from fusseg.runs.warm_start import carry_names
 from fusseg.segmentation.objectives import spell_out
 

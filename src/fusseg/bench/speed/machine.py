@@ -10,6 +10,7 @@ from fusseg.bench.speed.products import REFERENCE_SHAPE, product_rate
 from fusseg.config.compute import has_bfloat16, processor_name
 from fusseg.config.schema import DeviceName
 from fusseg.runs.record import versions
+from fusseg.runs.record_form import Versions
 
 _MEMORY_INFO = Path("/proc/meminfo")
 
@@ -27,7 +28,7 @@ class Machine:
     """Whether the processor multiplies it in hardware."""
     accelerator: str
     """Empty: none was used."""
-    versions: dict[str, object]
+    versions: Versions
     gflop_per_second: dict[str, float]
     """Rate of the reference product by precision, on the device."""
 
