@@ -62,7 +62,7 @@ def join(cli, keys, tmp_path):
         ("data.train_list=list.txt", "the server does not know the sites' file names"),
         ('data.train_sites=["east"]', "site 'east' of data.train_sites is not in"),
         ('data.held_out_sites=["north"]', "it cannot train and be held out"),
-        ("evaluation.at_sites=true", "set one of them only"),
+        ("evaluation.at_sites=true", "set only one of them"),
     ],
 )
 def test_a_server_refuses_what_sites_cannot_do(

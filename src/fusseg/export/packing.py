@@ -1,4 +1,4 @@
-"""From a run directory to a model file, and what of the run goes into it."""
+"""Packing a run as a model file, and choosing what of the run goes into it."""
 
 from hashlib import sha256
 from pathlib import Path
@@ -20,16 +20,16 @@ from fusseg.runs.regions import NamedCluster, load_regions
 def pack_run(
     run: TrainedRun, run_dir: Path, site: str | None = None, *, with_sites: bool = False
 ) -> Artifact:
-    """Take from a run what a model file holds: no image, no path, no command.
+    """Pack a run as the content of a model file, without images, paths and commands.
 
     Args:
-        run: As loaded.
+        run: A trained run.
         run_dir: Its directory.
-        site: Whose model, where each site has its own.
-        with_sites: Whether the names of the training sites go along, with their counts of images.
+        site: Site whose model is packed, if each site has its own.
+        with_sites: Whether to include the names of the training sites and their numbers of images.
 
     Raises:
-        ConfigError: As `pick_segmenter`.
+        ConfigError: As for `pick_segmenter`.
         DataError: If the record cannot be read, or is of another round than the model.
     """
     segmenter, record = pick_segmenter(run, site), load_record(run_dir)
@@ -44,7 +44,7 @@ def pack_run(
 
 
 def need_of(backbone: Backbone) -> BackboneNeed:
-    """Say which backbone it is, without a path of this machine.
+    """Describe a backbone without paths of this machine.
 
     Raises:
         DataError: If the ONNX file cannot be read.
@@ -93,7 +93,7 @@ def _clusters(
 def _training(
     run: TrainedRun, record: Record, site: str | None, *, with_sites: bool
 ) -> dict[str, Any]:
-    """Sum up the record; names of sites, classes and files stay behind unless asked for."""
+    """Summarize the record without names of classes and files, and of sites unless asked for."""
     config = run.config
     clients = record["clients"]
     summary = {

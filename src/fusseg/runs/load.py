@@ -1,4 +1,4 @@
-"""A trained run as its users meet it: its models, and its scores on other data."""
+"""Using a trained run: loading its models, and scoring them on other data."""
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
@@ -36,13 +36,13 @@ class TrainedRun:
     segmenters: dict[str, Segmenter]
     """The global model under `GLOBAL`, or one per client (E or C off)."""
     rounds_done: int
-    """Fewer than the configuration says where the run was interrupted."""
+    """Number of finished rounds; fewer than configured if the run was interrupted."""
     name: str
-    """Of the run directory."""
+    """Name of the run directory."""
     digest: str
-    """SHA-256 of the state file, hex: which models these are."""
+    """SHA-256 of the state file, hex; it identifies the models."""
     stored_values: tuple[Mapping[str, Any], ...] = ()
-    """What the files of training held, as in the record; empty: unknown."""
+    """Values in the files of training images, as in the record; empty: unknown."""
 
 
 class RunScores(ModelScores):
@@ -57,14 +57,14 @@ class RunScores(ModelScores):
 
 
 def load_run(run_dir: Path | str, compute: Compute | None = None) -> TrainedRun:
-    """Load what a run has learned up to its last finished round.
+    """Load the models of a run after its last finished round.
 
     Args:
         run_dir: Run directory.
-        compute: What its backbone computes on; None: as the run did.
+        compute: Device and precision of the backbone; None: as configured in the run.
 
     Raises:
-        ConfigError: If the folder is no run, or the backbone is not the one it was trained on.
+        ConfigError: If the folder is no run, or its backbone has changed since training.
         DataError: If no round is finished, or the state is damaged.
     """
     run_dir = Path(run_dir)
@@ -88,17 +88,17 @@ def load_run(run_dir: Path | str, compute: Compute | None = None) -> TrainedRun:
 
 
 def _stored_values(run_dir: Path) -> tuple[Mapping[str, Any], ...]:
-    # A site's own copy of a run has no record, and a model can be used without.
+    # A site's own copy of a run has no record, and a model can be used without one.
     with suppress(DataError):
         return tuple(load_record(run_dir).get("stored_values", []))
     return ()
 
 
 def pick_segmenter(run: TrainedRun, site: str | None) -> Segmenter:
-    """Pick the global model, or one site's own where there is no global one.
+    """Choose the global model, or the model of one site if there is no global one.
 
     Raises:
-        ConfigError: If a site is needed and not given, given and not needed, or unknown.
+        ConfigError: If a site must be named and is not, is named in vain, or is unknown.
     """
     names = sorted(run.segmenters)
     if GLOBAL in run.segmenters:
@@ -121,12 +121,12 @@ def evaluate_run(
 
     Args:
         run: A trained run.
-        data: Where the held-out images are (all sites, where none is named); its size and fit are
-            replaced by the run's.
+        data: Held-out images: those of the named sites, or of all sites if none is named. Image
+            size and fit are replaced by the run's.
         cache: Folder of the feature cache.
 
     Yields:
-        What is doubtful about the images; progress of the extraction.
+        Findings about the images, and progress of the extraction.
 
     Raises:
         ConfigError: If a site or split is unknown.
@@ -149,7 +149,7 @@ def evaluate_run(
 
 
 def choose_scored(run: TrainedRun, data: DataConfig) -> tuple[Config, Dataset, tuple[Item, ...]]:
-    """Say what `evaluate_run` scores: under which settings, of which data set, which images.
+    """Choose what `evaluate_run` scores: the settings, the data set, and its images.
 
     Raises:
         ConfigError: If a site or split is unknown.
@@ -164,7 +164,7 @@ def choose_scored(run: TrainedRun, data: DataConfig) -> tuple[Config, Dataset, t
 
 
 def _count_trained(used: DataConfig, data: DataConfig, items: Sequence[Item]) -> int:
-    """Count the images that trained, as far as the folder tells: another one holds other images."""
+    """Count the images that were used in training; those of another folder were not."""
     if (used.layout, used.root) != (data.layout, data.root):
         return 0
     trained = {(item.site, item.stem) for item in select_training(open_dataset(used), used)}

@@ -1,4 +1,4 @@
-"""A simulated federation, read top to bottom: data, features, clients in this process, engine."""
+"""Training a simulated federation: data, features, clients in this process, engine."""
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -53,13 +53,14 @@ def run_experiment(
     """Train a federation on the sites of a configuration and score it.
 
     Args:
-        config: All settings; None with `resume`: those of the run.
-        run_dir: Where the run is kept; new, unless it is resumed.
+        config: All settings; with `resume`, None stands for those of the run.
+        run_dir: Run directory; it must not exist unless the run is resumed.
         cache: Folder of the feature cache.
-        resume: Go on after the last finished round, to the same bits as without the interruption.
+        resume: Whether to continue after the last finished round, with the same bits as without
+            the interruption.
 
     Yields:
-        What has just happened, down to single images and client updates.
+        Each event, down to single images and client updates.
 
     Raises:
         FussegError: If the configuration, the data or the run directory cannot be used.
@@ -93,7 +94,7 @@ def run_experiment(
                 yield event
     except FussegError:
         if not resume:
-            # The same command must go once what was wrong is mended.
+            # The same command must work once the cause is fixed.
             discard_run(run_dir)
         raise
 
@@ -101,8 +102,8 @@ def run_experiment(
 def _prepare(
     config: Config, run_dir: Path, cache: Path, *, resume: bool
 ) -> Generator[Progress | Finding, None, Prepared]:
-    """Make the run directory unless it is there, and extract features."""
-    # All that the settings name is looked up before anything is written.
+    """Extract features, and create the run directory of a new run."""
+    # Data and backbone are looked up before anything is written.
     lookup = look_up(config) if resume else look_up_new(config)
     stages = extract(lookup, config, cache)
     first = next(stages)
@@ -120,7 +121,7 @@ def _prepare(
 
 
 def _participants(config: Config, protocol: Protocol, prepared: Prepared) -> Participants:
-    """Let the clients of this process take part, or one that holds the images of all."""
+    """Make participants of the clients in this process, or of one client with all images."""
     simulations: list[Simulation] = []
 
     def hello() -> list[Hello]:
