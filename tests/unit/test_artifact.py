@@ -199,9 +199,9 @@ def test_a_file_that_cannot_be_written_is_named(artifact, tmp_path):
 
 def test_a_backbone_that_a_program_has_added_is_not_looked_for_on_the_hub():
     own = replace(load_backbone("filterbank"), name="my-network")
-    assert "'my-network', which a program has added" in describe_need(need_of(own))
+    assert "'my-network', which a program has registered" in describe_need(need_of(own))
     hub = replace(own, name="facebook/dino-vits8")
-    assert describe_need(need_of(hub)) == "facebook/dino-vits8 of the Hugging Face hub"
+    assert describe_need(need_of(hub)) == "facebook/dino-vits8 from the Hugging Face hub"
 
 
 def test_what_values_mean_goes_along_and_keeps_an_older_program_from_reading(artifact, tmp_path):

@@ -209,7 +209,7 @@ def test_paths_go_before_the_hub(artifact, tmp_path):
 def test_the_card_says_what_is_in_the_file_and_no_more(artifact, tmp_path):
     write_repository(tmp_path, artifact, Publication("someone/pipes", license_id="mit"))
     card = (tmp_path / "README.md").read_text()
-    assert card.startswith("---\nlicense: mit\nlibrary_name: fusseg\n")
+    assert card.startswith("---\nlibrary_name: fusseg\nlicense: mit\n")
     assert 'segmenter = from_pretrained("someone/pipes")' in card
     assert "| 1 | &lt;metal>\\| | `#0000ff` |" in card
     assert "simulated on one machine with 4 clients. Training used no label." in card

@@ -65,7 +65,7 @@ def describe_need(need: BackboneNeed) -> str:
     if need.kind == "filterbank":
         return "the filter bank of the fusseg version that trained it"
     if need.kind == "hub" and "/" not in need.name:
-        return f"the backbone {need.name!r}, which a program registered"
+        return f"the backbone {need.name!r}, which a program has registered"
     if need.kind == "hub":
         return f"{need.name} from the Hugging Face hub"
     if need.kind == "folder":
