@@ -188,9 +188,9 @@ def served(make_sites, make_config, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("strategy", '"fedavg"', "federation.strategy is 'fedavg', but the run was begun with"),
-        ("seed", "7", "seed is 7, but the run was begun with 0"),
-        ("positions", "9", "local.stego.positions is 9, but the run was begun with 30"),
+        ("strategy", '"fedavg"', "federation.strategy is 'fedavg', but the run was started with"),
+        ("seed", "7", "seed is 7, but the run was started with 0"),
+        ("positions", "9", "local.stego.positions is 9, but the run was started with 30"),
     ],
 )
 def test_a_server_with_edited_settings_starts_no_process(

@@ -275,7 +275,7 @@ def test_a_site_refuses_what_its_digest_does_not_name(name, federation, tmp_path
     ("key", "value", "said"),
     [
         ("strategy", '"consensus"', "federation.strategy is 'consensus'"),
-        ("seed", "7", "seed is 7, but the run was begun with 0"),
+        ("seed", "7", "seed is 7, but the run was started with 0"),
         ("dropout", "0.3", "local.stego.dropout is 0.3"),
     ],
 )

@@ -212,10 +212,10 @@ def test_its_unfinished_run_is_not_gone_on_with(cli, unfinished):
     before = contents(unfinished)
     code, _, err = cli("run", "--resume", "--out", unfinished)
     assert code == 2
-    assert re.search(r"begun with fusseg 0\.1\.0 and cannot go on with", err)
+    assert re.search(r"started with fusseg 0\.1\.0 and cannot be resumed with", err)
     code, _, err = cli("run", "--resume", "--out", unfinished, "--set", "seed=3")
     assert code == 2
-    assert "begun with fusseg 0.1.0" in err
+    assert "started with fusseg 0.1.0" in err
     assert contents(unfinished) == before
 
 
@@ -225,7 +225,7 @@ def test_a_finished_cell_of_a_grid_is_not_run_again_and_an_unfinished_one_is_ref
     cell = Cell("all", "FedCC", 3, "", todays_config(), None, finished)
     assert cell_progress(cell) == "finished"
     assert list(run_cell(cell, tmp_path / "cache")) == []
-    with pytest.raises(ConfigError, match=r"begun with fusseg 0\.1\.0"):
+    with pytest.raises(ConfigError, match=r"started with fusseg 0\.1\.0"):
         list(run_cell(replace(cell, path=unfinished), tmp_path / "cache"))
     other = replace(cell, config=replace(cell.config, seed=4))
     with pytest.raises(ConfigError, match=r"another configuration \(differs in seed\)"):
@@ -238,7 +238,7 @@ def test_it_is_told_by_either_file(left, unfinished):
         (unfinished / "record.json").unlink()
     else:
         (unfinished / "config.toml").write_text("seed = 3\n")
-    with pytest.raises(ConfigError, match=r"begun with fusseg 0\.1\.0"):
+    with pytest.raises(ConfigError, match=r"started with fusseg 0\.1\.0"):
         resume_run(unfinished, None)
 
 

@@ -241,7 +241,7 @@ def test_a_state_that_is_gone_is_told_from_one_that_never_was(rounds, lost, tmp_
     save_record(tmp_path, record)
     if lost:
         file = tmp_path / "state.safetensors"
-        message = f"{file} is gone, though rounds are finished{again(tmp_path)}"
+        message = f"{file} is missing, although rounds are finished{again(tmp_path)}"
         expect_refusal(message, DataError, has_state, tmp_path)
     else:
         assert not has_state(tmp_path)

@@ -78,10 +78,10 @@ def check_same_round(run_dir: Path, record: Record, saved_round: int) -> None:
         return
     command = "serve" if record["engine"] == DEPLOYMENT else "run"
     resume = shlex.join(["fusseg", command, "--resume", "--out", str(run_dir)])
-    options = " with the options it had" if record["engine"] == DEPLOYMENT else ""
+    options = " with the same options as before" if record["engine"] == DEPLOYMENT else ""
     raise DataError(
         f"{_describe_rounds(run_dir, record, saved_round)}: the run was stopped between the two, "
-        f"or still goes on; if it does not, finish the round: {resume}{options}"
+        f"or is still running; if it is not, finish the round: {resume}{options}"
     )
 
 

@@ -67,7 +67,7 @@ def check_resumable(run_dir: Path, config: Config) -> None:
         if begun.get(name) != here.get(name):
             raise ConfigError(
                 f"{run_dir / CONFIG} was edited: {name} is {here.get(name)!r}, but the run was "
-                f"begun with {begun.get(name)!r}; set it back, or start a new run"
+                f"started with {begun.get(name)!r}; set it back, or start a new run"
             )
     _check_precision(record, config, run_dir)
 
@@ -118,8 +118,8 @@ def _refuse_previous(path: Path) -> None:
         begun = record["versions"]["fusseg"] if record["format_version"] == 1 else begun
     if begun is not None:
         raise ConfigError(
-            f"{path} was begun with fusseg {begun} and cannot go on with {VERSION}; finish it with "
-            "that version, or start a new run; a finished one can be used as it is"
+            f"{path} was started with fusseg {begun} and cannot be resumed with {VERSION}; finish "
+            "it with that version, or start a new run; a finished run can be used as it is"
         )
 
 
@@ -128,7 +128,7 @@ def _check_precision(record: Record, config: Config, run_dir: Path) -> None:
     found = choose_compute(config.compute).precision_name
     if begun != found:
         raise ConfigError(
-            f"{run_dir} was begun in {begun} ({RECORD}), but compute.precision "
-            f"{config.compute.precision!r} is {found} on this machine; go on where it was begun, "
-            "or start a new run"
+            f"{run_dir} was started in {begun} ({RECORD}), but compute.precision "
+            f"{config.compute.precision!r} is {found} on this machine; resume it where it was "
+            "started, or start a new run"
         )

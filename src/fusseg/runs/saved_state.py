@@ -105,7 +105,7 @@ def has_state(path: Path) -> bool:
         return True
     # A kill between record and state of the first round leaves one entry; nothing is lost.
     if (path / RECORD).exists() and len(load_record(path)["rounds"]) > 1:
-        raise DataError(f"{path / STATE} is gone, though rounds are finished; {_again(path)}")
+        raise DataError(f"{path / STATE} is missing, although rounds are finished; {_again(path)}")
     return False
 
 

@@ -125,7 +125,7 @@ def load_shared_model(run_dir: Path) -> SavedState:
     config = read_run_config(run_dir)
     if resolve(config).keeps_own_models:
         raise ConfigError(
-            f"each site of {run_dir} has its own model; take a run whose sites share one"
+            f"each site of {run_dir} has its own model; use a run with one model for all sites"
         )
     saved = load_state(run_dir)
     # Wrong names would otherwise fail only in the report, after training.
