@@ -21,8 +21,9 @@ from fusseg.config.file import load_config
 from fusseg.config.schema import Config
 from fusseg.core.worker_processes import call_in_process
 from fusseg.features.extraction import wait_for
-from fusseg.runs.engine import RoundDone, score_models
+from fusseg.runs.engine import RoundDone
 from fusseg.runs.load import load_run
+from fusseg.runs.model_scores import score_models
 from fusseg.runs.prepare import prepare
 from fusseg.runs.train import run_experiment
 

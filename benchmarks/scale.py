@@ -40,9 +40,9 @@ from fusseg.federation.rounds import Exchange, Round, initial_state, run_rounds
 from fusseg.federation.simulation import simulate
 from fusseg.federation.state import Client, ClientUpdate, GlobalState
 from fusseg.federation.strategies import resolve
-from fusseg.runs.directory import SavedState
 from fusseg.runs.finished_rounds import keep_round
 from fusseg.runs.record import RoundLog, describe_round
+from fusseg.runs.saved_state import SavedState
 from fusseg.segmentation.head import initial_head
 from fusseg.segmentation.training import TrainingPlan
 

@@ -10,6 +10,7 @@ from benchmarks.speed.products import REFERENCE_SHAPE, product_rate
 from fusseg.config.compute import has_bfloat16, processor_name
 from fusseg.config.schema import DeviceName
 from fusseg.runs.record import versions
+from fusseg.runs.record_form import Versions
 
 _MEMORY_INFO = Path("/proc/meminfo")
 
@@ -26,8 +27,8 @@ class Machine:
     bfloat16: bool
     """Whether the processor multiplies bfloat16 in hardware."""
     accelerator: str
-    """Empty if none was used."""
-    versions: dict[str, object]
+    """Empty: none was used."""
+    versions: Versions
     gflop_per_second: dict[str, float]
     """Rate of the reference product by precision, on the device."""
 

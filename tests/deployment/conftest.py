@@ -20,7 +20,8 @@ from fusseg.deployment.keys.keys import (
     create_site_key,
 )
 from fusseg.deployment.processes import free_port
-from fusseg.runs.directory import load_record, load_state
+from fusseg.runs.directory import load_record
+from fusseg.runs.saved_state import load_state
 
 SITES = ("east", "north", "south")
 HELD_OUT = "west"

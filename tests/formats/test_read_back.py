@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from fusseg.cli.annotate import AnnotateOptions, run_annotate
-from fusseg.export.annotations.images import AnnotationOptions
+from fusseg.export.annotations.annotated_image import AnnotationOptions
 
 pytestmark = pytest.mark.formats
 

@@ -8,10 +8,12 @@ import threading
 import time
 
 import pytest
+from typed_form import check_form
 
 from fusseg.bench.cells import list_cells
 from fusseg.bench.grid_file import load_grid
 from fusseg.bench.run_cells import CellDone, run_cells
+from fusseg.runs.record_form import Record
 
 GRID = """
 title = "Pipes"
@@ -80,6 +82,8 @@ def test_a_grid_becomes_tables_and_figures_and_is_not_run_twice(cli, grid, tmp_p
     assert (code, err) == (0, "")
     assert "[6 of 6] FedCC, all, seed 1: mIoU 0." in printed
     assert len(records(out)) == 6
+    for path, content in records(out).items():
+        check_form(json.loads(content), Record, str(path))
     assert not list((out / "cells").glob("**/report.html"))
     table = (out / "table.md").read_text()
     assert "| FedAvg |" in table

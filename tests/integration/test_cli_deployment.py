@@ -62,7 +62,7 @@ def join(cli, keys, tmp_path):
         ("data.train_list=list.txt", "the server does not know the sites' file names"),
         ('data.train_sites=["east"]', "site 'east' of data.train_sites is not in"),
         ('data.held_out_sites=["north"]', "it cannot train and be held out"),
-        ("evaluation.at_sites=true", "set one of them only"),
+        ("evaluation.at_sites=true", "set only one of them"),
     ],
 )
 def test_a_server_refuses_what_sites_cannot_do(
@@ -188,9 +188,9 @@ def served(make_sites, make_config, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("strategy", '"fedavg"', "federation.strategy is 'fedavg', but the run was begun with"),
-        ("seed", "7", "seed is 7, but the run was begun with 0"),
-        ("positions", "9", "local.stego.positions is 9, but the run was begun with 30"),
+        ("strategy", '"fedavg"', "federation.strategy is 'fedavg', but the run was started with"),
+        ("seed", "7", "seed is 7, but the run was started with 0"),
+        ("positions", "9", "local.stego.positions is 9, but the run was started with 30"),
     ],
 )
 def test_a_server_with_edited_settings_starts_no_process(

@@ -115,7 +115,7 @@ def test_a_configuration_that_was_edited_is_refused(cli, trained):
     file.write_text(file.read_text().replace('fit = "crop"', 'fit = "stretch"'))
     fails(
         cli("run", "--resume", "--out", trained),
-        f"{file} was edited: data.fit is 'stretch', but the run was begun with 'crop'; set it "
+        f"{file} was edited: data.fit is 'stretch', but the run was started with 'crop'; set it "
         "back, or start a new run",
     )
 
@@ -134,7 +134,7 @@ def test_a_path_that_is_no_folder_is_told_from_one_that_is_no_run(cli, tmp_path)
     missing, file = tmp_path / "missing", tmp_path / "model.safetensors"
     file.touch()
     fails(cli("evaluate", missing), f"there is no run directory {missing}; correct the path")
-    fails(cli("evaluate", file), f"{file} is a file; give the run directory that it is from")
+    fails(cli("evaluate", file), f"{file} is a file; give the run directory that contains it")
 
 
 def test_a_folder_without_a_run_is_refused_by_name(cli, tmp_path):
@@ -316,7 +316,7 @@ def test_resume_refuses_other_images_and_another_size_of_model(cli, trained, tmp
     config.write_text(text.replace("num_clusters = 2", "num_clusters = 3"))
     fails(
         cli("run", "--resume", "--out", trained),
-        f"{config} was edited: model.num_clusters is 3, but the run was begun with 2; set it "
+        f"{config} was edited: model.num_clusters is 3, but the run was started with 2; set it "
         "back, or start a new run",
     )
     config.write_text(text)

@@ -6,9 +6,11 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from typed_form import check_form
 
 import fusseg
-from fusseg.runs.directory import load_state
+from fusseg.runs.record_form import Record
+from fusseg.runs.saved_state import load_state
 
 
 def record_of(run_dir):
@@ -27,6 +29,7 @@ def test_a_run_leaves_its_files_and_a_whole_record(cli, make_sites, make_config,
         "history",
     }
     record = record_of(tmp_path / "run")
+    check_form(record, Record, "record")
     final = record["final"]
     assert 0.5 < final["mean_iou"] <= 1
     assert 0.5 < final["pixel_accuracy"] <= 1

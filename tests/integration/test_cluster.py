@@ -18,7 +18,8 @@ from fusseg.bench.cells import list_cells
 from fusseg.bench.grid_file import load_grid
 from fusseg.bench.run_cells import run_cells_on
 from fusseg.core.errors import ConfigError, DataError
-from fusseg.runs.directory import load_record, load_state
+from fusseg.runs.directory import load_record
+from fusseg.runs.saved_state import load_state
 
 pytest.importorskip("distributed", reason="Dask is not installed: pip install 'fusseg[cluster]'")
 

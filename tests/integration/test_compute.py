@@ -47,7 +47,7 @@ def test_a_run_is_not_resumed_where_auto_stands_for_another_precision(
     (out / "record.json").write_text(json.dumps(record))
     code, _, err = cli("run", "--resume", "--out", out)
     assert code == 2
-    assert err.startswith(f"error: {out} was begun in {other} ")
+    assert err.startswith(f"error: {out} was started in {other} ")
     assert "compute.precision 'auto' is " in err
 
 

@@ -21,7 +21,8 @@ from loopback import (
 from fusseg.core.errors import ConfigError
 from fusseg.deployment.server.server_rounds import serve_rounds
 from fusseg.deployment.wire.ledger import read_ledger
-from fusseg.runs.directory import load_record, load_state
+from fusseg.runs.directory import load_record
+from fusseg.runs.saved_state import load_state
 
 FEDAVG = "federation.strategy=fedavg"
 THREE_STEPS = (FEDAVG, "federation.rounds=1", "federation.lloyd_rounds=3")
@@ -274,7 +275,7 @@ def test_a_site_refuses_what_its_digest_does_not_name(name, federation, tmp_path
     ("key", "value", "said"),
     [
         ("strategy", '"consensus"', "federation.strategy is 'consensus'"),
-        ("seed", "7", "seed is 7, but the run was begun with 0"),
+        ("seed", "7", "seed is 7, but the run was started with 0"),
         ("dropout", "0.3", "local.stego.dropout is 0.3"),
     ],
 )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from typed_form import check_form
 
 pytest.importorskip("flwr", reason="Flower is not installed")
 
@@ -30,8 +31,10 @@ from fusseg.deployment.wire.packet import Packet
 from fusseg.federation.rounds import draw_participants
 from fusseg.federation.strategies import resolve
 from fusseg.report.gallery import write_report
-from fusseg.runs.directory import has_state, load_record, load_state
+from fusseg.runs.directory import load_record
 from fusseg.runs.load import load_run
+from fusseg.runs.record_form import Record
+from fusseg.runs.saved_state import has_state, load_state
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +78,7 @@ def test_a_deployment_ends_in_the_bits_of_the_simulation(kind, federation, tmp_p
     assert same_bits(deployed.state.model, expected.state.model)
     assert torch.equal(deployed.state.plan.mean_feature, expected.state.plan.mean_feature)
     record, simulated_record = load_record(run_dir), load_record(tmp_path / "simulated")
+    check_form(record, Record, "record")
     assert record["engine"] == "flower"
     for folder in folders if expected.memories else ():
         (result,) = (folder / "runs").glob("*/result")

@@ -7,8 +7,9 @@ from fusseg.federation.rounds import draw_participants
 from fusseg.federation.state import ClientUpdate
 from fusseg.federation.strategies import resolve
 from fusseg.report.gallery import write_report
-from fusseg.runs.directory import load_history, load_record
+from fusseg.runs.directory import load_record
 from fusseg.runs.engine import TrainingBegun
+from fusseg.runs.history import load_history
 from fusseg.runs.train import Finished, run_experiment
 
 SITES = ("east", "north", "south")

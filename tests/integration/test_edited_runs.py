@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from fusseg.runs.directory import load_state
+from fusseg.runs.saved_state import load_state
 
 
 def rounds_of(run_dir):
@@ -33,9 +33,9 @@ def begun(cli, make_sites, make_config, tmp_path):
 @pytest.mark.parametrize(
     ("key", "value", "named"),
     [
-        ("seed", "7", "seed is 7, but the run was begun with 0"),
-        ("strategy", '"fedavg"', "federation.strategy is 'fedavg', but the run was begun with"),
-        ("dropout", "0.3", "local.stego.dropout is 0.3, but the run was begun with 0.1"),
+        ("seed", "7", "seed is 7, but the run was started with 0"),
+        ("strategy", '"fedavg"', "federation.strategy is 'fedavg', but the run was started with"),
+        ("dropout", "0.3", "local.stego.dropout is 0.3, but the run was started with 0.1"),
     ],
 )
 def test_a_setting_that_decides_results_is_refused_by_its_name(cli, begun, key, value, named):

@@ -22,7 +22,7 @@ def test_a_number_of_regions_is_suggested_with_a_page(cli, make_sites, make_conf
 
 
 @pytest.mark.parametrize(
-    ("numbers", "reason"), [("two", "--k takes whole numbers"), ("1,2", "must lie in 2 to")]
+    ("numbers", "reason"), [("two", "--k takes whole numbers"), ("1,2", "must be from 2 to")]
 )
 def test_wrong_numbers_are_named(cli, make_sites, make_config, numbers, reason):
     code, _, err = cli("suggest-k", make_config(make_sites()), "--k", numbers)

@@ -8,8 +8,10 @@ from hashlib import sha256
 import pytest
 import torch
 from torch.nn.functional import cosine_similarity
+from typed_form import check_form
 
-from fusseg.runs.directory import load_state, save_state
+from fusseg.runs.record_form import Record
+from fusseg.runs.saved_state import load_state, save_state
 
 NAMES = """
 [[regions]]
@@ -180,6 +182,7 @@ def test_centroids_move_to_a_folder_of_images(cli, saved_run, tmp_path):
     assert float(cosines.min()) >= 0.9 - 1e-6
     assert float(cosines.max()) < 1 - 1e-9
     record = record_of(out)
+    check_form(record, Record, "record")
     assert record["clients"] == [{"client_id": "images", "num_images": 6}]
     assert record["start"]["name"] == "saved"
     assert [region["cosine"] for region in record["adapted"]["regions"]] == pytest.approx(

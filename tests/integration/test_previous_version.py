@@ -12,19 +12,17 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from typed_form import check_form
 
 from fusseg import load_config
 from fusseg.bench.cells import Cell, cell_progress, run_cell
 from fusseg.config.file import dump_config, parse_config
 from fusseg.core.errors import ConfigError
 from fusseg.core.version import VERSION
-from fusseg.runs.directory import (
-    load_record,
-    load_state,
-    read_run_config,
-    resume_run,
-    state_round,
-)
+from fusseg.runs.directory import load_record, read_run_config
+from fusseg.runs.record_form import Record
+from fusseg.runs.resuming import resume_run
+from fusseg.runs.saved_state import load_state, state_round
 from fusseg.segmentation.objectives import spell_out
 
 WRITTEN = Path(__file__).parents[1] / "previous_version" / "0.1.0"
@@ -75,6 +73,11 @@ def test_the_files_are_those_of_the_previous_version():
             metadata = json.loads(opened.metadata()["fusseg"])
         assert (metadata["format_version"], metadata["fusseg"]) == (1, "0.1.0")
         assert len(metadata["shift"]) == 3
+
+
+@pytest.mark.parametrize("name", ["finished", "unfinished"])
+def test_its_records_are_translated_to_the_form_of_today(name):
+    check_form(load_record(WRITTEN / name), Record, "record")
 
 
 def test_its_configuration_has_the_new_names():
@@ -209,10 +212,10 @@ def test_its_unfinished_run_is_not_gone_on_with(cli, unfinished):
     before = contents(unfinished)
     code, _, err = cli("run", "--resume", "--out", unfinished)
     assert code == 2
-    assert re.search(r"begun with fusseg 0\.1\.0 and cannot go on with", err)
+    assert re.search(r"started with fusseg 0\.1\.0 and cannot be resumed with", err)
     code, _, err = cli("run", "--resume", "--out", unfinished, "--set", "seed=3")
     assert code == 2
-    assert "begun with fusseg 0.1.0" in err
+    assert "started with fusseg 0.1.0" in err
     assert contents(unfinished) == before
 
 
@@ -222,7 +225,7 @@ def test_a_finished_cell_of_a_grid_is_not_run_again_and_an_unfinished_one_is_ref
     cell = Cell("all", "FedCC", 3, "", todays_config(), None, finished)
     assert cell_progress(cell) == "finished"
     assert list(run_cell(cell, tmp_path / "cache")) == []
-    with pytest.raises(ConfigError, match=r"begun with fusseg 0\.1\.0"):
+    with pytest.raises(ConfigError, match=r"started with fusseg 0\.1\.0"):
         list(run_cell(replace(cell, path=unfinished), tmp_path / "cache"))
     other = replace(cell, config=replace(cell.config, seed=4))
     with pytest.raises(ConfigError, match=r"another configuration \(differs in seed\)"):
@@ -235,7 +238,7 @@ def test_it_is_told_by_either_file(left, unfinished):
         (unfinished / "record.json").unlink()
     else:
         (unfinished / "config.toml").write_text("seed = 3\n")
-    with pytest.raises(ConfigError, match=r"begun with fusseg 0\.1\.0"):
+    with pytest.raises(ConfigError, match=r"started with fusseg 0\.1\.0"):
         resume_run(unfinished, None)
 
 

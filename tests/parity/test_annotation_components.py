@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, label
 
-from fusseg.export.annotations.contours import trace_outlines
-from fusseg.export.annotations.simplification import simplify
+from fusseg.export.annotations.outlines import trace_outlines
+from fusseg.export.annotations.polygons import simplify
 
 
 def slow_douglas_peucker(points, tolerance):

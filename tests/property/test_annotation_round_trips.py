@@ -12,13 +12,16 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
+from fusseg.export.annotations.annotated_image import (
+    AnnotationOptions,
+    Label,
+    LabeledImage,
+    annotate_image,
+)
 from fusseg.export.annotations.coco import write_coco
-from fusseg.export.annotations.contours import trace_outlines
-from fusseg.export.annotations.images import AnnotationOptions, Label, LabeledImage, annotate_image
-from fusseg.export.annotations.parts import column_runs, list_parts, row_runs, whole_image
-from fusseg.export.annotations.polygons import outline_part, polygon_area
-from fusseg.export.annotations.rle import compress_counts, fill_runs
-from fusseg.export.annotations.simplification import simplify
+from fusseg.export.annotations.outlines import list_parts, trace_outlines, whole_image
+from fusseg.export.annotations.polygons import outline_part, polygon_area, simplify
+from fusseg.export.annotations.rle import column_runs, compress_counts, fill_runs, row_runs
 
 noise = arrays(
     np.uint8, array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 3)

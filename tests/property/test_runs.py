@@ -6,18 +6,10 @@ from hypothesis import strategies as st
 
 from fusseg.config.file import differing_keys, dump_config, parse_config, to_table
 from fusseg.federation.state import GlobalState, Memory
-from fusseg.runs.directory import (
-    RECORD_KEYS,
-    SavedState,
-    changed_settings,
-    create_run,
-    load_record,
-    load_state,
-    read_run_config,
-    resume_run,
-    save_record,
-    save_state,
-)
+from fusseg.runs.directory import create_run, load_record, read_run_config, save_record
+from fusseg.runs.record_form import Record
+from fusseg.runs.resuming import changed_settings, resume_run
+from fusseg.runs.saved_state import SavedState, load_state, save_state
 from fusseg.segmentation.head import initial_head
 from fusseg.segmentation.objective import Model
 from fusseg.segmentation.objectives import spell_out
@@ -135,7 +127,7 @@ values = st.recursive(
 
 @given(record=st.dictionaries(texts, values, max_size=4))
 def test_saving_and_loading_a_record_changes_nothing(record, tmp_path_factory):
-    record = dict.fromkeys(RECORD_KEYS) | record | {"format_version": 2}
+    record = dict.fromkeys(Record.__required_keys__) | record | {"format_version": 2}
     path = tmp_path_factory.mktemp("run")
     save_record(path, record)
     assert load_record(path) == record

@@ -8,7 +8,7 @@ from PIL import Image
 
 from fusseg.cli.annotate import AnnotateOptions, choose_how, run_annotate
 from fusseg.core.errors import ConfigError, DataError
-from fusseg.export.annotations.images import AnnotationOptions, Label
+from fusseg.export.annotations.annotated_image import AnnotationOptions, Label
 from fusseg.export.annotations.predictions import find_predictions, read_predictions
 
 VALUES = np.array([[0, 0, 2], [0, 2, 2]], np.uint8)

@@ -56,7 +56,7 @@ from fusseg.federation.strategies import resolve
 from fusseg.federation.traffic import Traffic, make_delivery
 from fusseg.federation.wire import narrow_parts, widen_update
 from fusseg.runs.load import load_run
-from fusseg.runs.record import GLOBAL
+from fusseg.runs.model_scores import GLOBAL
 from fusseg.segmentation.assignment import build_segmenter
 from fusseg.segmentation.objective import Carry, Model
 from fusseg.segmentation.objectives import OBJECTIVES

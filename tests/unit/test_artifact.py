@@ -102,7 +102,7 @@ def test_changed_metadata_is_found(path):
 
 def test_a_file_that_was_cut_short_is_refused(path):
     path.write_bytes(path.read_bytes()[:-8])
-    refused(path, "is damaged, or no safetensors file: ")
+    refused(path, "is damaged or not a safetensors file: ")
 
 
 def test_a_missing_file_is_refused(tmp_path):
@@ -114,13 +114,13 @@ def test_a_missing_file_is_refused(tmp_path):
 def test_what_is_no_safetensors_file_is_refused(tmp_path, content):
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
-    refused(path, "is damaged, or no safetensors file: ")
+    refused(path, "is damaged or not a safetensors file: ")
 
 
 def test_safetensors_of_something_else_are_refused(tmp_path):
     path = tmp_path / "model.safetensors"
     save_file({"weight": torch.zeros(2)}, path)
-    refused(path, "is no model of fusseg: its metadata does not describe one")
+    refused(path, "is not a model of fusseg: its metadata does not describe one")
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_safetensors_of_something_else_are_refused(tmp_path):
 )
 def test_metadata_that_fusseg_never_writes_are_refused(path, change, reason):
     rewrite(path, change)
-    refused(path, f"is no model that fusseg wrote: .*{reason}")
+    refused(path, f"is not a model that fusseg wrote: .*{reason}")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_metadata_that_fusseg_never_writes_are_refused(path, change, reason):
 )
 def test_tensors_that_fusseg_never_writes_are_refused(path, tensors, reason):
     rewrite(path, **tensors)
-    refused(path, f"is no model that fusseg wrote: {reason}$")
+    refused(path, f"is not a model that fusseg wrote: {reason}$")
 
 
 def test_another_backbone_is_refused(path):
@@ -161,7 +161,7 @@ def test_another_backbone_is_refused(path):
     fingerprint = load_backbone("filterbank").fingerprint
     message = (
         "this model belongs to a backbone with fingerprint 0000000000000000, but filterbank has "
-        f"{fingerprint[:16]}; use the filter bank of this program, of the version that trained it"
+        f"{fingerprint[:16]}; use the filter bank of the fusseg version that trained it"
     )
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         load_model(path)
@@ -199,9 +199,9 @@ def test_a_file_that_cannot_be_written_is_named(artifact, tmp_path):
 
 def test_a_backbone_that_a_program_has_added_is_not_looked_for_on_the_hub():
     own = replace(load_backbone("filterbank"), name="my-network")
-    assert "'my-network', which a program has added" in describe_need(need_of(own))
+    assert "'my-network', which a program has registered" in describe_need(need_of(own))
     hub = replace(own, name="facebook/dino-vits8")
-    assert describe_need(need_of(hub)) == "facebook/dino-vits8 of the Hugging Face hub"
+    assert describe_need(need_of(hub)) == "facebook/dino-vits8 from the Hugging Face hub"
 
 
 def test_what_values_mean_goes_along_and_keeps_an_older_program_from_reading(artifact, tmp_path):

@@ -10,7 +10,7 @@ from fusseg.bench.projection import (
     read_history,
     trace_classes,
 )
-from fusseg.runs.directory import save_history
+from fusseg.runs.history import save_history
 
 COLORS = np.array([[1, 0, 0], [0, 1, 0], [9, 9, 9]], np.uint8)
 AXES = np.eye(3)[:2]

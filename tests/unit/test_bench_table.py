@@ -14,7 +14,8 @@ from fusseg.bench.table import table_sections
 from fusseg.config.schema import Config
 from fusseg.report.bench_page import PageFigure, PageTable, render_bench
 from fusseg.report.formatting import ABSENT
-from fusseg.runs.directory import FORMAT_VERSION, RECORD, RECORD_KEYS
+from fusseg.runs.directory import FORMAT_VERSION, RECORD
+from fusseg.runs.record_form import Record
 
 
 def result(trained=None, finished=None, bytes_sent=0.0, seconds=1.0):
@@ -208,7 +209,7 @@ SHIFTS = {"shift_self": 0.25, "shift_neighbor": 0.5, "shift_random": -0.125}
 def test_the_shifts_of_one_run_are_not_passed_off_as_those_of_all(
     agreed, held_out, shown, tmp_path
 ):
-    record = dict.fromkeys(RECORD_KEYS) | {
+    record = dict.fromkeys(Record.__required_keys__) | {
         "format_version": FORMAT_VERSION,
         "versions": {},
         "backbone": {"fingerprint": "f00d"},
@@ -226,7 +227,7 @@ def test_the_shifts_of_one_run_are_not_passed_off_as_those_of_all(
 def test_the_encoder_and_all_processors_of_a_column_are_named(tmp_path):
     cells = []
     for seed, processor in enumerate(("EPYC (model 1)", "EPYC (model 17)", "EPYC (model 1)", None)):
-        record = dict.fromkeys(RECORD_KEYS) | {
+        record = dict.fromkeys(Record.__required_keys__) | {
             "format_version": FORMAT_VERSION,
             # The last is of a version that did not keep it.
             "versions": {"threads": 1, "torch": "2.13.0"}

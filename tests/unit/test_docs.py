@@ -1,8 +1,8 @@
 """What the documentation says exists: keys, defaults, links, functions, tests, record fields."""
 
 import ast
-import dataclasses
 import importlib
+import json
 import re
 import tomllib
 from functools import cache
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from typed_form import check_form, form_fields
 
 from fusseg.config.file import load_config, to_table
 from fusseg.config.previous_version import MOVED_KEYS
@@ -24,18 +25,16 @@ from fusseg.features.pipeline import Skipped
 from fusseg.federation.rounds import Answers, Round
 from fusseg.federation.state import ClientUpdate, GlobalState, Hello
 from fusseg.federation.strategies import resolve
-from fusseg.runs.adapt import MovedRegion
-from fusseg.runs.directory import RECORD_KEYS
+from fusseg.runs.model_scores import describe_evaluations
 from fusseg.runs.record import (
     Incident,
     RoundLog,
-    describe_evaluations,
     describe_hello,
     describe_round,
     describe_skipped,
     new_record,
 )
-from fusseg.runs.warm_start import Origin
+from fusseg.runs.record_form import Record
 from fusseg.segmentation.objective import Model
 from fusseg.segmentation.objectives import spell_out
 from fusseg.segmentation.training import TrainingPlan
@@ -198,11 +197,26 @@ def test_every_equation_has_its_place():
 
 
 def test_every_field_of_the_record_is_documented_and_no_other():
-    text = (ROOT / "docs/record.md").read_text(encoding="utf-8")
-    text = text[text.index("## `record.json`") : text.index("## `state.safetensors`")]
-    documented = re.findall(r"^\| `([\w.\[\]]+)` \| [^|]*\|$", text, re.MULTILINE)
+    documented = documented_fields()
     assert len(documented) == len(set(documented))
     assert set(documented) == set(field_names(example_record()))
+
+
+def test_the_typed_form_of_the_record_has_the_documented_fields():
+    # Scores before the Lloyd finish are documented as those after it.
+    fields = {re.sub(r"^trained\..*", "trained", name) for name in form_fields(Record)}
+    names = r"(?<=\.)(CLASS|SITE)\b|(?<=^hello\.agreed\.)\w+"
+    assert {re.sub(names, "*", name) for name in documented_fields()} == fields
+
+
+def test_the_package_describes_a_record_in_its_typed_form():
+    check_form(json.loads(json.dumps(example_record())), Record, "record")
+
+
+def documented_fields():
+    text = (ROOT / "docs/record.md").read_text(encoding="utf-8")
+    text = text[text.index("## `record.json`") : text.index("## `state.safetensors`")]
+    return re.findall(r"^\| `([\w.\[\]]+)` \| [^|]*\|$", text, re.MULTILINE)
 
 
 def field_names(value, prefix=""):
@@ -232,18 +246,17 @@ def example_record():
     skipped = Skipped(Item("a", "1", "", Path("1.png")), "image is empty")
     log = RoundLog({}, [Incident("a", "train", "no answer")])
     record = new_record(Path("run"), Config(), load_filterbank(), {"a": 2}, center=True)
-    # What is looked for when a record is read is what is written.
-    assert set(RECORD_KEYS) <= set(record)
     return record | {
         # By their own names, which docs/configuration.md has.
         "settings": {},
-        "start": dataclasses.asdict(Origin("runs/a", "a", 1, "d")),
+        "anchor": "pca",
+        "start": {"path": "runs/a", "name": "a", "round": 1, "state_digest": "d"},
         "adapted": {
             "steps": 1,
             "min_cosine": 0.8,
             "before": found,
             "names_kept_mean_iou": 0.5,
-            "regions": [dataclasses.asdict(MovedRegion(0.9, 0.5, 0.5, "moved"))],
+            "regions": [{"cosine": 0.9, "share_before": 0.5, "share_after": 0.5, "state": "moved"}],
         },
         "hello": describe_hello([hello], plan, {"b": "too far"}, sent=True),
         "rounds": [describe_round(Round(state, finished), found, 1.0, protocol, log)],

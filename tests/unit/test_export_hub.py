@@ -182,7 +182,7 @@ def test_models_that_the_hub_lacks_are_refused(hub):
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         find_model("someone/nothing")
     hub.repositories["someone/empty"] = {}
-    message = "model someone/empty holds no model.safetensors: it is no model of fusseg"
+    message = "model someone/empty contains no model.safetensors: it is not a model of fusseg"
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
         find_model("someone/empty")
 
@@ -199,7 +199,7 @@ def test_paths_go_before_the_hub(artifact, tmp_path):
     files = write_repository(tmp_path / "repo", artifact, Publication("someone/pipes"))
     assert find_model(tmp_path / "repo") == find_model(files[0]) == files[0]
     with pytest.raises(
-        DataError, match=r"holds no model\.safetensors; write one with fusseg pack$"
+        DataError, match=r"contains no model\.safetensors; write one with fusseg pack$"
     ):
         find_model(tmp_path)
     with pytest.raises(ConfigError, match=r"^there is no file or folder runs/no\.safetensors, and"):
@@ -209,7 +209,7 @@ def test_paths_go_before_the_hub(artifact, tmp_path):
 def test_the_card_says_what_is_in_the_file_and_no_more(artifact, tmp_path):
     write_repository(tmp_path, artifact, Publication("someone/pipes", license_id="mit"))
     card = (tmp_path / "README.md").read_text()
-    assert card.startswith("---\nlicense: mit\nlibrary_name: fusseg\n")
+    assert card.startswith("---\nlibrary_name: fusseg\nlicense: mit\n")
     assert 'segmenter = from_pretrained("someone/pipes")' in card
     assert "| 1 | &lt;metal>\\| | `#0000ff` |" in card
     assert "simulated on one machine with 4 clients. Training used no label." in card

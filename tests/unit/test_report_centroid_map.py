@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from fusseg.core.errors import DataError
+from fusseg.core.spread import spread_evenly
 from fusseg.report.centroid_map import HEIGHT, WIDTH, as_json, map_centroids, project_rounds
-from fusseg.runs.directory import HISTORY, load_history, save_history, spread_evenly
+from fusseg.runs.history import HISTORY, load_history, save_history
 
 
 def test_a_plane_is_shown_as_it_is_with_one_scale_for_both_axes():

@@ -18,7 +18,7 @@ from fusseg.federation.rounds import Round, draw_participants, initial_state, ru
 from fusseg.federation.simulation import simulate
 from fusseg.federation.state import Client, ClientUpdate
 from fusseg.federation.strategies import resolve
-from fusseg.runs.directory import SavedState, load_state, save_state
+from fusseg.runs.saved_state import SavedState, load_state, save_state
 from fusseg.segmentation.training import Trainee, train, train_together
 
 SEED = 3

@@ -10,18 +10,15 @@ from fusseg.config.schema import Config, LocalConfig
 from fusseg.core.errors import ConfigError, DataError
 from fusseg.federation.state import GlobalState, Memory
 from fusseg.runs.directory import (
-    RECORD_KEYS,
-    SavedState,
     create_run,
     discard_run,
-    has_state,
     load_record,
-    load_state,
     read_run_config,
-    resume_run,
     save_record,
-    save_state,
 )
+from fusseg.runs.record_form import Record
+from fusseg.runs.resuming import resume_run
+from fusseg.runs.saved_state import SavedState, has_state, load_state, save_state
 from fusseg.segmentation.head import initial_head
 from fusseg.segmentation.objectives import spell_out
 from fusseg.segmentation.training import Model, TrainingPlan
@@ -122,7 +119,7 @@ def test_a_folder_without_configuration_is_no_run(tmp_path):
 
 
 def test_a_record_is_read_back(tmp_path):
-    record = dict.fromkeys(RECORD_KEYS) | {"format_version": 2}
+    record = dict.fromkeys(Record.__required_keys__) | {"format_version": 2}
     record["final"] = {"mean_iou": 0.1 + 0.2, "per_class_iou": [None, 1.0]}
     save_record(tmp_path, record)
     assert load_record(tmp_path) == record
@@ -237,11 +234,14 @@ def again(path):
 
 @pytest.mark.parametrize(("rounds", "lost"), [(0, False), (1, False), (2, True)])
 def test_a_state_that_is_gone_is_told_from_one_that_never_was(rounds, lost, tmp_path):
-    record = dict.fromkeys(RECORD_KEYS) | {"format_version": 1, "rounds": [{}] * rounds}
+    record = dict.fromkeys(Record.__required_keys__) | {
+        "format_version": 1,
+        "rounds": [{}] * rounds,
+    }
     save_record(tmp_path, record)
     if lost:
         file = tmp_path / "state.safetensors"
-        message = f"{file} is gone, though rounds are finished{again(tmp_path)}"
+        message = f"{file} is missing, although rounds are finished{again(tmp_path)}"
         expect_refusal(message, DataError, has_state, tmp_path)
     else:
         assert not has_state(tmp_path)
@@ -291,11 +291,8 @@ def test_a_run_can_start_over_what_a_kill_left_of_its_configuration(tmp_path):
     assert read_run_config(tmp_path) == spell_out(Config())
 
 
-def test_a_record_that_cannot_be_written_names_the_file_and_the_mend(tmp_path):
+def test_a_record_that_cannot_be_written_names_the_file_and_the_fix(tmp_path):
     folder = tmp_path / "gone"
-    message = (
-        f"cannot write {folder / 'record.json'}: No such file or directory; mend it, then go on "
-        "with --resume"
-    )
-    with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
+    message = f"cannot write {folder / 'record.json'}: No such file or directory; "
+    with pytest.raises(DataError, match=f"^{re.escape(message)}.* --resume$"):
         save_record(folder, {})

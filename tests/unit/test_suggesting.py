@@ -31,5 +31,5 @@ def test_the_same_seed_judges_the_same_and_the_order_of_numbers_does_not_matter(
 
 @pytest.mark.parametrize("number", [1, 97, 300])
 def test_numbers_that_cannot_be_tried_are_refused(number):
-    with pytest.raises(ConfigError, match=f"must lie in 2 to 96 here, got {number}"):
+    with pytest.raises(ConfigError, match=f"must be from 2 to 96 here, got {number}"):
         next(judge_candidates(draw_sample(), [2, number], 0))

@@ -15,10 +15,11 @@ from fusseg.federation.baselines import features_anchor, pca_anchor, sample_feat
 from fusseg.federation.hello import agree, say_hello
 from fusseg.federation.state import GlobalState
 from fusseg.federation.strategies import resolve
-from fusseg.runs.directory import CONFIG, SavedState, save_record, save_state
-from fusseg.runs.engine import score_models
+from fusseg.runs.directory import CONFIG, save_record
+from fusseg.runs.model_scores import GLOBAL, score_models
 from fusseg.runs.prepare import Prepared, prepare
-from fusseg.runs.record import GLOBAL, describe_skipped, new_record
+from fusseg.runs.record import describe_skipped, new_record
+from fusseg.runs.saved_state import SavedState, save_state
 from fusseg.segmentation.assignment import build_segmenter
 from fusseg.segmentation.objective import Model, no_estimate, no_numbers
 from fusseg.segmentation.training import TrainingPlan

@@ -15,16 +15,11 @@ from fusseg.bench.grid import Anchor, Grid, cell_config
 from fusseg.config.schema import Config, DataConfig
 from fusseg.core.errors import ConfigError
 from fusseg.data.partitions.leave_one_out import leave_one_out
-from fusseg.runs.directory import (
-    CONFIG,
-    RECORD,
-    changed_settings,
-    load_record,
-    read_run_config,
-    state_round,
-)
+from fusseg.runs.directory import CONFIG, RECORD, load_record, read_run_config
 from fusseg.runs.engine import RoundDone
 from fusseg.runs.finished_rounds import recorded_round
+from fusseg.runs.resuming import changed_settings
+from fusseg.runs.saved_state import state_round
 from fusseg.runs.train import run_experiment
 
 CELLS = "cells"

@@ -10,7 +10,8 @@ from fusseg.config.file import flatten, to_table
 from fusseg.core.portable_paths import without_folders_in
 from fusseg.federation.strategies import find_strategy
 from fusseg.report import formatting
-from fusseg.runs.directory import RECORD, Record, load_record
+from fusseg.runs.directory import RECORD, load_record
+from fusseg.runs.record_form import ClientImages, HelloEntry
 from fusseg.segmentation.objectives import spell_out
 
 _SETTINGS: tuple[tuple[str, str], ...] = (
@@ -94,13 +95,12 @@ def _column_settings(cells: Sequence[Cell]) -> dict[str, str]:
     shown["steps per client and round"] = formatting.ABSENT
     shown["shifts used"] = formatting.ABSENT
     if first is not None:
-        cell, record = first
-        clients = record["clients"]
+        cell, clients, hello = first
         shown["clients: images"] = (
             f"{len(clients)}: {', '.join(str(client['num_images']) for client in clients)}"
         )
-        shown["steps per client and round"] = str(record["hello"]["local_steps"])
-        agreed = record["hello"]["agreed"].items()
+        shown["steps per client and round"] = str(hello["local_steps"])
+        agreed = hello["agreed"].items()
         shifts = [f"{shift:.3f}" for name, shift in agreed if name.startswith("shift_")]
         if shifts:
             # Each run measures its own shifts.
@@ -132,14 +132,16 @@ def _distinct(texts: Iterable[str]) -> str:
     return " / ".join(dict.fromkeys(texts)) or formatting.ABSENT
 
 
-def _first_federation(cells: Sequence[Cell]) -> tuple[Cell, Record] | None:
-    """Find a finished cell that trained in a federation, for its clients, steps and shifts."""
+def _first_federation(
+    cells: Sequence[Cell],
+) -> tuple[Cell, list[ClientImages], HelloEntry] | None:
+    """Find a cell with several clients: the cell, its clients, and what they agreed on."""
     for cell in cells:
         pooled = find_strategy(cell.config.federation.strategy).pools_images
         if cell.anchor is None and not pooled and (cell.path / RECORD).exists():
             record = load_record(cell.path)
             if record["hello"] is not None:
-                return cell, record
+                return cell, record["clients"], record["hello"]
     return None
 
 

@@ -29,9 +29,10 @@ from fusseg.report.bench_page import PageFigure
 from fusseg.report.class_distribution import draw_class_distribution
 from fusseg.report.cluster_colors import choose_coloring, class_colors
 from fusseg.report.drawings import Color, clouds_png, panels_png, seed_curves_png
-from fusseg.runs.directory import load_record, load_state
-from fusseg.runs.engine import final_models
+from fusseg.runs.directory import load_record
+from fusseg.runs.model_scores import final_models
 from fusseg.runs.prepare import prepare
+from fusseg.runs.saved_state import load_state
 from fusseg.segmentation.assignment import Segmenter, build_segmenter
 
 NUM_IMAGES = 4
@@ -103,7 +104,8 @@ def _panels(
         )
     for cell in cells:
         segmenter = _load_segmenter(cell)
-        matching = load_record(cell.path)["final"]["matching"]
+        final = load_record(cell.path)["final"]
+        matching = None if final is None else final["matching"]
         colors = choose_coloring(shown.classes, matching, segmenter.num_clusters).clusters
         rows[cell.method] = [
             colorize(segment_held_out(segmenter, shown, index).numpy(), colors) for index in indices
@@ -133,11 +135,12 @@ def _draw_clouds(
             if len(found.clients) > 1
         }
         record = load_record(cell.path)
-        trained = record.get("trained") or record["final"]
+        trained = record["trained"] or record["final"]
+        matching = None if trained is None else trained["matching"]
         rounds = resolve(cell.config).rounds
         training = {number: found for number, found in history.items() if number <= rounds}
-        if rounds in training and trained["matching"] is not None and len(histories) < NUM_CLOUDS:
-            histories[cell.method] = training, trained["matching"]
+        if rounds in training and matching is not None and len(histories) < NUM_CLOUDS:
+            histories[cell.method] = training, matching
     if not histories:
         return
     colors = np.concatenate([class_colors(shown.classes), np.array([UNASSIGNED], np.uint8)])

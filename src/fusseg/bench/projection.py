@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from fusseg.report.drawings import Cloud
-from fusseg.runs.directory import load_history
+from fusseg.runs.history import load_history
 
 _SERVER, _CLIENT = "global", "client/"
 

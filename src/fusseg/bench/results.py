@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, Literal
+from typing import Literal
 
 from fusseg.bench.cells import Cell, cell_progress
 from fusseg.core.errors import DataError
-from fusseg.runs.directory import Record, load_record
+from fusseg.runs.directory import load_record
+from fusseg.runs.record_form import HelloEntry, ModelScores, Record, RoundEntry
 
 Phase = Literal["trained", "finished"]
 PHASES: tuple[Phase, ...] = ("trained", "finished")
@@ -99,10 +100,12 @@ def _join_scores(scores: Sequence[Scores]) -> Scores:
 
 def _read_record(record: Record, cell: Cell) -> Result:
     finish = cell.config.federation.lloyd_rounds > 0 and cell.anchor is None
-    found: dict[Phase, Any] = {"trained": record["final"]}
+    found: dict[Phase, ModelScores | None] = {"trained": record["final"]}
     if finish:
         found = {"trained": record["trained"], "finished": record["final"]}
-    sent = [record["hello"] or {}, *record["rounds"]]
+    sent: list[HelloEntry | RoundEntry] = [*record["rounds"]]
+    if record["hello"] is not None:
+        sent.append(record["hello"])
     return Result(
         scores={phase: _scores(part, cell) for phase, part in found.items() if part is not None},
         bytes_sent=float(sum(part.get("bytes_up", 0) + part.get("bytes_down", 0) for part in sent)),
@@ -110,8 +113,8 @@ def _read_record(record: Record, cell: Cell) -> Result:
     )
 
 
-def _scores(part: Mapping[str, Any], cell: Cell) -> Scores:
-    if part["mean_iou"] is None:
+def _scores(part: ModelScores, cell: Cell) -> Scores:
+    if part["mean_iou"] is None or part["pixel_accuracy"] is None:
         raise DataError(f"{cell.path} has no scores: no held-out image is labeled")
     sites = {site: scores["mean_iou"] for site, scores in part["sites"].items()}
     return Scores(part["mean_iou"], part["pixel_accuracy"], sites, part.get("mean_iou_stego"))

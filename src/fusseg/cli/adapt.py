@@ -5,9 +5,9 @@ from pathlib import Path
 from fusseg.cli.output_files import write_page
 from fusseg.cli.progress import Display, follow
 from fusseg.cli.summaries import describe_skipped
+from fusseg.core.spread import spread_evenly
 from fusseg.federation.lloyd_steps import Adaptation
 from fusseg.runs.adapt import AdaptedRun, adapt_run
-from fusseg.runs.directory import spread_evenly
 
 PAGE = "adaptation.html"
 NUM_PICTURED = 8
@@ -32,7 +32,10 @@ def run_adapt(
     with Display() as display:
         stages = adapt_run(run_dir, folder, out, adaptation, cache, command)
         adapted = follow(stages, display)
-        for line in (*describe_skipped(adapted.record), *describe_adaptation(adapted)):
+        for line in (
+            *describe_skipped(adapted.record["skipped_images"]),
+            *describe_adaptation(adapted),
+        ):
             display.line(line)
         write_page(out / PAGE, _draw_page(adapted, out))
         display.line(f"run: {out}")
@@ -42,12 +45,12 @@ def run_adapt(
 def describe_adaptation(adapted: AdaptedRun) -> list[str]:
     """Compare the run before and after in a few lines."""
     record = adapted.record
-    before, after = record["adapted"]["before"], record["final"]
-    states = [region.state for region in adapted.regions]
+    before, after = adapted.adapted["before"], adapted.final
+    states = [region["state"] for region in adapted.adapted["regions"]]
     num_images = sum(client["num_images"] for client in record["clients"])
-    turned = min(region.cosine for region in adapted.regions)
+    turned = min(region["cosine"] for region in adapted.adapted["regions"])
     lines = [
-        f"{record['adapted']['steps']} steps over {num_images} images; cosine of new to old "
+        f"{adapted.adapted['steps']} steps over {num_images} images; cosine of new to old "
         f"centroids at least {turned:.3f}, {states.count('held')} held at the bound, "
         f"{states.count('kept')} kept because they have too few positions"
     ]
@@ -56,11 +59,14 @@ def describe_adaptation(adapted: AdaptedRun) -> list[str]:
     else:
         lines.append(
             f"mIoU before {before['mean_iou']:.4f}, after {after['mean_iou']:.4f}, after with "
-            f"the regions' old classes {record['adapted']['names_kept_mean_iou']:.4f}"
+            f"the regions' old classes {adapted.adapted['names_kept_mean_iou']:.4f}"
         )
-    for name in ("mean_cosine", "mean_margin"):
-        left, right = before["quality"][name], after["quality"][name]
-        lines.append(f"{name.replace('_', ' ')} before {left:.3f}, after {right:.3f}")
+    left, right = before["quality"], after["quality"]
+    if left is not None and right is not None:
+        lines += [
+            f"mean cosine before {left['mean_cosine']:.3f}, after {right['mean_cosine']:.3f}",
+            f"mean margin before {left['mean_margin']:.3f}, after {right['mean_margin']:.3f}",
+        ]
     return lines
 
 
@@ -71,7 +77,7 @@ def _draw_page(adapted: AdaptedRun, out: Path) -> str:
     from fusseg.report.quality_page import PicturedImage
     from fusseg.report.side_by_side import picture_regions
 
-    regions = name_regions(out, len(adapted.regions))
+    regions = name_regions(out, len(adapted.adapted["regions"]))
     colors = cluster_colors_of(regions)
     places = spread_evenly(range(len(adapted.shown.items)), NUM_PICTURED)
     pictured = [

@@ -7,9 +7,7 @@ from typing import cast, get_args
 
 from fusseg.cli.progress import Display
 from fusseg.core.errors import ConfigError, DataError, nearest_name
-from fusseg.export.annotations.coco import write_coco
-from fusseg.export.annotations.cvat import write_cvat
-from fusseg.export.annotations.images import (
+from fusseg.export.annotations.annotated_image import (
     AnnotatedImage,
     AnnotationOptions,
     Instances,
@@ -17,6 +15,8 @@ from fusseg.export.annotations.images import (
     Shapes,
     annotate_image,
 )
+from fusseg.export.annotations.coco import write_coco
+from fusseg.export.annotations.cvat import write_cvat
 from fusseg.export.annotations.label_studio import (
     IMAGE_PREFIX,
     configuration_file,

@@ -34,7 +34,7 @@ def describe_installation(cache: Path) -> Iterator[str]:
     Yields:
         Lines to print.
     """
-    known = versions()
+    known = dict(versions())
     yield f"fusseg {known['fusseg']}, Python {known['python']}, {known['platform']}"
     packages = ("torch", "numpy", "onnxruntime", "transformers", "safetensors", "pillow")
     yield "packages: " + ", ".join(f"{name} {known[name]}" for name in packages)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from fusseg.cli.output_files import write_output
 from fusseg.cli.progress import Display, follow
@@ -14,10 +15,10 @@ from fusseg.data.layouts import open_dataset
 from fusseg.data.selection import check_names, check_split
 from fusseg.evaluation.scores import score_named
 from fusseg.federation.strategies import resolve
-from fusseg.runs.directory import Record
 from fusseg.runs.linear_probes import probe_run
-from fusseg.runs.load import TrainedRun, evaluate_run, load_run
-from fusseg.runs.record import GLOBAL
+from fusseg.runs.load import RunScores, TrainedRun, evaluate_run, load_run
+from fusseg.runs.model_scores import GLOBAL
+from fusseg.runs.record_form import ProtocolEntry
 from fusseg.runs.regions import Regions, load_regions
 
 
@@ -43,15 +44,16 @@ def run_evaluate(
     regions = None if segmenter is None else load_regions(run_dir, segmenter.num_clusters)
     with Display() as display:
         scores = follow(evaluate_run(run, data, cache), display)
-        scores["named"] = None if regions is None else _score_named(scores, regions)
-        for line in _describe(run, scores):
+        named = None if regions is None else _score_named(scores, regions)
+        written: dict[str, Any] = {**scores, "named": named}
+        for line in _describe(run, scores, named):
             display.line(line)
         if probe:
-            scores["probe"] = follow(probe_run(run, data, cache), display)
+            written["probe"] = follow(probe_run(run, data, cache), display)
             for name in ("features", "codes"):
-                display.line(_describe_probe(name, scores["probe"][name]))
+                display.line(_describe_probe(name, written["probe"][name]))
     if json_file is not None:
-        write_output(json_file, json.dumps(scores, indent=1).encode())
+        write_output(json_file, json.dumps(written, indent=1).encode())
 
 
 def _check_chosen(data: DataConfig, chosen: Mapping[str, str]) -> None:
@@ -62,47 +64,48 @@ def _check_chosen(data: DataConfig, chosen: Mapping[str, str]) -> None:
         check_split(dataset, data.held_out_split, "--split")
 
 
-def _describe(run: TrainedRun, scores: Record) -> Iterator[str]:
-    yield from describe_skipped(scores)
+def _describe(run: TrainedRun, scores: RunScores, named: Mapping[str, Any] | None) -> Iterator[str]:
+    yield from describe_skipped(scores["skipped_images"])
     yield from _caveats(run, scores)
     yield from describe_scores(scores)
-    if scores["mean_iou_stego"] is not None:
-        yield f"mIoU as STEGO defines it, for published figures: {scores['mean_iou_stego']:.4f}"
+    stego = scores.get("mean_iou_stego")
+    if stego is not None:
+        yield f"mIoU as STEGO defines it, for published figures: {stego:.4f}"
     for name, iou in (scores["per_class_iou"] or {}).items():
         yield f"  {name}: " + ("not in the labels" if iou is None else f"IoU {iou:.4f}")
-    if scores["named"] is not None:
-        yield _describe_named(scores["named"])
+    if named is not None:
+        yield _describe_named(named)
     yield _describe_protocol(scores["protocol"])
 
 
-def _score_named(scores: Record, regions: Regions) -> Record | None:
-    if scores["confusion"] is None:
+def _score_named(scores: RunScores, regions: Regions) -> dict[str, Any] | None:
+    if scores["confusion"] is None or scores["per_class_iou"] is None:
         return None
     return score_named(scores["confusion"], regions.names, list(scores["per_class_iou"]))
 
 
-def _describe_named(named: Record) -> str:
+def _describe_named(named: Mapping[str, Any]) -> str:
     return (
         f"by the names in regions.toml: mIoU {named['mean_iou']:.4f}, accuracy "
         f"{named['pixel_accuracy']:.4f}"
     )
 
 
-def _describe_protocol(protocol: Record) -> str:
+def _describe_protocol(protocol: ProtocolEntry) -> str:
     height, width = protocol["image_size"]
     cut = "images whole" if protocol["whole"] else f"fit {protocol['fit']}"
-    flip, crf = ("with" if protocol[name] else "without" for name in ("flip", "crf"))
+    flip, crf = ("with" if used else "without" for used in (protocol["flip"], protocol["crf"]))
     return f"scored at {height} x {width} pixels, {cut}, {flip} flip averaging, {crf} CRF"
 
 
-def _describe_probe(name: str, scores: Record) -> str:
+def _describe_probe(name: str, scores: Mapping[str, float]) -> str:
     return (
         f"linear probe on {name}, trained on labels: mIoU {scores['mean_iou']:.4f}, accuracy "
         f"{scores['pixel_accuracy']:.4f} of the positions"
     )
 
 
-def _caveats(run: TrainedRun, scores: Record) -> list[str]:
+def _caveats(run: TrainedRun, scores: RunScores) -> list[str]:
     rounds = resolve(run.config).num_rounds
     trained = scores["trained_images"]
     lines = []

@@ -8,6 +8,7 @@ import numpy as np
 
 from fusseg.config.compute import EXACT
 from fusseg.core.errors import ConfigError, DataError
+from fusseg.core.spread import spread_evenly
 from fusseg.core.visible_text import say
 from fusseg.data.images import Decoding, decoding_of, load_image
 from fusseg.data.items import Item
@@ -20,7 +21,7 @@ from fusseg.export.packing import pack_run
 from fusseg.prediction.segmenter import segment_image
 from fusseg.prediction.sources import find_images
 from fusseg.prediction.viewing import MAX_AREA
-from fusseg.runs.directory import read_run_config, spread_evenly
+from fusseg.runs.directory import read_run_config
 from fusseg.runs.load import load_run, pick_segmenter
 
 MOST_IMAGES = 8

@@ -8,6 +8,7 @@ import torch
 from fusseg.cli.output_files import write_output
 from fusseg.cli.progress import Display
 from fusseg.core.errors import ConfigError
+from fusseg.core.spread import spread_evenly
 from fusseg.data.items import Item
 from fusseg.prediction.contact_sheet import draw_sheet
 from fusseg.prediction.naming import (
@@ -24,7 +25,6 @@ from fusseg.prediction.naming import (
 from fusseg.prediction.segmenter import Segmenter
 from fusseg.prediction.sources import find_images
 from fusseg.report.cluster_colors import unnamed_clusters
-from fusseg.runs.directory import spread_evenly
 from fusseg.runs.regions import NamedCluster, join_clusters, read_named, regions_file, write_named
 
 

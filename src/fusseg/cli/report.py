@@ -11,16 +11,11 @@ from fusseg.cli.output_files import write_page
 from fusseg.cli.progress import Display, follow
 from fusseg.core.errors import ConfigError, DataError, FussegError
 from fusseg.core.visible_text import say
-from fusseg.runs.directory import (
-    REPORT,
-    Record,
-    load_record,
-    load_state,
-    read_run_config,
-    state_round,
-)
+from fusseg.runs.directory import REPORT, load_record, read_run_config
 from fusseg.runs.finished_rounds import check_same_round
 from fusseg.runs.prepare import prepare
+from fusseg.runs.record_form import Record
+from fusseg.runs.saved_state import load_state, state_round
 
 
 def run_report(run_dir: Path, cache: Path) -> bool:

@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from fusseg.cli.progress import Display, show_extraction
 from fusseg.cli.summaries import describe_run
@@ -14,6 +13,7 @@ from fusseg.features.extraction import Progress
 from fusseg.federation.state import ClientUpdate
 from fusseg.runs.directory import REPORT, read_run_config
 from fusseg.runs.engine import RoundDone, TrainingBegun
+from fusseg.runs.record_form import RoundEntry
 from fusseg.runs.trackers import Log, check_trackers, round_figures, track
 from fusseg.runs.train import Event, Finished, run_experiment
 
@@ -102,7 +102,7 @@ class _TrainingDisplay:
             self._display.line(_describe_round(event.entry, self._rounds))
 
 
-def _describe_round(entry: Any, num_rounds: int) -> str:  # noqa: ANN401 - JSON
+def _describe_round(entry: RoundEntry, num_rounds: int) -> str:
     text = f"round {entry['round']} of {num_rounds}"
     text += ": Lloyd step" if entry["loss"] is None else f": loss {entry['loss']:.4f}"
     if entry["mean_iou"] is not None:

@@ -15,17 +15,11 @@ from fusseg.deployment.server.server_data import prepare_server
 from fusseg.deployment.wire.offer import check_deployable
 from fusseg.deployment.wire.payloads import EVALUATE
 from fusseg.report.gallery import write_report
-from fusseg.runs.directory import (
-    REPORT,
-    Record,
-    create_run,
-    load_record,
-    load_state,
-    resume_run,
-    save_record,
-)
-from fusseg.runs.engine import check_resumable
+from fusseg.runs.directory import REPORT, create_run, load_record, save_record
 from fusseg.runs.record import describe_command
+from fusseg.runs.record_form import Record
+from fusseg.runs.resuming import check_resumable, resume_run
+from fusseg.runs.saved_state import load_state
 from fusseg.runs.warm_start import carry_names, check_start
 
 
@@ -92,9 +86,9 @@ def resume_command(options: ServeOptions) -> str:
 
 def left_out_of_score(record: Record) -> list[str]:
     """Name the sites that are missing from the score, if any."""
-    final = record["rounds"][-1] if record["rounds"] else {"incidents": []}
-    missing = sorted(one["client_id"] for one in final["incidents"] if one["task"] == EVALUATE)
-    if not missing:
+    incidents = record["rounds"][-1]["incidents"] if record["rounds"] else []
+    missing = sorted(one["client_id"] for one in incidents if one["task"] == EVALUATE)
+    if not missing or record["final"] is None:
         return []
     scored = len(record["final"]["sites"])
     return [f"scored at {scored} of {scored + len(missing)} sites; left out: {', '.join(missing)}"]

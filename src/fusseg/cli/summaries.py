@@ -1,12 +1,9 @@
 """Lines that several commands print: what is doubtful, what was skipped, how good a model is."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
 
 from fusseg.data.findings import Finding
-
-if TYPE_CHECKING:
-    from fusseg.runs.directory import Record
+from fusseg.runs.record_form import ModelScores, Record, SkippedImage
 
 
 def describe_finding(finding: Finding) -> str:
@@ -14,24 +11,24 @@ def describe_finding(finding: Finding) -> str:
     return f"{finding.severity}: {finding.subject}: {finding.message}"
 
 
-def describe_skipped(record: "Record") -> Iterator[str]:
+def describe_skipped(images: Sequence[SkippedImage]) -> Iterator[str]:
     """Name the images that a run or an evaluation skipped, with the reasons."""
-    for skipped in record["skipped_images"]:
+    for skipped in images:
         yield f"skipped {skipped['site']}/{skipped['image']}: {skipped['reason']}"
 
 
-def describe_run(record: "Record") -> list[str]:
+def describe_run(record: Record) -> list[str]:
     """Sum up a finished run in a few lines."""
-    seconds = record["seconds"]
+    seconds, final = record["seconds"], record["final"]
     return [
-        *describe_skipped(record),
-        *describe_scores(record["final"]),
+        *describe_skipped(record["skipped_images"]),
+        *([] if final is None else describe_scores(final)),
         f"seconds: extraction {seconds['extract']:.1f}, training {seconds['train']:.1f}, "
         f"evaluation {seconds['evaluate']:.1f}",
     ]
 
 
-def describe_scores(scores: "Record") -> list[str]:
+def describe_scores(scores: ModelScores) -> list[str]:
     """Describe how good a model is: its scores if there are labels, and its label-free figures."""
     if scores["mean_iou"] is None:
         lines = ["no labels: scores are null"]

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -34,6 +34,19 @@ _ALL_OF_AN_IMAGE, _MOST_OF_AN_IMAGE, _LEAST_SHARE = 0.9, 0.5, 0.1
 band, the second is of the pixels that are not clear, and the third is the least share of all."""
 _ROUGH, _ROUGH_SHARE = 2.5 / 255, 0.2
 """Second difference of neighbors above that of a soft shadow, and its least share in a picture."""
+
+
+class StoredValues(TypedDict):
+    """What the training images of one kind of file hold, as a record describes it."""
+
+    gray: bool
+    """Whether they are gray; otherwise RGB."""
+    largest: int
+    """Largest value of the file's type."""
+    white: int
+    """Value that counts as white."""
+    highest: int
+    """Highest value that occurs in the colors, except the type's largest."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +161,7 @@ def doubt_stored(items: Sequence[Item], data: DataConfig) -> Iterator[Finding]:
     yield from judge_stored(look_over(items, decoding), decoding)
 
 
-def sum_up(images: Sequence[Stored]) -> list[dict[str, Any]]:
+def sum_up(images: Sequence[Stored]) -> list[StoredValues]:
     """Describe each kind of file over all sites, for a record; it names no site."""
     groups: dict[tuple[bool, int, int], list[Stored]] = defaultdict(list)
     for image in images:

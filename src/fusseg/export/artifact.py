@@ -1,4 +1,4 @@
-"""A model as one file: safetensors with all that is needed to use it, and never pickle."""
+"""The model file: one safetensors file with all that is needed to use a model, without pickle."""
 
 import json
 from collections.abc import Mapping
@@ -23,10 +23,10 @@ from fusseg.segmentation.assignment import Segmenter
 from fusseg.segmentation.head import HeadWeights, SegmentationHead, build_head
 
 FORMAT_VERSION = 2
-"""Newest that is read, and written where a value in an image file does not mean what it did under
-the first: there an older fusseg must not read the model."""
+"""Newest version that is read. It is written only if images are decoded in a way that version 1 did
+not know, so that an older fusseg does not misread them."""
 KEY = "fusseg"
-"""Of the metadata: a JSON object; see docs/share.md."""
+"""Key of the metadata, which is a JSON object; see docs/share.md."""
 BackboneKind = Literal["filterbank", "hub", "folder", "onnx"]
 _DECODED = ("white_level", "alpha_channel")
 _HEAD, _CENTROIDS, _MEAN = "head.", "centroids", "mean_feature"
@@ -34,36 +34,36 @@ _HEAD, _CENTROIDS, _MEAN = "head.", "centroids", "mean_feature"
 
 @dataclass(frozen=True)
 class BackboneNeed:
-    """Which backbone a model belongs to, and where to get it."""
+    """The backbone that a model needs, and where to get it."""
 
     kind: BackboneKind
     name: str
-    """`filterbank`, an id on the hub, or a folder or file without its path."""
+    """`filterbank`, an id on the hub, or the name of a folder or file without its path."""
     fingerprint: str
     feature_dim: int
     stride: int
     file_sha256: str | None = None
-    """Of the ONNX file, as `sha256sum` prints it."""
+    """SHA-256 of the ONNX file, as `sha256sum` prints it; None: it is no ONNX file."""
     grid: Grid | None = None
-    """How the tokens of the ONNX file lie in the image; None: it gives a map."""
+    """Rows and columns of the ONNX file's tokens; None: it returns a map."""
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """What the file holds."""
+    """Content of a model file."""
 
     segmenter: Segmenter
     backbone: BackboneNeed
     data: DataConfig
-    """How images were decoded and seen in training; the other settings are not kept."""
+    """How images were decoded and resized in training; other settings are not saved."""
     clusters: tuple[NamedCluster, ...] | None
-    """Name and color of every cluster, where they were given."""
+    """Name and color of every cluster; None: they have no names."""
     training: Mapping[str, Any]
-    """How the model came to be; see docs/share.md."""
+    """How the model was trained; see docs/share.md."""
 
 
 def save_artifact(path: Path, artifact: Artifact) -> None:
-    """Write a model whole or not at all; the same model gives the same bytes.
+    """Write a model atomically; the same model gives the same bytes.
 
     Raises:
         DataError: If the file cannot be written.
@@ -86,7 +86,7 @@ def save_artifact(path: Path, artifact: Artifact) -> None:
         "backbone": describe_backbone(artifact.backbone),
         "clusters": artifact.clusters and [asdict(cluster) for cluster in artifact.clusters],
     }
-    # Through JSON once, so that what is hashed is what will be read: lists in place of tuples.
+    # Through JSON once, so that what is hashed equals what is read: lists, not tuples.
     metadata = json.loads(json.dumps(described))
     metadata["sha256"] = _digest(metadata, tensors)
     try:
@@ -96,7 +96,7 @@ def save_artifact(path: Path, artifact: Artifact) -> None:
 
 
 def describe_backbone(need: BackboneNeed) -> dict[str, Any]:
-    """Write down which backbone it is; a grid only where there is one."""
+    """Describe a backbone as JSON; `grid` is left out if it is None."""
     described = asdict(need)
     if need.grid is None:
         del described["grid"]
@@ -104,14 +104,14 @@ def describe_backbone(need: BackboneNeed) -> dict[str, Any]:
 
 
 def load_artifact(path: Path) -> Artifact:
-    """Read a model, and refuse a file that is not whole.
+    """Read a model and check that the file is complete.
 
     Raises:
-        DataError: If there is no such file, it is no model, of a newer format version, or damaged.
+        DataError: If the file does not exist, is no model, has a newer version, or is damaged.
     """
     metadata, tensors = _read(path)
     version = metadata.get("format_version")
-    # Before the digest: a newer format may hash other things.
+    # Before the digest, because a newer version may compute it otherwise.
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise DataError(
             f"{path} has format version {version}, this fusseg {VERSION} reads up to "
@@ -125,7 +125,7 @@ def load_artifact(path: Path) -> Artifact:
     try:
         return _unpack(metadata, tensors)
     except (KeyError, TypeError, ValueError, RuntimeError, FussegError) as error:
-        raise DataError(f"{path} is no model that fusseg wrote: {error}") from error
+        raise DataError(f"{path} is not a model that fusseg wrote: {error}") from error
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -137,10 +137,10 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         metadata = None if written is None else json.loads(written)
     except (SafetensorError, ValueError, OSError, RecursionError) as error:
-        raise DataError(f"{path} is damaged, or no safetensors file: {error}") from error
+        raise DataError(f"{path} is damaged or not a safetensors file: {error}") from error
     if not isinstance(metadata, dict) or "backbone" not in metadata:
         raise DataError(
-            f"{path} is no model of fusseg: its metadata does not describe one; write one with "
+            f"{path} is not a model of fusseg: its metadata does not describe one; write one with "
             "fusseg pack RUN_DIR"
         )
     return metadata, tensors
@@ -178,7 +178,7 @@ def _need(entry: Mapping[str, Any]) -> BackboneNeed:
     _check_choice(entry["kind"], BackboneKind)
     texts = (entry["name"], entry["fingerprint"], entry["file_sha256"] or "")
     if not all(isinstance(text, str) and text.isprintable() for text in texts):
-        raise ValueError("backbone must be described by text on one line")
+        raise ValueError("text that describes the backbone must be on one line")
     if not all(type(entry[name]) is int and entry[name] > 0 for name in ("feature_dim", "stride")):
         raise ValueError("channels and stride of the backbone must be integers above 0")
     grid = entry.get("grid")

@@ -1,4 +1,4 @@
-"""Models on the Hugging Face hub: a repository of the model file and its card."""
+"""Publishing models on the Hugging Face hub, and fetching them from there."""
 
 import re
 from collections.abc import Mapping
@@ -20,21 +20,21 @@ _PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 
 @dataclass(frozen=True)
 class Publication:
-    """Where a model goes, and under which terms."""
+    """Where a model is published, and under which license."""
 
     repo_id: str
-    """OWNER/NAME."""
+    """Repository, as OWNER/NAME."""
     private: bool = False
     license_id: str | None = None
-    """As the hub lists them, such as `apache-2.0`; None: the card names none."""
+    """Name of the license on the hub, such as `apache-2.0`; None: the card names no license."""
     preview: Path | None = None
     """A picture for the card."""
 
     def __post_init__(self) -> None:
-        """Check what the hub and the card need.
+        """Check names and preview.
 
         Raises:
-            ConfigError: If the name or license has another form, or the preview is no picture.
+            ConfigError: If the name or license has a wrong form, or the preview is no picture.
         """
         if not re.fullmatch(_REPOSITORY, self.repo_id):
             raise ConfigError(f"a repository is named OWNER/NAME, got {self.repo_id!r}")
@@ -65,7 +65,10 @@ def _check_repository(repo_id: str) -> None:
 
 
 def write_repository(folder: Path, artifact: Artifact, publication: Publication) -> list[Path]:
-    """Write what a repository holds: model file, card, and the preview where there is one.
+    """Write the files of a repository: model, card, and preview if there is one.
+
+    Returns:
+        The files that were written.
 
     Raises:
         DataError: If a file cannot be written.
@@ -85,17 +88,17 @@ def write_repository(folder: Path, artifact: Artifact, publication: Publication)
 
 
 def push(artifact: Artifact, publication: Publication) -> str:
-    """Send a model to the hub, in one commit; the repository is made where there is none.
+    """Upload a model to the hub in one commit; the repository is created if it does not exist.
 
     Args:
         artifact: The model.
-        publication: Where it goes.
+        publication: Where it is published.
 
     Returns:
-        Address of the commit.
+        URL of the commit.
 
     Raises:
-        ConfigError: If the hub cannot be reached, or refuses.
+        ConfigError: If the hub cannot be reached or refuses the upload.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
@@ -113,7 +116,7 @@ def push(artifact: Artifact, publication: Publication) -> str:
             )
         except HfHubHTTPError as error:
             raise ConfigError(
-                f"the Hugging Face hub refuses {repo}: {first_line(error)}; {_mend(error)}"
+                f"the Hugging Face hub refuses {repo}: {first_line(error)}; {_remedy(error)}"
             ) from error
         except Exception as error:  # the errors of its connections share no base class
             if not _is_connection(error):
@@ -125,33 +128,33 @@ def push(artifact: Artifact, publication: Publication) -> str:
     return str(done.commit_url)
 
 
-def _mend(error: "HfHubHTTPError") -> str:
+def _remedy(error: "HfHubHTTPError") -> str:
     if error.response.status_code >= 500 or error.response.status_code == 429:
         return "try again later, or write the files with --dry-run FOLDER"
     return "run `hf auth login` with a token that may write there"
 
 
 def find_model(source: str | Path) -> Path:
-    """Find a model file: as given, in a folder, or on the hub.
+    """Find a model file: at a path, in a folder, or on the hub.
 
     Args:
-        source: A model file, a folder that holds `model.safetensors`, or OWNER/NAME on the hub.
-            What is there as a path goes before the hub.
+        source: A model file, a folder with `model.safetensors`, or OWNER/NAME on the hub. A path
+            that exists is preferred to the hub.
 
     Raises:
-        ConfigError: If it is no path and cannot be fetched.
-        DataError: If the folder holds no model.
+        ConfigError: If it is no existing path and cannot be fetched from the hub.
+        DataError: If the folder contains no model.
     """
     path = Path(source)
     if path.is_dir():
         if not (path / MODEL_FILE).is_file():
-            raise DataError(f"{path} holds no {MODEL_FILE}; write one with fusseg pack")
+            raise DataError(f"{path} contains no {MODEL_FILE}; write one with fusseg pack")
         return path / MODEL_FILE
     if path.exists():
         return path
     if not re.fullmatch(_REPOSITORY, str(source)) or str(source).endswith(".safetensors"):
         raise ConfigError(
-            f"there is no file or folder {source}, and it is no OWNER/NAME on the Hugging Face hub"
+            f"there is no file or folder {source}, and it is no OWNER/NAME of the Hugging Face hub"
         )
     return _download(str(source))
 
@@ -171,10 +174,10 @@ def _download(repo_id: str) -> Path:
         "`hf auth login`",
         RepositoryNotFoundError: "is not on the Hugging Face hub; correct it, or run `hf auth "
         "login` if it is private",
-        LocalEntryNotFoundError: "is neither in the cache of the Hugging Face hub nor can it be "
-        "fetched from there; copy its model.safetensors here and give its path",
-        EntryNotFoundError: f"holds no {MODEL_FILE}: it is no model of fusseg",
-        HFValidationError: "is no OWNER/NAME that the Hugging Face hub allows",
+        LocalEntryNotFoundError: "is not in the cache of the Hugging Face hub and cannot be "
+        "fetched from there; copy its model.safetensors to this machine and give its path",
+        EntryNotFoundError: f"contains no {MODEL_FILE}: it is not a model of fusseg",
+        HFValidationError: "is not an OWNER/NAME that the Hugging Face hub allows",
     }
     try:
         return Path(hf_hub_download(repo_id, MODEL_FILE))

@@ -1,4 +1,4 @@
-"""The model card: README.md of a model on the hub, generated from the model file alone."""
+"""The model card: README.md of a model on the Hugging Face hub, written from the model file."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from fusseg.runs.record import DEPLOYMENT
 from fusseg.runs.regions import hex_color
 
 MODEL_FILE, CARD, PREVIEW = "model.safetensors", "README.md", "preview"
-"""What a repository holds; the preview keeps its suffix."""
+"""Names of the files in a repository; the preview keeps its suffix."""
 _METHOD = "[federated learning](https://arxiv.org/abs/2505.23292)"
 
 
@@ -22,13 +22,22 @@ def model_card(
 
     Args:
         artifact: The model.
-        repo_id: OWNER/NAME.
-        license_id: As the hub lists them, such as `apache-2.0`; None: none is named.
-        preview: File name of a picture beside the card; None: none.
+        repo_id: Repository, as OWNER/NAME.
+        license_id: Name of the license on the hub, such as `apache-2.0`; None: no license.
+        preview: File name of a picture beside the card; None: no picture.
     """
+    # Here and not above: a card is written only when a model is published.
+    from huggingface_hub import ModelCardData
+
+    header = ModelCardData(
+        license=license_id,
+        library_name="fusseg",
+        pipeline_tag="image-segmentation",
+        tags=["image-segmentation", "unsupervised-segmentation", "federated-learning", "fusseg"],
+    )
     name = repo_id.rpartition("/")[2]
     parts = [
-        _header(license_id),
+        f"---\n{header.to_yaml()}\n---\n",
         f"# {name}\n",
         f"A model for unsupervised semantic segmentation: it splits images into "
         f"{artifact.segmenter.num_clusters} regions. {_origin(artifact.training)} Training "
@@ -40,15 +49,6 @@ def model_card(
         "## Limits\n\n" + _limits(artifact.training),
     ]
     return "\n".join(part for part in parts if part)
-
-
-def _header(license_id: str | None) -> str:
-    tags = ("image-segmentation", "unsupervised-segmentation", "federated-learning", "fusseg")
-    terms = f"license: {license_id}\n" if license_id else ""
-    listed = "".join(f"- {tag}\n" for tag in tags)
-    return (
-        f"---\n{terms}library_name: fusseg\npipeline_tag: image-segmentation\ntags:\n{listed}---\n"
-    )
 
 
 def _origin(training: Mapping[str, Any]) -> str:
@@ -65,8 +65,8 @@ def _origin(training: Mapping[str, Any]) -> str:
         parts.append("Each client kept a model of its own; this is one of them.")
     if training.get("adapted"):
         parts.append(
-            "Afterwards its centroids were moved to other images; clients and images below are "
-            "those."
+            "Afterwards its centroids were moved to other images, and the clients and images below "
+            "are the ones it was moved to."
         )
     return " ".join(parts)
 
@@ -106,7 +106,7 @@ def _training_rows(artifact: Artifact) -> list[tuple[str, object]]:
     rows: list[tuple[str, object]] = [
         ("backbone", f"{need.name}, {need.feature_dim} channels, stride {need.stride}"),
         ("image size", f"{height} x {width} pixels, {data.fit}, {data.interpolation}"),
-        ("value that is white", _white(data.white_level)),
+        ("value of white", _white(data.white_level)),
         ("transparency", ignored),
         ("regions, channels of a code", f"{artifact.segmenter.num_clusters}, "
          f"{artifact.segmenter.head.code_dim}"),
@@ -146,16 +146,16 @@ def _rounds(training: Mapping[str, Any]) -> str | None:
 
 def _limits(training: Mapping[str, Any]) -> str:
     lines = [
-        "Regions are what the images have in common, not classes that somebody chose. Look at "
-        "them before you rely on them.\n",
-        "Images that look unlike those of training are split all the same, without a warning.\n",
+        "Regions are patterns that the images have in common, not classes that somebody chose. "
+        "Look at them before you rely on them.\n",
+        "Images that look different from the training images are split too, without a warning.\n",
     ]
     if training.get("mean_iou") is None:
         lines.append("It was not scored: there were no labels to compare with.\n")
     else:
         lines.append(
-            "Its score matches regions to classes after the fact, by labels of the held-out "
-            "images, which training never saw.\n"
+            "For its score, regions were matched to classes afterwards, by the labels of held-out "
+            "images that training never saw.\n"
         )
     return "".join(f"- {line}" for line in lines)
 
@@ -166,7 +166,7 @@ def _table(rows: list[tuple[str, object]]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Keep a name from being read as Markdown or HTML."""
+    """Escape a name, so that it is not read as Markdown or HTML."""
     for character in "\\`*_[]|":
         text = text.replace(character, f"\\{character}")
     return text.replace("<", "&lt;")

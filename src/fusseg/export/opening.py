@@ -1,4 +1,4 @@
-"""A model file and its backbone, ready to segment."""
+"""Opening a model file: with its backbone it is ready to segment."""
 
 from dataclasses import replace
 from hashlib import sha256
@@ -10,27 +10,27 @@ from fusseg.core.errors import ConfigError
 from fusseg.export.artifact import Artifact, BackboneNeed, load_artifact
 from fusseg.features.backbones import Backbone, load_backbone
 from fusseg.runs.load import TrainedRun
-from fusseg.runs.record import GLOBAL
+from fusseg.runs.model_scores import GLOBAL
 from fusseg.runs.regions import Regions, join_clusters
 
 
 def load_model(
     path: Path, backbone: str | None = None, compute: Compute = EXACT
 ) -> tuple[TrainedRun, Regions | None]:
-    """Load a model file with its backbone; it segments as the run it comes from, to the same bits.
+    """Load a model file with its backbone; it segments with the same bits as the run it comes from.
 
     Args:
-        path: As `fusseg pack` wrote it.
-        backbone: This machine's copy, as in `backbone.name`: `onnx:PATH`, a folder or an id. None:
-            the filter bank, or the id on the hub that the model names.
-        compute: Where a ViT runs, and in which precision.
+        path: A file that `fusseg pack` wrote.
+        backbone: This machine's copy of the backbone, as in `backbone.name`: `onnx:PATH`, a folder
+            or an id. None: the filter bank, or the id on the hub that the model names.
+        compute: Device and precision of a ViT.
 
     Returns:
-        The model under `GLOBAL`, and what its regions are called, where they were named.
+        The model under `GLOBAL`, and the names of its regions; None if they have none.
 
     Raises:
-        ConfigError: If the backbone has to be given, cannot be loaded, or is another one.
-        DataError: As `load_artifact`.
+        ConfigError: If the backbone must be given, cannot be loaded, or is not the model's.
+        DataError: As for `load_artifact`.
     """
     artifact = load_artifact(path)
     loaded = _load(artifact.backbone, backbone, compute)
@@ -56,20 +56,20 @@ def load_model(
 
 
 def regions_of(artifact: Artifact) -> Regions | None:
-    """Name the regions as `regions.toml` of the run did; None where it had none."""
+    """Give the regions with the names of the run's `regions.toml`; None if it had none."""
     return None if artifact.clusters is None else join_clusters(artifact.clusters)
 
 
 def describe_need(need: BackboneNeed) -> str:
-    """Say in words which backbone is needed and how to give it."""
+    """Say which backbone is needed and how to give it."""
     if need.kind == "filterbank":
-        return "the filter bank of this program, of the version that trained it"
+        return "the filter bank of the fusseg version that trained it"
     if need.kind == "hub" and "/" not in need.name:
-        return f"the backbone {need.name!r}, which a program has added to its table"
+        return f"the backbone {need.name!r}, which a program has registered"
     if need.kind == "hub":
-        return f"{need.name} of the Hugging Face hub"
+        return f"{need.name} from the Hugging Face hub"
     if need.kind == "folder":
-        return f"the ViT of the folder {need.name!r}, given as a folder"
+        return f"the ViT in the folder {need.name!r}, given as a folder"
     return f"the ONNX file {need.name!r} with SHA-256 {need.file_sha256}, given as onnx:PATH"
 
 

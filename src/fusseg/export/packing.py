@@ -1,4 +1,4 @@
-"""From a run directory to a model file, and what of the run goes into it."""
+"""Packing a run as a model file, and choosing what of the run goes into it."""
 
 from hashlib import sha256
 from pathlib import Path
@@ -9,26 +9,27 @@ from fusseg.core.errors import DataError
 from fusseg.export.artifact import Artifact, BackboneKind, BackboneNeed
 from fusseg.features.backbones import Backbone
 from fusseg.federation.strategies import resolve
-from fusseg.runs.directory import Record, load_record
+from fusseg.runs.directory import load_record
 from fusseg.runs.finished_rounds import check_same_round
 from fusseg.runs.load import TrainedRun, pick_segmenter
-from fusseg.runs.record import GLOBAL
+from fusseg.runs.model_scores import GLOBAL
+from fusseg.runs.record_form import ModelScores, OwnModelScores, Record
 from fusseg.runs.regions import NamedCluster, load_regions
 
 
 def pack_run(
     run: TrainedRun, run_dir: Path, site: str | None = None, *, with_sites: bool = False
 ) -> Artifact:
-    """Take from a run what a model file holds: no image, no path, no command.
+    """Pack a run as the content of a model file, without images, paths and commands.
 
     Args:
-        run: As loaded.
+        run: A trained run.
         run_dir: Its directory.
-        site: Whose model, where each site has its own.
-        with_sites: Whether the names of the training sites go along, with their counts of images.
+        site: Site whose model is packed, if each site has its own.
+        with_sites: Whether to include the names of the training sites and their numbers of images.
 
     Raises:
-        ConfigError: As `pick_segmenter`.
+        ConfigError: As for `pick_segmenter`.
         DataError: If the record cannot be read, or is of another round than the model.
     """
     segmenter, record = pick_segmenter(run, site), load_record(run_dir)
@@ -43,7 +44,7 @@ def pack_run(
 
 
 def need_of(backbone: Backbone) -> BackboneNeed:
-    """Say which backbone it is, without a path of this machine.
+    """Describe a backbone without paths of this machine.
 
     Raises:
         DataError: If the ONNX file cannot be read.
@@ -92,7 +93,7 @@ def _clusters(
 def _training(
     run: TrainedRun, record: Record, site: str | None, *, with_sites: bool
 ) -> dict[str, Any]:
-    """Sum up the record; names of sites, classes and files stay behind unless asked for."""
+    """Summarize the record without names of classes and files, and of sites unless asked for."""
     config = run.config
     clients = record["clients"]
     summary = {
@@ -100,13 +101,16 @@ def _training(
         "seed": record["seed"],
         "rounds": run.rounds_done,
         "rounds_planned": resolve(config).num_rounds,
-        "local_steps": (record["hello"] or {}).get("local_steps"),
+        "local_steps": None if record["hello"] is None else record["hello"]["local_steps"],
         "num_clients": len(clients),
         "num_images": sum(client["num_images"] for client in clients),
         "own_model_of_one_client": site is not None,
         "engine": record["engine"],
         "adapted": record.get("adapted") is not None,
-        "versions": {name: record["versions"].get(name) for name in ("fusseg", "torch")},
+        "versions": {
+            "fusseg": record["versions"].get("fusseg"),
+            "torch": record["versions"].get("torch"),
+        },
         "protocol": record["protocol"],
         "stored_values": list(run.stored_values),
         **_scores(record, site),
@@ -120,14 +124,15 @@ def _training(
 
 
 def _scores(record: Record, site: str | None) -> dict[str, Any]:
-    """Take the scores of the model that is packed, on the held-out images; None without labels."""
-    final = record["final"] or {}
-    scored = final
+    """List the packed model's scores on the held-out images; None if there are no labels."""
+    final = record["final"]
+    if final is None:
+        return {"mean_iou": None, "pixel_accuracy": None, "scored_images": None}
+    scored: ModelScores | OwnModelScores | None = final
     if (site or GLOBAL) != GLOBAL:
-        own = [entry for entry in final.get("models", []) if entry["client_id"] == site]
-        scored = own[0] if own else {}
+        scored = next((one for one in final["models"] if one["client_id"] == site), None)
     return {
-        "mean_iou": scored.get("mean_iou"),
-        "pixel_accuracy": scored.get("pixel_accuracy"),
-        "scored_images": sum(one["num_images"] for one in final.get("sites", {}).values()) or None,
+        "mean_iou": None if scored is None else scored["mean_iou"],
+        "pixel_accuracy": None if scored is None else scored["pixel_accuracy"],
+        "scored_images": sum(one["num_images"] for one in final["sites"].values()) or None,
     }

@@ -138,7 +138,7 @@ class Moves:
 
     steps: int
     states: tuple[str, ...]
-    """State of each centroid, as in `MovedRegion`."""
+    """State of each centroid, as in `RegionMove` of the record."""
 
 
 def move_to_codes(

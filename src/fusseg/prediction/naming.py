@@ -13,6 +13,7 @@ from torch.nn.functional import avg_pool2d
 from fusseg.config.schema import DataConfig
 from fusseg.core.colors import palette, spread_colors
 from fusseg.core.errors import DataError
+from fusseg.core.spread import spread_evenly
 from fusseg.data.images import decoding_of, fit_image, load_image
 from fusseg.data.items import Classes, Dataset, Item
 from fusseg.data.layouts import open_dataset
@@ -24,7 +25,6 @@ from fusseg.prediction.segmenter import Segmenter, encode_seen, segment_images
 from fusseg.prediction.tiling import Pixels
 from fusseg.prediction.viewing import PredictOptions, view_image
 from fusseg.report.cluster_colors import to_color
-from fusseg.runs.directory import spread_evenly
 from fusseg.runs.regions import NamedCluster
 from fusseg.segmentation.assignment import assign, cosines, similarities
 

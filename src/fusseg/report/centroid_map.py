@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fusseg.runs.directory import CLIENT_CENTROIDS, GLOBAL_CENTROIDS, load_history
+from fusseg.runs.history import CLIENT_CENTROIDS, GLOBAL_CENTROIDS, load_history
 
 MAX_ROUNDS, MAX_CLIENTS = 40, 20
 """Most rounds and clients in the map, spread evenly, to keep the page small."""

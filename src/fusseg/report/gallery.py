@@ -10,6 +10,7 @@ from fusseg.config.file import dump_portable_config
 from fusseg.config.schema import Config
 from fusseg.core.colors import colorize
 from fusseg.core.files import write_atomically
+from fusseg.core.spread import spread_evenly
 from fusseg.data.images import fit_image, load_image
 from fusseg.evaluation.held_out import HeldOut, read_labels, segment_held_out
 from fusseg.evaluation.scores import count_pixels, score
@@ -18,10 +19,11 @@ from fusseg.report.centroid_map import map_centroids
 from fusseg.report.cluster_colors import Coloring, choose_coloring
 from fusseg.report.embedding import shrink_photo, shrink_regions
 from fusseg.report.page import GalleryEntry, PageContent, render_report
-from fusseg.runs.directory import REPORT, Record, SavedState, spread_evenly
-from fusseg.runs.engine import final_models
-from fusseg.runs.record import GLOBAL
+from fusseg.runs.directory import REPORT
+from fusseg.runs.model_scores import GLOBAL, final_models
+from fusseg.runs.record_form import Record
 from fusseg.runs.regions import load_regions
+from fusseg.runs.saved_state import SavedState
 from fusseg.segmentation.assignment import Segmenter, build_segmenter
 
 NUM_EXAMPLES, NUM_WORST, NUM_TRIED = 12, 12, 48
@@ -71,10 +73,9 @@ def _matching(record: Record, shown: HeldOut) -> list[int] | None:
     final = record["final"]
     if final is None or final["matching"] is None or shown.classes is None:
         return None
-    if tuple(final["per_class_iou"]) != shown.classes.names:
+    if tuple(final["per_class_iou"] or ()) != shown.classes.names:
         return None
-    matching: list[int] = final["matching"]
-    return matching
+    return final["matching"]
 
 
 def _examples(

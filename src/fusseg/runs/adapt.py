@@ -1,7 +1,7 @@
-"""Fit a trained run to new images: its head stays, mean feature and centroids move."""
+"""Adapting a trained run to new images: the head stays, mean feature and centroids move."""
 
 from collections.abc import Generator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,17 +21,12 @@ from fusseg.features.extraction import Progress
 from fusseg.federation.lloyd_steps import Adaptation, move_to_codes
 from fusseg.federation.points import sample_positions, unit_codes
 from fusseg.federation.state import Client
-from fusseg.runs.directory import (
-    Record,
-    SavedState,
-    check_new_run,
-    create_run,
-    read_run_config,
-    save_record,
-    save_state,
-)
+from fusseg.runs.directory import check_new_run, create_run, read_run_config, save_record
+from fusseg.runs.model_scores import GLOBAL, describe_evaluations
 from fusseg.runs.prepare import Prepared, extract, look_up
-from fusseg.runs.record import GLOBAL, describe_evaluations, describe_skipped, new_record
+from fusseg.runs.record import describe_skipped, new_record
+from fusseg.runs.record_form import AdaptedEntry, ModelScores, Record, RegionMove
+from fusseg.runs.saved_state import SavedState, save_state
 from fusseg.runs.warm_start import carry_names, check_suits, describe_origin, load_shared_model
 from fusseg.segmentation.assignment import Segmenter, build_segmenter
 from fusseg.segmentation.head import HeadWeights
@@ -40,51 +35,43 @@ from fusseg.segmentation.training import TrainingPlan
 
 
 @dataclass(frozen=True)
-class MovedRegion:
-    """What became of one centroid."""
-
-    cosine: float
-    """Of the new centroid to the old."""
-    share_before: float
-    """Share of the positions in the region."""
-    share_after: float
-    state: str
-    """`moved`, `unmoved`, `held` at the bound, or `kept` for want of positions."""
-
-
-@dataclass(frozen=True)
 class AdaptedRun:
-    """A run before and after, on the new images."""
+    """A run before and after its adaptation, on the new images."""
 
     record: Record
+    """Record of the adapted run."""
+    adapted: AdaptedEntry
+    """What was done, as in the record."""
+    final: ModelScores
+    """Scores after, as in the record."""
     shown: HeldOut
+    """The new images."""
     segmenters: dict[str, Segmenter]
-    """Under `Before` and `After`."""
-    regions: tuple[MovedRegion, ...]
+    """The old model under `Before`, the new one under `After`."""
 
 
 def adapt_run(
     run_dir: Path, folder: Path, out: Path, adaptation: Adaptation, cache: Path, command: str
 ) -> Generator[Progress | Finding, None, AdaptedRun]:
-    """Move a run's centroids to the codes of new images, and keep the result as a run of its own.
+    """Move a run's centroids to the codes of new images, and save the result as a new run.
 
     Args:
-        run_dir: A run whose sites share one model; it is left as it is.
-        folder: Sites with images, or a plain folder of images.
+        run_dir: A run with one model for all sites; it is not changed.
+        folder: A folder of images, or of one folder per site.
         out: New run directory.
-        adaptation: How far centroids may go.
+        adaptation: How far centroids may move.
         cache: Folder of the feature cache.
-        command: Repeats this, for the record.
+        command: Command that repeats the adaptation, for the record.
 
     Yields:
-        What is doubtful about the images; progress of the extraction.
+        Findings about the images, and progress of the extraction.
 
     Raises:
         FussegError: If the run, the images or the new run directory cannot be used.
     """
     saved, parent = load_shared_model(run_dir), read_run_config(run_dir)
     config = adapted_config(parent, run_dir, folder)
-    # Before the features, which may take hours.
+    # Before the extraction, which may take hours.
     check_new_run(out)
     lookup = look_up(config)
     check_suits(saved, config, lookup.backbone.fingerprint, run_dir)
@@ -101,29 +88,33 @@ def adapt_run(
     }
     evaluations = {name: evaluate(one, prepared.shown) for name, one in segmenters.items()}
     record = _start_record(out, config, prepared, command)
-    record["start"] = asdict(describe_origin(run_dir, saved))
+    record["start"] = describe_origin(run_dir, saved)
     # Nothing was exchanged: steps and agreed numbers are those of the old run.
-    agreed = {"local_steps": plan.num_steps, "agreed": dict(plan.agreed)}
-    record["hello"] = agreed | {"bytes_up": 0, "bytes_down": 0, "refused": []}
+    record["hello"] = {
+        "local_steps": plan.num_steps,
+        "agreed": dict(plan.agreed),
+        "bytes_up": 0,
+        "bytes_down": 0,
+        "refused": [],
+    }
     scores = {
         name: describe_evaluations({GLOBAL: one}, prepared.shown.classes)
         for name, one in evaluations.items()
     }
-    regions = _describe_regions(old.model.centroids, centroids, evaluations, moved.states)
     kept = _names_kept(evaluations)
-    record["final"] = scores["After"]
-    record["adapted"] = {
+    adapted: AdaptedEntry = {
         "steps": moved.steps,
         "min_cosine": adaptation.min_cosine,
         "before": scores["Before"],
         "names_kept_mean_iou": None if kept is None else kept.mean_iou,
-        "regions": [asdict(region) for region in regions],
+        "regions": _describe_moves(old.model.centroids, centroids, evaluations, moved.states),
     }
+    record["final"], record["adapted"] = scores["After"], adapted
     digests = {client.client_id: client.features.digest for client in prepared.clients}
     carry_names(run_dir, out)
     save_record(out, record)
     save_state(out, SavedState(state, {}, saved.fingerprint, digests))
-    return AdaptedRun(record, prepared.shown, segmenters, regions)
+    return AdaptedRun(record, adapted, scores["After"], prepared.shown, segmenters)
 
 
 def _start_record(out: Path, config: Config, prepared: Prepared, command: str) -> Record:
@@ -137,12 +128,12 @@ def _start_record(out: Path, config: Config, prepared: Prepared, command: str) -
 
 
 def adapted_config(parent: Config, run_dir: Path, folder: Path) -> Config:
-    """Say with which settings a run is adapted: its own, but for the images.
+    """Make the configuration of an adapted run: that of the old run, with the new images.
 
-    Run again, they train a federation on the new images from the old model.
+    With `fusseg run` it trains a federation on the new images, starting from the old model.
 
     Raises:
-        DataError: If the folder is not there, or cannot be read.
+        DataError: If the folder does not exist or cannot be read.
     """
     if not folder.is_dir():
         what = "it is a file; give the folder that holds it" if folder.is_file() else "correct it"
@@ -157,9 +148,9 @@ def adapted_config(parent: Config, run_dir: Path, folder: Path) -> Config:
 
 
 def recenter(plan: TrainingPlan, clients: Sequence[Client]) -> TrainingPlan:
-    """Replace the mean feature by that of the clients' images, by sums and counts alone.
+    """Replace the mean feature by that of the clients' images, from sums and counts alone.
 
-    Where nothing was centered nothing is.
+    A run that was not centered stays so.
     """
     if not bool(plan.mean_feature.any()):
         return plan
@@ -171,7 +162,7 @@ def recenter(plan: TrainingPlan, clients: Sequence[Client]) -> TrainingPlan:
 def _codes(
     clients: Sequence[Client], head: HeadWeights, plan: TrainingPlan, config: Config
 ) -> list[list[Float[Tensor, "_ code"]]]:
-    """Project the sampled positions of each client once: the head does not change."""
+    """Compute the codes of each client's sampled positions, once: the head does not change."""
     per_image = config.federation.positions_per_image
     return [
         list(
@@ -186,20 +177,22 @@ def _codes(
     ]
 
 
-def _describe_regions(
+def _describe_moves(
     old: Float[Tensor, "clusters code"],
     new: Float[Tensor, "clusters code"],
     evaluations: dict[str, Evaluation],
     states: Sequence[str],
-) -> tuple[MovedRegion, ...]:
+) -> list[RegionMove]:
     cosines = (normalize(old.double(), dim=1) * normalize(new.double(), dim=1)).sum(dim=1)
     shares = [evaluations[name].quality.cluster_share.tolist() for name in ("Before", "After")]
-    columns = zip(cosines.tolist(), *shares, states, strict=True)
-    return tuple(MovedRegion(*column) for column in columns)
+    return [
+        {"cosine": cosine, "share_before": before, "share_after": after, "state": state}
+        for cosine, before, after, state in zip(cosines.tolist(), *shares, states, strict=True)
+    ]
 
 
 def _names_kept(evaluations: dict[str, Evaluation]) -> Scores | None:
-    """Score what is after under the matching of before: do the regions keep their meaning?"""
+    """Score the new regions under the old matching: do the regions keep their meaning?"""
     before, after = evaluations["Before"].scores, evaluations["After"].scores
     if before is None or after is None:
         return None

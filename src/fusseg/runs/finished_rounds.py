@@ -1,33 +1,31 @@
-"""What a run keeps of a finished round, in simulation and in deployment."""
+"""Saving finished rounds, and checking that record and state are of the same round."""
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from fusseg.config.schema import Config
 from fusseg.core.errors import DataError
 from fusseg.federation.parts import CENTROIDS
 from fusseg.federation.protocol import Protocol
 from fusseg.federation.rounds import Round
-from fusseg.runs.directory import (
-    RECORD,
-    STATE,
-    Record,
-    SavedState,
-    save_history,
-    save_record,
-    save_state,
-)
+from fusseg.runs.directory import RECORD, STATE, save_record
+from fusseg.runs.history import save_history
 from fusseg.runs.record import DEPLOYMENT
+from fusseg.runs.record_form import ModelScores, Record
+from fusseg.runs.saved_state import SavedState, save_state
 
 _MOST_IN_HISTORY = 1000
-"""Clients of a round, first by name, whose centroids are kept for figures: no figure shows more."""
+"""Number of clients, first by name, for which a round's centroids are saved; no figure shows
+more."""
 
 
 def keep_round(run_dir: Path, record: Record, finished: Round, saved: SavedState) -> None:
     """Write a finished round to the run directory.
 
-    First the record, then the state: a crash between them repeats the round, and its entry is
-    written anew. Until then the record is one round ahead (`check_same_round`).
+    The record is written before the state. After a crash between the two, the record is one round
+    ahead (`check_same_round`); a resumed run repeats that round and replaces its entry.
 
     Raises:
         DataError: If a file cannot be written.
@@ -36,7 +34,7 @@ def keep_round(run_dir: Path, record: Record, finished: Round, saved: SavedState
     sent = {
         update.client_id: update.parts[CENTROIDS]
         for update in finished.updates[:_MOST_IN_HISTORY]
-        # Where they were averaged no client's own are left.
+        # After averaging, the tensors of single clients are gone.
         if CENTROIDS in update.parts and not update.parts[CENTROIDS].is_meta
     }
     save_history(run_dir, finished.state.round_number, finished.state.model.centroids, sent)
@@ -44,9 +42,9 @@ def keep_round(run_dir: Path, record: Record, finished: Round, saved: SavedState
 
 
 def recorded_round(record: Record) -> int | None:
-    """Say which round a record ends with: 0 before the first, None for an anchor, which has none.
+    """Return the last round of a record: 0 before the first, None for an anchor without rounds.
 
-    An adapted run begins with the round of the run it was made of.
+    For an adapted run it is the last round of the run that was adapted.
 
     Raises:
         DataError: If the record is damaged.
@@ -56,13 +54,16 @@ def recorded_round(record: Record) -> int | None:
     try:
         if record["rounds"]:
             return int(record["rounds"][-1]["round"])
-        return int(record["start"]["round"]) if record.get("adapted") is not None else 0
+        if record.get("adapted") is None:
+            return 0
+        start: Mapping[str, Any] = record["start"] or {}
+        return int(start["round"])
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"damaged record: its rounds cannot be read ({error!r})") from error
 
 
 def check_same_round(run_dir: Path, record: Record, saved_round: int) -> None:
-    """Refuse a record and a state of different rounds: the scores would be another model's.
+    """Check that record and state are of the same round; else the scores are another model's.
 
     Args:
         run_dir: Run directory.
@@ -70,22 +71,22 @@ def check_same_round(run_dir: Path, record: Record, saved_round: int) -> None:
         saved_round: Round of its state.
 
     Raises:
-        DataError: If the record ends with another round.
+        DataError: If the rounds differ.
     """
     check_not_behind(run_dir, record, saved_round)
     if recorded_round(record) in (None, saved_round):
         return
     command = "serve" if record["engine"] == DEPLOYMENT else "run"
     resume = shlex.join(["fusseg", command, "--resume", "--out", str(run_dir)])
-    options = " with the options it had" if record["engine"] == DEPLOYMENT else ""
+    options = " with the same options as before" if record["engine"] == DEPLOYMENT else ""
     raise DataError(
         f"{_describe_rounds(run_dir, record, saved_round)}: the run was stopped between the two, "
-        f"or still goes on; if it does not, finish the round: {resume}{options}"
+        f"or is still running; if it is not, finish the round: {resume}{options}"
     )
 
 
 def check_not_behind(run_dir: Path, record: Record, saved_round: int) -> None:
-    """Refuse a record that ends before its state: no run leaves one, and none can go on from it.
+    """Check that a record does not end before its state: such a run cannot be resumed.
 
     Args:
         run_dir: Run directory.
@@ -93,7 +94,7 @@ def check_not_behind(run_dir: Path, record: Record, saved_round: int) -> None:
         saved_round: Round of its state.
 
     Raises:
-        DataError: If rounds are missing.
+        DataError: If rounds are missing in the record.
     """
     known = recorded_round(record)
     if known is not None and known < saved_round:
@@ -109,12 +110,12 @@ def _describe_rounds(run_dir: Path, record: Record, saved_round: int) -> str:
 
 
 def rewind_record(record: Record, rounds_done: int, protocol: Protocol) -> None:
-    """Drop from a record what came after the round a run goes on from.
+    """Remove from a record all that came after the round from which a run is resumed.
 
     Args:
-        record: Changed in place.
-        rounds_done: Rounds of the saved state.
-        protocol: How many rounds there are.
+        record: The record, changed in place.
+        rounds_done: Number of rounds of the saved state.
+        protocol: Number of rounds of training and in all.
     """
     record["rounds"] = [entry for entry in record["rounds"] if entry["round"] <= rounds_done]
     if rounds_done < protocol.rounds:
@@ -124,15 +125,17 @@ def rewind_record(record: Record, rounds_done: int, protocol: Protocol) -> None:
 
 
 def is_scored(round_number: int, config: Config, protocol: Protocol) -> bool:
-    """Whether a round is scored: every n-th, the last of training and the last of all."""
+    """Tell whether a round is scored: every n-th, the last of training and the last of all."""
     every = config.evaluation.every
     return round_number in (protocol.rounds, protocol.num_rounds) or (
         every > 0 and round_number % every == 0
     )
 
 
-def enter_scores(record: Record, round_number: int, scores: Record, protocol: Protocol) -> None:
-    """Note the scores after the last round, and after the last one of training."""
+def enter_scores(
+    record: Record, round_number: int, scores: ModelScores, protocol: Protocol
+) -> None:
+    """Enter the scores of the last round and of the last training round in the record."""
     if round_number == protocol.num_rounds:
         record["final"] = scores
     elif round_number == protocol.rounds:

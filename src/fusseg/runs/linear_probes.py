@@ -1,4 +1,4 @@
-"""Linear probes of a trained run: how much of the labels its features and codes hold."""
+"""Linear probes of a trained run: how well its features and codes predict the labels."""
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from fusseg.evaluation.probe import linear_probe, majority_labels
 from fusseg.features.extraction import Progress, extract_features
 from fusseg.features.views import held_out_views, training_views
 from fusseg.runs.load import TrainedRun, choose_scored
-from fusseg.runs.record import GLOBAL
+from fusseg.runs.model_scores import GLOBAL
 from fusseg.segmentation.assignment import Segmenter, encode
 
 Encoder = Callable[[Float[Tensor, "h w dim"]], Float[Tensor, "h w channels"]]
@@ -30,24 +30,25 @@ Encoder = Callable[[Float[Tensor, "h w dim"]], Float[Tensor, "h w channels"]]
 def probe_run(
     run: TrainedRun, data: DataConfig, cache: Path
 ) -> Generator[Progress, None, dict[str, Any]]:
-    """Fit linear probes on the labeled training images of a run and score them on held-out ones.
+    """Fit linear probes on the labeled training images of a run and score them on held-out images.
 
-    On frozen features and on the codes of each model; per position, without flip averaging or CRF.
+    Probes are fitted on frozen features and on the codes of each model, per position, without flip
+    averaging or CRF.
 
     Args:
         run: A trained run.
-        data: Where the scored images are, as in `fusseg.runs.load.evaluate_run`.
+        data: Images that are scored, as in `fusseg.runs.load.evaluate_run`.
         cache: Folder of the feature cache.
 
     Yields:
         Progress of the extraction.
 
     Returns:
-        `mean_iou` and `pixel_accuracy` of `features` and of `codes` (mean over the models), and of
-        each client's own model in `models`.
+        `mean_iou` and `pixel_accuracy` under `features` and `codes` (mean over the models), and for
+        each client's own model under `models`.
 
     Raises:
-        ConfigError: If a site or split is unknown, or the two data sets have other classes.
+        ConfigError: If a site or split is unknown, or the two data sets have different classes.
         DataError: If the data cannot be used, or training or held-out images have no labels.
     """
     config, scored, test_items = choose_scored(run, data)
@@ -101,7 +102,7 @@ def _encoder(segmenter: Segmenter) -> Encoder:
 
 @dataclass(frozen=True)
 class _Encoded:
-    """Feature maps or codes of images, read when they are asked for."""
+    """Feature maps or codes of images, computed on access."""
 
     images: HeldOut
     encoder: Encoder

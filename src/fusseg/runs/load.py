@@ -1,4 +1,4 @@
-"""A trained run as its users meet it: its models, and its scores on other data."""
+"""Using a trained run: loading its models, and scoring them on other data."""
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
@@ -19,9 +19,12 @@ from fusseg.features.backbones import Backbone, load_backbone
 from fusseg.features.extraction import Progress, extract_features
 from fusseg.features.views import held_out_views, with_mirrored
 from fusseg.federation.strategies import resolve
-from fusseg.runs.directory import digest_state, load_record, load_state, read_run_config
-from fusseg.runs.engine import check_fingerprint, final_models, score_models
-from fusseg.runs.record import GLOBAL, describe_protocol, describe_skipped
+from fusseg.runs.directory import load_record, read_run_config
+from fusseg.runs.model_scores import GLOBAL, final_models, score_models
+from fusseg.runs.record import describe_protocol, describe_skipped
+from fusseg.runs.record_form import ModelScores, ProtocolEntry, SkippedImage
+from fusseg.runs.resuming import check_fingerprint
+from fusseg.runs.saved_state import digest_state, load_state
 from fusseg.segmentation.assignment import Segmenter, build_segmenter
 
 
@@ -34,24 +37,35 @@ class TrainedRun:
     segmenters: dict[str, Segmenter]
     """The global model under `GLOBAL`, or one per client (E or C off)."""
     rounds_done: int
-    """Fewer than the configuration says where the run was interrupted."""
+    """Number of finished rounds; fewer than configured if the run was interrupted."""
     name: str
-    """Of the run directory."""
+    """Name of the run directory."""
     digest: str
-    """SHA-256 of the state file, hex: which models these are."""
+    """SHA-256 of the state file, hex; it identifies the models."""
     stored_values: tuple[Mapping[str, Any], ...] = ()
-    """What the files of training held, as in the record; empty: unknown."""
+    """Values in the files of training images, as in the record; empty: unknown."""
+
+
+class RunScores(ModelScores):
+    """Scores of a trained run on other data, as in a record's `final`, and how they were made."""
+
+    protocol: ProtocolEntry
+    """How the images were seen and scored."""
+    skipped_images: list[SkippedImage]
+    """Images that could not be used."""
+    trained_images: int
+    """Number of scored images that the run was trained on."""
 
 
 def load_run(run_dir: Path | str, compute: Compute | None = None) -> TrainedRun:
-    """Load what a run has learned up to its last finished round.
+    """Load the models of a run after its last finished round.
 
     Args:
         run_dir: Run directory.
-        compute: What its backbone computes on; None: as the run did.
+        compute: Device and precision of the backbone; None: as configured in the run.
 
     Raises:
-        ConfigError: If the folder is no run, or the backbone is not the one it was trained on.
+        ConfigError: If the folder is no run, or its backbone has changed since training.
         DataError: If no round is finished, or the state is damaged.
     """
     run_dir = Path(run_dir)
@@ -75,17 +89,17 @@ def load_run(run_dir: Path | str, compute: Compute | None = None) -> TrainedRun:
 
 
 def _stored_values(run_dir: Path) -> tuple[Mapping[str, Any], ...]:
-    # A site's own copy of a run has no record, and a model can be used without.
+    # A site's own copy of a run has no record, and a model can be used without one.
     with suppress(DataError):
-        return tuple(load_record(run_dir).get("stored_values", ()))
+        return tuple(load_record(run_dir).get("stored_values", []))
     return ()
 
 
 def pick_segmenter(run: TrainedRun, site: str | None) -> Segmenter:
-    """Pick the global model, or one site's own where there is no global one.
+    """Choose the global model, or the model of one site if there is no global one.
 
     Raises:
-        ConfigError: If a site is needed and not given, given and not needed, or unknown.
+        ConfigError: If a site must be named and is not, is named in vain, or is unknown.
     """
     names = sorted(run.segmenters)
     if GLOBAL in run.segmenters:
@@ -103,21 +117,17 @@ def pick_segmenter(run: TrainedRun, site: str | None) -> Segmenter:
 
 def evaluate_run(
     run: TrainedRun, data: DataConfig, cache: Path
-) -> Generator[Progress | Finding, None, dict[str, Any]]:
+) -> Generator[Progress | Finding, None, RunScores]:
     """Score a trained run on held-out data, with the run's backbone and image size.
 
     Args:
         run: A trained run.
-        data: Where the held-out images are (all sites, where none is named); its size and fit are
-            replaced by the run's.
+        data: Held-out images: those of the named sites, or of all sites if none is named. Image
+            size and fit are replaced by the run's.
         cache: Folder of the feature cache.
 
     Yields:
-        What is doubtful about the images; progress of the extraction.
-
-    Returns:
-        Scores as in the record's `final`, `protocol` and `skipped_images` as there, and
-        `trained_images`: how many of the scored images trained this run.
+        Findings about the images, and progress of the extraction.
 
     Raises:
         ConfigError: If a site or split is unknown.
@@ -140,7 +150,7 @@ def evaluate_run(
 
 
 def choose_scored(run: TrainedRun, data: DataConfig) -> tuple[Config, Dataset, tuple[Item, ...]]:
-    """Say what `evaluate_run` scores: under which settings, of which data set, which images.
+    """Choose what `evaluate_run` scores: the settings, the data set, and its images.
 
     Raises:
         ConfigError: If a site or split is unknown.
@@ -155,7 +165,7 @@ def choose_scored(run: TrainedRun, data: DataConfig) -> tuple[Config, Dataset, t
 
 
 def _count_trained(used: DataConfig, data: DataConfig, items: Sequence[Item]) -> int:
-    """Count the images that trained, as far as the folder tells: another one holds other images."""
+    """Count the images that were used in training; those of another folder were not."""
     if (used.layout, used.root) != (data.layout, data.root):
         return 0
     trained = {(item.site, item.stem) for item in select_training(open_dataset(used), used)}

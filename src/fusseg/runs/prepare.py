@@ -1,4 +1,4 @@
-"""From a configuration to clients with features and held-out images: everything before round 1."""
+"""Everything before round 1: from a configuration to clients with features and held-out images."""
 
 import time
 from collections import Counter
@@ -30,41 +30,43 @@ from fusseg.runs.warm_start import check_start
 
 @dataclass(frozen=True)
 class Lookup:
-    """What the settings name, found before any image is opened."""
+    """Data and backbone that the settings name, found before any image is opened."""
 
     dataset: Dataset
     backbone: Backbone
     center: bool
     """Whether the mean feature is subtracted before any cosine."""
     training: tuple[View, ...]
-    """Training images, or their crops, each with its client."""
+    """Training images or their crops, each with its client."""
     shown: tuple[View, ...]
-    """What is scored and pictured, as in `Prepared.shown`."""
+    """Images that are scored and pictured, as in `Prepared.shown`."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What training and evaluation work on."""
+    """Data of training and evaluation."""
 
     backbone: Backbone
     center: bool
     """Whether the mean feature is subtracted before any cosine."""
     clients: tuple[Client, ...]
-    """Sorted by their ids."""
+    """Clients, sorted by id."""
     shown: HeldOut
-    """What is scored and pictured: the held-out images or, where nothing is held out, the training
-    images, without their labels unless `evaluation.at_sites` asks for them."""
+    """Images that are scored and pictured: the held-out images or, if nothing is held out, the
+    training images, without their labels unless `evaluation.at_sites` is set."""
     skipped: tuple[Skipped, ...]
     stored: tuple[Stored, ...]
-    """What the files of some of the training images hold."""
+    """Values in the files of some training images."""
     seconds: float
+    """Wall time of the extraction."""
 
 
 def look_up(config: Config) -> Lookup:
-    """List the data, load the backbone, and ask every rule about them that needs no pixel.
+    """List the data, load the backbone, and check all rules that need no pixels.
 
     Raises:
-        ConfigError: If the configuration names what is not there, or what cannot be combined.
+        ConfigError: If the configuration names something that does not exist, or settings that
+            cannot be combined.
         DataError: If the data cannot be used.
     """
     dataset = open_dataset(config.data)
@@ -89,11 +91,11 @@ def look_up(config: Config) -> Lookup:
 
 
 def look_up_new(config: Config) -> Lookup:
-    """Ask all that a new run asks before it opens an image.
+    """Look up data and backbone of a new run, and check all that needs no pixels.
 
     Raises:
-        ConfigError: As `look_up`, if strategy, switches and backbone cannot be combined, or if no
-            run can start from `model.start`.
+        ConfigError: As for `look_up`; also if strategy, switches and backbone cannot be combined,
+            or if no run can start from `model.start`.
         DataError: If the data or the saved model cannot be used.
     """
     resolve(config)
@@ -106,18 +108,18 @@ def look_up_new(config: Config) -> Lookup:
 def prepare(
     config: Config, cache: Path, workers: Workers | None = None
 ) -> Generator[Progress | Finding, None, Prepared]:
-    """Look everything up, then extract what the cache lacks.
+    """Look up data and backbone, then extract the features that are not in the cache.
 
     Args:
         config: All settings.
         cache: Folder of the feature cache.
-        workers: Who extracts; None: this process.
+        workers: Workers that extract; None: this process.
 
     Yields:
-        What is doubtful about the stored values; progress of the extraction, image by image.
+        Findings about the stored values, and progress of the extraction, image by image.
 
     Raises:
-        ConfigError: If the configuration names what is not there.
+        ConfigError: If the configuration names something that does not exist.
         DataError: If the data cannot be used.
     """
     return (yield from extract(look_up(config), config, cache, workers))
@@ -126,13 +128,19 @@ def prepare(
 def extract(
     lookup: Lookup, config: Config, cache: Path, workers: Workers | None = None
 ) -> Generator[Progress | Finding, None, Prepared]:
-    """Extract what the cache lacks of what was looked up.
+    """Extract the features that are not in the cache.
+
+    Args:
+        lookup: Data and backbone.
+        config: All settings.
+        cache: Folder of the feature cache.
+        workers: Workers that extract; None: this process.
 
     Yields:
-        What is doubtful about the stored values; progress of the extraction, image by image.
+        Findings about the stored values, and progress of the extraction, image by image.
 
     Raises:
-        DataError: If too few images can be used, or a mask that is scored cannot be.
+        DataError: If too few images can be used, or a mask that is needed for scores cannot.
     """
     set_threads(config.compute)
     backbone, classes = lookup.backbone, lookup.dataset.classes
@@ -170,21 +178,22 @@ def is_centered(config: Config, backbone: Backbone) -> bool:
 
 
 def check_scored(config: Config) -> None:
-    """Refuse to score at the sites and on held-out ones at once, or at sites that share no model.
+    """Check that scores at the sites are combined neither with held-out sites nor own models.
 
     Raises:
-        ConfigError: If both are asked for, or a part of the model stays with each site.
+        ConfigError: If `evaluation.at_sites` is set and sites are held out, or a part of the model
+            stays with each site.
     """
     if config.evaluation.at_sites and resolve(config).keeps_own_models:
         raise ConfigError(
-            "evaluation.at_sites counts under one model for all sites, but under "
-            f"federation.strategy {config.federation.strategy!r} with these switches each keeps "
-            "its own; set it to false"
+            "evaluation.at_sites scores one model for all sites, but with federation.strategy "
+            f"{config.federation.strategy!r} and these switches each site keeps its own; set it to "
+            "false"
         )
     if config.evaluation.at_sites and config.data.held_out_sites:
         raise ConfigError(
-            "evaluation.at_sites scores where images train, but data.held_out_sites is "
-            f"{list(config.data.held_out_sites)}; set one of them only"
+            "evaluation.at_sites scores the sites that train, but data.held_out_sites is "
+            f"{list(config.data.held_out_sites)}; set only one of them"
         )
 
 

@@ -1,16 +1,14 @@
-"""What a run's record.json says, put together from what was measured."""
+"""The entries of `record.json`: what is known before round 1, and what each round adds."""
 
 import json
-import math
 import os
 import platform
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -20,9 +18,6 @@ from fusseg.config.file import flatten, to_table
 from fusseg.config.schema import Config
 from fusseg.core.portable_paths import without_folders, without_folders_in
 from fusseg.core.version import VERSION
-from fusseg.data.items import Classes
-from fusseg.evaluation.held_out import Evaluation, LabeledScores
-from fusseg.evaluation.scores import Scores
 from fusseg.features.backbones import Backbone
 from fusseg.features.pipeline import Skipped
 from fusseg.federation.lloyd_steps import FINISH
@@ -30,7 +25,18 @@ from fusseg.federation.protocol import Protocol
 from fusseg.federation.rounds import Round
 from fusseg.federation.state import Hello
 from fusseg.federation.traffic import NUMBER_BYTES, num_bytes
-from fusseg.runs.directory import CONFIG, FORMAT_VERSION, Record
+from fusseg.runs.directory import CONFIG, FORMAT_VERSION
+from fusseg.runs.record_form import (
+    ClientRound,
+    ComputeEntry,
+    HelloEntry,
+    ModelScores,
+    ProtocolEntry,
+    Record,
+    RoundEntry,
+    SkippedImage,
+    Versions,
+)
 from fusseg.segmentation.training import TrainingPlan
 
 GLOBAL = ""
@@ -38,18 +44,18 @@ GLOBAL = ""
 
 
 SIMULATION, DEPLOYMENT = "simulation", "flower"
-"""How the clients were reached."""
+"""How the clients are reached, as the record says."""
 
 
 @dataclass(frozen=True)
 class Incident:
-    """A site of a deployment that was asked for something and is not part of what followed."""
+    """A site of a deployment that did not answer as it should, and is left out."""
 
     client_id: str
     task: str
-    """What it was asked for."""
+    """What it was asked to do."""
     reason: str
-    """No answer, or what was wrong with it."""
+    """No answer, or what was wrong with the answer."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ class RoundLog:
     """What happened while the clients of a round were asked."""
 
     traffic: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """`bytes_down` and `bytes_up` of each client; empty where nothing would cross a network."""
+    """`bytes_down` and `bytes_up` of each client; empty if nothing would cross a network."""
     incidents: Sequence[Incident] = ()
 
 
@@ -73,8 +79,8 @@ _MAY_CHANGE = (
     "federation.wait_timeout",
     "evaluation.every",
 )
-"""Settings that a resumed run may have otherwise: they decide how long it takes, or are checked by
-what they name (fingerprint, precision, images)."""
+"""Settings that may differ when a run is resumed. They decide only how long it takes, or what they
+name is compared instead: fingerprint, precision, images."""
 
 
 def new_record(
@@ -85,7 +91,7 @@ def new_record(
     center: bool,
     engine: str = SIMULATION,
 ) -> Record:
-    """Begin a record: what is known before round 1.
+    """Create a record with all that is known before round 1.
 
     Args:
         run_dir: Run directory.
@@ -93,7 +99,7 @@ def new_record(
         backbone: The server's backbone.
         num_images: Usable training images by client, sorted.
         center: Whether the mean feature is subtracted before any cosine.
-        engine: How the clients are reached.
+        engine: How the clients are reached: `SIMULATION` or `DEPLOYMENT`.
     """
     return {
         "format_version": FORMAT_VERSION,
@@ -130,17 +136,17 @@ def new_record(
 
 
 def describe_command(name: str, *options: str) -> str:
-    """Spell out the command that repeats a run, to be pasted into a shell in its directory.
+    """Write the command that repeats a run, to be run in a shell in its directory.
 
     Args:
-        name: Of the command.
-        options: What it needs beside the configuration, as words that are not quoted yet.
+        name: Name of the command.
+        options: Further words of the command line, not quoted yet.
     """
     return shlex.join(["fusseg", name, CONFIG, *options])
 
 
-def describe_protocol(config: Config) -> dict[str, Any]:
-    """Say what makes scores comparable, besides the number of clusters and the backbone."""
+def describe_protocol(config: Config) -> ProtocolEntry:
+    """Describe how images are seen and scored: scores compare only where this is equal."""
     evaluation, data = config.evaluation, config.data
     return {
         "image_size": list(evaluation.image_size or data.image_size),
@@ -148,7 +154,7 @@ def describe_protocol(config: Config) -> dict[str, Any]:
         "fit": data.fit,
         "image_interpolation": data.interpolation,
         "white_level": data.white_level,
-        # As in records of runs that had no choice.
+        # Null as in older records, from before there was a choice.
         "alpha_channel": None if data.alpha_channel == "blend" else data.alpha_channel,
         "label_interpolation": "nearest",
         "flip": evaluation.flip,
@@ -157,27 +163,30 @@ def describe_protocol(config: Config) -> dict[str, Any]:
 
 
 def describe_settings(config: Config) -> dict[str, Any]:
-    """List the settings that decide results, by dotted key: a run is resumed under no others."""
+    """List the settings that decide results, by dotted key; a resumed run must have the same."""
     flat = flatten(without_folders_in(to_table(config)))
-    # As they are read back from JSON.
+    # As they are when read back from JSON: lists, not tuples.
     kept = {name: value for name, value in sorted(flat.items()) if not name.startswith(_MAY_CHANGE)}
     return dict(json.loads(json.dumps(kept)))
 
 
-def describe_compute(config: Config) -> dict[str, str]:
-    """Say with what this machine computes: what `auto` stands for here."""
+def describe_compute(config: Config) -> ComputeEntry:
+    """Name device and precision of this machine: what `auto` stands for here."""
     compute = choose_compute(config.compute)
     return {"device": compute.device.type, "precision": compute.precision_name}
 
 
-def versions() -> dict[str, Any]:
-    """Name everything that results may depend on besides the arguments."""
-    packages = ("numpy", "pillow", "onnxruntime", "transformers", "safetensors")
+def versions() -> Versions:
+    """List the software and hardware that results may depend on."""
     return {
         "fusseg": VERSION,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        **{package: metadata.version(package) for package in packages},
+        "numpy": metadata.version("numpy"),
+        "pillow": metadata.version("pillow"),
+        "onnxruntime": metadata.version("onnxruntime"),
+        "transformers": metadata.version("transformers"),
+        "safetensors": metadata.version("safetensors"),
         "platform": f"{sys.platform} {platform.machine()}",
         "processor": processor_name(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -192,16 +201,16 @@ def describe_hello(
     refused: Mapping[str, str] | None = None,
     *,
     sent: bool,
-) -> dict[str, Any]:
-    """Say what was agreed on before round 1, and what that took.
+) -> HelloEntry:
+    """Describe what the clients agreed on before round 1, and how many bytes that took.
 
     Args:
         hellos: One per client.
-        plan: What follows from them.
-        refused: Why sites of a deployment that said hello are no part of it, by site.
-        sent: Whether they cross a network in deployment; not in a centralized run.
+        plan: What the clients agreed on.
+        refused: Sites of a deployment that were refused, with the reason.
+        sent: Whether hellos would cross a network; not in a centralized run.
     """
-    # Two counts, spread and estimates beside the sum; fingerprint and version as text.
+    # The sum, two counts, the spread and the estimates; fingerprint and version as text.
     up = [
         num_bytes(hello.feature_sum)
         + NUMBER_BYTES * (3 + len(hello.numbers))
@@ -213,7 +222,7 @@ def describe_hello(
         "local_steps": plan.num_steps,
         "agreed": dict(plan.agreed),
         "bytes_up": sum(up) if sent else 0,
-        # What was agreed on comes with the first task, and is counted there.
+        # The plan is sent with the first task and counted there.
         "bytes_down": 0,
         "refused": [
             {"client_id": site, "reason": reason}
@@ -224,19 +233,19 @@ def describe_hello(
 
 def describe_round(
     finished: Round,
-    scores: Mapping[str, Any],
+    scores: ModelScores | None,
     seconds: float,
     protocol: Protocol,
     log: RoundLog,
-) -> dict[str, Any]:
-    """Describe one round: loss, what was sent by whom, scores where they were taken.
+) -> RoundEntry:
+    """Describe one round: loss, bytes by client, and scores.
 
     Args:
         finished: The round.
-        scores: `mean_iou` and `pixel_accuracy`; empty where none were taken.
+        scores: Scores after it; None: it was not scored.
         seconds: Wall time of training.
-        protocol: How many rounds train.
-        log: What was sent, and who was asked and is not in this round.
+        protocol: Number of training rounds.
+        log: Bytes that were sent, and sites that were asked and are not in this round.
     """
     number = finished.state.round_number
     weighed = [
@@ -247,19 +256,22 @@ def describe_round(
         "round": number,
         "phase": "training" if number <= protocol.rounds else FINISH,
         "loss": sum(images * loss for images, loss in weighed) / total if weighed else None,
-        "mean_iou": scores.get("mean_iou"),
-        "pixel_accuracy": scores.get("pixel_accuracy"),
+        "mean_iou": None if scores is None else scores["mean_iou"],
+        "pixel_accuracy": None if scores is None else scores["pixel_accuracy"],
         "bytes_up": sum(traffic["bytes_up"] for traffic in log.traffic.values()),
         "bytes_down": sum(traffic["bytes_down"] for traffic in log.traffic.values()),
         "seconds": seconds,
         "clients": _describe_clients(finished, log),
-        "incidents": [asdict(incident) for incident in log.incidents],
+        "incidents": [
+            {"client_id": one.client_id, "task": one.task, "reason": one.reason}
+            for one in log.incidents
+        ],
     }
 
 
-def _describe_clients(finished: Round, log: RoundLog) -> list[dict[str, Any]]:
+def _describe_clients(finished: Round, log: RoundLog) -> list[ClientRound]:
     """Describe each client's part, over all exchanges of the round."""
-    clients: dict[str, dict[str, Any]] = {}
+    clients: dict[str, ClientRound] = {}
     for exchange in finished.exchanges:
         for update in exchange.updates:
             traffic = log.traffic.get(update.client_id, {"bytes_up": 0, "bytes_down": 0})
@@ -269,79 +281,16 @@ def _describe_clients(finished: Round, log: RoundLog) -> list[dict[str, Any]]:
                     "client_id": update.client_id,
                     "num_images": update.num_images,
                     "loss": None,
-                    **traffic,
+                    "bytes_down": traffic["bytes_down"],
+                    "bytes_up": traffic["bytes_up"],
                 },
             )
             client["loss"] = update.loss if client["loss"] is None else client["loss"]
     return list(clients.values())
 
 
-def describe_evaluations(
-    evaluations: Mapping[str, Evaluation], classes: Classes | None
-) -> dict[str, Any]:
-    """Describe the scores of one model, or of the clients' own models and their mean.
-
-    Args:
-        evaluations: By model: one called `GLOBAL`, or one per client.
-        classes: Names of the classes; None where nothing is labeled.
-
-    Returns:
-        Scores, all None where nothing is labeled, and the label-free figures. Confusion, matching
-        and cluster shares are of the first model.
-    """
-    qualities = [evaluation.quality for evaluation in evaluations.values()]
-    found = {name: one.scores for name, one in evaluations.items() if one.scores is not None}
-    return {
-        **_describe_scores(found, classes),
-        "quality": {
-            "cluster_share": qualities[0].cluster_share.tolist(),
-            "mean_cosine": fmean(quality.mean_cosine for quality in qualities),
-            "mean_margin": fmean(quality.mean_margin for quality in qualities),
-        },
-    }
-
-
-def describe_site_scores(scores: LabeledScores | None, classes: Classes | None) -> dict[str, Any]:
-    """Describe scores without label-free figures: nobody but the sites saw their images.
-
-    Args:
-        scores: Of the one global model; None where nothing is labeled.
-        classes: Names of the classes.
-    """
-    found = {} if scores is None else {GLOBAL: scores}
-    return {**_describe_scores(found, classes), "quality": None}
-
-
-def _describe_scores(found: Mapping[str, LabeledScores], classes: Classes | None) -> dict[str, Any]:
-    if not found or classes is None:
-        scores = ("mean_iou", "mean_iou_stego", "pixel_accuracy")
-        nulls = (*scores, "per_class_iou", "confusion", "matching")
-        return {**dict.fromkeys(nulls), "sites": {}, "models": []}
-    first = next(iter(found.values()))
-    overall = [scores.overall for scores in found.values()]
-    return {
-        **_mean_scores(overall),
-        "mean_iou_stego": fmean(one.mean_iou_stego for one in overall),
-        "per_class_iou": _per_class_iou(overall, classes),
-        "confusion": first.confusion.tolist(),
-        "matching": first.overall.matching.tolist(),
-        "sites": {
-            site: {
-                **_mean_scores([scores.site_scores[site] for scores in found.values()]),
-                "num_images": first.num_images[site],
-            }
-            for site in first.site_scores
-        },
-        "models": [
-            {"client_id": name, **_mean_scores([scores.overall])}
-            for name, scores in found.items()
-            if name != GLOBAL
-        ],
-    }
-
-
-def describe_skipped(skipped: Sequence[Skipped]) -> list[dict[str, str]]:
-    """Name each skipped image and the reason, without the folder that it lies in."""
+def describe_skipped(skipped: Sequence[Skipped]) -> list[SkippedImage]:
+    """Name each skipped image and the reason, without the image's folder."""
     return [
         {
             "site": entry.item.site,
@@ -354,18 +303,3 @@ def describe_skipped(skipped: Sequence[Skipped]) -> list[dict[str, str]]:
 
 def _name_only(reason: str, image: object) -> str:
     return reason.replace(str(image), image.name) if isinstance(image, Path) else reason
-
-
-def _mean_scores(scores: Sequence[Scores]) -> dict[str, float]:
-    return {
-        "mean_iou": fmean(one.mean_iou for one in scores),
-        "pixel_accuracy": fmean(one.pixel_accuracy for one in scores),
-    }
-
-
-def _per_class_iou(scores: Sequence[Scores], classes: Classes) -> dict[str, float | None]:
-    means = torch.stack([one.class_iou for one in scores]).mean(dim=0).tolist()
-    return {
-        name: None if math.isnan(iou) else iou
-        for name, iou in zip(classes.names, means, strict=True)
-    }

@@ -1,4 +1,4 @@
-"""The file `regions.toml`: what the clusters of a run are called, and which are one region."""
+"""The file `regions.toml`: names of a run's clusters, and which of them form one region."""
 
 import re
 from collections.abc import Sequence
@@ -27,20 +27,20 @@ _HEAD = """\
 
 @dataclass(frozen=True)
 class NamedCluster:
-    """One cluster as the file has it."""
+    """One cluster, as in the file."""
 
     cluster: int
     name: str
-    """Empty: not named."""
+    """Name; empty: not named yet."""
     color: Color
 
 
 @dataclass(frozen=True)
 class Region:
-    """What is shown as one: a cluster, or several of one name."""
+    """A cluster, or several clusters with the same name, shown as one."""
 
     index: int
-    """Pixel value: the lowest of its clusters."""
+    """Pixel value: the lowest number of its clusters."""
     name: str
     color: Color
     clusters: tuple[int, ...]
@@ -48,7 +48,7 @@ class Region:
 
 @dataclass(frozen=True)
 class Regions:
-    """The regions of a model, by index; every cluster is in one of them."""
+    """The regions of a model, sorted by index; every cluster is in exactly one of them."""
 
     regions: tuple[Region, ...]
 
@@ -76,27 +76,27 @@ class Regions:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over all of it, hex."""
+        """SHA-256 over all regions, hex."""
         return sha256(repr(self.regions).encode()).hexdigest()
 
 
 def regions_file(run_dir: Path, site: str | None = None) -> Path:
-    """Say where the names of a run are kept: beside its state; for one site's model its own file.
+    """Return the path of the names of a run's regions; each site's own model has its own file.
 
     Args:
         run_dir: Run directory.
-        site: Whose model; None: the global one.
+        site: Site that has the model; None: the global model.
     """
     return run_dir / ("regions.toml" if site is None else f"regions-{site}.toml")
 
 
 def load_regions(run_dir: Path, num_clusters: int, site: str | None = None) -> Regions | None:
-    """Read the names of a run's regions; None where none were given.
+    """Read the names of a run's regions; None if there is no file.
 
     Args:
         run_dir: Run directory.
-        num_clusters: Clusters of its model; the file must name each of them once.
-        site: Whose model; None: the global one.
+        num_clusters: Number of clusters of the model; the file must list each of them once.
+        site: Site that has the model; None: the global model.
 
     Raises:
         ConfigError: If the file cannot be read, or a key, cluster, name or color is wrong.
@@ -106,10 +106,10 @@ def load_regions(run_dir: Path, num_clusters: int, site: str | None = None) -> R
 
 
 def join_clusters(named: Sequence[NamedCluster]) -> Regions:
-    """Make one region of all clusters of one name.
+    """Make one region of all clusters with the same name.
 
     Args:
-        named: Every cluster once.
+        named: All clusters, each once.
     """
     groups: dict[str, list[NamedCluster]] = {}
     for entry in sorted(named, key=lambda entry: entry.cluster):
@@ -123,12 +123,12 @@ def join_clusters(named: Sequence[NamedCluster]) -> Regions:
 
 
 def write_named(path: Path, named: Sequence[NamedCluster], sheet: str) -> None:
-    """Write the file, for names to be filled in or corrected.
+    """Write the file, so that names can be filled in or corrected.
 
     Args:
-        path: Where.
-        named: Every cluster once.
-        sheet: What the comment in it says to look at.
+        path: Path of the file.
+        named: All clusters, each once.
+        sheet: File name of the contact sheet that the comment in the file refers to.
 
     Raises:
         ConfigError: If it cannot be written.

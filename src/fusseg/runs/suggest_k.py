@@ -1,4 +1,4 @@
-"""How many regions: clusterings of frozen features for several K, judged without labels."""
+"""Suggesting a number of regions: frozen features are clustered for several K, without labels."""
 
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ from fusseg.federation.points import feature_chunks, sample_positions
 from fusseg.runs.prepare import prepare
 
 CANDIDATES = (2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 20, 24, 28, 34, 40)
-"""Numbers of regions that are tried: each small one, and coarser above."""
+"""Numbers of regions that are tried: every small number, and larger ones in steps."""
 MOST_POINTS = 30_000
-"""Positions of all images together, spread evenly over the images."""
+"""Largest number of positions of all images together, spread evenly over the images."""
 MOST_PER_IMAGE = 200
 SPLITS = 5
-"""Times that the images are dealt into two halves to learn from and a part held back."""
+"""Number of times that the images are divided into two parts for clustering and a held-back one."""
 _HELD_BACK = 0.2
 _SILHOUETTE_POINTS = 2000
 _FEWEST_IMAGES = 5
@@ -40,21 +40,22 @@ class Sampled:
     """Positions of all training images, as principal components."""
 
     points: Float[Tensor, "images positions code"]
-    """Of unit length."""
+    """Principal components of each position, scaled to unit length."""
     num_sites: int
+    """Number of sites."""
     explained: float
-    """Share of the variance that the components keep."""
+    """Share of the variance that the components keep, in [0, 1]."""
 
 
 def sample_training(config: Config, cache: Path) -> Generator[Progress | Finding, None, Sampled]:
-    """Extract the training images and sample positions of them; no label is looked at.
+    """Extract features of the training images and sample positions; labels are not read.
 
     Args:
-        config: Which images, which backbone, and `model.code_dim` for the components.
+        config: Settings of data and backbone; `model.code_dim` is the number of components.
         cache: Folder of the feature cache.
 
     Yields:
-        What is doubtful about the images; progress of the extraction.
+        Findings about the images, and progress of the extraction.
 
     Raises:
         FussegError: If the configuration or the data cannot be used.
@@ -63,8 +64,8 @@ def sample_training(config: Config, cache: Path) -> Generator[Progress | Finding
     features = pool_features([client.features for client in prepared.clients])
     if len(features) < _FEWEST_IMAGES:
         raise DataError(
-            f"{len(features)} training images are too few to judge a number of regions by, which "
-            f"takes at least {_FEWEST_IMAGES}; add images"
+            f"{len(features)} training images are too few to judge a number of regions; at least "
+            f"{_FEWEST_IMAGES} are needed; add images"
         )
     mean = (features.feature_sum() / features.feature_count).float()
     mean_feature = mean if prepared.center else torch.zeros_like(mean)
@@ -76,14 +77,14 @@ def judge_candidates(sampled: Sampled, candidates: Sequence[int], seed: int) -> 
     """Judge each number of regions, smallest first.
 
     Raises:
-        ConfigError: If a number is below 2, or above what a half of the positions can hold.
+        ConfigError: If a number is below 2, or above 255 or the number of positions in a half.
     """
     images, positions, _ = sampled.points.shape
     most = positions * _num_learning(images)
     for num_clusters in sorted(set(candidates)):
         if not 2 <= num_clusters <= min(255, most):
             raise ConfigError(
-                f"the numbers of regions to try must lie in 2 to {min(255, most)} here, got "
+                f"the numbers of regions to try must be from 2 to {min(255, most)} here, got "
                 f"{num_clusters}"
             )
     for num_clusters in sorted(set(candidates)):
@@ -114,9 +115,9 @@ def _judge(points: Float[Tensor, "images positions code"], num_clusters: int, se
 def _deal(
     points: Float[Tensor, "images positions code"], generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Deal whole images out: two parts to learn from, and one held back, each as a list of codes.
+    """Divide images into two parts for clustering and one that is held back, each a list of codes.
 
-    By image and not by position: positions of one image are too alike to be new to each other.
+    Whole images are divided, because positions of one image are too similar to test each other.
     """
     learning = _num_learning(len(points))
     order = torch.randperm(len(points), generator=generator)
@@ -126,14 +127,14 @@ def _deal(
 
 
 def _num_learning(images: int) -> int:
-    """Images of each of the two parts to learn from."""
+    """Return the number of images in each of the two parts for clustering."""
     return (images - max(1, round(_HELD_BACK * images))) // 2
 
 
 def _silhouette(held_back: Float[Tensor, "points code"], labels: Int[Tensor, " points"]) -> float:
-    """Average the silhouette over the first positions of the images, evenly spread.
+    """Compute the mean silhouette of some held-back positions, spread evenly.
 
-    0 where all of them fall into one region, or each into its own: there is nothing to compare.
+    It is 0 if all of them are in one region, or each in its own, because it is not defined then.
     """
     step = max(1, len(held_back) // _SILHOUETTE_POINTS)
     points, shown = held_back[::step], labels[::step]

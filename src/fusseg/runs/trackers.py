@@ -1,4 +1,4 @@
-"""Figures of a run, round by round, to TensorBoard, MLflow or Weights & Biases."""
+"""Logging the figures of each round to TensorBoard, MLflow or Weights & Biases."""
 
 import dataclasses
 import sys
@@ -13,22 +13,22 @@ from fusseg.core.errors import ConfigError, nearest_name
 from fusseg.core.visible_text import say
 
 Log = Callable[[int, Mapping[str, float]], None]
-"""Takes a round's number and its figures."""
+"""Function that logs a round, given its number and its figures."""
 FOLDER = "tensorboard"
-"""Of TensorBoard's files, in the run directory."""
+"""Folder of TensorBoard's files, in the run directory."""
 _FIGURES = ("loss", "mean_iou", "pixel_accuracy", "seconds", "bytes_up", "bytes_down")
 
 
 @contextmanager
 def track(names: Sequence[str], run_dir: Path, config: Config) -> Iterator[Log]:
-    """Open trackers, and give the function that logs a round to all of them.
+    """Open trackers, and provide a function that logs a round to all of them.
 
-    A run never fails because a tracker does: one that fails is named on stderr, with the reason,
-    and left out from then on.
+    A failing tracker does not stop the run: it is reported on stderr with the reason, and not used
+    any more.
 
     Args:
         names: Keys of `TRACKERS`.
-        run_dir: Names the run.
+        run_dir: Run directory, whose name is that of the run.
         config: Settings, which are logged once.
     """
     with ExitStack() as stack:
@@ -46,10 +46,10 @@ def track(names: Sequence[str], run_dir: Path, config: Config) -> Iterator[Log]:
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Refuse trackers that are unknown or not installed, before a run begins.
+    """Check that trackers are known and installed, before a run starts.
 
     Raises:
-        ConfigError: If one is.
+        ConfigError: If one is unknown or not installed.
     """
     for name in names:
         if name not in TRACKERS:
@@ -62,7 +62,7 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def round_figures(entry: Mapping[str, object]) -> dict[str, float]:
-    """Pick the figures of a round's entry in the record; what is null is left out."""
+    """Select the figures of a round's entry in the record; null values are left out."""
     figures = {name: entry[name] for name in _FIGURES if name in entry}
     return {name: float(value) for name, value in figures.items() if isinstance(value, int | float)}
 
@@ -107,13 +107,13 @@ TRACKERS: dict[str, Callable[[Path, Config], AbstractContextManager[Log]]] = {
     "mlflow": _mlflow,
     "wandb": _wandb,
 }
-"""By the name of the package, which is that of `--track`; where they write is up to their own
-environment variables."""
+"""Trackers by the name of their package, as in `--track`. Their own environment variables decide
+where they write."""
 
 
 @contextmanager
 def _closed_quietly(name: str, run_dir: Path, config: Config) -> Iterator[Log]:
-    """Open a tracker, and let it fail while it is closed."""
+    """Open a tracker; an error while it is closed is only reported."""
     opened = TRACKERS[name](run_dir, config)
     log = opened.__enter__()
     try:

@@ -1,4 +1,4 @@
-"""A simulated federation, read top to bottom: data, features, clients in this process, engine."""
+"""Training a simulated federation: data, features, clients in this process, engine."""
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -15,18 +15,20 @@ from fusseg.federation.rounds import Exchange
 from fusseg.federation.simulation import Simulation, simulate
 from fusseg.federation.state import Client, ClientUpdate, Hello
 from fusseg.federation.strategies import resolve
-from fusseg.runs.directory import Record, SavedState, create_run, discard_run, resume_run
+from fusseg.runs.directory import create_run, discard_run
 from fusseg.runs.engine import (
     Federation,
     Participants,
     RoundDone,
     TrainingBegun,
     TrainingDone,
-    check_resumable,
     run_federation,
 )
 from fusseg.runs.prepare import Prepared, extract, look_up, look_up_new
 from fusseg.runs.record import SIMULATION, RoundLog, describe_command
+from fusseg.runs.record_form import Record
+from fusseg.runs.resuming import check_resumable, resume_run
+from fusseg.runs.saved_state import SavedState
 from fusseg.runs.warm_start import carry_names
 from fusseg.segmentation.objectives import spell_out
 
@@ -50,13 +52,14 @@ def run_experiment(
     """Train a federation on the sites of a configuration and score it.
 
     Args:
-        config: All settings; None with `resume`: those of the run.
-        run_dir: Where the run is kept; new, unless it is resumed.
+        config: All settings; with `resume`, None stands for those of the run.
+        run_dir: Run directory; it must not exist unless the run is resumed.
         cache: Folder of the feature cache.
-        resume: Go on after the last finished round, to the same bits as without the interruption.
+        resume: Whether to continue after the last finished round, with the same bits as without
+            the interruption.
 
     Yields:
-        What has just happened, down to single images and client updates.
+        Each event, down to single images and client updates.
 
     Raises:
         FussegError: If the configuration, the data or the run directory cannot be used.
@@ -90,7 +93,7 @@ def run_experiment(
                 yield event
     except FussegError:
         if not resume:
-            # The same command must go once what was wrong is mended.
+            # The same command must work once the cause is fixed.
             discard_run(run_dir)
         raise
 
@@ -98,8 +101,8 @@ def run_experiment(
 def _prepare(
     config: Config, run_dir: Path, cache: Path, *, resume: bool
 ) -> Generator[Progress | Finding, None, Prepared]:
-    """Make the run directory unless it is there, and extract features."""
-    # All that the settings name is looked up before anything is written.
+    """Extract features, and create the run directory of a new run."""
+    # Data and backbone are looked up before anything is written.
     lookup = look_up(config) if resume else look_up_new(config)
     stages = extract(lookup, config, cache)
     first = next(stages)
@@ -117,7 +120,7 @@ def _prepare(
 
 
 def _participants(config: Config, protocol: Protocol, prepared: Prepared) -> Participants:
-    """Let the clients of this process take part, or one that holds the images of all."""
+    """Make participants of the clients in this process, or of one client with all images."""
     simulations: list[Simulation] = []
 
     def hello() -> list[Hello]:

@@ -1,4 +1,4 @@
-"""Start a federation from the model of a saved run: same regions, same names, other sites."""
+"""Starting a federation from the model of a saved run: same regions and names, other sites."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,50 +11,38 @@ from fusseg.federation.protocol import Protocol
 from fusseg.federation.rounds import initial_state
 from fusseg.federation.state import GlobalState
 from fusseg.federation.strategies import resolve
-from fusseg.runs.directory import SavedState, digest_state, load_record, load_state, read_run_config
+from fusseg.runs.directory import load_record, read_run_config
+from fusseg.runs.record_form import StartEntry
 from fusseg.runs.regions import load_regions, regions_file
+from fusseg.runs.saved_state import SavedState, digest_state, load_state
 from fusseg.segmentation.head import wake_hidden
 from fusseg.segmentation.training import TrainingPlan
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Which saved model it was, as the record says it."""
-
-    path: str
-    """Run directory; its last part alone where it was given as an absolute path."""
-    name: str
-    """Of the run."""
-    round: int
-    """Its last finished round."""
-    state_digest: str
-    """SHA-256 of its state file, hex."""
-
-
-@dataclass(frozen=True)
 class Start:
-    """The state before round 1, and where its model is from."""
+    """The state before round 1, and the saved model that it starts from."""
 
     state: GlobalState
-    origin: Origin | None
-    """None where the model was drawn."""
+    origin: StartEntry | None
+    """The saved model; None: the model was drawn at random."""
 
 
 def start_state(config: Config, protocol: Protocol, plan: TrainingPlan, fingerprint: str) -> Start:
-    """Draw the model that all clients start from, or take it from the run of `model.start`.
+    """Draw the model that all clients start from, or load it from the run of `model.start`.
 
-    Steps, shifts and mean feature are those the new sites agreed on. The mean moves with the
-    images: what the head sees is centered as it was in its own training. A hidden layer that is
-    nothing but zeros is drawn, so that it can be trained.
+    Steps, shifts and mean feature are those that the new sites agreed on. The mean feature is that
+    of the new images, so that the head still gets centered features. A hidden layer of zeros is
+    replaced by a random one, because zeros could not be trained.
 
     Args:
         config: The new run's configuration.
-        protocol: Its rules.
-        plan: What its clients agreed on.
-        fingerprint: Of its backbone.
+        protocol: The new run's protocol.
+        plan: What the new run's clients agreed on.
+        fingerprint: Fingerprint of the new run's backbone.
 
     Raises:
-        ConfigError: If the saved model does not suit the configuration.
+        ConfigError: If the saved model does not fit the configuration.
         DataError: If it cannot be read.
     """
     drawn = initial_state(protocol, plan)
@@ -70,15 +58,15 @@ def start_state(config: Config, protocol: Protocol, plan: TrainingPlan, fingerpr
 
 
 def check_start(config: Config, fingerprint: str, *, center: bool) -> None:
-    """Refuse a `model.start` that no run can start from, before anything is written.
+    """Check `model.start` before anything is written.
 
     Args:
-        config: The new run's configuration; nothing is checked where the model is drawn.
-        fingerprint: Of its backbone.
+        config: The new run's configuration; nothing is checked if the model is drawn.
+        fingerprint: Fingerprint of the new run's backbone.
         center: Whether the mean feature is subtracted before any cosine.
 
     Raises:
-        ConfigError: If the saved model does not suit the configuration.
+        ConfigError: If the saved model does not fit the configuration.
         DataError: If it cannot be read.
     """
     if not config.model.start:
@@ -97,10 +85,10 @@ def check_start(config: Config, fingerprint: str, *, center: bool) -> None:
 
 
 def check_suits(saved: SavedState, config: Config, fingerprint: str, run_dir: Path) -> None:
-    """Refuse a saved model of another size or backbone.
+    """Check that a saved model has the size and backbone of a configuration.
 
     Raises:
-        ConfigError: If one differs.
+        ConfigError: If one of them differs.
     """
     num_clusters, code_dim = saved.state.model.centroids.shape
     wanted = (config.model.num_clusters, config.model.code_dim)
@@ -113,7 +101,7 @@ def check_suits(saved: SavedState, config: Config, fingerprint: str, run_dir: Pa
     if fingerprint != saved.fingerprint:
         raise ConfigError(
             f"{run_dir} was trained on a backbone with fingerprint {saved.fingerprint[:16]}, but "
-            f"{config.backbone.name} has {fingerprint[:16]}; set backbone.name as there"
+            f"{config.backbone.name} has {fingerprint[:16]}; use the same backbone"
         )
 
 
@@ -122,37 +110,41 @@ def _check_center(saved: SavedState, run_dir: Path, *, center: bool) -> None:
     if there != center:
         raise ConfigError(
             f"{run_dir} was trained with backbone.center {there}, but here it is {center}; set it "
-            "as there"
+            f"to {str(there).lower()}"
         )
 
 
 def load_shared_model(run_dir: Path) -> SavedState:
-    """Load the state of a run whose clients share one model.
+    """Load the state of a run in which all clients share one model.
 
     Raises:
-        ConfigError: If it is no run, each of its clients has its own model, or the names of its
+        ConfigError: If the folder is no run, each client has its own model, or the names of the
             regions are wrong.
         DataError: If no round is finished, or the state is damaged.
     """
     config = read_run_config(run_dir)
     if resolve(config).keeps_own_models:
         raise ConfigError(
-            f"each site of {run_dir} has its own model; take a run whose sites share one"
+            f"each site of {run_dir} has its own model; use a run with one model for all sites"
         )
     saved = load_state(run_dir)
-    # Names that cannot be read would stop the report at the very end.
+    # Wrong names would otherwise fail only in the report, after training.
     load_regions(run_dir, len(saved.state.model.centroids))
     return saved
 
 
-def describe_origin(run_dir: Path, saved: SavedState) -> Origin:
-    """Say which model it was: the run, its round, and a digest of its state."""
-    name, round_number = load_record(run_dir)["name"], saved.state.round_number
-    return Origin(without_folders(str(run_dir)), name, round_number, digest_state(run_dir))
+def describe_origin(run_dir: Path, saved: SavedState) -> StartEntry:
+    """Describe a saved model: its run, its round, and a digest of its state."""
+    return {
+        "path": without_folders(str(run_dir)),
+        "name": load_record(run_dir)["name"],
+        "round": saved.state.round_number,
+        "state_digest": digest_state(run_dir),
+    }
 
 
 def carry_names(source: Path, run_dir: Path) -> None:
-    """Copy the names of a run's regions, where it has any, to another run of the same regions.
+    """Copy the names of a run's regions, if it has any, to another run with the same regions.
 
     Raises:
         DataError: If they cannot be copied.

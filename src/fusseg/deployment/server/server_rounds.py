@@ -23,9 +23,12 @@ from fusseg.federation.rounds import Exchange
 from fusseg.federation.state import GlobalState, Hello
 from fusseg.federation.strategies import resolve
 from fusseg.federation.weights import bounded_counts
-from fusseg.runs.directory import Record, SavedState, read_run_config
-from fusseg.runs.engine import Federation, Participants, RoundDone, check_resumable, run_federation
+from fusseg.runs.directory import read_run_config
+from fusseg.runs.engine import Federation, Participants, RoundDone, run_federation
 from fusseg.runs.record import DEPLOYMENT, describe_command
+from fusseg.runs.record_form import Record, RoundEntry
+from fusseg.runs.resuming import check_resumable
+from fusseg.runs.saved_state import SavedState
 from fusseg.segmentation.objectives import spell_out
 
 FLOWER = "flower"
@@ -59,12 +62,12 @@ def _run(grid: Grid, run_dir: Path, cache: Path) -> None:
     federation = _open_federation(grid, run_dir, cache)
     for event in run_federation(federation):
         if isinstance(event, RoundDone):
-            text = describe_entry(dict(event.entry), federation.protocol.num_rounds)
+            text = describe_entry(event.entry, federation.protocol.num_rounds)
             write_event(run_dir, DeploymentEvent("round", text))
     write_event(run_dir, DeploymentEvent("finished", "all rounds are finished"))
 
 
-def describe_entry(entry: Record, num_rounds: int) -> str:
+def describe_entry(entry: RoundEntry, num_rounds: int) -> str:
     """Sum up a finished round in a line."""
     text = f"round {entry['round']} of {num_rounds}"
     text += "" if entry["loss"] is None else f": loss {entry['loss']:.4f}"
@@ -119,7 +122,7 @@ def _participants(exchange: GridExchange, prepared: PreparedServer) -> Participa
     def begin(_saved: SavedState, record: Record) -> Exchange:
         # A server that was started again has not heard them itself.
         guests.known |= {one["client_id"]: one["num_images"] for one in record["clients"]}
-        refused = (record["hello"] or {}).get("refused", [])
+        refused = [] if record["hello"] is None else record["hello"].get("refused", [])
         guests.refused |= {entry["client_id"]: entry["reason"] for entry in refused}
         return exchange
 

@@ -18,8 +18,8 @@ from fusseg.evaluation.held_out import score_sites
 from fusseg.federation.parts import Part, check_parts
 from fusseg.federation.state import GlobalState
 from fusseg.federation.traffic import NUMBER_BYTES, num_bytes
-from fusseg.runs.directory import Record
-from fusseg.runs.record import describe_site_scores
+from fusseg.runs.model_scores import describe_site_scores
+from fusseg.runs.record_form import ModelScores
 
 _MOST_CLASSES = 256
 _LONGEST_CLASS = 100
@@ -35,7 +35,7 @@ class SiteCounts:
     num_images: int
 
 
-def score_at_sites(exchange: GridExchange, state: GlobalState) -> Record:
+def score_at_sites(exchange: GridExchange, state: GlobalState) -> ModelScores:
     """Add up the sites' confusion counts, over the sites with the classes that most have.
 
     Args:

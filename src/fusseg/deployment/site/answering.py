@@ -41,7 +41,8 @@ from fusseg.federation.protocol import Protocol, Task, sent_parts
 from fusseg.federation.state import Client, GlobalState
 from fusseg.federation.strategies import resolve
 from fusseg.federation.wire import narrow_update
-from fusseg.runs.directory import CONFIG, SavedState, save_state
+from fusseg.runs.directory import CONFIG
+from fusseg.runs.saved_state import SavedState, save_state
 from fusseg.segmentation.assignment import build_segmenter
 
 

@@ -1,4 +1,4 @@
-"""COCO JSON, as detection data sets and most tools read it."""
+"""COCO JSON, the format of detection data sets and most tools."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,15 +7,15 @@ from typing import Any
 
 from fusseg.core.files import open_atomically
 from fusseg.core.version import VERSION
-from fusseg.export.annotations.images import (
+from fusseg.export.annotations.annotated_image import (
     AnnotatedImage,
     Annotation,
     AnnotationOptions,
     Label,
 )
-from fusseg.export.annotations.parts import bounding_box, column_runs, whole_image
+from fusseg.export.annotations.outlines import bounding_box, whole_image
 from fusseg.export.annotations.polygons import outline_part, polygon_area
-from fusseg.export.annotations.rle import compress_counts
+from fusseg.export.annotations.rle import column_runs, compress_counts
 
 
 def write_coco(
@@ -26,16 +26,16 @@ def write_coco(
 ) -> Iterator[AnnotatedImage]:
     """Write one JSON file, image by image.
 
-    Categories are numbered from 1, in the order of the labels, images and annotations too.
+    Categories, images and annotations are numbered from 1, categories in the order of the labels.
 
     Args:
         path: The file.
         labels: Names and colors.
-        images: Read one at a time.
-        options: Polygons, or compressed run-length codes.
+        images: Images, read one at a time.
+        options: Choice of polygons or compressed run-length codes.
 
     Yields:
-        Each image when its annotations are written; the file is there after the last.
+        Each image when its annotations are written; the file appears after the last one.
     """
     head = {
         "info": {"description": f"regions found by fusseg {VERSION}", "version": "1.0"},

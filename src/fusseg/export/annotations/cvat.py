@@ -5,15 +5,16 @@ from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
 from fusseg.core.files import open_atomically
-from fusseg.export.annotations.images import (
+from fusseg.export.annotations.annotated_image import (
     AnnotatedImage,
     Annotation,
     AnnotationOptions,
     Label,
     Shapes,
 )
-from fusseg.export.annotations.parts import bounding_box, row_runs
+from fusseg.export.annotations.outlines import bounding_box
 from fusseg.export.annotations.polygons import outline_part
+from fusseg.export.annotations.rle import row_runs
 from fusseg.runs.regions import hex_color
 
 _KINDS: dict[Shapes, str] = {"polygons": "polygon", "rle": "mask"}
@@ -30,11 +31,11 @@ def write_cvat(
     Args:
         path: The file.
         labels: Names and colors.
-        images: Read one at a time.
-        options: Polygons, or masks. Polygons of one annotation share a group.
+        images: Images, read one at a time.
+        options: Choice of polygons or masks. Polygons of one annotation share a group.
 
     Yields:
-        Each image when its shapes are written; the file is there after the last.
+        Each image when its shapes are written; the file appears after the last one.
     """
     with open_atomically(path) as file:
         file.write(_head(labels, options).encode())

@@ -1,4 +1,4 @@
-"""Label Studio: tasks with predictions, and the labeling configuration they fit."""
+"""Label Studio: tasks with predictions, and the labeling configuration of their project."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,25 +12,25 @@ from jaxtyping import Int, UInt8
 
 from fusseg.core.files import open_atomically, write_atomically
 from fusseg.core.version import VERSION
-from fusseg.export.annotations.images import (
+from fusseg.export.annotations.annotated_image import (
     AnnotatedImage,
     Annotation,
     AnnotationOptions,
     Label,
     Shapes,
 )
-from fusseg.export.annotations.parts import row_runs, whole_image
+from fusseg.export.annotations.outlines import whole_image
 from fusseg.export.annotations.polygons import outline_part
-from fusseg.export.annotations.rle import Counts
+from fusseg.export.annotations.rle import Counts, row_runs
 from fusseg.runs.regions import hex_color
 
 IMAGE_PREFIX = "/data/local-files/?d="
-"""What Label Studio puts before paths below its LOCAL_FILES_DOCUMENT_ROOT."""
+"""Prefix of Label Studio for paths below its LOCAL_FILES_DOCUMENT_ROOT."""
 
 _CHANNELS = 4
 _WORD = 8
 _SIZES = np.array([3, 4, 8, 16])
-"""Bits in which a run's length may be written."""
+"""Numbers of bits in which the length of a run may be written."""
 _LONGEST = 2**16
 _PIECE = 2**16
 _KINDS: dict[Shapes, tuple[str, str]] = {
@@ -51,19 +51,19 @@ def write_label_studio(
     Args:
         path: The file of tasks.
         labels: Names and colors.
-        images: Read one at a time.
-        options: Polygons, or brush masks.
-        prefix: What stands before an image's path in its address.
+        images: Images, read one at a time.
+        options: Choice of polygons or brush masks.
+        prefix: Prefix of an image's path in its URL.
 
     Yields:
-        Each image when its task is written; the file is there after the last.
+        Each image when its task is written; the file appears after the last one.
     """
     write_atomically(configuration_file(path), labeling_configuration(labels, options).encode())
     with open_atomically(path) as file:
         file.write(b"[")
         for number, image in enumerate(images):
             file.write((b",\n" if number else b"\n") + _task_head(image, prefix).encode())
-            # One by one: of a large image the masks, each as large as the image, may be gigabytes.
+            # One by one, because each mask is as large as its image: all of them may be gigabytes.
             for place, result in enumerate(_results(image, labels, options.shapes)):
                 text = json.dumps(result, ensure_ascii=False)
                 file.write((b",\n" if place else b"\n") + text.encode())
@@ -73,12 +73,12 @@ def write_label_studio(
 
 
 def configuration_file(path: Path) -> Path:
-    """Name the labeling configuration of a file of tasks."""
+    """Return the path of the labeling configuration of a file of tasks."""
     return path.with_suffix(".config.xml")
 
 
 def labeling_configuration(labels: Sequence[Label], options: AnnotationOptions) -> str:
-    """Write the labeling configuration of a project that takes the predictions."""
+    """Write the labeling configuration of a project for the predictions."""
     tag, _ = _KINDS[options.shapes]
     lines = [
         f"    <Label value={quoteattr(label.name)} background={quoteattr(hex_color(label.color))}/>"
@@ -101,7 +101,7 @@ def pack_runs(counts: Counts) -> UInt8[np.ndarray, " bytes"]:
     """Write runs as Label Studio's brush code: four equal channels, 0 off the mask and 255 on it.
 
     Args:
-        counts: Runs row by row, off first.
+        counts: Lengths of the runs, row by row, off first.
     """
     values = np.where(np.arange(len(counts)) % 2 == 1, 255, 0)[counts > 0]
     lengths = counts[counts > 0] * _CHANNELS
@@ -111,7 +111,7 @@ def pack_runs(counts: Counts) -> UInt8[np.ndarray, " bytes"]:
     cut[last] = lengths - (pieces - 1) * _LONGEST
     size = np.searchsorted(_SIZES, _bit_lengths(cut - 1))
     bits = _SIZES[size]
-    # One bit "repeated", two bits of the length's size, the length less one, the value.
+    # One bit "repeated", two bits for the size of the length, the length minus one, the value.
     code = ((4 | size) << bits | (cut - 1)) << _WORD | np.repeat(values, pieces)
     head = np.array([int(lengths.sum()), _WORD - 1, *(_SIZES - 1)])
     return _pack(
@@ -126,9 +126,9 @@ def _bit_lengths(numbers: Int[np.ndarray, " numbers"]) -> Int[np.ndarray, " numb
 def _pack(
     numbers: Int[np.ndarray, " numbers"], sizes: Int[np.ndarray, " numbers"]
 ) -> UInt8[np.ndarray, " bytes"]:
-    """Write numbers of so many bits each one after the other, highest bit first."""
+    """Write numbers one after the other, each in a given number of bits, highest bit first."""
     bits = []
-    # In pieces: a bit takes many bytes while it is cut out.
+    # In pieces, because each bit takes many bytes on the way.
     for begin in range(0, len(numbers), _PIECE):
         some, size = numbers[begin : begin + _PIECE], sizes[begin : begin + _PIECE]
         ends = np.cumsum(size)
@@ -138,7 +138,7 @@ def _pack(
 
 
 def _task_head(image: AnnotatedImage, prefix: str) -> str:
-    """Write a task up to where its results begin."""
+    """Write the beginning of a task, up to its results."""
     address, version = json.dumps(prefix + quote(image.name)), json.dumps(f"fusseg {VERSION}")
     return (
         f'{{"data": {{"image": {address}}}, '
@@ -169,7 +169,7 @@ def _results(
 def _values(
     image: AnnotatedImage, annotation: Annotation, name: str, shapes: Shapes
 ) -> Iterator[dict[str, Any]]:
-    """Give the one mask of an annotation, or a polygon for each of its parts."""
+    """Give the one mask of an annotation, or one polygon per part."""
     outlines = image.outlines
     _, kind = _KINDS[shapes]
     if shapes == "rle":

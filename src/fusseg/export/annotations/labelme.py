@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from fusseg.core.files import UnwritableError, blaming, write_atomically
-from fusseg.export.annotations.images import (
+from fusseg.export.annotations.annotated_image import (
     AnnotatedImage,
     Annotation,
     AnnotationOptions,
@@ -19,12 +19,12 @@ from fusseg.export.annotations.images import (
     NotWritten,
     Shapes,
 )
-from fusseg.export.annotations.parts import bounding_box, row_runs
+from fusseg.export.annotations.outlines import bounding_box
 from fusseg.export.annotations.polygons import outline_part
-from fusseg.export.annotations.rle import fill_runs
+from fusseg.export.annotations.rle import fill_runs, row_runs
 
 _FORMAT = "5.5.0"
-"""The version of LabelMe whose fields are written; later ones read them."""
+"""Version of LabelMe that has the fields that are written; later versions read them too."""
 
 
 def write_labelme(
@@ -38,13 +38,13 @@ def write_labelme(
 
     Args:
         folder: Folder of the results.
-        labels: Names; colors are LabelMe's own.
-        images: Read one at a time.
-        options: Polygons, or masks. Polygons of one annotation share a group.
-        image_folder: Where the images are; the files hold the way to them, not their pixels.
+        labels: Names; LabelMe chooses its own colors.
+        images: Images, read one at a time.
+        options: Choice of polygons or masks. Polygons of one annotation share a group.
+        image_folder: Folder of the images; the files contain paths to them, not their pixels.
 
     Yields:
-        Each image when its file is written, or why it cannot be.
+        Each image when its file is written, or the reason why it cannot be.
     """
     folder.mkdir(parents=True, exist_ok=True)
     names = "".join(f"{label.name}\n" for label in labels)

@@ -1,4 +1,4 @@
-"""Whether predictions are of the images beside them, as they were written, and of one model."""
+"""Checking that predictions belong to their images, were not changed, and are of one model."""
 
 import json
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ class Prediction:
     """An image and its index PNG."""
 
     name: str
-    """Path of the image below the folder of images, with slashes."""
+    """Path of the image relative to the folder of images, with slashes."""
     image: Path
     regions: Path
 
@@ -27,7 +27,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class _Origin:
-    """What a description says its prediction was made of; None where it does not say so."""
+    """What a description says about the origin of its prediction; None: it does not say."""
 
     image: object = None
     """SHA-256 of the image file, hex."""
@@ -38,14 +38,14 @@ class _Origin:
 
 
 def check_origins(predictions: Sequence[Prediction]) -> tuple[str, ...]:
-    """Refuse predictions of other images than those beside them.
+    """Check that predictions were made of the images beside them.
 
     Returns:
-        What else is doubtful, a line each: index PNGs that were changed, predictions that do not
-        say of which image they are, predictions of several models.
+        Doubts, one line each: index PNGs that were changed, predictions that do not name their
+        image, predictions of several models.
 
     Raises:
-        DataError: If an image is another one than was predicted, or a file cannot be read.
+        DataError: If an image is not the one that was predicted, or a file cannot be read.
     """
     origins = [_read_origin(prediction.description) for prediction in predictions]
     pairs = list(zip(predictions, origins, strict=True))
@@ -72,14 +72,14 @@ def check_origins(predictions: Sequence[Prediction]) -> tuple[str, ...]:
         )
     if len(models) > 1:
         doubts.append(
-            f"predictions of {len(models)} models; a number is not the same region in all of them: "
-            "predict all with one model"
+            f"predictions of {len(models)} models, where a number is not the same region in all of "
+            "them; predict all with one model"
         )
     return tuple(doubts)
 
 
 def _read_origin(path: Path) -> _Origin:
-    """Read what a description says; one that is missing or damaged says nothing."""
+    """Read the origin from a description; a missing or damaged description gives none."""
     try:
         described = json.loads(path.read_bytes())
         made_by = described.get("made_by", {})

@@ -1,4 +1,4 @@
-"""What `fusseg predict` left, as labeled images: index PNGs, their descriptions, and names."""
+"""Reading the results of `fusseg predict`: index PNGs, their descriptions, and names."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from fusseg.core.colors import palette
 from fusseg.core.errors import DataError
 from fusseg.data.decoding import decode, decoded_shape, read_file
 from fusseg.data.images import SUFFIXES
-from fusseg.export.annotations.images import Label, LabeledImage
+from fusseg.export.annotations.annotated_image import Label, LabeledImage
 from fusseg.export.annotations.origins import Prediction, check_origins
 from fusseg.export.annotations.value_names import (
     MOST_LABELS,
@@ -28,35 +28,35 @@ from fusseg.export.annotations.value_names import (
 
 @dataclass(frozen=True)
 class Found:
-    """All predictions of a folder, and what their pixel values mean."""
+    """All predictions of a folder, and the meaning of their pixel values."""
 
     predictions: tuple[Prediction, ...]
     names: Names
     num_without: int
-    """Images without a prediction."""
+    """Number of images without a prediction."""
     named: bool
-    """Whether the names are known; else they are numbers."""
+    """Whether the names are known; otherwise regions are called by their numbers."""
     doubts: tuple[str, ...]
-    """What may be wrong with the predictions, a line each."""
+    """What may be wrong with the predictions, one line each."""
 
 
 def find_predictions(folder: Path, images: Path, names_file: Path | None) -> Found:
-    """List predictions with their images, and learn the names of regions.
+    """List predictions with their images, and find the names of the regions.
 
     Args:
         folder: Results of `fusseg predict`.
         images: The folder that was predicted.
-        names_file: A `regions.toml`; it goes before the names beside the predictions.
+        names_file: A `regions.toml`, used instead of the names beside the predictions.
 
     Raises:
-        DataError: If a folder is missing or holds nothing, a prediction has no image or several,
-            an image is another one than was predicted, or names are missing or disagree.
+        DataError: If a folder is missing or empty, a prediction has no image or several, an image
+            is not the one that was predicted, or names are missing or disagree.
         ConfigError: If the names file is wrong.
     """
     for path, what in ((folder, "predictions"), (images, "images")):
         if not path.is_dir():
-            mend = "it is a file; give the folder that holds it" if path.is_file() else "correct it"
-            raise DataError(f"no such folder of {what}: {path}; {mend}")
+            fix = "it is a file; give the folder that holds it" if path.is_file() else "correct it"
+            raise DataError(f"no such folder of {what}: {path}; {fix}")
     files = [path for path in _files_below(folder) if path.suffix == ".png"]
     if not files:
         raise DataError(f"no index PNG in {folder}; make some with fusseg predict")
@@ -71,8 +71,8 @@ def read_predictions(found: Found) -> Iterator[LabeledImage]:
     """Read the predictions, one at a time.
 
     Raises:
-        DataError: If a prediction cannot be read, is no index PNG, is of another size than its
-            image, or holds a value without a name.
+        DataError: If a prediction cannot be read, is no index PNG, has another size than its
+            image, or contains a value without a name.
     """
     for prediction in found.predictions:
         values = _read_values(prediction)
@@ -91,7 +91,7 @@ def _files_below(folder: Path) -> list[Path]:
 
 
 def _images_by_place(images: Path, predictions: Path) -> dict[Path, list[Path]]:
-    """List images by their path without suffix; predictions inside their folder are none."""
+    """List images by their path without suffix; predictions within the folder are left out."""
     inside = predictions.resolve() != images.resolve()
     found: dict[Path, list[Path]] = {}
     for path in _files_below(images):
@@ -112,7 +112,7 @@ def _match(path: Path, folder: Path, images: Path, pictures: dict[Path, list[Pat
     if len(matching) > 1:
         raise DataError(
             f"prediction {path} has two images, {matching[0]} and {matching[1]}; rename one of "
-            "them and predict it anew"
+            "them and predict it again"
         )
     name = matching[0].relative_to(images).as_posix()
     if not name.isprintable():
@@ -125,7 +125,7 @@ def _learn_names(
 ) -> tuple[Names, bool]:
     if names_file is not None:
         return names_from_file(names_file), True
-    # Unlike Path.exists, os.path.exists bears names that are too long.
+    # Unlike Path.exists, os.path.exists accepts names that are too long.
     described = [one.description for one in predictions if os.path.exists(one.description)]
     if not described:
         num = max(_num_colors(prediction.regions) for prediction in predictions)
@@ -148,10 +148,10 @@ def _learn_names(
 
 
 def _read_description(path: Path) -> dict[int, Label]:
-    """Read the names of regions that a prediction's JSON tells.
+    """Read the names of regions from a prediction's JSON.
 
     Raises:
-        DataError: If it cannot be read or is not as `fusseg predict` writes it.
+        DataError: If it cannot be read or was not written by `fusseg predict`.
     """
     try:
         regions = json.loads(read_file(path, "description"))["regions"]
@@ -176,7 +176,7 @@ def _label(entry: dict[str, Any]) -> Label:
 
 
 def _num_colors(path: Path) -> int:
-    """Number of regions that an index PNG may hold: its colors, or the values that occur."""
+    """Count the regions of an index PNG by its colors, or by its largest value."""
     image = _decode_index(read_file(path, "prediction"), path)
     highest = int(np.asarray(image).max())
     if highest >= MOST_LABELS:
@@ -185,7 +185,7 @@ def _num_colors(path: Path) -> int:
             f"{highest}; predict again, or correct it: {path}"
         )
     colors = (image.getpalette() if image.mode == "P" else None) or ()
-    # Other programs fill a palette up to 256.
+    # Other programs pad a palette to 256 colors.
     return max(min(len(colors) // 3, MOST_LABELS), highest + 1)
 
 

@@ -1,4 +1,4 @@
-"""What the pixel values of predictions are called, from wherever that is known."""
+"""Names of the pixel values of predictions: from descriptions, `regions.toml`, or numbered."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,34 +9,34 @@ from jaxtyping import UInt8
 
 from fusseg.core.errors import ConfigError, DataError
 from fusseg.core.toml_file import load_toml
-from fusseg.export.annotations.images import Label
+from fusseg.export.annotations.annotated_image import Label
 from fusseg.runs.regions import join_clusters, read_named
 
 MOST_LABELS = 255
-"""One of the 256 pixel values has to be left for what has no label."""
+"""Largest number of labels: one of the 256 pixel values is reserved for pixels without a label."""
 
 
 @dataclass(frozen=True)
 class Names:
-    """Labels, and which pixel value is which of them."""
+    """Labels, and the label of each pixel value."""
 
     labels: tuple[Label, ...]
     places: UInt8[np.ndarray, "256"]
-    """Place in the list of labels for each pixel value."""
+    """Index into the list of labels for each pixel value."""
     unknown: int
-    """Stands in `places` for values without a label."""
+    """Index in `places` of values without a label."""
 
     @property
     def described(self) -> str:
-        """All values that have a label, for errors."""
+        """All values that have a label, for error messages."""
         return ", ".join(map(str, np.flatnonzero(self.places != self.unknown)))
 
 
 def names_from_list(labels: Mapping[int, Label]) -> Names:
-    """Take the labels of pixel values.
+    """Collect the labels of pixel values.
 
     Raises:
-        DataError: If two values have one name, or there are more than can be told apart.
+        DataError: If two values have the same name, or there are too many labels.
     """
     unknown = MOST_LABELS
     if len(labels) > MOST_LABELS:
@@ -81,7 +81,7 @@ def numbered_names(colors: UInt8[np.ndarray, "colors 3"]) -> Names:
 
 
 def _count_clusters(path: Path) -> int:
-    """Count the entries; what is wrong with them is found when they are read."""
+    """Count the entries; they are checked when they are read."""
     try:
         entries = load_toml(path).get("regions")
     except OSError as error:

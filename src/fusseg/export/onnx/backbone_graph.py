@@ -1,4 +1,4 @@
-"""Frozen backbones as ONNX graphs: traced from torch, or the file that they are."""
+"""The middle part of the exported graph: the backbone, traced from torch or from its ONNX file."""
 
 import logging
 import warnings
@@ -20,11 +20,12 @@ from fusseg.features.backbones.filterbank import filterbank_function
 from fusseg.features.backbones.onnx_backbone import PREFIX
 
 OPSET = 18
-"""Of what is traced."""
+"""Version of ONNX's operators in traced graphs."""
 OLDEST_OPSET = 15
-"""That the graphs around the backbone can be written in."""
+"""Oldest version of ONNX's operators in which the parts around the backbone can be written."""
 TRACED = (9, 13)
-"""Positions of the image that is traced; other sizes are free, unless a model fixes them."""
+"""Rows and columns of positions in the traced image; the graph takes other sizes too, unless the
+backbone fixes them."""
 
 _NORMALIZE = """
     normalize (uint8[batch, height, width, 3] seen) => (float[batch, 3, height, width] pixels)
@@ -57,17 +58,17 @@ _SQUARE = """
 
 
 def backbone_graph(backbone: Backbone) -> tuple[ModelProto, str, str]:
-    """Make the graph of a backbone.
+    """Build the graph of a backbone.
 
     Args:
-        backbone: In float32 on the processor.
+        backbone: The backbone, in float32 on the CPU.
 
     Returns:
-        The model from uint8 images (batch, height, width, 3) to features (batch, dim, h, w), and
+        The graph from uint8 images (batch, height, width, 3) to features (batch, dim, h, w), and
         the names of its input and its output.
 
     Raises:
-        ConfigError: If it cannot be expressed in ONNX.
+        ConfigError: If the backbone cannot be expressed in ONNX.
     """
     if backbone.name.startswith(PREFIX):
         return _of_file(Path(backbone.name.removeprefix(PREFIX)), backbone.grid)
@@ -76,14 +77,14 @@ def backbone_graph(backbone: Backbone) -> tuple[ModelProto, str, str]:
 
 
 def opset_of(model: ModelProto) -> int:
-    """Find the version of ONNX's own operators that a model is written in."""
+    """Return the version of ONNX's own operators that a model uses."""
     return max(
         int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")
     )
 
 
 class _Wrapped(torch.nn.Module):
-    """What the exporter takes: a module, though the function needs none."""
+    """The function as a module, which the exporter requires."""
 
     def __init__(self, extract: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -118,7 +119,7 @@ def _traced(backbone: Backbone, extract: Callable[[Tensor], Tensor]) -> ModelPro
             f"{first_line(error.__cause__ or error)}"
         ) from error
     assert program is not None
-    # Through bytes: its tensors are torch's until they are written.
+    # Through bytes, because the tensors are torch's until they are written.
     return onnx.load_from_string(program.model_proto.SerializeToString())
 
 
@@ -129,7 +130,7 @@ def _of_file(path: Path, grid: Grid | None) -> tuple[ModelProto, str, str]:
             model = version_converter.convert_version(model, OPSET)
     except Exception as error:  # onnx's errors share no base class
         raise ConfigError(
-            f"ONNX file {str(path)!r} cannot be exported again: {first_line(error)}"
+            f"ONNX file {str(path)!r} cannot be exported: {first_line(error)}"
         ) from error
     constants = {
         "white": np.float32(255),
@@ -140,8 +141,8 @@ def _of_file(path: Path, grid: Grid | None) -> tuple[ModelProto, str, str]:
     port = next(port for port in model.graph.input if port.name not in weights)
     if port.type.tensor_type.shape.dim[0].dim_value:
         raise ConfigError(
-            f"ONNX file {str(path)!r} takes one image at a time, and the exported graph is to take "
-            "any number; write the file with a free batch"
+            f"ONNX file {str(path)!r} has a fixed batch size, but the exported graph must take any "
+            "number of images; write the file with a free batch size"
         )
     features = model.graph.output[0].name
     normalize = parse_graph(_NORMALIZE, opset_of(model), constants)
@@ -154,7 +155,7 @@ def _of_file(path: Path, grid: Grid | None) -> tuple[ModelProto, str, str]:
 
 
 def _grid_graph(grid: Grid, opset: int) -> ModelProto:
-    """Lay tokens out as a map; a zero keeps the batch, and a second one the channels."""
+    """Build the graph that arranges tokens as a map; zeros in a shape keep batch and channels."""
     if grid == "square":
         return parse_graph(_SQUARE, opset, {"kept": np.zeros(2, np.int64)})
     return parse_graph(_RECTANGLE, opset, {"sides": np.array([0, 0, *grid], np.int64)})
@@ -162,7 +163,7 @@ def _grid_graph(grid: Grid, opset: int) -> ModelProto:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's notes about itself from the user, and restore what it was told."""
+    """Suppress the exporter's messages, and restore the log levels."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

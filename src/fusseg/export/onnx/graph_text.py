@@ -1,4 +1,4 @@
-"""Small ONNX graphs written as text, and how they are joined to one."""
+"""Writing small ONNX graphs as text, and joining graphs into one."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -7,16 +7,16 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, compose, helper, numpy_helper, parser
 
 IR_VERSION = 10
-"""What torch writes; onnxruntime reads it from 1.18 on."""
+"""The version that torch writes; onnxruntime reads it since 1.18."""
 
 
 def parse_graph(text: str, opset: int, constants: Mapping[str, Any]) -> ModelProto:
-    """Make a model of a graph in ONNX's text form.
+    """Parse a graph in ONNX's text form.
 
     Args:
-        text: As `onnx.parser` reads it.
-        opset: Of ONNX's own operators.
-        constants: Arrays that the graph uses by name; Python's own numbers are float64 and int64.
+        text: Text for `onnx.parser`.
+        opset: Version of ONNX's own operators.
+        constants: Arrays that the graph uses, by name; Python numbers become float64 and int64.
     """
     graph = parser.parse_graph(text)
     tensors = [numpy_helper.from_array(np.asarray(value), key) for key, value in constants.items()]
@@ -31,9 +31,9 @@ def chain(
     """Join models one after the other; their names are changed in place.
 
     Args:
-        models: Each with the prefix of its names.
-        links: For each after the first: which outputs so far, with their prefix, are which of its
-            inputs. Outputs that are not linked remain outputs.
+        models: Models, each with a prefix for its names.
+        links: For each model after the first: outputs of earlier models, with their prefix, and
+            the input that each of them becomes. Outputs that are not linked remain outputs.
     """
     newest = max(model.ir_version for _, model in models)
     for _, model in models:
@@ -50,7 +50,7 @@ def chain(
 
 
 def strip_notes(model: ModelProto) -> None:
-    """Remove what tools note in a graph for its author: texts, stack traces, paths of files."""
+    """Remove notes that tools leave in a graph: texts, stack traces, paths of files."""
     model.ClearField("doc_string")
     del model.metadata_props[:]
     _strip_graph(model.graph)
@@ -76,7 +76,7 @@ def _strip_entries(entries: Iterable[Any]) -> None:
 
 
 def _rename(graph: GraphProto, prefix: str) -> None:
-    """Put a prefix before every name, in branches and loops too, unlike `onnx.compose`."""
+    """Add a prefix to every name; unlike `onnx.compose`, in branches and loops too."""
     for entry in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
         entry.name = prefix + entry.name
     for entry in graph.sparse_initializer:

@@ -1,4 +1,4 @@
-"""Head, similarities, upsampling and assignment of the exported graph."""
+"""The last part of the exported graph: head, similarities, upsampling and assignment."""
 
 from onnx import ModelProto
 
@@ -33,9 +33,9 @@ _TEXT = """
 
 
 def head_graph(segmenter: Segmenter, opset: int) -> ModelProto:
-    """Make the graph from `features` and the image's `size` to `regions` and `similarities`.
+    """Build the graph from `features` and the image's `size` to `regions` and `similarities`.
 
-    Features are rounded to float16, as in the cache; the first of equal similarities wins.
+    Features are rounded to float16, as in the cache. Of equal similarities the first one wins.
     """
     weights = {
         name.replace(".", "_"): tensor.T.contiguous().numpy()

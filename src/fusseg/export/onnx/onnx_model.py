@@ -1,4 +1,4 @@
-"""A trained model as one ONNX graph: from pixels as they are decoded to regions at their size."""
+"""A trained model as one ONNX graph, from decoded pixels to regions of the same size."""
 
 import json
 from collections.abc import Mapping
@@ -17,19 +17,19 @@ from fusseg.segmentation.assignment import Segmenter
 
 INPUT, OUTPUTS = "image", ("regions", "similarities")
 _MOST_BYTES = 2**31 - 1
-"""Of a file of protobuf."""
+"""Largest size of a protobuf file."""
 
 
 def build_onnx(
     run: TrainedRun, segmenter: Segmenter, max_area: int, metadata: Mapping[str, object]
 ) -> ModelProto:
-    """Make the graph of a model.
+    """Build the graph of a model.
 
     Args:
-        run: Backbone, in float32 on the processor, and scale.
-        segmenter: One of the run's.
-        max_area: Up to how many times the training size a small image is enlarged.
-        metadata: Goes into the file as JSON, under `fusseg`.
+        run: The run, with its backbone in float32 on the CPU.
+        segmenter: One of the run's models.
+        max_area: Area up to which a small image is enlarged, as a multiple of the training size.
+        metadata: Metadata for the file, written as JSON under `fusseg`.
 
     Raises:
         ConfigError: If the backbone cannot be expressed in ONNX, or the graph is too large.
@@ -51,8 +51,8 @@ def build_onnx(
     strip_notes(model)
     if model.ByteSize() > _MOST_BYTES:
         raise ConfigError(
-            f"the graph takes {model.ByteSize():,} bytes, and an ONNX file holds {_MOST_BYTES:,}; "
-            "train on a smaller backbone"
+            f"the graph takes {model.ByteSize():,} bytes, but an ONNX file can have at most "
+            f"{_MOST_BYTES:,}; train with a smaller backbone"
         )
     helper.set_model_props(model, {"fusseg": json.dumps(metadata, sort_keys=True)})
     checker.check_model(model)
@@ -60,7 +60,7 @@ def build_onnx(
 
 
 def save_onnx(path: Path, model: ModelProto) -> None:
-    """Write a graph whole or not at all.
+    """Write a graph atomically.
 
     Raises:
         DataError: If the file cannot be written.
@@ -72,12 +72,12 @@ def save_onnx(path: Path, model: ModelProto) -> None:
 
 
 def _name_ports(model: ModelProto) -> None:
-    """Call input and outputs by plain names; inside, names keep the prefix of their part."""
+    """Give input and outputs plain names; names inside keep the prefix of their part."""
     plain = {f"view/{INPUT}": INPUT} | {f"head/{name}": name for name in OUTPUTS}
     for node in model.graph.node:
         for names in (node.input, node.output):
             names[:] = [plain.get(name, name) for name in names]
     for port in (*model.graph.input, *model.graph.output):
         port.name = plain[port.name]
-    # Shapes of the parts, under symbols that no longer agree.
+    # The parts name the same dimensions differently.
     del model.graph.value_info[:]

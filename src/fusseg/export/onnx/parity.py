@@ -1,4 +1,4 @@
-"""Whether an exported graph does what the model does, measured on images."""
+"""Comparing an exported graph with its model on images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,24 +18,25 @@ Regions = UInt8[np.ndarray, "_ _"]
 
 @dataclass(frozen=True)
 class Parity:
-    """What was compared, and how far apart it is."""
+    """How closely the graph agrees with the model."""
 
     images: int
+    """Number of images that were compared."""
     equal_pixels: float
-    """Share of all pixels that have the same region."""
+    """Share of all pixels that have the same region, in [0, 1]."""
     worst_image: float
-    """The same of the image where it is smallest."""
+    """Smallest such share of one image, in [0, 1]."""
     largest_difference: float
-    """Of the similarities, relative to the largest of them."""
+    """Largest difference of the similarities, relative to the largest similarity."""
     same_in_a_batch: bool
-    """Whether two images at once give the regions of each alone."""
+    """Whether two images in one batch get the same regions as each alone."""
 
 
 class Graph:
-    """An exported graph in onnxruntime, on the processor."""
+    """An exported graph in onnxruntime, on the CPU."""
 
     def __init__(self, content: bytes) -> None:
-        """Load it.
+        """Load the graph.
 
         Raises:
             DataError: If onnxruntime refuses it.
@@ -57,7 +58,7 @@ class Graph:
     ) -> tuple[
         UInt8[np.ndarray, "batch height width"], Float32[np.ndarray, "batch clusters rows columns"]
     ]:
-        """Give regions and similarities.
+        """Compute regions and similarities.
 
         Raises:
             DataError: If the graph fails on images of this size.
@@ -66,9 +67,9 @@ class Graph:
             regions, scores = self._session.run(None, {"image": images})
         except Exception as error:  # onnxruntime's errors share no base class
             raise DataError(
-                f"the exported graph fails on images of shape {images.shape}, so it is not written:"
-                f" this backbone is beyond torch's export; take the model to other machines with "
-                f"fusseg pack (onnxruntime: {first_line(error)})"
+                f"the exported graph fails on images of shape {images.shape} and is not written: "
+                f"torch cannot export this backbone; use fusseg pack to take the model to other "
+                f"machines (onnxruntime: {first_line(error)})"
             ) from error
         return regions, scores
 
@@ -76,13 +77,13 @@ class Graph:
 def measure_parity(
     graph: Graph, run: TrainedRun, segmenter: Segmenter, pairs: Sequence[tuple[Pixels, Regions]]
 ) -> Parity:
-    """Compare a graph with the model it was exported from.
+    """Compare a graph with the model that it was exported from.
 
     Args:
         graph: The exported graph.
-        run: Backbone and scale.
-        segmenter: The model's.
-        pairs: Images, and the regions that the model gives them.
+        run: The run, for its backbone and training size.
+        segmenter: The model that was exported.
+        pairs: Images, each with the model's regions.
 
     Raises:
         DataError: If the graph fails on an image.
@@ -111,7 +112,7 @@ def _difference(
     run: TrainedRun,
     segmenter: Segmenter,
 ) -> float:
-    """Compare similarities with those of the same map of positions, computed by torch."""
+    """Compare similarities with those that torch computes for the same positions."""
     rows, columns = scores.shape[1:]
     size = (rows * run.backbone.stride, columns * run.backbone.stride)
     seen = fit_image(image, size, "stretch", run.config.data.interpolation)

@@ -1,8 +1,8 @@
-"""How the exported graph brings an image to the scale of training, as Pillow does.
+"""The first part of the exported graph, which resizes images to the scale of training like Pillow.
 
-ONNX's own antialiased Resize differs from Pillow's by up to 9 of 255 levels in onnxruntime, and
-knows neither `box` nor `lanczos`. Here the weights of every output row and column are computed in
-the graph, as Pillow computes them, and applied as two matrix products.
+ONNX's own antialiased Resize differs from Pillow's by up to 9 of 255 levels in onnxruntime, and has
+no `box` and no `lanczos`. This graph computes the weights of every output row and column as Pillow
+does, and applies them as two matrix products.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from fusseg.export.onnx.graph_text import parse_graph
 _SUPPORT: Mapping[Interpolation, float] = {
     "box": 0.5, "bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0
 }  # fmt: skip
-"""Reach of each filter, in pixels of the smaller image."""
+"""Radius of each filter, in pixels of the smaller image."""
 
 _FILTERS: Mapping[Interpolation, str] = {
     "box": """
@@ -47,7 +47,7 @@ _FILTERS: Mapping[Interpolation, str] = {
         {p}_is_far = Less ({p}_away, support)
         {p}_tail = Where ({p}_is_far, {p}_far, zero)
         {p}_raw = Where ({p}_is_near, {p}_near, {p}_tail)""",
-    # sinc(x) sinc(x / 3); at 0 a tiny angle stands for it, and gives 1.
+    # sinc(x) sinc(x / 3); at 0 it is computed for a tiny angle, which gives 1.
     "lanczos": """
         {p}_zero = Equal ({p}_offset, zero)
         {p}_safe = Where ({p}_zero, tiny, {p}_offset)
@@ -94,7 +94,7 @@ _WEIGHTS = """
         {p}_whole = Floor ({p}_lifted)
         {p}_fixed = Div ({p}_whole, precision)
         {p}_weights = Cast <to = 1> ({p}_fixed)"""
-"""Pillow's weights: normalized over what lies inside, in fixed point of 22 bits."""
+"""Pillow's weights: normalized over the pixels inside the image, in fixed point with 22 bits."""
 
 _FILTERED = """
         planes_u8 = Transpose <perm = [0, 3, 1, 2]> (image)
@@ -121,7 +121,7 @@ _FILTERED = """
         >
         seen_planes = Cast <to = 2> (filtered)
         seen = Transpose <perm = [0, 2, 3, 1]> (seen_planes)"""
-"""Rounded to whole levels after each product; in Pillow's order, which decides on that rounding."""
+"""Levels are rounded to integers after each product, so Pillow's order of the products matters."""
 
 _ROUNDED = """
                 {p}_lifted = Add ({p}, half32)
@@ -139,7 +139,7 @@ _NEAREST = """
         {p}_last = Sub ({p}_in, one)
         {p}_bounded = Min ({p}_floor, {p}_last)
         {p}_index = Cast <to = 7> ({p}_bounded)"""
-"""Summed step by step, as Pillow does, whose rounding decides between pixels."""
+"""Places are summed step by step, as in Pillow, because its rounding decides between pixels."""
 
 _TRAINING_SIZE = """
         ratios = Div (training, sides)
@@ -165,15 +165,15 @@ def view_graph(
     largest: int | None,
     opset: int,
 ) -> ModelProto:
-    """Make the graph from `image` (uint8, batch x height x width x 3) to `seen` and `size`.
+    """Build the graph from `image` (uint8, batch x height x width x 3) to `seen` and `size`.
 
     Args:
-        training: Height and width in training.
-        interpolation: Filter.
-        stride: Of the backbone.
-        largest: Pixels up to which a small image is enlarged to cover the training size, its aspect
-            kept; None: every image is stretched to the training size.
-        opset: Of ONNX's own operators.
+        training: Height and width of images in training.
+        interpolation: Filter for resizing.
+        stride: Stride of the backbone.
+        largest: Number of pixels up to which a small image is enlarged to cover the training size,
+            with its aspect ratio kept; None: every image is stretched to the training size.
+        opset: Version of ONNX's own operators.
     """
     sizing = "seen_size = Identity (training)" if largest is None else _TRAINING_SIZE
     if interpolation == "nearest":

@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 
 from fusseg.core.errors import DataError
-from fusseg.export.annotations import contours
-from fusseg.export.annotations.contours import trace_outlines
-from fusseg.export.annotations.parts import Box, bounding_box, list_parts, row_runs
-from fusseg.export.annotations.polygons import outline_part, polygon_area
-from fusseg.export.annotations.simplification import simplify
+from fusseg.export.annotations.outlines import Box, bounding_box, list_parts, trace_outlines
+from fusseg.export.annotations.polygons import outline_part, polygon_area, simplify
+from fusseg.export.annotations.rle import row_runs
 
 
 def regions(*rows):
@@ -70,7 +68,7 @@ def test_where_three_regions_meet_points_are_fixed():
 
 
 def test_too_ragged_an_image_is_refused(monkeypatch):
-    monkeypatch.setattr(contours, "MAX_SIDES", 15)
+    monkeypatch.setattr("fusseg.export.annotations.outlines.MAX_SIDES", 15)
     assert trace_outlines(regions("0011")).areas.tolist() == [2, 2]
     # four pixels of four sides each
     with pytest.raises(

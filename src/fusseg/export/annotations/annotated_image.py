@@ -1,4 +1,4 @@
-"""One image's labeled regions, and how they are divided into annotations."""
+"""Dividing the labeled regions of an image into annotations."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -8,18 +8,17 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fusseg.core.errors import ConfigError
-from fusseg.export.annotations.contours import Outlines, trace_outlines
-from fusseg.export.annotations.parts import Part, list_parts
-from fusseg.export.annotations.simplification import simplify
+from fusseg.export.annotations.outlines import Outlines, Part, list_parts, trace_outlines
+from fusseg.export.annotations.polygons import simplify
+from fusseg.runs.regions import Color
 
 Shapes = Literal["polygons", "rle"]
 Instances = Literal["components", "region"]
-Color = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Label:
-    """What a region is called and drawn in."""
+    """Name and color of a region."""
 
     name: str
     color: Color
@@ -31,21 +30,21 @@ class LabeledImage:
     """An image and the regions in it."""
 
     name: str
-    """Path of the image below the folder of all images, with slashes."""
+    """Path of the image relative to the folder of images, with slashes."""
     regions: UInt8[np.ndarray, "height width"]
-    """Place in the list of labels of each pixel."""
+    """Index into the list of labels of each pixel."""
 
 
 @dataclass(frozen=True)
 class AnnotationOptions:
-    """How regions become annotations."""
+    """How regions are turned into annotations."""
 
     shapes: Shapes = "polygons"
     instances: Instances = "components"
     tolerance: float = 1.0
-    """Largest distance between a polygon and the border it simplifies, in pixels."""
+    """Largest distance between a polygon and the border of its region, in pixels."""
     min_area: int = 25
-    """Smallest area of a component, and of a hole, in pixels."""
+    """Smallest area of a component and of a hole, in pixels."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.tolerance < np.inf:
@@ -56,43 +55,43 @@ class AnnotationOptions:
 
 @dataclass(frozen=True)
 class Annotation:
-    """One object: a connected component, or all of a region."""
+    """One object: a connected component, or a whole region."""
 
     label: int
-    """Place in the list of labels."""
+    """Index into the list of labels."""
     parts: tuple[Part, ...]
 
     @property
     def area(self) -> int:
-        """Its pixels."""
+        """Number of its pixels."""
         return sum(part.area for part in self.parts)
 
 
 @dataclass(frozen=True)
 class AnnotatedImage:
-    """An image, what is annotated in it, and the lines of that."""
+    """An image with its annotations and their outlines."""
 
     name: str
     outlines: Outlines
-    """Simplified where polygons are asked for."""
+    """Outlines of all regions, simplified if polygons are written."""
     annotations: tuple[Annotation, ...]
     num_small: int
-    """Components that were left out, being smaller than the smallest area."""
+    """Number of components that were left out because they are too small."""
 
     @property
     def height(self) -> int:
-        """Of the image, in pixels."""
+        """Height of the image, in pixels."""
         return self.outlines.shape[0]
 
     @property
     def width(self) -> int:
-        """Of the image, in pixels."""
+        """Width of the image, in pixels."""
         return self.outlines.shape[1]
 
 
 @dataclass(frozen=True)
 class NotWritten:
-    """An image whose own file cannot be written, and why."""
+    """An image for which no file could be written, and the reason."""
 
     name: str
     reason: str
@@ -102,7 +101,7 @@ def annotate_image(image: LabeledImage, options: AnnotationOptions) -> Annotated
     """Divide an image's regions into annotations, the largest first.
 
     Raises:
-        DataError: If the borders of the regions are too long to hold.
+        DataError: If the borders of the regions are too long for the memory.
     """
     outlines = trace_outlines(image.regions)
     parts = tuple(list_parts(outlines, options.min_area))

@@ -1,5 +1,6 @@
-"""The outlines of all regions of an image, along the borders of pixels."""
+"""Outlines of all regions of an image along the borders of pixels, and the parts they enclose."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,52 +9,77 @@ from jaxtyping import Bool, Int, UInt8
 from fusseg.core.errors import DataError
 
 MAX_SIDES = 40_000_000
-"""Sides of pixels on borders; an image with more is refused, its outlines would fill the memory."""
+"""Largest number of pixel sides on borders. The outlines of an image with more would fill the
+memory."""
 
 _STEPS = ((0, 1), (1, 0), (0, -1), (-1, 0))
-"""Row and column step of a walk east, south, west and north, the region at its right hand."""
+"""Row and column step of a walk east, south, west and north, with the region on its right."""
 _CORNERS = ((0, 0), (0, 1), (1, 1), (1, 0))
-"""Where the walk along a side begins: the top side of a pixel is walked east, and so on."""
+"""Corner at which the walk along each side begins: along the top side it goes east, and so on."""
 _STRIP = 2**22
 _FAR = np.iinfo(np.int64).max
 
 Labels = UInt8[np.ndarray, "height width"]
 Sides = list[Int[np.ndarray, " _"]]
+Ring = Int[np.ndarray, "_ 2"]
 
 
 @dataclass(frozen=True)
 class Outlines:
     """Closed rings around the connected components of all regions, and around their holes.
 
-    A component is what holds together over sides of pixels. Walked from point to point, a ring has
-    its component at the right hand: outer rings run clockwise, those of holes counterclockwise.
-    Two neighbors share the points of their border.
+    The pixels of a component are connected over their sides. A ring has its component on the
+    right: outer rings run clockwise, rings of holes counterclockwise. Neighboring components share
+    the points of their border.
     """
 
     shape: tuple[int, int]
     """Height and width of the image."""
     points: Int[np.ndarray, "points 2"]
-    """x and y of the rings' points, corners of pixels: (0, 0) is the image's upper left corner."""
+    """x and y of the rings' points, at corners of pixels; (0, 0) is the image's top left corner."""
     fixed: Bool[np.ndarray, " points"]
-    """Whether three or more regions meet in a point, or two across, or it is the image's corner."""
+    """Whether three or more regions, or two diagonal pixels, meet in a point, or it is a corner of
+    the image."""
     starts: Int[np.ndarray, " rings_and_one"]
-    """First point of each ring, and the number of all points."""
+    """Index of the first point of each ring, and at the end the number of all points."""
     labels: Int[np.ndarray, " rings"]
     """Region of each ring's component."""
     areas: Int[np.ndarray, " rings"]
-    """Pixels inside each ring, negative for holes."""
+    """Number of pixels inside each ring, negative for holes."""
     left: Int[np.ndarray, " rings"]
-    """Ring of the same component directly left of a hole; of an outer ring, itself."""
+    """For a hole, the ring of the same component directly left of it; for an outer ring, itself."""
     outer: Int[np.ndarray, " rings"]
     """Outer ring of each ring's component."""
     leftmost: Int[np.ndarray, " rings"]
-    """Least x of each ring as it was traced."""
+    """Smallest x of each ring before simplification."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One connected component of a region."""
+
+    region: int
+    """Pixel value of the region."""
+    rings: tuple[int, ...]
+    """Its outer ring, then the rings of its holes."""
+    area: int
+    """Number of its pixels, with those of holes that are too small to be cut out."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """The smallest upright rectangle around parts, in pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
 
 
 def trace_outlines(labels: Labels) -> Outlines:
-    """Trace all regions of an image at once.
+    """Trace the outlines of all regions of an image.
 
-    Time and memory grow with the length of all borders; beside it the image is held once.
+    Time and memory grow with the length of all borders.
 
     Raises:
         DataError: If the borders are too long.
@@ -94,8 +120,46 @@ def trace_outlines(labels: Labels) -> Outlines:
     )
 
 
+def list_parts(outlines: Outlines, min_area: int) -> Iterator[Part]:
+    """List the components that have at least an area, ordered by their outer rings.
+
+    Smaller holes are filled, because nothing in them is large enough to be a part.
+
+    Args:
+        outlines: Outlines of the image, not simplified.
+        min_area: Smallest area of parts and of holes, in pixels.
+    """
+    cut = (outlines.areas > 0) | (outlines.areas <= -max(min_area, 1))
+    chosen = np.flatnonzero(cut)
+    chosen = chosen[np.argsort(outlines.outer[chosen], kind="stable")]
+    outer, begins = np.unique(outlines.outer[chosen], return_index=True)
+    areas = np.add.reduceat(outlines.areas[chosen], begins)
+    for ring, rings, area in zip(outer, np.split(chosen, begins[1:]), areas, strict=True):
+        if area >= min_area:
+            holes = tuple(int(hole) for hole in rings if hole != ring)
+            yield Part(int(outlines.labels[ring]), (int(ring), *holes), int(area))
+
+
+def ring_points(outlines: Outlines, ring: int) -> Ring:
+    """Return the points of one ring."""
+    return outlines.points[outlines.starts[ring] : outlines.starts[ring + 1]]
+
+
+def bounding_box(outlines: Outlines, parts: tuple[Part, ...]) -> Box:
+    """Compute the smallest rectangle around parts."""
+    points = np.concatenate([ring_points(outlines, part.rings[0]) for part in parts])
+    left, top = (int(value) for value in points.min(axis=0))
+    right, bottom = (int(value) for value in points.max(axis=0))
+    return Box(left, top, right - left, bottom - top)
+
+
+def whole_image(outlines: Outlines) -> Box:
+    """Return the rectangle of the whole image."""
+    return Box(0, 0, outlines.shape[1], outlines.shape[0])
+
+
 def _list_sides(labels: Labels) -> Sides:
-    """List the pixels whose top, right, bottom and left side is a border, each in order."""
+    """List the pixels with a border on the top, right, bottom and left side, each list sorted."""
     height, width = labels.shape
     found: list[list[np.ndarray]] = [[], [], [], []]
     rows = max(1, _STRIP // width)
@@ -116,7 +180,7 @@ def _list_sides(labels: Labels) -> Sides:
         if total > MAX_SIDES:
             raise DataError(
                 f"the borders of the regions are more than {MAX_SIDES} sides of pixels long; "
-                "annotate a smaller image, or one segmented less raggedly"
+                "annotate a smaller image, or one with smoother regions"
             )
     return [np.concatenate(pixels) for pixels in found]
 
@@ -124,7 +188,7 @@ def _list_sides(labels: Labels) -> Sides:
 def _followers(
     labels: Labels, sides: Sides, firsts: Int[np.ndarray, "5"]
 ) -> Int[np.ndarray, " sides"]:
-    """Find the side that follows each: right where the region ends, left where it goes on there."""
+    """Find the side that follows each: right where the region ends, else straight on or left."""
     height, width = labels.shape
     flat = labels.ravel()
     follow = np.empty(firsts[4], np.int32)
@@ -157,7 +221,7 @@ def _walk(
 ) -> tuple[Int[np.ndarray, " sides"], Int[np.ndarray, " rings"]]:
     """Order the sides ring by ring, with the place of each ring's first side."""
     order = np.empty(len(follow), np.int32)
-    # Items of a memoryview are plain integers, several times as quick as numpy's.
+    # Items of a memoryview are plain integers, which are several times as fast as numpy's.
     following, ordered = follow.data, order.data
     seen = bytearray(len(follow))
     starts = []
@@ -181,9 +245,9 @@ def _left_sides(
     starts: Int[np.ndarray, " rings"],
     west: Int[np.ndarray, " west_sides"],
 ) -> Int[np.ndarray, " rings"]:
-    """Find for each ring the side at which the pixels directly left of its leftmost column begin.
+    """Find for each hole the side where the row of pixels directly left of it begins.
 
-    Only for holes does it mean anything: the leftmost of their sides are right sides of pixels.
+    For outer rings the result has no meaning.
     """
     place = np.arange(len(column))
     key = np.where(direction == 1, column * len(column) + place, _FAR)
@@ -198,7 +262,7 @@ def _outer_rings(
     leftmost: Int[np.ndarray, " rings"],
 ) -> Int[np.ndarray, " rings"]:
     outer = left.copy()
-    # What is left of a hole begins farther left, so it is settled first.
+    # The ring left of a hole begins farther left, so its outer ring is known already.
     for ring in np.argsort(leftmost, kind="stable"):
         if areas[ring] < 0:
             outer[ring] = outer[left[ring]]
@@ -208,7 +272,7 @@ def _outer_rings(
 def _are_fixed(
     labels: Labels, row: Int[np.ndarray, " sides"], column: Int[np.ndarray, " sides"]
 ) -> Bool[np.ndarray, " sides"]:
-    """Say at which corners of pixels more than two sides meet; the image's corners count too."""
+    """Tell at which corners of pixels more than two sides meet; corners of the image count too."""
     height, width = labels.shape
     around = []
     for down, right in ((-1, -1), (-1, 0), (0, 0), (0, -1)):

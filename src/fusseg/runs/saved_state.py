@@ -1,0 +1,202 @@
+"""The state of a run after a finished round: the file `state.safetensors`."""
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from fusseg.config.previous_version import translate_state
+from fusseg.core.errors import DataError
+from fusseg.core.version import VERSION
+from fusseg.federation.state import GlobalState, Memory
+from fusseg.runs.directory import (
+    CONFIG,
+    FORMAT_VERSION,
+    RECORD,
+    STATE,
+    check_format_version,
+    load_record,
+    write_run_file,
+)
+from fusseg.segmentation.head import HeadWeights, SegmentationHead
+from fusseg.segmentation.objective import Model
+from fusseg.segmentation.training import TrainingPlan
+
+_CARRIED = "carried."
+"""Prefix of the names of tensors that the objective left with a client."""
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """All that training needs to continue after a round, with the same bits."""
+
+    state: GlobalState
+    memories: dict[str, Memory]
+    """What each client keeps between rounds; empty if clients keep nothing."""
+    fingerprint: str
+    """Fingerprint of the backbone."""
+    client_digests: dict[str, str] = field(default_factory=dict)
+    """Digest of the bytes of the images that each client trained on."""
+    held: dict[str, dict[str, str]] = field(default_factory=dict)
+    """What simulated clients have already, so that it is not sent again (`Traffic.held`)."""
+
+
+def save_state(path: Path, saved: SavedState) -> None:
+    """Write the state after a round atomically.
+
+    Raises:
+        DataError: If it cannot be written, for instance because the disk is full.
+    """
+    state = saved.state
+    tensors = {
+        **_model_tensors("", state.model),
+        "mean_feature": state.plan.mean_feature,
+    }
+    for client_id, memory in saved.memories.items():
+        prefix = f"own/{client_id}/"
+        tensors |= _model_tensors(prefix, memory.model)
+        tensors |= {f"{prefix}{_CARRIED}{name}": part for name, part in memory.carried.items()}
+    metadata = {
+        "format_version": FORMAT_VERSION,
+        "fusseg": VERSION,
+        "round_number": state.round_number,
+        "num_steps": state.plan.num_steps,
+        "agreed": dict(state.plan.agreed),
+        "fingerprint": saved.fingerprint,
+        "own_models": sorted(saved.memories),
+        "client_digests": saved.client_digests,
+        "held": saved.held,
+    }
+    content = save(
+        # Copies: a client's own model may share its head with the global one.
+        {name: tensor.contiguous().clone() for name, tensor in tensors.items()},
+        {"fusseg": json.dumps(metadata, sort_keys=True)},
+    )
+    write_run_file(path / STATE, content)
+
+
+def digest_state(path: Path) -> str:
+    """Compute the SHA-256 of a run's state file, as hex; it identifies the models.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    try:
+        return sha256((path / STATE).read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(f"cannot read {path / STATE}: {error.strerror}") from error
+
+
+def has_state(path: Path) -> bool:
+    """Tell whether a round is finished.
+
+    Raises:
+        DataError: If the record names finished rounds, but the state is missing.
+    """
+    if (path / STATE).exists():
+        return True
+    # A kill between record and state of the first round leaves one entry; nothing is lost.
+    if (path / RECORD).exists() and len(load_record(path)["rounds"]) > 1:
+        raise DataError(f"{path / STATE} is missing, although rounds are finished; {_again(path)}")
+    return False
+
+
+def load_state(path: Path) -> SavedState:
+    """Read the state after the last finished round.
+
+    Raises:
+        DataError: If there is none, or it is damaged or of a newer version.
+    """
+    if not has_state(path):
+        raise DataError(f"{path} has no {STATE}: no round is finished yet")
+    with _opened_state(path) as (metadata, opened):
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        return _unpack_state(metadata, tensors)
+
+
+def state_round(path: Path) -> int:
+    """Read the round of a run's state without loading its weights; 0 if no round is finished.
+
+    Raises:
+        DataError: As for `load_state` and `has_state`.
+    """
+    if not has_state(path):
+        return 0
+    with _opened_state(path) as (metadata, _):
+        return int(metadata["round_number"])
+
+
+@contextmanager
+def _opened_state(path: Path) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Open a state file and give its metadata and a reader of its tensors."""
+    file = path / STATE
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = json.loads(opened.metadata()["fusseg"])
+            check_format_version(metadata["format_version"], file)
+            yield translate_state(metadata), opened
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"damaged state: {file} ({error}); {_again(path)}") from error
+
+
+def _again(path: Path) -> str:
+    return (
+        f"restore it from a copy, or train again: fusseg run {shlex.quote(str(path / CONFIG))} "
+        "--out ANOTHER"
+    )
+
+
+def _unpack_state(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SavedState:
+    plan = TrainingPlan(
+        num_steps=metadata["num_steps"],
+        mean_feature=tensors["mean_feature"],
+        agreed=dict(metadata["agreed"]),
+    )
+    state = GlobalState(metadata["round_number"], _read_model("", tensors), plan)
+    memories = {name: _read_memory(f"own/{name}/", tensors) for name in metadata["own_models"]}
+    digests, held = metadata["client_digests"], metadata.get("held", {})
+    return SavedState(state, memories, metadata["fingerprint"], digests, held)
+
+
+def _read_memory(prefix: str, tensors: Mapping[str, Tensor]) -> Memory:
+    carried = {
+        name.removeprefix(f"{prefix}{_CARRIED}"): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(f"{prefix}{_CARRIED}")
+    }
+    return Memory(_read_model(prefix, tensors), carried)
+
+
+def _model_tensors(prefix: str, model: Model) -> dict[str, Tensor]:
+    head = {f"{prefix}head.{name}": weight for name, weight in model.head.items()}
+    return {**head, f"{prefix}centroids": model.centroids}
+
+
+def _read_model(prefix: str, tensors: Mapping[str, Tensor]) -> Model:
+    start = f"{prefix}head."
+    head = {
+        name.removeprefix(start): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(start)
+    }
+    centroids = tensors[f"{prefix}centroids"]
+    _check_model(head, centroids)
+    return Model(head, centroids)
+
+
+def _check_model(head: HeadWeights, centroids: Tensor) -> None:
+    code_dim, feature_dim = head["linear.weight"].shape
+    expected = SegmentationHead(feature_dim, code_dim).state_dict()
+    shapes = {name: weight.shape for name, weight in head.items()}
+    if shapes != {name: weight.shape for name, weight in expected.items()}:
+        raise ValueError(f"head of shapes {shapes}")
+    if centroids.ndim != 2 or centroids.shape[1] != code_dim:
+        raise ValueError(f"centroids of shape {tuple(centroids.shape)} for codes of {code_dim}")
