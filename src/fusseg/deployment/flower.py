@@ -1,7 +1,7 @@
 """Every command line, variable and file of Flower that fusseg uses, for Flower 1.41.
 
-An upgrade of Flower touches this file, `own_code.py` and the imports of the two apps; what was
-found out about the version is in docs/deployment.md.
+An upgrade of Flower affects this file, `own_app.py`, the edge and the imports of the two apps.
+docs/deployment.md describes how this version of Flower behaves.
 """
 
 import json
@@ -82,23 +82,24 @@ def environment(home: Path, programs: Path) -> dict[str, str]:
     return kept | QUIET | {"FLWR_HOME": str(home), "PATH": str(programs)}
 
 
-def link_programs(folder: Path, app_command: str, module: str) -> None:
-    """Make the folder of programs: Flower's SuperExec, and the one app it may start.
+def link_programs(folder: Path, app_command: str, function: str) -> None:
+    """Fill a folder with the programs of a process: Flower's SuperExec and the app it may start.
 
-    SuperExec starts apps by name. What it finds here runs the app of the installed package and no
-    other (`own_code`), and there is no program for its other kinds of tasks.
+    SuperExec starts apps by name. The program that it finds here runs the app of the installed
+    package and no other (`own_app`). There is no program for its other kinds of tasks.
 
     Args:
-        folder: Made if it is not there.
+        folder: Created if it is absent.
         app_command: What SuperExec starts: `flwr-clientapp` or `flwr-serverapp`.
-        module: The module that is run in its place.
+        function: What runs in its place, as `MODULE:FUNCTION`.
     """
+    module, _, name = function.partition(":")
     folder.mkdir(parents=True, exist_ok=True)
-    for name, code in {
+    for program, code in {
         "flower-superexec": "from flwr.supercore.cli import flower_superexec as main",
-        app_command: f"from {module} import main",
+        app_command: f"from {module} import {name} as main",
     }.items():
-        path = folder / name
+        path = folder / program
         write_atomically(path, f"#!{sys.executable}\n{code}\n\nmain()\n".encode())
         path.chmod(0o700)
 

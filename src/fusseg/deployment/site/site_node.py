@@ -133,7 +133,7 @@ class SiteNode:
 
     def _start(self) -> "Popen[bytes]":
         programs = self._folder / "programs"
-        flower.link_programs(programs, "flwr-clientapp", "fusseg.deployment.site.client_process")
+        flower.link_programs(programs, "flwr-clientapp", "fusseg.deployment.own_app:run_client_app")
         command = flower.supernode_command(
             str(self._server),
             self._authority.resolve(),
