@@ -1,8 +1,10 @@
 """Certificates of the server and keys of the sites: made once, kept in files of their own."""
 
 import ipaddress
+import os
 import re
-from collections.abc import Sequence
+import secrets
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,12 +23,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fusseg.core.errors import ConfigError
 from fusseg.deployment.keys.credentials import load_certificate, load_private
-from fusseg.deployment.keys.new_files import PRIVATE, PUBLIC, write_new
 from fusseg.deployment.keys.sites_file import check_site_name
 
 AUTHORITY_KEY, AUTHORITY_CERTIFICATE = "ca.key", "ca.crt"
 SERVER_KEY, SERVER_CERTIFICATE = "server.key", "server.crt"
 MAX_DAYS = 36500
+_PRIVATE, _PUBLIC = 0o600, 0o644
+"""Modes of files: for their owner only, or for all to read."""
 
 # Flower's own server listens on loopback, behind the edge, with the same certificate.
 _LOCAL_HOSTS = ("localhost", "127.0.0.1")
@@ -71,7 +74,7 @@ def create_authority(folder: Path, days: int) -> tuple[Path, Path]:
         .sign(key, hashes.SHA384())
     )
     files = folder / AUTHORITY_KEY, folder / AUTHORITY_CERTIFICATE
-    write_new({files[0]: (_key_bytes(key), PRIVATE), files[1]: (_pem(certificate), PUBLIC)})
+    _write_new({files[0]: (_key_bytes(key), _PRIVATE), files[1]: (_pem(certificate), _PUBLIC)})
     return files
 
 
@@ -112,12 +115,12 @@ def create_server_certificate(
         .sign(issuer_key, hashes.SHA384())
     )
     files = out / SERVER_KEY, out / SERVER_CERTIFICATE
-    new = {files[0]: (_key_bytes(key), PRIVATE), files[1]: (_pem(certificate), PUBLIC)}
+    new = {files[0]: (_key_bytes(key), _PRIVATE), files[1]: (_pem(certificate), _PUBLIC)}
     beside = out / AUTHORITY_CERTIFICATE
     if not beside.exists():
         # The server needs the authority's certificate too: its key stays where it is.
-        new[beside] = (_pem(issuer), PUBLIC)
-    write_new(new)
+        new[beside] = (_pem(issuer), _PUBLIC)
+    _write_new(new)
     return files
 
 
@@ -138,8 +141,8 @@ def create_site_key(name: str, out: Path, days: int) -> SiteKey:
     private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
     line = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
     files = out / f"{name}.key", out / f"{name}.pub"
-    write_new(
-        {files[0]: (private, PRIVATE), files[1]: (f"{line} {name}\n".encode(), PUBLIC)},
+    _write_new(
+        {files[0]: (private, _PRIVATE), files[1]: (f"{line} {name}\n".encode(), _PUBLIC)},
     )
     entry = tomli_w.dumps({"sites": {name: {"public_key": line, "expires": expires}}})
     return SiteKey(files[0], files[1], entry)
@@ -231,3 +234,57 @@ def _key_bytes(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 def _pem(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(Encoding.PEM)
+
+
+def _write_new(files: Mapping[Path, tuple[bytes, int]]) -> None:
+    """Write files with their modes: all or none of them, and none over an existing file."""
+    for path in files:
+        if os.path.lexists(path):
+            raise _exists(path)
+    written: list[Path] = []
+    for path, (content, mode) in files.items():
+        try:
+            _make_folder(path.parent)
+            _write_one(path, content, mode)
+        except BaseException as error:
+            for done in written:
+                done.unlink(missing_ok=True)
+            if isinstance(error, FileExistsError):
+                raise _exists(path) from error
+            if isinstance(error, OSError):
+                raise ConfigError(f"cannot write {path}: {error.strerror}") from error
+            raise
+        written.append(path)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise ConfigError(f"{folder} must be a folder, got a file; choose another") from error
+
+
+def _write_one(path: Path, content: bytes, mode: int) -> None:
+    # Unlike `fusseg.core.atomic`: with the mode from the start, and a link, which unlike a rename
+    # never replaces a file that someone else has just written.
+    temporary = path.parent / f".{secrets.token_hex(8)}"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(temporary, path)
+    finally:
+        temporary.unlink()
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _exists(path: Path) -> ConfigError:
+    return ConfigError(
+        f"{path} exists, and a key is never overwritten; move it away or choose another folder"
+    )

@@ -13,12 +13,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.proto.message_pb2 import ObjectTree
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fusseg.core.errors import ConfigError
-from fusseg.deployment.server.pushes import find_forgery
 
 FLEET_NAMES = (
     "activate-node",
@@ -57,7 +59,11 @@ _SHOWN_PATH = 80
 _UPSTREAM_IDLE_SECONDS = 3.0
 _CONNECT_SECONDS = 5.0
 HEADER_BYTES = 16 * 2**10
-"""Of a request, at most."""
+"""Largest header of a request."""
+_SUPERLINK_NODE_ID = 1
+MOST_OBJECTS = 256
+"""Parts that an answer may have: Flower fetches each by itself. An honest one has some four, one
+per tensor, and one per 5 MiB."""
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +137,39 @@ def edge_app(upstream_url: str, ca_file: Path, limits: EdgeLimits | None = None)
         await response(scope, receive, send)
 
     return app
+
+
+def find_forgery(body: bytes) -> str:
+    """Say why a push is not the answer of the node that sends it, or too many; empty if it is.
+
+    Flower 1.41 checks that `node` has the key that signed the request, but not that the message
+    comes from `node`: a site could answer for another, or, with a message that answers none, give
+    orders to the others in the server's name.
+
+    Args:
+        body: Body of a request for push-messages.
+    """
+    push = PushMessagesRequest()
+    try:
+        push.ParseFromString(body)
+    except DecodeError:
+        return "no message of Flower"
+    for message in push.messages_list:
+        metadata = message.metadata
+        if metadata.src_node_id != push.node.node_id:
+            return "an answer for another node"
+        if metadata.dst_node_id != _SUPERLINK_NODE_ID or not metadata.reply_to_message_id:
+            return "a message that is no answer"
+    for tree in push.message_object_trees:
+        parts = _count_objects(tree)
+        if parts > MOST_OBJECTS:
+            return f"an answer of {parts} parts, at most {MOST_OBJECTS} are allowed"
+    return ""
+
+
+def _count_objects(tree: ObjectTree) -> int:
+    # Flower's parser takes no trees that are deeper than Python's stack.
+    return 1 + sum(map(_count_objects, tree.children))
 
 
 async def _live(transport: httpx.AsyncHTTPTransport, receive: Receive, send: Send) -> None:
