@@ -1,4 +1,4 @@
-"""Certificates of the server and keys of the sites: made once, kept in files of their own."""
+"""Create the certificates of a server and the keys of sites, in new files."""
 
 import ipaddress
 import os
@@ -39,25 +39,25 @@ _DNS_LABEL = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)")
 
 @dataclass(frozen=True)
 class SiteKey:
-    """A new key of a site."""
+    """A new key for a site."""
 
     private_key: Path
-    """File that never leaves the site."""
+    """File with the private key, which never leaves the site."""
     public_key: Path
-    """File with the public key as a line of OpenSSH."""
+    """File with the public key as an OpenSSH line."""
     entry: str
-    """Lines for the server's sites.toml, with a line break at the end."""
+    """Lines for the server's sites.toml, ending with a line break."""
 
 
 def create_authority(folder: Path, days: int) -> tuple[Path, Path]:
     """Create the federation's own certificate authority.
 
     Args:
-        folder: Where `ca.key` and `ca.crt` are written; created if it is absent.
-        days: How long the certificate is valid, in [1, 36500].
+        folder: Folder for `ca.key` and `ca.crt`; created if it is absent.
+        days: Days for which the certificate is valid, in [1, 36500].
 
     Returns:
-        The key's and the certificate's file.
+        The files of the key and of the certificate.
 
     Raises:
         ConfigError: If `days` is out of range, or a file exists or cannot be written.
@@ -87,16 +87,17 @@ def create_server_certificate(
         authority: Folder with `ca.key` and `ca.crt`.
         hosts: DNS names and IP addresses at which sites reach the server; localhost and 127.0.0.1
             are always added.
-        out: Where `server.key`, `server.crt` and, where there is none yet, a copy of `ca.crt` are
-            written; created if it is absent.
-        days: How long the certificate is valid, in [1, 36500]; not longer than the authority's.
+        out: Folder for `server.key`, `server.crt` and, if there is none yet, a copy of `ca.crt`;
+            created if it is absent.
+        days: Days for which the certificate is valid, in [1, 36500]; it never outlives the
+            authority's.
 
     Returns:
-        The key's and the certificate's file.
+        The files of the key and of the certificate.
 
     Raises:
-        ConfigError: If a host is neither name nor address, `days` is out of range, the authority
-            cannot be used or has expired, or a file exists or cannot be written.
+        ConfigError: If a host is neither a name nor an address, `days` is out of range, the
+            authority cannot be used or has expired, or a file exists or cannot be written.
     """
     names = [_general_name(host) for host in dict.fromkeys((*hosts, *_LOCAL_HOSTS))]
     issuer_key, issuer = _load_authority(authority)
@@ -118,19 +119,19 @@ def create_server_certificate(
     new = {files[0]: (_key_bytes(key), _PRIVATE), files[1]: (_pem(certificate), _PUBLIC)}
     beside = out / AUTHORITY_CERTIFICATE
     if not beside.exists():
-        # The server needs the authority's certificate too: its key stays where it is.
+        # The server needs the authority's certificate, but not its key.
         new[beside] = (_pem(issuer), _PUBLIC)
     _write_new(new)
     return files
 
 
 def create_site_key(name: str, out: Path, days: int) -> SiteKey:
-    """Create the key a site proves with who it is.
+    """Create the key with which a site proves its identity.
 
     Args:
         name: The site's client id.
-        out: Where `NAME.key` and `NAME.pub` are written; created if it is absent.
-        days: For how many days after today (UTC) the server is to accept it, in [1, 36500].
+        out: Folder for `NAME.key` and `NAME.pub`; created if it is absent.
+        days: Days after today (UTC) for which the server accepts the key, in [1, 36500].
 
     Raises:
         ConfigError: If the name or `days` is out of range, or a file exists or cannot be written.
@@ -214,7 +215,7 @@ def _general_name(host: str) -> x509.GeneralName:
         pass
     name = host.lower()
     labels = name.split(".")
-    # A last label of digits is an address with a mistake in it.
+    # If the last label is a number, this is a mistyped address.
     if len(name) > 253 or not all(map(_DNS_LABEL.fullmatch, labels)) or labels[-1].isdecimal():
         raise ConfigError(
             f"a host must be a DNS name or an IP address, without a scheme or a port, got {host!r}"
@@ -265,8 +266,8 @@ def _make_folder(folder: Path) -> None:
 
 
 def _write_one(path: Path, content: bytes, mode: int) -> None:
-    # Unlike `fusseg.core.atomic`: with the mode from the start, and a link, which unlike a rename
-    # never replaces a file that someone else has just written.
+    # Unlike `fusseg.core.atomic`: the mode is set from the start, and the file is linked, which
+    # unlike a rename never replaces a file that someone else has just written.
     temporary = path.parent / f".{secrets.token_hex(8)}"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:

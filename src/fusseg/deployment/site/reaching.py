@@ -1,4 +1,4 @@
-"""Why a server cannot be reached: one attempt of TCP and TLS, and a message for each cause."""
+"""Find out why a server cannot be reached: try TCP and TLS once, with a message for each cause."""
 
 import os
 import socket
@@ -14,7 +14,7 @@ from fusseg.deployment.keys.credentials import load_certificate
 from fusseg.deployment.wire.server_address import ServerAddress
 
 SECONDS = 10.0
-"""For each step of an attempt."""
+"""Timeout of each step of an attempt."""
 _PROXIES = ("https_proxy", "all_proxy", "grpc_proxy", "http_proxy")
 _OTHER_NAME, _OTHER_ADDRESS = 62, 64
 _OTHER_AUTHORITIES = (2, 18, 19, 20, 21)
@@ -23,18 +23,18 @@ _MOST_NAMES = 9
 
 
 def name_unused_proxies(variables: Mapping[str, str]) -> str:
-    """Name the variables that set a proxy, for none is used; empty where none is set."""
+    """Name the variables that set a proxy, which is not used; empty if there are none."""
     names = [name for name in variables if name.lower() in _PROXIES and variables[name]]
     return ", ".join(sorted(names))
 
 
 def why_unreachable(server: ServerAddress, authority: Path, seconds: float = SECONDS) -> str:
-    """Try to reach a server, and say why that fails; empty where it does not.
+    """Try to reach a server, and say why that fails; empty if it succeeds.
 
     Args:
         server: Its address.
-        authority: Certificate of the authority that has to have signed the server's.
-        seconds: For the connection, and again for TLS.
+        authority: Certificate of the authority that must have signed the server's certificate.
+        seconds: Timeout of the connection, and again of TLS.
     """
     try:
         plain = socket.create_connection((server.host, server.port), seconds)
@@ -50,7 +50,7 @@ def why_unreachable(server: ServerAddress, authority: Path, seconds: float = SEC
 
 
 def _no_connection(server: ServerAddress, error: OSError | UnicodeError, seconds: float) -> str:
-    # A UnicodeError: a part of the name is longer than DNS allows.
+    # UnicodeError: a part of the name is longer than DNS allows.
     if isinstance(error, socket.gaierror | UnicodeError):
         said = error.strerror if isinstance(error, socket.gaierror) else error
         return (
@@ -110,7 +110,7 @@ def _no_tls(server: ServerAddress, error: ssl.SSLError) -> str:
 
 
 def _fetch_certificate(server: ServerAddress, seconds: float) -> x509.Certificate | None:
-    """Take a certificate that is not trusted, to say what is wrong with it and for nothing else."""
+    """Fetch a certificate that is not trusted, only to say what is wrong with it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -184,7 +184,7 @@ def _names(certificate: x509.Certificate) -> str:
 
 
 def _describe(name: x509.Name, key_of: bytes) -> str:
-    """Name an authority, and the beginning of its key's digest: most are called the same."""
+    """Describe an authority, with the start of its key's digest: most have the same name."""
     said = brief(name.rfc4514_string() or "an authority without a name", 100)
     return f"{said} (key {key_of.hex()[:16]})" if key_of else said
 
