@@ -185,7 +185,7 @@ def test_only_the_headers_that_flower_needs_are_forwarded(client, upstream):
         "flwr-timestamp": "b",
         "flwr-signature": "c",
         "flwr-package-name": "flwr",
-        "flwr-package-version": "1.41.0",
+        "flwr-package-version": "1.42.0",
         "flwr-component-name": "SuperNode",
     }
     others = {

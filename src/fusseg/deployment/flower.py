@@ -1,4 +1,4 @@
-"""Every command line, variable and file of Flower that fusseg uses, for Flower 1.41.
+"""Every command line, variable and file of Flower that fusseg uses, for Flower 1.42.
 
 An upgrade of Flower affects this file, `own_app.py`, the edge and the imports of the two apps.
 docs/deployment.md describes how this version of Flower behaves.

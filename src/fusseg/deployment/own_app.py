@@ -48,7 +48,7 @@ def _refuse_other_apps(runtime: ModuleType) -> None:
     install = getattr(runtime, "install_from_fab", None)
     if install is None:
         raise FederationError(
-            f"{runtime.__name__} of this Flower has no install_from_fab; fusseg needs flwr 1.41"
+            f"{runtime.__name__} of this Flower has no install_from_fab; fusseg needs flwr 1.42"
         )
     own = sha256(build_fab_from_disk(APP)).hexdigest()
 

@@ -34,7 +34,7 @@ FLEET_NAMES = (
     "push-object",
     "send-node-heartbeat",
 )
-"""The Fleet API of Flower 1.41, without register-node and unregister-node. These are for servers
+"""The Fleet API of Flower 1.42, without register-node and unregister-node. These are for servers
 without node authentication; with it Flower refuses them."""
 
 _HEALTH = b"/health"
@@ -142,7 +142,7 @@ def edge_app(upstream_url: str, ca_file: Path, limits: EdgeLimits | None = None)
 def find_forgery(body: bytes) -> str:
     """Say why a push is not a proper answer of the node that sends it; empty if it is one.
 
-    Flower 1.41 checks that `node` has the key that signed the request, but not that the message
+    Flower 1.42 checks that `node` has the key that signed the request, but not that the message
     comes from `node`. A site could answer for another one. With a message that is no answer it
     could even give orders to other sites in the server's name.
 
