@@ -113,8 +113,7 @@ def deploy(runs: Path, config: Path, names: list[str]) -> dict[str, list[float]]
 
 KINDS = {
     "flower_superlink": "SuperLink",
-    "deployment.edge": "edge",
-    "server_process": "ServerApp",
+    "edge_process": "edge",
     "flwr-serverapp": "ServerApp",
     "flwr-clientapp": "ClientApp, one per message",
     "flower_supernode": "SuperNode",

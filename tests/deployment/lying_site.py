@@ -36,7 +36,8 @@ def write_sides(text):
 
 def main():
     """Stand in for `flwr-clientapp`."""
-    from fusseg.deployment.site import client_app, client_process
+    from fusseg.deployment.own_app import run_client_app
+    from fusseg.deployment.site import client_app
 
     honest = client_app.answer_packet
 
@@ -62,7 +63,7 @@ def main():
         return replace(answered, tensors=tensors)
 
     client_app.answer_packet = lie
-    client_process.main()
+    run_client_app()
 
 
 if __name__ == "__main__":
@@ -70,6 +71,8 @@ if __name__ == "__main__":
     from fusseg.deployment import flower
 
     link_programs = flower.link_programs
-    flower.link_programs = lambda folder, command, _: link_programs(folder, command, "lying_site")
+    flower.link_programs = lambda folder, command, _: link_programs(
+        folder, command, "lying_site:main"
+    )
     sys.argv[0] = "fusseg"
     app.main()

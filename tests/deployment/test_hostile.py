@@ -303,7 +303,9 @@ def test_code_that_a_server_sends_is_not_run_at_a_site(make_federation, tmp_path
     (app / "evil" / "server_app.py").write_text(EVIL_SERVER.replace("MARKER", str(marker)))
     (app / "evil" / "client_app.py").write_text(EVIL_CLIENT.replace("MARKER", str(marker)))
     own = (flower.APP / "pyproject.toml").read_text()
-    (app / "pyproject.toml").write_text(own.replace("fusseg.deployment", "evil"))
+    for room in ("server", "site"):
+        own = own.replace(f"fusseg.deployment.{room}", "evil")
+    (app / "pyproject.toml").write_text(own)
     # a server without the safeguards of fusseg serve: apps run as they come
     server = LoopbackServer(tmp_path / "home", free_port(), federation.keys / "ca.crt")
     server.home.mkdir()

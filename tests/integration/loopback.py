@@ -10,7 +10,7 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from flwr.supercore.task_identity import TaskIdentity
 
 from fusseg.config.file import load_config
-from fusseg.deployment.server.post import NODES
+from fusseg.deployment.server.admission import NODES
 from fusseg.deployment.server.server_rounds import FLOWER
 from fusseg.deployment.site import client_app
 from fusseg.deployment.site.site_data import prepare_site, remember_features
@@ -112,9 +112,9 @@ def hurry(monkeypatch):
     for name, number in (("run_id", 0), ("node_id", 1), ("task_id", 0)):
         monkeypatch.setattr(TaskIdentity, f"_{name}", number)
     for name in (
-        "post._POLL_SECONDS",
-        "returning._LOOK_SECONDS",
-        "returning._PAUSE_SECONDS",
+        "asking._POLL_SECONDS",
+        "asking_all._LOOK_SECONDS",
+        "asking_all._PAUSE_SECONDS",
         "greeting._PAUSE_SECONDS",
         "exchange._RETRY_SECONDS",
     ):

@@ -197,7 +197,7 @@ def test_a_server_with_edited_settings_starts_no_process(
     key, value, said, serve, served, monkeypatch
 ):
     monkeypatch.setattr(
-        "fusseg.deployment.server.serve.start_process", lambda *_: pytest.fail("started")
+        "fusseg.deployment.server.children.start_process", lambda *_: pytest.fail("started")
     )
     monkeypatch.setattr("fusseg.deployment.processes.listen", lambda *_: pytest.fail("listened"))
     before = (served / "record.json").read_bytes()

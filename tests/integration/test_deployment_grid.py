@@ -23,7 +23,7 @@ from fusseg.cli.serve import left_out_of_score
 from fusseg.cli.summaries import describe_run
 from fusseg.core.errors import FederationError
 from fusseg.core.version import VERSION
-from fusseg.deployment.server.post import NODES
+from fusseg.deployment.server.admission import NODES
 from fusseg.deployment.server.server_rounds import FLOWER, serve_rounds
 from fusseg.deployment.server.site_scores import read_counts
 from fusseg.deployment.wire.ledger import read_ledger

@@ -29,9 +29,8 @@ from starlette.responses import Response
 
 from fusseg.deployment.keys.keys import create_authority, create_server_certificate
 from fusseg.deployment.processes import listen
-from fusseg.deployment.server.edge import FLEET_NAMES, EdgeLimits, edge_app
+from fusseg.deployment.server.edge import FLEET_NAMES, EdgeLimits, edge_app, find_forgery
 from fusseg.deployment.server.edge_process import edge_server, main
-from fusseg.deployment.server.pushes import find_forgery
 
 LIMITS = EdgeLimits(body_bytes=100_000, total_bytes=150_000, body_seconds=1.0, upstream_seconds=1.0)
 ALLOWED = b"POST /v1/fleet/get-run HTTP/1.1\r\nhost: a\r\n"
@@ -186,7 +185,7 @@ def test_only_the_headers_that_flower_needs_are_forwarded(client, upstream):
         "flwr-timestamp": "b",
         "flwr-signature": "c",
         "flwr-package-name": "flwr",
-        "flwr-package-version": "1.41.0",
+        "flwr-package-version": "1.42.0",
         "flwr-component-name": "SuperNode",
     }
     others = {

@@ -37,7 +37,7 @@ def test_processes_get_no_variables_but_those_they_need(monkeypatch, tmp_path):
 
 
 def test_the_folder_of_programs_holds_the_starter_and_one_app(tmp_path):
-    flower.link_programs(tmp_path, "flwr-clientapp", "fusseg.deployment.site.client_process")
+    flower.link_programs(tmp_path, "flwr-clientapp", "fusseg.deployment.own_app:run_client_app")
     programs = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert sorted(programs) == ["flower-superexec", "flwr-clientapp"]
     assert programs["flwr-clientapp"].startswith(f"#!{sys.executable}\n")

@@ -158,7 +158,7 @@ def test_modules_beside_a_script_are_found(tmp_path, notes, monkeypatch):
         (None, "FileNotFoundError"),
         ("def broken(:\n", r"SyntaxError.*line 1"),
         ("import no_such_module_here\n", "No module named 'no_such_module_here'"),
-        ("raise SystemExit(2)\n", r"has to stand under if __name__ == \"__main__\":"),
+        ("raise SystemExit(2)\n", r"command does under if __name__ == \"__main__\":"),
     ],
 )
 def test_a_script_that_cannot_be_imported_is_named(text, said, tmp_path, notes):

@@ -1,1 +1,1 @@
-"""The same rounds over a network, with Flower; the only place that imports it."""
+"""The rounds of a federation over a network, with Flower: the only package that imports it."""

@@ -1,7 +1,7 @@
-"""Every command line, variable and file of Flower that fusseg uses, for Flower 1.41.
+"""Every command line, variable and file of Flower that fusseg uses, for Flower 1.42.
 
-An upgrade of Flower touches this file, `own_code.py` and the imports of the two apps; what was
-found out about the version is in docs/deployment.md.
+An upgrade of Flower affects this file, `own_app.py`, the edge and the imports of the two apps.
+docs/deployment.md describes how this version of Flower behaves.
 """
 
 import json
@@ -32,35 +32,36 @@ QUIET = {
     "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.5",
     "NO_PROXY": "*",
 }
-"""Nothing phones home, nothing is installed at run time, and no proxy is used: neither one of the
-environment (see below) nor one of the system's settings. The pause between looks for work is half
-of Flower's; a shorter one takes a core from a dozen sites on one machine.
+"""Nothing phones home, nothing is installed at run time, and no proxy is used, neither from the
+environment (see below) nor from the system settings. The pause between two looks for work is half
+of Flower's; with a shorter pause a dozen sites on one machine use up a core.
 """
 STALE_MESSAGE = b"status. Ignoring message"
-"""What a SuperNode writes when the run of a message it was pulling has ended, as after a restart of
-the server. It has an answer too many from then on, and sends every other one a message late.
+"""What a SuperNode logs when the run of a message that it was pulling has ended, as after a restart
+of the server. From then on it holds one answer too many, and sends each later answer one message
+late.
 """
 UNKNOWN_KEY = b"Failed to activate SuperNode"
-"""What a SuperNode writes when its key is not registered."""
+"""What a SuperNode logs when its key is not registered."""
 STOPPED = b"SuperNode terminated gracefully"
-"""What a SuperNode writes when it stops itself, as it does when a signature is refused."""
+"""What a SuperNode logs when it stops itself, as it does when a signature is refused."""
 _KEPT_VARIABLES = re.compile(
     r"(LANG|LC_\w+|TZ|HOME|TMPDIR|LD_LIBRARY_PATH|PYTHON\w+|\w+_NUM_THREADS|OPENBLAS_\w+|MKL_\w+|"
     r"KMP_\w+|CUDA_\w+|HF_\w+|FUSSEG_\w+|VIRTUAL_ENV)"
 )
-"""Of this process, what the processes of Flower need; a proxy of the surroundings is not for them.
+"""Variables of this process that Flower's processes need. Those that set a proxy are not passed on.
 """
 
 
 @dataclass(frozen=True)
 class LoopbackServer:
-    """A SuperLink as the commands on its own machine reach it."""
+    """How commands on the same machine reach a SuperLink."""
 
     home: Path
-    """Flower's folder: connection, runs, state."""
+    """Flower's folder, with its connection, runs and state."""
     port: int
     authority: Path
-    """Certificate of the authority; the server's must be valid for 127.0.0.1."""
+    """Certificate of the authority. The server's certificate must be valid for 127.0.0.1."""
 
     @property
     def address(self) -> str:
@@ -69,36 +70,37 @@ class LoopbackServer:
 
 
 def environment(home: Path, programs: Path) -> dict[str, str]:
-    """List the variables of a process of Flower.
+    """Return the environment variables of a process of Flower.
 
     Args:
         home: Its folder, instead of `~/.flwr`.
-        programs: The one folder it finds programs in.
+        programs: The only folder in which it finds programs.
     """
     kept = {name: value for name, value in os.environ.items() if _KEPT_VARIABLES.fullmatch(name)}
-    # Which script is imported says the command that this process was started as, nothing else.
+    # Only the command that started this process decides which script is imported.
     for name in (SCRIPT, MODULE):
         kept.pop(name, None)
     return kept | QUIET | {"FLWR_HOME": str(home), "PATH": str(programs)}
 
 
-def link_programs(folder: Path, app_command: str, module: str) -> None:
-    """Make the folder of programs: Flower's SuperExec, and the one app it may start.
+def link_programs(folder: Path, app_command: str, function: str) -> None:
+    """Fill a folder with the programs of a process: Flower's SuperExec and the app it may start.
 
-    SuperExec starts apps by name. What it finds here runs the app of the installed package and no
-    other (`own_code`), and there is no program for its other kinds of tasks.
+    SuperExec starts apps by name. The program that it finds here runs the app of the installed
+    package and no other (`own_app`). There is no program for its other kinds of tasks.
 
     Args:
-        folder: Made if it is not there.
+        folder: Created if it is absent.
         app_command: What SuperExec starts: `flwr-clientapp` or `flwr-serverapp`.
-        module: The module that is run in its place.
+        function: What runs in its place, as `MODULE:FUNCTION`.
     """
+    module, _, name = function.partition(":")
     folder.mkdir(parents=True, exist_ok=True)
-    for name, code in {
+    for program, code in {
         "flower-superexec": "from flwr.supercore.cli import flower_superexec as main",
-        app_command: f"from {module} import main",
+        app_command: f"from {module} import {name} as main",
     }.items():
-        path = folder / name
+        path = folder / program
         write_atomically(path, f"#!{sys.executable}\n{code}\n\nmain()\n".encode())
         path.chmod(0o700)
 
@@ -106,7 +108,7 @@ def link_programs(folder: Path, app_command: str, module: str) -> None:
 def superlink_command(
     server: LoopbackServer, certificate: Path, key: Path, secret: Path
 ) -> list[str]:
-    """Start the SuperLink: loopback, TLS, keys of sites, state on disk, apps in processes."""
+    """Build the command of the SuperLink: on loopback, with TLS, site keys and state on disk."""
     return [
         *_program("flwr.superlink.cli", "flower_superlink"),
         *("--host", "127.0.0.1", "--port", str(server.port)),
@@ -120,7 +122,7 @@ def superlink_command(
 
 
 def superexec_command(server: LoopbackServer, secret: Path) -> list[str]:
-    """Start the process that starts the ServerApp; it shares a secret with the SuperLink."""
+    """Build the command of the SuperExec, which starts the ServerApp and shares the secret."""
     return [
         *_program("flwr.supercore.cli", "flower_superexec"),
         *("--runtime-api-address", server.address),
@@ -132,14 +134,14 @@ def superexec_command(server: LoopbackServer, secret: Path) -> list[str]:
 def supernode_command(
     address: str, authority: Path | None, key: Path | None, node_config: str, port: int
 ) -> list[str]:
-    """Start a site's SuperNode.
+    """Build the command of a site's SuperNode.
 
     Args:
-        address: Of the server's edge, HOST:PORT.
+        address: Address of the server's edge, HOST:PORT.
         authority: Certificate of the authority; None: plain HTTP.
-        key: Private key of the site; None with plain HTTP, which knows no keys.
-        node_config: What the ClientApp is told, and nobody else.
-        port: Of the loopback interface, for the ClientApp's own traffic.
+        key: Private key of the site; None with plain HTTP, which has no keys.
+        node_config: Settings for the ClientApp, which do not leave the site.
+        port: Port on the loopback interface for the ClientApp.
     """
     secured = ["--insecure"] if authority is None else ["--root-certificates", str(authority)]
     if key is not None:
@@ -153,7 +155,7 @@ def supernode_command(
 
 
 def write_connection(server: LoopbackServer) -> None:
-    """Write Flower's configuration file, through which its commands find the SuperLink."""
+    """Write Flower's configuration file, which tells its commands where the SuperLink is."""
     connection = {"address": server.address, "root-certificates": str(server.authority)}
     content = tomli_w.dumps({"superlink": {"default": CONNECTION, CONNECTION: connection}})
     server.home.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -163,13 +165,13 @@ def write_connection(server: LoopbackServer) -> None:
 def submit_run(server: LoopbackServer) -> int:
     """Submit the federation's app; returns Flower's id of the run.
 
-    Nothing is said of the run but its app: Flower tells every site what a run was submitted with.
+    The run has no settings: Flower would send them to every site.
     """
     return int(_flwr(server, ["run", str(APP), CONNECTION])["run-id"])
 
 
 def run_statuses(server: LoopbackServer) -> dict[int, tuple[str, str]]:
-    """Status (such as `finished:completed`) and details of every run, by id."""
+    """Return the status (such as `finished:completed`) and the details of every run, by id."""
     answer = _flwr(server, ["list", CONNECTION])
     return {
         int(run["run-id"]): (run["status"], run.get("status-details", ""))
@@ -178,12 +180,12 @@ def run_statuses(server: LoopbackServer) -> dict[int, tuple[str, str]]:
 
 
 def stop_run(server: LoopbackServer, run_id: int) -> None:
-    """Stop a run; its app may live on for a while."""
+    """Stop a run; its app may go on for a while."""
     _flwr(server, ["stop", str(run_id), CONNECTION])
 
 
 def register_site(server: LoopbackServer, name: str, public_key: str) -> int:
-    """Admit a site's key; returns the site's node id."""
+    """Register a site's key; returns the site's node id."""
     file = server.home / "register.pub"
     write_atomically(file, f"{public_key}\n".encode())
     answer = _flwr(server, ["supernode", "register", str(file), CONNECTION, "--name", name])
@@ -197,12 +199,12 @@ def list_nodes(server: LoopbackServer) -> list[int]:
 
 
 def unregister_site(server: LoopbackServer, node_id: int) -> None:
-    """Take a site's admission back."""
+    """Revoke a site's key."""
     _flwr(server, ["supernode", "unregister", str(node_id), CONNECTION])
 
 
 def _flwr(server: LoopbackServer, arguments: Sequence[str]) -> dict[str, Any]:
-    """Run a command of `flwr` and read its JSON; its exit code says nothing."""
+    """Run a command of `flwr` and read its JSON; its exit code is meaningless."""
     command = [*_program("flwr.cli.app", "app"), *arguments, "--format", "json"]
     variables = environment(server.home, Path(sys.executable).parent)
     try:
@@ -227,16 +229,16 @@ def _flwr(server: LoopbackServer, arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def _program(module: str, function: str) -> list[str]:
-    # By module, not by path: the scripts may lie elsewhere than the interpreter. And nothing is
-    # imported from the working directory (-P).
+    # By module, not by path: the scripts may be in another folder than the interpreter. -P keeps
+    # Python from importing from the working directory.
     return [sys.executable, "-P", "-c", f"from {module} import {function} as main; main()"]
 
 
 def quote(path: Path) -> str:
-    """Write a path as a value that Flower reads back.
+    """Quote a path as a value of Flower's node configuration.
 
     Raises:
-        FederationError: If it has a character that Flower cannot read.
+        FederationError: If it contains a character that Flower cannot read.
     """
     text = str(path)
     if '"' in text or "\\" in text or "\n" in text:

@@ -1,9 +1,9 @@
-"""The operator's own script: what `serve` or `join` was started with, its processes import too.
+"""The operator's own script: the processes of `serve` and `join` import it too.
 
-A script that adds entries to the tables and ends with the program (docs/extending.md) is known to
-the command it was started as. Flower starts the processes that train, which have another main
-module. They are told of the script by variables of their own, as `multiprocessing` tells its
-workers; no message and no bundle of Flower's can name one.
+A script may add entries to the tables and then call the program (docs/extending.md). The processes
+that train are started by Flower and have another main module. Environment variables tell them
+which script to import, as `multiprocessing` tells its workers. No message and no bundle of Flower
+can name a script.
 """
 
 import os
@@ -18,19 +18,19 @@ from fusseg.core.errors import ConfigError
 from fusseg.core.visible_text import brief
 
 SCRIPT, MODULE = "FUSSEG_OWN_SCRIPT", "FUSSEG_OWN_MODULE"
-"""Variables of a process: the file, and its dotted name where it was started as `python -m`."""
+"""Environment variables: the file, and its dotted name if it was started with `python -m`."""
 RUN_NAME = "__mp_main__"
-"""What `__name__` is in the script: as in the workers of `multiprocessing`, not `__main__`."""
+"""Value of `__name__` in the script: as in workers of `multiprocessing`, not `__main__`."""
 _PACKAGE = Path(__file__).parents[1]
 
 
 def own_variables() -> dict[str, str]:
-    """Name the script of this process for those it starts, in variables.
+    """Return the variables that tell child processes the script of this process.
 
     Returns:
-        Empty for the installed program, `python -m fusseg` and where there is no file; also for a
-        `__main__.py`, which `multiprocessing` does not import either: few of them ask for their
-        `__name__`.
+        Empty for the installed program, for `python -m fusseg` and if there is no file; also for a
+        `__main__.py`, which `multiprocessing` does not import either, since few of them check
+        their `__name__`.
     """
     main = sys.modules["__main__"]
     file, name = getattr(main, "__file__", None), _dotted_name(main)
@@ -46,11 +46,11 @@ def own_variables() -> dict[str, str]:
 def import_own_script(variables: Mapping[str, str] = os.environ) -> None:
     """Import the script that the variables name, if they name one.
 
-    What stands under `if __name__ == "__main__"` does not run. Modules beside the script are found
-    as they are when it is started.
+    Code under `if __name__ == "__main__"` does not run. Modules beside the script are found as
+    if it had been started.
 
     Args:
-        variables: Of this process.
+        variables: Environment variables of this process.
 
     Raises:
         ConfigError: If the script cannot be imported; the text names the file.
@@ -66,14 +66,14 @@ def import_own_script(variables: Mapping[str, str] = os.environ) -> None:
             content = runpy.run_path(script, run_name=RUN_NAME)
     except SystemExit as error:
         raise ConfigError(
-            f"{script} ended its process when it was imported; what only the command does has to "
-            'stand under if __name__ == "__main__":'
+            f"{script} ended its process when it was imported; put what only the command does "
+            'under if __name__ == "__main__":'
         ) from error
     except Exception as error:
         reason = brief(f"{type(error).__name__}: {error}")
         raise ConfigError(
             f"cannot import {script}, which this machine's command was started with: {reason}; "
-            "mend the file, then start the command again"
+            "fix the file, then start the command again"
         ) from error
     # Classes of the script are looked up by the name of their module.
     module = ModuleType(RUN_NAME)
@@ -82,13 +82,13 @@ def import_own_script(variables: Mapping[str, str] = os.environ) -> None:
 
 
 def _dotted_name(main: ModuleType) -> str:
-    """Find the name in `python -m NAME`; empty for `python FILE`."""
+    """Return NAME of `python -m NAME`; empty for `python FILE`."""
     return getattr(main.__spec__, "name", None) or ""
 
 
 def _find_beside(script: Path, name: str) -> None:
-    """Put first on Python's path the folder that a started script has there."""
-    # Python follows links to the script, but for a module takes the folder its name begins in.
+    """Put the folder first on Python's path that is there when the script is started."""
+    # For a script Python resolves links; for a module it uses the folder of the top-level name.
     folder = script.parents[name.count(".")] if name else script.resolve().parent
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))

@@ -1,4 +1,4 @@
-"""Child processes that neither outlive their parent nor hang: start, watch, stop."""
+"""Start, watch and stop child processes that neither outlive their parent nor hang."""
 
 import ctypes
 import errno
@@ -19,7 +19,7 @@ from typing import Any
 from fusseg.core.errors import ConfigError, FederationError
 
 STOP_SECONDS = 10.0
-"""Between the request to stop and the kill."""
+"""Time between the request to stop and the kill."""
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 
 
@@ -35,9 +35,9 @@ def start_process(
     Args:
         command: Program and arguments.
         environment: All of its variables.
-        log: File its output is appended to.
+        log: File to which its output is appended.
         cwd: Working directory.
-        sockets: Which it gets too, under the same numbers.
+        sockets: Sockets that it inherits, under the same numbers.
 
     Raises:
         FederationError: If the program cannot be started.
@@ -52,7 +52,7 @@ def start_process(
                 stderr=subprocess.STDOUT,
                 cwd=cwd,
                 pass_fds=[one.fileno() for one in sockets],
-                # In a session of its own: Ctrl-C reaches this process only, which stops its
+                # A session of its own: Ctrl-C reaches only this process, which then stops its
                 # children in order.
                 start_new_session=True,
                 preexec_fn=partial(_die_with_parent, os.getpid()),
@@ -68,7 +68,7 @@ def open_private(path: Path) -> BufferedWriter:
 
 
 def stop_process(process: "subprocess.Popen[bytes]") -> None:
-    """Ask a process and all it started to stop, and kill what has not after a while."""
+    """Ask a process and all that it started to stop, and kill what is left after a while."""
     _signal_group(process, signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):
         process.wait(STOP_SECONDS)
@@ -79,7 +79,7 @@ def stop_process(process: "subprocess.Popen[bytes]") -> None:
 def watch_parent(interval: float = 1.0) -> None:
     """End this process when the one that started it is gone.
 
-    What Flower starts cannot be given a signal for the death of its parent from outside.
+    This is for processes that Flower starts: only they themselves can ask for this.
     """
     parent = os.getppid()
     _die_with_parent(parent)
@@ -101,16 +101,15 @@ def free_port() -> int:
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Listen on an address, so that nobody else can.
+    """Listen on an address, so that no other process can.
 
-    Connections wait until a process that is given the sockets takes them.
+    Connections wait until a process that inherits the sockets accepts them.
 
     Returns:
-        A socket for each of the host's addresses, of which there may be several: a name may stand
-        for IPv4 and IPv6.
+        A socket for each address of the host: a name may have an IPv4 and an IPv6 address.
 
     Raises:
-        ConfigError: If the port is taken, or the address is not one of this machine.
+        ConfigError: If the port is taken, or the address does not belong to this machine.
     """
     try:
         found = socket.getaddrinfo(
@@ -126,7 +125,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
         except OSError as error:
             faults.append(error)
     taken = any(fault.errno == errno.EADDRINUSE for fault in faults)
-    # One of a name's addresses is enough: a machine may have no IPv6.
+    # One address of a name is enough: a machine may have no IPv6.
     if sockets and not taken:
         return sockets
     for one in sockets:
@@ -149,12 +148,12 @@ def last_lines(log: Path, count: int = 5) -> str:
 def _listen(family: int, address: Any) -> socket.socket:  # noqa: ANN401 - by family
     found = socket.socket(family, socket.SOCK_STREAM)
     try:
-        # Connections that are closing do not keep a port.
+        # A port is free even while old connections to it are closing.
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             found.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         found.bind(address)
-        # With the option above two may bind to one port, but only one may listen.
+        # With this option two processes may bind to one port, but only one may listen.
         found.listen()
     except OSError:
         found.close()
@@ -170,10 +169,10 @@ def _signal_group(process: "subprocess.Popen[bytes]", number: signal.Signals) ->
 
 
 def _die_with_parent(parent: int) -> None:
-    """Ask Linux for a signal when the parent's thread that started this process is gone."""
+    """Ask Linux for a signal when the parent thread that started this process is gone."""
     if sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
     if os.getppid() != parent:
-        # It died before the request.
+        # The parent died before the request.
         os._exit(1)

@@ -1,1 +1,1 @@
-"""The server's certificates and the sites' keys, and which sites may join."""
+"""Certificates of the server, keys of the sites, and the list of sites that may join."""

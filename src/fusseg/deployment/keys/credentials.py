@@ -1,4 +1,4 @@
-"""Reading private keys and certificates from their files, and refusing what cannot be used."""
+"""Read private keys and certificates from files, and refuse those that cannot be used."""
 
 import os
 import shlex
@@ -20,7 +20,7 @@ from fusseg.core.errors import ConfigError
 
 
 def check_private(path: Path) -> None:
-    """Refuse a key file that others could read, or that holds no elliptic-curve key.
+    """Refuse a key file that others can read, or that holds no elliptic-curve key.
 
     Raises:
         ConfigError: If it is missing, open to group or others, or not an EC private key.
@@ -29,15 +29,15 @@ def check_private(path: Path) -> None:
 
 
 def check_server_files(key: Path, certificate: Path, authority: Path) -> None:
-    """Refuse a server's files that do not belong together: no site could connect.
+    """Refuse server files that do not belong together, because no site could connect.
 
     Args:
         key: The server's private key.
-        certificate: The server's certificate, with those between it and the authority's, if any.
+        certificate: The server's certificate, followed by intermediate ones, if any.
         authority: Certificates that the sites trust.
 
     Raises:
-        ConfigError: If the certificate is of another key, or is not signed by the authority.
+        ConfigError: If the certificate belongs to another key, or the authority did not sign it.
     """
     if load_certificate(certificate).public_key() != load_private(key).public_key():
         raise ConfigError(
@@ -46,7 +46,7 @@ def check_server_files(key: Path, certificate: Path, authority: Path) -> None:
         )
     trusted = _load_certificates(authority)
     chain = _load_certificates(certificate)
-    # The server's own comes first, who signed it after it.
+    # The server's own certificate comes first, followed by those that signed it.
     for one in reversed(chain):
         if any(_is_issued_by(one, issuer) for issuer in trusted):
             trusted.append(one)
@@ -58,10 +58,10 @@ def check_server_files(key: Path, certificate: Path, authority: Path) -> None:
 
 
 def read_owner(path: Path) -> str | None:
-    """Read from NAME.pub whose key NAME.key is, as `fusseg keys site` writes both.
+    """Read the owner of NAME.key from NAME.pub, as `fusseg keys site` writes both.
 
     Returns:
-        None where there is no such file, it is of another key, or it names nobody.
+        None if there is no such file, it belongs to another key, or it names no owner.
 
     Raises:
         ConfigError: If the private key cannot be used.
@@ -78,7 +78,7 @@ def read_owner(path: Path) -> str | None:
 
 
 def read_certificate_expiry(path: Path) -> datetime:
-    """Read until when a certificate is valid, in UTC.
+    """Read the time at which a certificate expires, in UTC.
 
     Raises:
         ConfigError: If the file cannot be read or holds no certificate.
@@ -87,14 +87,14 @@ def read_certificate_expiry(path: Path) -> datetime:
 
 
 def load_private(path: Path) -> ec.EllipticCurvePrivateKey:
-    """Read a private key, as `check_private` accepts it.
+    """Read a private key that only its owner can read.
 
     Raises:
-        ConfigError: As there.
+        ConfigError: If it is missing, open to group or others, or not an EC private key.
     """
     try:
         with path.open("rb") as file:
-            # Of the open file: what is looked at is what is read.
+            # fstat of the open file: what is checked is what is read.
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             content = file.read()
     except OSError as error:
@@ -118,7 +118,7 @@ def load_private(path: Path) -> ec.EllipticCurvePrivateKey:
 
 
 def load_certificate(path: Path) -> x509.Certificate:
-    """Read a certificate in PEM form, the first where there are several.
+    """Read a certificate in PEM form, the first one if there are several.
 
     Raises:
         ConfigError: If the file cannot be read or holds no certificate.

@@ -1,8 +1,10 @@
-"""Certificates of the server and keys of the sites: made once, kept in files of their own."""
+"""Create the certificates of a server and the keys of sites, in new files."""
 
 import ipaddress
+import os
 import re
-from collections.abc import Sequence
+import secrets
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,12 +23,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fusseg.core.errors import ConfigError
 from fusseg.deployment.keys.credentials import load_certificate, load_private
-from fusseg.deployment.keys.new_files import PRIVATE, PUBLIC, write_new
 from fusseg.deployment.keys.sites_file import check_site_name
 
 AUTHORITY_KEY, AUTHORITY_CERTIFICATE = "ca.key", "ca.crt"
 SERVER_KEY, SERVER_CERTIFICATE = "server.key", "server.crt"
 MAX_DAYS = 36500
+_PRIVATE, _PUBLIC = 0o600, 0o644
+"""Modes of files: for their owner only, or for all to read."""
 
 # Flower's own server listens on loopback, behind the edge, with the same certificate.
 _LOCAL_HOSTS = ("localhost", "127.0.0.1")
@@ -36,25 +39,25 @@ _DNS_LABEL = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)")
 
 @dataclass(frozen=True)
 class SiteKey:
-    """A new key of a site."""
+    """A new key for a site."""
 
     private_key: Path
-    """File that never leaves the site."""
+    """File with the private key, which never leaves the site."""
     public_key: Path
-    """File with the public key as a line of OpenSSH."""
+    """File with the public key as an OpenSSH line."""
     entry: str
-    """Lines for the server's sites.toml, with a line break at the end."""
+    """Lines for the server's sites.toml, ending with a line break."""
 
 
 def create_authority(folder: Path, days: int) -> tuple[Path, Path]:
     """Create the federation's own certificate authority.
 
     Args:
-        folder: Where `ca.key` and `ca.crt` are written; created if it is absent.
-        days: How long the certificate is valid, in [1, 36500].
+        folder: Folder for `ca.key` and `ca.crt`; created if it is absent.
+        days: Days for which the certificate is valid, in [1, 36500].
 
     Returns:
-        The key's and the certificate's file.
+        The files of the key and of the certificate.
 
     Raises:
         ConfigError: If `days` is out of range, or a file exists or cannot be written.
@@ -71,7 +74,7 @@ def create_authority(folder: Path, days: int) -> tuple[Path, Path]:
         .sign(key, hashes.SHA384())
     )
     files = folder / AUTHORITY_KEY, folder / AUTHORITY_CERTIFICATE
-    write_new({files[0]: (_key_bytes(key), PRIVATE), files[1]: (_pem(certificate), PUBLIC)})
+    _write_new({files[0]: (_key_bytes(key), _PRIVATE), files[1]: (_pem(certificate), _PUBLIC)})
     return files
 
 
@@ -84,16 +87,17 @@ def create_server_certificate(
         authority: Folder with `ca.key` and `ca.crt`.
         hosts: DNS names and IP addresses at which sites reach the server; localhost and 127.0.0.1
             are always added.
-        out: Where `server.key`, `server.crt` and, where there is none yet, a copy of `ca.crt` are
-            written; created if it is absent.
-        days: How long the certificate is valid, in [1, 36500]; not longer than the authority's.
+        out: Folder for `server.key`, `server.crt` and, if there is none yet, a copy of `ca.crt`;
+            created if it is absent.
+        days: Days for which the certificate is valid, in [1, 36500]; it never outlives the
+            authority's.
 
     Returns:
-        The key's and the certificate's file.
+        The files of the key and of the certificate.
 
     Raises:
-        ConfigError: If a host is neither name nor address, `days` is out of range, the authority
-            cannot be used or has expired, or a file exists or cannot be written.
+        ConfigError: If a host is neither a name nor an address, `days` is out of range, the
+            authority cannot be used or has expired, or a file exists or cannot be written.
     """
     names = [_general_name(host) for host in dict.fromkeys((*hosts, *_LOCAL_HOSTS))]
     issuer_key, issuer = _load_authority(authority)
@@ -112,22 +116,22 @@ def create_server_certificate(
         .sign(issuer_key, hashes.SHA384())
     )
     files = out / SERVER_KEY, out / SERVER_CERTIFICATE
-    new = {files[0]: (_key_bytes(key), PRIVATE), files[1]: (_pem(certificate), PUBLIC)}
+    new = {files[0]: (_key_bytes(key), _PRIVATE), files[1]: (_pem(certificate), _PUBLIC)}
     beside = out / AUTHORITY_CERTIFICATE
     if not beside.exists():
-        # The server needs the authority's certificate too: its key stays where it is.
-        new[beside] = (_pem(issuer), PUBLIC)
-    write_new(new)
+        # The server needs the authority's certificate, but not its key.
+        new[beside] = (_pem(issuer), _PUBLIC)
+    _write_new(new)
     return files
 
 
 def create_site_key(name: str, out: Path, days: int) -> SiteKey:
-    """Create the key a site proves with who it is.
+    """Create the key with which a site proves its identity.
 
     Args:
         name: The site's client id.
-        out: Where `NAME.key` and `NAME.pub` are written; created if it is absent.
-        days: For how many days after today (UTC) the server is to accept it, in [1, 36500].
+        out: Folder for `NAME.key` and `NAME.pub`; created if it is absent.
+        days: Days after today (UTC) for which the server accepts the key, in [1, 36500].
 
     Raises:
         ConfigError: If the name or `days` is out of range, or a file exists or cannot be written.
@@ -138,8 +142,8 @@ def create_site_key(name: str, out: Path, days: int) -> SiteKey:
     private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
     line = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
     files = out / f"{name}.key", out / f"{name}.pub"
-    write_new(
-        {files[0]: (private, PRIVATE), files[1]: (f"{line} {name}\n".encode(), PUBLIC)},
+    _write_new(
+        {files[0]: (private, _PRIVATE), files[1]: (f"{line} {name}\n".encode(), _PUBLIC)},
     )
     entry = tomli_w.dumps({"sites": {name: {"public_key": line, "expires": expires}}})
     return SiteKey(files[0], files[1], entry)
@@ -211,7 +215,7 @@ def _general_name(host: str) -> x509.GeneralName:
         pass
     name = host.lower()
     labels = name.split(".")
-    # A last label of digits is an address with a mistake in it.
+    # If the last label is a number, this is a mistyped address.
     if len(name) > 253 or not all(map(_DNS_LABEL.fullmatch, labels)) or labels[-1].isdecimal():
         raise ConfigError(
             f"a host must be a DNS name or an IP address, without a scheme or a port, got {host!r}"
@@ -231,3 +235,57 @@ def _key_bytes(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 def _pem(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(Encoding.PEM)
+
+
+def _write_new(files: Mapping[Path, tuple[bytes, int]]) -> None:
+    """Write files with their modes: all or none of them, and none over an existing file."""
+    for path in files:
+        if os.path.lexists(path):
+            raise _exists(path)
+    written: list[Path] = []
+    for path, (content, mode) in files.items():
+        try:
+            _make_folder(path.parent)
+            _write_one(path, content, mode)
+        except BaseException as error:
+            for done in written:
+                done.unlink(missing_ok=True)
+            if isinstance(error, FileExistsError):
+                raise _exists(path) from error
+            if isinstance(error, OSError):
+                raise ConfigError(f"cannot write {path}: {error.strerror}") from error
+            raise
+        written.append(path)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise ConfigError(f"{folder} must be a folder, got a file; choose another") from error
+
+
+def _write_one(path: Path, content: bytes, mode: int) -> None:
+    # Unlike `fusseg.core.files`: the mode is set from the start, and the file is linked, which
+    # unlike a rename never replaces a file that someone else has just written.
+    temporary = path.parent / f".{secrets.token_hex(8)}"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(temporary, path)
+    finally:
+        temporary.unlink()
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _exists(path: Path) -> ConfigError:
+    return ConfigError(
+        f"{path} exists, and a key is never overwritten; move it away or choose another folder"
+    )

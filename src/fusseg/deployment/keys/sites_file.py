@@ -1,4 +1,4 @@
-"""The file `sites.toml`: which sites may join, by which key, until when, with how many images."""
+"""The file `sites.toml`: the sites that may join, their keys, expiry dates and image limits."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,24 +26,24 @@ _KEYS = (*_REQUIRED, "max_images")
 
 @dataclass(frozen=True)
 class ApprovedSite:
-    """One site that may join."""
+    """A site that may join."""
 
     name: str
     """Its client id."""
     public_key: str
-    """OpenSSH form, type and base64, without a comment."""
+    """Key in OpenSSH form: type and base64, without a comment."""
     expires: date
     """Last day (UTC) on which it may join."""
     max_images: int | None = None
-    """Images that it may say it has at most; None: as many as it says."""
+    """Most images that the site may claim; None: any number."""
 
 
 def read_sites(path: Path) -> tuple[ApprovedSite, ...]:
     """Read the approved sites, sorted by name.
 
     Raises:
-        ConfigError: If the file cannot be read, names no site, a key is unknown, a value is not
-            what it has to be, or two sites have the same public key.
+        ConfigError: If the file cannot be read, names no site, contains an unknown key or a wrong
+            value, or gives two sites the same public key.
     """
     table = read_toml(path)
     for key in table:
@@ -63,7 +63,7 @@ def read_sites(path: Path) -> tuple[ApprovedSite, ...]:
 
 
 def is_expired(site: ApprovedSite, today: date) -> bool:
-    """Whether the last day of a site's key is over.
+    """Tell whether the last day of a site's key has passed.
 
     Args:
         site: The site.
@@ -76,8 +76,8 @@ def check_site_name(name: str) -> None:
     """Refuse a name that cannot be a client id and part of a file name.
 
     Raises:
-        ConfigError: If it is empty or too long, begins with a dot, or has a slash or a character
-            that cannot be printed in it.
+        ConfigError: If it is empty or too long, begins with a dot, or contains a slash or an
+            unprintable character.
     """
     if not name or len(name) > MAX_NAME_LENGTH:
         raise ConfigError(
@@ -124,9 +124,9 @@ def _public_key(name: str, line: Any) -> str:  # noqa: ANN401 - whatever TOML ho
         key = load_ssh_public_key(line.strip().encode()) if isinstance(line, str) else None
     except (ValueError, UnsupportedAlgorithm):
         key = None
-    # OpenSSH has no other curves than NIST's, and Flower takes no other keys.
+    # OpenSSH supports only NIST's curves, and Flower accepts no other keys.
     if not isinstance(key, ec.EllipticCurvePublicKey):
-        # No more than its first word: it may be a private key, pasted by mistake.
+        # Only its first word: it may be a private key that was pasted by mistake.
         first = line.split()[0][:30] if isinstance(line, str) and line.split() else line
         raise ConfigError(
             f"public_key of site {name!r} must be the line of its .pub file, "

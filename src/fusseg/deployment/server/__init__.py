@@ -1,1 +1,1 @@
-"""The server of a deployment: its edge, the sites it admits, and its rounds."""
+"""The server of a deployment: its edge, its list of sites, and its rounds."""

@@ -1,7 +1,8 @@
-"""Who may take part: the approved sites of `sites.toml`, brought into line with Flower's list."""
+"""Which sites may take part: Flower's list of keys follows the file `sites.toml`."""
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ from fusseg.core.files import write_atomically
 from fusseg.deployment import flower
 from fusseg.deployment.flower import LoopbackServer
 from fusseg.deployment.keys.sites_file import ApprovedSite, is_expired, read_sites
+from fusseg.deployment.server.events import DeploymentEvent
+
+NODES = "nodes.json"
+"""File in Flower's folder: the node id of every site that is admitted now."""
 
 
 def approved_sites(path: Path, config: Config) -> tuple[ApprovedSite, ...]:
@@ -46,16 +51,16 @@ def approved_sites(path: Path, config: Config) -> tuple[ApprovedSite, ...]:
 def admit_sites(
     server: LoopbackServer, nodes: Path, approved: Sequence[ApprovedSite]
 ) -> Iterator[str]:
-    """Register the keys that are approved, and take back the admission of all others.
+    """Register the approved keys, and revoke the admission of all others.
 
     Args:
         server: The running SuperLink.
-        nodes: File of the admitted sites, which the rounds read; changed after every step, so that
-            a site that is revoked is out of the next exchange whatever happens.
+        nodes: File of the admitted sites, which the rounds read. It is written after every step, so
+            that a revoked site is out of the next exchange whatever happens.
         approved: Sites that may take part.
 
     Yields:
-        What changed, a line each.
+        One line for each change.
 
     Raises:
         FederationError: If Flower refuses.
@@ -86,7 +91,7 @@ def admit_sites(
 
 
 def forget_strangers(server: LoopbackServer, nodes: Path) -> None:
-    """Unregister nodes that no site is known for: a crash came between key and file.
+    """Unregister nodes that belong to no known site, as after a crash between key and file.
 
     Raises:
         FederationError: If Flower refuses.
@@ -95,6 +100,33 @@ def forget_strangers(server: LoopbackServer, nodes: Path) -> None:
     for node in flower.list_nodes(server):
         if node not in ours:
             flower.unregister_site(server, node)
+
+
+@dataclass
+class Admission:
+    """Keeps Flower's list in line with the file of sites while the rounds run."""
+
+    server: LoopbackServer
+    nodes: Path
+    """File of the admitted sites."""
+    config: Config
+    sites: Path
+    """`sites.toml`."""
+    told: str = ""
+
+    def renew(self) -> Iterator[DeploymentEvent]:
+        """Admit and revoke sites according to the current content of the file."""
+        try:
+            approved = approved_sites(self.sites, self.config)
+        except ConfigError as error:
+            # A file that is being edited must not end the federation.
+            if str(error) != self.told:
+                self.told = str(error)
+                yield DeploymentEvent("waiting", f"{error}; the sites stay as they were")
+            return
+        self.told = ""
+        for text in admit_sites(self.server, self.nodes, approved):
+            yield DeploymentEvent("site", text)
 
 
 def admitted_nodes(nodes: Path) -> dict[str, int]:
@@ -107,7 +139,7 @@ def admitted_nodes(nodes: Path) -> dict[str, int]:
 
 
 def image_limits(nodes: Path) -> dict[str, int | None]:
-    """Read how many images every admitted site may say it has at most; None: any number.
+    """Read how many images each admitted site may claim at most; None: any number.
 
     Raises:
         DataError: If the file is damaged.

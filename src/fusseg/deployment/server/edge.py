@@ -1,6 +1,6 @@
-"""The door in front of Flower's server: the Fleet API comes in, over TLS, and nothing else.
+"""The edge: a proxy in front of Flower's server that forwards the Fleet API and nothing else.
 
-On the same port Flower has an API by which anyone may register keys and run code, without a login.
+On the same port Flower offers an API that lets anyone register keys and run code, without a login.
 """
 
 import asyncio
@@ -13,12 +13,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.proto.message_pb2 import ObjectTree
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fusseg.core.errors import ConfigError
-from fusseg.deployment.server.pushes import find_forgery
 
 FLEET_NAMES = (
     "activate-node",
@@ -32,8 +34,8 @@ FLEET_NAMES = (
     "push-object",
     "send-node-heartbeat",
 )
-"""The Fleet API of Flower 1.41, without register-node and unregister-node: they are for servers
-that let everyone in, and Flower refuses them where nodes prove who they are."""
+"""The Fleet API of Flower 1.42, without register-node and unregister-node. These are for servers
+without node authentication; with it Flower refuses them."""
 
 _HEALTH = b"/health"
 _PUSH = b"/v1/fleet/push-messages"
@@ -57,25 +59,29 @@ _SHOWN_PATH = 80
 _UPSTREAM_IDLE_SECONDS = 3.0
 _CONNECT_SECONDS = 5.0
 HEADER_BYTES = 16 * 2**10
-"""Of a request, at most."""
+"""Largest header of a request."""
+_SUPERLINK_NODE_ID = 1
+MOST_OBJECTS = 256
+"""Most parts of an answer: Flower fetches each one separately. An honest answer has about four,
+plus one per tensor and one per 5 MiB."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EdgeLimits:
-    """What a site, or a stranger, may ask of the edge; Flower sends arrays in pieces of 5 MiB."""
+    """Limits for requests of sites and strangers; Flower sends arrays in pieces of 5 MiB."""
 
     body_bytes: int = 64 * 2**20
     """Largest body of a request."""
     total_bytes: int = 512 * 2**20
-    """All bodies held at a time; beyond it requests are turned away, to be tried again."""
+    """All bodies in memory at a time; beyond it requests are turned away, to be tried again."""
     body_seconds: float = 120.0
-    """Within which a body has to arrive."""
+    """Time within which a body has to arrive."""
     upstream_seconds: float = 60.0
-    """Without a sign of Flower's server, after which the edge gives up."""
+    """Time without any sign of Flower's server after which the edge gives up."""
     connections: int = 256
-    """At a time; each site has about five."""
+    """Connections at a time; each site has about five."""
 
 
 class _Refused(Exception):
@@ -98,15 +104,15 @@ def edge_app(upstream_url: str, ca_file: Path, limits: EdgeLimits | None = None)
     Args:
         upstream_url: Flower's server, `https://HOST:PORT`.
         ca_file: Certificate of the authority that signed the server's.
-        limits: Of sizes and times; default: `EdgeLimits()`.
+        limits: Limits of sizes and times; default: `EdgeLimits()`.
 
     Raises:
-        ConfigError: If the URL is no such URL, or the certificate cannot be used.
+        ConfigError: If the URL has another form, or the certificate cannot be used.
     """
     limits = limits or EdgeLimits()
     upstream = _check_url(upstream_url)
-    # The bare transport: no proxies from the environment, no redirects, and no cookie jar that
-    # would carry something from one site to another.
+    # A bare transport: no proxy from the environment, no redirects, and no cookie jar that would
+    # pass something from one site to another.
     transport = httpx.AsyncHTTPTransport(
         verify=_trust(ca_file),
         trust_env=False,
@@ -124,13 +130,46 @@ def edge_app(upstream_url: str, ca_file: Path, limits: EdgeLimits | None = None)
             return
         except _Refused as refused:
             _log_refusal(scope, refused)
-            # A body that nobody reads must not keep the connection.
+            # Close: a body that is not read must not keep the connection open.
             response = PlainTextResponse(
                 refused.reason, refused.status, headers={"connection": "close"}
             )
         await response(scope, receive, send)
 
     return app
+
+
+def find_forgery(body: bytes) -> str:
+    """Say why a push is not a proper answer of the node that sends it; empty if it is one.
+
+    Flower 1.42 checks that `node` has the key that signed the request, but not that the message
+    comes from `node`. A site could answer for another one. With a message that is no answer it
+    could even give orders to other sites in the server's name.
+
+    Args:
+        body: Body of a push-messages request.
+    """
+    push = PushMessagesRequest()
+    try:
+        push.ParseFromString(body)
+    except DecodeError:
+        return "no message of Flower"
+    for message in push.messages_list:
+        metadata = message.metadata
+        if metadata.src_node_id != push.node.node_id:
+            return "an answer for another node"
+        if metadata.dst_node_id != _SUPERLINK_NODE_ID or not metadata.reply_to_message_id:
+            return "a message that is no answer"
+    for tree in push.message_object_trees:
+        parts = _count_objects(tree)
+        if parts > MOST_OBJECTS:
+            return f"an answer of {parts} parts, at most {MOST_OBJECTS} are allowed"
+    return ""
+
+
+def _count_objects(tree: ObjectTree) -> int:
+    # The recursion is safe: the parser refuses trees deeper than Python's stack.
+    return 1 + sum(map(_count_objects, tree.children))
 
 
 async def _live(transport: httpx.AsyncHTTPTransport, receive: Receive, send: Send) -> None:
@@ -167,16 +206,16 @@ async def _answer(
 
 
 def _check_request(request: Request, limits: EdgeLimits) -> bytes:
-    """Refuse everything that needs no body to be refused, and return the exact path."""
-    # As it came, not decoded: only the very bytes of a known path are let in, so that there is
-    # nothing about dots, slashes and percent signs that the server could read differently.
+    """Refuse what can be refused without the body, and return the exact path."""
+    # The raw path, not decoded: only the exact bytes of a known path are let in, so that the server
+    # cannot read dots, slashes or percent signs differently.
     path: bytes = request.scope["raw_path"]
     if path not in _METHODS or request.scope["query_string"]:
         raise _Refused(_FORBIDDEN, "no path of the Fleet API")
     if request.method != _METHODS[path]:
         raise _Refused(_WRONG_METHOD, f"send {_METHODS[path]}")
     headers = request.headers.raw
-    # h11 bounds what is not yet whole; a header that comes in one go may be larger.
+    # h11 limits only incomplete headers; one that arrives in one piece may be larger.
     if sum(len(name) + len(value) for name, value in headers) > HEADER_BYTES:
         raise _Refused(_HEADER_TOO_LARGE, f"a header of more than {HEADER_BYTES} bytes")
     names = [name for name, _ in headers]
@@ -236,7 +275,7 @@ async def _forward(
 
 
 def _log_refusal(scope: Scope, refused: _Refused) -> None:
-    # Method and path are a stranger's: short, and with everything odd escaped.
+    # Method and path may come from a stranger: shortened, with unprintable characters escaped.
     client = scope.get("client")
     logger.warning(
         "refused %.16s %r from %s: %d, %s",

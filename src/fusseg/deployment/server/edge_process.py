@@ -1,4 +1,4 @@
-"""The edge as a process: a server with TLS that closes connections whose header is late."""
+"""The edge as a process: a TLS server that closes a connection if the request header is late."""
 
 import argparse
 import asyncio
@@ -19,7 +19,7 @@ from fusseg.core.visible_text import say
 from fusseg.deployment.keys.credentials import check_private, read_certificate_expiry
 from fusseg.deployment.server.edge import HEADER_BYTES, EdgeLimits, edge_app
 
-# Nodes ask every 3 s; also how long a connection may take to send a header.
+# Nodes poll every 3 s. Also the time within which a header has to arrive.
 _IDLE_SECONDS = 15
 
 
@@ -33,14 +33,14 @@ def edge_server(
     """Prepare a server for the edge; its `run(sockets)` returns when it is told to stop.
 
     Args:
-        app: Of `edge_app`.
+        app: The application made by `edge_app`.
         certificate: Server certificate in PEM form.
         key: Its private key.
-        limits: Of connections.
+        limits: Its number of connections applies.
 
     Raises:
-        ConfigError: If the key is open to others, or certificate and key cannot be used or have
-            expired.
+        ConfigError: If others can read the key, or if certificate or key cannot be used, or the
+            certificate has expired.
     """
     check_private(key)
     expiry = read_certificate_expiry(certificate)
@@ -80,10 +80,10 @@ def edge_server(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the edge until it is told to stop; errors from input exit with 2.
+    """Run the edge until it is told to stop; wrong input ends it with exit status 2.
 
     Args:
-        arguments: Of the command line; default: the process's own.
+        arguments: Command-line arguments; default: those of the process.
     """
     parser = argparse.ArgumentParser(
         prog="fusseg.deployment.server.edge_process", description=__doc__
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         required=True,
         type=int,
         action="append",
-        help="number of a listening socket that this process was given",
+        help="number of a listening socket that this process inherits",
     )
     parser.add_argument("--certificate", required=True, type=Path)
     parser.add_argument("--key", required=True, type=Path)
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 class _PunctualProtocol(H11Protocol):
-    """HTTP/1.1 that closes a connection whose header is late, which uvicorn would wait for."""
+    """HTTP/1.1 that closes a connection with a late header; uvicorn would wait without limit."""
 
     _deadline: asyncio.TimerHandle | None = None
 
@@ -134,7 +134,7 @@ class _PunctualProtocol(H11Protocol):
         if self.conn.their_state is not h11.IDLE:
             self._forget_deadline()
         elif self._deadline is None:
-            # Not put off by further bytes, however many trickle in.
+            # Further bytes do not extend the deadline, however slowly they trickle in.
             self._deadline = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )

@@ -1,4 +1,4 @@
-"""What the server's rounds tell whoever watches: lines of a file in the run directory."""
+"""Events of the server's rounds: lines of a file in the run directory."""
 
 import json
 from collections.abc import Iterator
@@ -15,29 +15,29 @@ Kind = Literal["waiting", "site", "answer", "incident", "round", "finished", "st
 
 @dataclass(frozen=True)
 class DeploymentEvent:
-    """Something that happened on the server's side."""
+    """Something that happened at the server."""
 
     kind: Kind
     text: str
     """One line for people."""
     site: str = ""
-    """Whom it is about; empty: nobody in particular."""
+    """The site that it is about; empty: none in particular."""
 
 
 def write_event(run_dir: Path, event: DeploymentEvent) -> None:
-    """Append an event, to be seen at once."""
+    """Append an event, which readers see at once."""
     append_whole_line(run_dir / EVENTS, json.dumps(asdict(event)).encode())
 
 
 class EventReader:
-    """Reads what was appended since it last looked."""
+    """Reads the events that were appended since the last read."""
 
     def __init__(self, run_dir: Path) -> None:
         self._path = run_dir / EVENTS
         self._place = self._path.stat().st_size if self._path.exists() else 0
 
     def read(self) -> Iterator[DeploymentEvent]:
-        """Yield the events that are new; a line in the making waits for its end."""
+        """Yield the new events; an incomplete line is left for the next read."""
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
@@ -46,6 +46,6 @@ class EventReader:
         whole = content[: content.rfind(b"\n") + 1]
         self._place += len(whole)
         for line in whole.splitlines():
-            # A line that a crash cut short tells nobody anything.
+            # A line that a crash cut short is ignored.
             with suppress(ValueError, TypeError):
                 yield DeploymentEvent(**json.loads(line))

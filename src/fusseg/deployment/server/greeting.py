@@ -1,15 +1,15 @@
-"""The hello exchange over the network: sites answer once their features are there."""
+"""The hello exchange over the network: sites answer once their features are extracted."""
 
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from fusseg.config.schema import Config, FederationConfig
+from fusseg.config.schema import Config
 from fusseg.core.errors import FederationError
 from fusseg.core.visible_text import brief
 from fusseg.deployment.server.admission import admitted_nodes, image_limits
-from fusseg.deployment.server.events import DeploymentEvent, write_event
-from fusseg.deployment.server.post import Failure, Post, Reply, ask, online_sites
+from fusseg.deployment.server.asking import Channel, Failure, Reply, ask, online_sites
+from fusseg.deployment.server.events import DeploymentEvent, Kind, write_event
 from fusseg.deployment.wire.offer import Offer, pack_offer
 from fusseg.deployment.wire.packet import Packet, expect_field, take_int, take_word
 from fusseg.deployment.wire.payloads import unpack_hello
@@ -18,128 +18,129 @@ from fusseg.federation.checks import check_hello
 from fusseg.federation.hello import check_same_backbone, far_clients
 from fusseg.federation.protocol import Protocol
 from fusseg.federation.state import Hello
+from fusseg.federation.traffic import Traffic
 
 HELLO_SECONDS = 120.0
-"""A site has so long to answer a hello; with features to extract it says how far it is."""
+"""Time for a site to answer a hello. A site that is still extracting features answers with its
+progress."""
 _PAUSE_SECONDS = 2.0
 
 
 @dataclass
 class Guests:
-    """Who has said hello, and what was said last to whoever has not."""
+    """Which sites have said hello, and what the others said last."""
 
     hellos: dict[str, Hello] = field(default_factory=dict)
-    """What each site said first; it holds to the end."""
+    """The first hello of each site, which holds to the end."""
     returning: set[str] = field(default_factory=set)
-    """Sites that said hello and know nothing of it any more: they are greeted again."""
+    """Sites that said hello but have lost the settings since: they are greeted again."""
     known: dict[str, int] = field(default_factory=dict)
-    """Images of the sites in the record, which a server that starts again has not heard yet."""
+    """Number of images per site in the record, for a restarted server that has heard no hello."""
     changed: dict[str, str] = field(default_factory=dict)
-    """Sites that came back with other images, and in what they differ."""
+    """Sites that came back with other images, and how these differ."""
     gone: set[str] = field(default_factory=set)
-    """Sites that were waited for in vain, to score or to finish."""
+    """Sites that did not come back in time to score or to finish."""
     last_words: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
-    """Sites that are no part of the plan and of this federation, and why."""
+    """Sites that are not part of the plan or of this federation, and why."""
 
     def are_ready(self, sites: Iterable[str]) -> list[str]:
-        """Name those who have said hello, in the order given."""
+        """List the sites that have said hello, in the given order."""
         return [site for site in sites if site in self.hellos and site not in self.returning]
 
 
-def quorum(config: Config, post: Post, guests: Guests | None = None) -> int:
-    """How many usable answers a round needs: as set, or one from every admitted site.
+@dataclass(frozen=True)
+class Sites:
+    """The sites of a federation, as the server asks them."""
 
-    Who has come back with other images is not one of `guests` that could give any.
+    channel: Channel
+    offer: Offer
+    """The settings that all share."""
+    protocol: Protocol
+    shape: tuple[int, int]
+    """Positions of one feature map and channels of the features."""
+    guests: Guests = field(default_factory=Guests)
+    traffic: Traffic = field(default_factory=Traffic)
+    """What each site was sent."""
+
+    @property
+    def config(self) -> Config:
+        """The settings that all share, without the data of any machine."""
+        return self.offer.config
+
+    def admitted(self) -> dict[str, int]:
+        """Read the node ids of the sites that are admitted now."""
+        return admitted_nodes(self.channel.nodes)
+
+    def online(self) -> dict[str, int]:
+        """List the admitted sites that are connected, with their node ids."""
+        return online_sites(self.channel)
+
+    def tell(self, kind: Kind, text: str, site: str = "") -> None:
+        """Write an event."""
+        write_event(self.channel.run_dir, DeploymentEvent(kind, text, site))
+
+
+def quorum(sites: Sites) -> int:
+    """How many usable answers a round needs: `federation.min_sites`, or one per admitted site.
+
+    Sites that came back with other images do not count: they cannot give a usable answer.
     """
-    changed = guests.changed if guests else {}
-    admitted = sum(site not in changed for site in admitted_nodes(post.nodes))
-    return config.federation.min_sites or max(1, admitted)
+    usable = sum(site not in sites.guests.changed for site in sites.admitted())
+    return sites.config.federation.min_sites or max(1, usable)
 
 
-def greet(
-    post: Post, offer: Offer, guests: Guests, protocol: Protocol, shape: tuple[int, int]
-) -> None:
-    """Offer the settings to every connected site that has not said hello yet.
-
-    Args:
-        post: The way to the sites.
-        offer: The settings.
-        guests: Changed: who has said hello now.
-        protocol: Whose objective may need the sites' own estimates.
-        shape: Positions of one feature map and channels of the features.
-    """
-    online = online_sites(post)
-    ready = guests.are_ready(online)
+def greet(sites: Sites) -> None:
+    """Offer the settings to every connected site that has not said hello yet."""
+    online = sites.online()
+    ready = sites.guests.are_ready(online)
     strangers = [site for site in online if site not in ready]
-    packets = dict.fromkeys(strangers, pack_offer(offer))
-    for reply in ask(post, packets, HELLO_SECONDS):
-        hear(post, offer, guests, protocol, shape, reply)
+    packets = dict.fromkeys(strangers, pack_offer(sites.offer))
+    for reply in ask(sites.channel, packets, HELLO_SECONDS):
+        hear(sites, reply)
 
 
-def hear(
-    post: Post,
-    offer: Offer,
-    guests: Guests,
-    protocol: Protocol,
-    shape: tuple[int, int],
-    reply: Reply,
-) -> str:
-    """Take what a site answers to the settings, and tell it where it is news.
+def hear(sites: Sites, reply: Reply) -> str:
+    """Read a site's answer to the settings, and write an event if it says something new.
 
     Args:
-        post: The way to the sites.
-        offer: The settings.
-        guests: Changed: who has said hello now.
-        protocol: Whose objective may need the sites' own estimates.
-        shape: Positions of one feature map and channels of the features.
+        sites: Their guests are changed: who has said hello now.
         reply: The answer.
 
     Returns:
-        What it says, in words.
+        What the site says, in words.
     """
-    most = image_limits(post.nodes).get(reply.site)
-    said = _hear(reply, offer, guests, protocol, shape, most)
+    said, guests = _hear(sites, reply), sites.guests
     if guests.last_words.get(reply.site) != said:
         guests.last_words[reply.site] = said
-        write_event(post.run_dir, DeploymentEvent("site", f"{reply.site}: {said}", reply.site))
+        sites.tell("site", f"{reply.site}: {said}", reply.site)
     return said
 
 
-def wait_for_sites(
-    post: Post,
-    offer: Offer,
-    guests: Guests,
-    protocol: Protocol,
-    shape: tuple[int, int],
-    wanted: int,
-) -> list[str]:
-    """Greet sites until so many have said hello and are connected.
+def wait_for_sites(sites: Sites, wanted: int) -> list[str]:
+    """Greet sites until enough have said hello and are connected.
 
     Args:
-        post: The way to the sites.
-        offer: The settings.
-        guests: Changed: who has said hello now.
-        protocol: Whose objective may need the sites' own estimates.
-        shape: Positions of one feature map and channels of the features.
-        wanted: Sites to wait for. Where a round needs every site, those that came back with other
-            images are not waited for.
+        sites: Their guests are changed: who has said hello now.
+        wanted: Number of sites to wait for. Where a round needs every site, those that came back
+            with other images are not waited for.
 
     Returns:
-        The sites that are.
+        The sites that are ready.
 
     Raises:
-        FederationError: If fewer than the quorum are there within `federation.wait_timeout`; the
-            run can go on later.
+        FederationError: If fewer than the quorum are ready within `federation.wait_timeout`. The
+            run can be resumed later.
     """
-    seconds = offer.config.federation.wait_timeout
+    federation = sites.config.federation
+    seconds = federation.wait_timeout
     until = time.monotonic() + seconds
     told = ""
     while True:
-        greet(post, offer, guests, protocol, shape)
-        there = guests.are_ready(online_sites(post))
-        least = quorum(offer.config, post, guests)
-        if guests.changed and not offer.config.federation.min_sites:
+        greet(sites)
+        there = sites.guests.are_ready(sites.online())
+        least = quorum(sites)
+        if sites.guests.changed and not federation.min_sites:
             wanted = least
         if len(there) >= wanted:
             return there
@@ -150,25 +151,23 @@ def wait_for_sites(
                 f"{len(there)} of {least} sites are ready after {seconds:.0f} s "
                 f"({_name(there)}); go on with --resume when they are"
             )
-        missing = [site for site in admitted_nodes(post.nodes) if site not in there]
+        missing = [site for site in sites.admitted() if site not in there]
         text = f"waiting for {wanted} sites, {len(there)} are ready; missing: {_name(missing)}"
         if len(there) + len(missing) < wanted:
             text += f"; only {len(there) + len(missing)} are admitted"
         if text != told:
             told = text
-            write_event(post.run_dir, DeploymentEvent("waiting", text))
+            sites.tell("waiting", text)
         time.sleep(_PAUSE_SECONDS)
 
 
-def refuse_far_means(post: Post, guests: Guests, federation: FederationConfig) -> None:
-    """Leave out sites whose mean feature lies too far from the others', before the plan is made.
+def refuse_far_means(sites: Sites) -> None:
+    """Refuse sites whose mean feature is too far from the others', before the plan is made.
 
     Args:
-        post: The way to the sites.
-        guests: Changed: who is refused, and has not said hello.
-        federation: How far is too far.
+        sites: Their guests are changed: a refused site has not said hello.
     """
-    most = federation.max_mean_distance
+    guests, most = sites.guests, sites.config.federation.max_mean_distance
     for site, distance in far_clients(list(guests.hellos.values()), most).items():
         del guests.hellos[site]
         guests.refused[site] = (
@@ -176,31 +175,26 @@ def refuse_far_means(post: Post, guests: Guests, federation: FederationConfig) -
             f"than federation.max_mean_distance {most:g} allows; look at its images, or raise the "
             "setting"
         )
-        # What it is told when it is greeted again is no news.
+        # Set here, so that the next greeting does not report it again.
         said = guests.last_words[site] = f"refused: {guests.refused[site]}"
-        write_event(post.run_dir, DeploymentEvent("site", f"{site}: {said}", site))
+        sites.tell("site", f"{site}: {said}", site)
 
 
-def _hear(
-    reply: Reply,
-    offer: Offer,
-    guests: Guests,
-    protocol: Protocol,
-    shape: tuple[int, int],
-    max_images: int | None,
-) -> str:
-    """Take a hello, or say why there is none."""
-    packet = reply.content
+def _hear(sites: Sites, reply: Reply) -> str:
+    """Accept a hello, or say why there is none."""
+    packet, guests = reply.content, sites.guests
     if reply.site in guests.refused:
         return f"refused: {guests.refused[reply.site]}"
     if isinstance(packet, Failure):
         return packet.reason
+    # Outside `refusing`: a damaged file of the server's is not the site's fault.
+    most = image_limits(sites.channel.nodes).get(reply.site)
     try:
         with refusing(f"the hello of {reply.site}"):
             state = take_word(packet, "state")
             if state != "done":
                 return _excuse(packet, state)
-            hello = _read_hello(packet, reply.site, offer, protocol, shape, max_images)
+            hello = _read_hello(packet, reply.site, sites, most)
     except FederationError as error:
         return f"refused: {error}"
     guests.changed.pop(reply.site, None)
@@ -212,23 +206,17 @@ def _hear(
     return f"ready with {hello.num_images} images"
 
 
-def _read_hello(
-    packet: Packet,
-    site: str,
-    offer: Offer,
-    protocol: Protocol,
-    shape: tuple[int, int],
-    max_images: int | None,
-) -> Hello:
-    expect_field(packet, "offer", offer.digest)
-    hello = unpack_hello(packet, site, shape[1], protocol)
-    check_same_backbone(hello, offer.fingerprint)
-    check_hello(hello, shape[0], max_images)
+def _read_hello(packet: Packet, site: str, sites: Sites, max_images: int | None) -> Hello:
+    positions, feature_dim = sites.shape
+    expect_field(packet, "offer", sites.offer.digest)
+    hello = unpack_hello(packet, site, feature_dim, sites.protocol)
+    check_same_backbone(hello, sites.offer.fingerprint)
+    check_hello(hello, positions, max_images)
     return hello
 
 
 def _find_change(hello: Hello, guests: Guests) -> str:
-    """Say in what a site that comes back differs from the one that the plan was made of."""
+    """Say how a site that comes back differs from the one that the plan was made of, if it does."""
     site = hello.client_id
     first = guests.hellos.get(site)
     before = {"num_images": guests.known.get(site)}

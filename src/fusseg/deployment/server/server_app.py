@@ -1,4 +1,4 @@
-"""The server's half of a deployment, as Flower starts it."""
+"""The ServerApp: the server's part of a deployment, as Flower starts it."""
 
 import io
 import logging
@@ -17,9 +17,9 @@ from fusseg.deployment.server.server_rounds import FLOWER, serve_rounds
 from fusseg.deployment.wire.refusals import log_error
 
 RUN_DIR, CACHE = "FUSSEG_SERVE_RUN_DIR", "FUSSEG_SERVE_CACHE"
-"""Variables of the process: what a run's own settings hold, Flower tells every site."""
+"""Environment variables of the process. Settings of a run would not do: every site gets them."""
 LOG = "rounds.log"
-"""File in Flower's folder: what the rounds log, such as tracebacks."""
+"""File in Flower's folder with the log of the rounds, such as tracebacks."""
 
 app = ServerApp()
 
@@ -30,7 +30,7 @@ def main(grid: Grid, _context: Context) -> None:
     run_dir = Path(os.environ[RUN_DIR])
     _log_to(run_dir / FLOWER / LOG)
     try:
-        # Before anything is looked up in a table that it may have added to.
+        # First, since the script may add entries to the tables.
         import_own_script()
         serve_rounds(grid, run_dir, Path(os.environ[CACHE]))
     except FussegError as error:
@@ -43,7 +43,7 @@ def main(grid: Grid, _context: Context) -> None:
 
 
 def _log_to(path: Path) -> None:
-    """Log to a file: what this process prints, Flower carries into its database."""
+    """Log to a file: Flower copies the output of this process into its database."""
     handler = logging.StreamHandler(io.TextIOWrapper(open_private(path), encoding="utf-8"))
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     logging.getLogger("fusseg").addHandler(handler)

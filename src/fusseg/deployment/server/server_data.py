@@ -1,4 +1,4 @@
-"""What the server of a deployment works on: a backbone, and held-out images if it owns any."""
+"""The server's own data: a backbone, and held-out images if it has any."""
 
 import time
 from collections.abc import Generator
@@ -22,13 +22,13 @@ from fusseg.runs.prepare import check_scored, is_centered
 
 @dataclass(frozen=True)
 class PreparedServer:
-    """The server's own part."""
+    """The backbone and the held-out images of a server."""
 
     backbone: Backbone
     center: bool
     """Whether the mean feature is subtracted before any cosine."""
     held_out: HeldOut | None
-    """None where the server owns no images."""
+    """None if the server has no images."""
     skipped: tuple[Skipped, ...]
     seconds: float
 
@@ -38,7 +38,7 @@ class PreparedServer:
         return self.backbone.feature_dim
 
     def positions(self, config: Config) -> int:
-        """Positions of a training image's feature map."""
+        """Number of positions in the feature map of a training image."""
         height, width = config.data.image_size
         return (height // self.backbone.stride) * (width // self.backbone.stride)
 
@@ -49,10 +49,10 @@ def prepare_server(
     """Load the backbone, and extract the features of held-out images that the cache lacks.
 
     Yields:
-        What is doubtful about the images; progress of the extraction, image by image.
+        Findings about the images, and the progress of the extraction, image by image.
 
     Raises:
-        ConfigError: If the configuration names what is not there.
+        ConfigError: If the configuration names something that does not exist.
         DataError: If held-out images cannot be used.
     """
     check_scored(config)

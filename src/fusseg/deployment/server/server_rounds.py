@@ -1,4 +1,4 @@
-"""A deployment's rounds on the server: the engine, with sites behind a network as participants."""
+"""The rounds of a deployment on the server: the engine, with sites as its participants."""
 
 import secrets
 from pathlib import Path
@@ -8,11 +8,11 @@ from flwr.serverapp import Grid
 
 from fusseg.core.errors import DataError, FederationError
 from fusseg.core.files import write_atomically
-from fusseg.deployment.server.admission import admitted_nodes
+from fusseg.deployment.server.admission import NODES
+from fusseg.deployment.server.asking import Channel
 from fusseg.deployment.server.events import DeploymentEvent, write_event
 from fusseg.deployment.server.exchange import GridExchange
-from fusseg.deployment.server.greeting import Guests, quorum, refuse_far_means, wait_for_sites
-from fusseg.deployment.server.post import NODES, Post
+from fusseg.deployment.server.greeting import Sites, quorum, refuse_far_means, wait_for_sites
 from fusseg.deployment.server.server_data import PreparedServer, prepare_server
 from fusseg.deployment.server.site_scores import score_at_sites
 from fusseg.deployment.wire.offer import make_offer
@@ -35,15 +35,15 @@ FLOWER = "flower"
 """Flower's folder in the run directory."""
 _RUN_ID = "run-id"
 _LOCK_SECONDS = 60.0
-"""An earlier server process that was orphaned needs a moment to notice."""
+"""Time for an orphaned process of an earlier server to notice and end."""
 _FINISH_SECONDS = 120.0
 
 
 def serve_rounds(grid: Grid, run_dir: Path, cache: Path) -> None:
-    """Run the rounds that are left, from the last finished one.
+    """Run the remaining rounds, from the last finished one.
 
     Args:
-        grid: Flower's way to the sites.
+        grid: Flower's connection to the sites.
         run_dir: Run directory with a configuration.
         cache: Folder of the feature cache.
 
@@ -68,7 +68,7 @@ def _run(grid: Grid, run_dir: Path, cache: Path) -> None:
 
 
 def describe_entry(entry: RoundEntry, num_rounds: int) -> str:
-    """Sum up a finished round in a line."""
+    """Summarize a finished round in one line."""
     text = f"round {entry['round']} of {num_rounds}"
     text += "" if entry["loss"] is None else f": loss {entry['loss']:.4f}"
     if entry["mean_iou"] is not None:
@@ -83,12 +83,10 @@ def _open_federation(grid: Grid, run_dir: Path, cache: Path) -> Federation:
     protocol = resolve(config, deployed=True)
     prepared = wait_for(prepare_server(config, cache))
     fingerprint = prepared.backbone.fingerprint
-    exchange = GridExchange(
-        post=Post(grid, run_dir, run_dir / FLOWER / NODES),
+    sites = Sites(
+        channel=Channel(grid, run_dir, run_dir / FLOWER / NODES),
         offer=make_offer(config, _run_id(run_dir), fingerprint, center=prepared.center),
-        config=config,
         protocol=protocol,
-        guests=Guests(),
         shape=(prepared.positions(config), prepared.feature_dim),
     )
     return Federation(
@@ -101,12 +99,12 @@ def _open_federation(grid: Grid, run_dir: Path, cache: Path) -> Federation:
         skipped=prepared.skipped,
         stored=(),
         seconds=prepared.seconds,
-        participants=_participants(exchange, prepared),
+        participants=_participants(GridExchange(sites), prepared),
     )
 
 
 def _run_id(run_dir: Path) -> str:
-    """Name the run for its sites, the same name after every restart of the server."""
+    """Read the name of the run for its sites, which survives restarts of the server."""
     path = run_dir / FLOWER / _RUN_ID
     try:
         if not path.exists():
@@ -117,19 +115,19 @@ def _run_id(run_dir: Path) -> str:
 
 
 def _participants(exchange: GridExchange, prepared: PreparedServer) -> Participants:
-    guests = exchange.guests
+    guests = exchange.sites.guests
 
     def begin(_saved: SavedState, record: Record) -> Exchange:
-        # A server that was started again has not heard them itself.
+        # A restarted server has not heard these hellos itself.
         guests.known |= {one["client_id"]: one["num_images"] for one in record["clients"]}
         refused = [] if record["hello"] is None else record["hello"].get("refused", [])
         guests.refused |= {entry["client_id"]: entry["reason"] for entry in refused}
         return exchange
 
-    at_sites = exchange.config.evaluation.at_sites
+    at_sites = exchange.sites.config.evaluation.at_sites
     return Participants(
         engine=DEPLOYMENT,
-        hello=lambda: _greet_all(exchange, center=prepared.center),
+        hello=lambda: _greet_all(exchange.sites, center=prepared.center),
         begin=begin,
         take_log=exchange.take_log,
         command=describe_command("serve"),
@@ -139,40 +137,38 @@ def _participants(exchange: GridExchange, prepared: PreparedServer) -> Participa
     )
 
 
-def _greet_all(exchange: GridExchange, *, center: bool) -> list[Hello]:
-    """Wait for the sites' hellos, refuse those that cannot be, and say whose claims are bounded.
+def _greet_all(sites: Sites, *, center: bool) -> list[Hello]:
+    """Wait for the sites' hellos, refuse implausible ones, and tell whose weight is bounded.
 
     Raises:
         FederationError: If fewer sites than the quorum are left.
     """
-    post, guests, config = exchange.post, exchange.guests, exchange.config
-    least = quorum(config, post)
-    wanted = max(len(admitted_nodes(post.nodes)), least)
-    wait_for_sites(post, exchange.offer, guests, exchange.protocol, exchange.shape, wanted)
+    guests, least = sites.guests, quorum(sites)
+    wait_for_sites(sites, max(len(sites.admitted()), least))
     if center:
-        # Otherwise nothing is made of it.
-        refuse_far_means(post, guests, config.federation)
+        # Otherwise the mean features are not used.
+        refuse_far_means(sites)
     hellos = [hello for _, hello in sorted(guests.hellos.items())]
     if len(hellos) < least:
         reasons = "; ".join(f"{site}: {reason}" for site, reason in sorted(guests.refused.items()))
         raise FederationError(
-            f"{len(hellos)} of {least} sites are left, others were refused ({reasons}); mend or "
+            f"{len(hellos)} of {least} sites are left, others were refused ({reasons}); fix or "
             "remove them, or lower federation.min_sites in a new run, then go on with --resume"
         )
     images = [hello.num_images for hello in hellos]
-    most = exchange.protocol.max_weight_share
+    most = sites.protocol.max_weight_share
     for hello, count in zip(hellos, bounded_counts(images, most), strict=True):
         if count < hello.num_images:
             text = (
                 f"{hello.client_id}: says it has {hello.num_images} images and counts with {count}:"
                 f" federation.max_weight_share is {most:g}"
             )
-            write_event(post.run_dir, DeploymentEvent("site", text, hello.client_id))
+            sites.tell("site", text, hello.client_id)
     return hellos
 
 
 def _finish(exchange: GridExchange, state: GlobalState) -> None:
-    """Give the sites the trained model; one that misses it has all but that."""
+    """Send the trained model to the sites; a site that misses it is only noted."""
     for reply in exchange.ask_all(state, FINISH, _FINISH_SECONDS):
         try:
             with refusing(f"what {reply.site} says of the result"):

@@ -1,4 +1,4 @@
-"""Scores from counts that sites send: pixels by region and class, and the names of the classes."""
+"""Scores from the counts that sites send: pixels by region and class, with the class names."""
 
 import json
 from collections import Counter
@@ -27,32 +27,32 @@ _LONGEST_CLASS = 100
 
 @dataclass(frozen=True)
 class SiteCounts:
-    """What one site counted."""
+    """The counts of one site."""
 
     names: tuple[str, ...]
-    """Of the classes."""
+    """Names of the classes."""
     confusion: Tensor
     num_images: int
 
 
 def score_at_sites(exchange: GridExchange, state: GlobalState) -> ModelScores:
-    """Add up the sites' confusion counts, over the sites with the classes that most have.
+    """Sum the confusion counts of all sites that have the most common list of classes.
 
     Args:
-        exchange: The way to the sites; it notes who is left out.
+        exchange: Asks the sites, and records which are left out.
         state: After a round.
     """
     request = exchange.request(EVALUATE, state.round_number, 0)
     found: dict[str, SiteCounts] = {}
-    for reply in exchange.ask_all(state, EVALUATE, exchange.config.federation.round_timeout):
+    for reply in exchange.ask_all(state, EVALUATE, exchange.sites.config.federation.round_timeout):
         try:
             with refusing(f"the counts of {reply.site}"):
                 packet = exchange.accept(reply, request)
-                most = exchange.guests.hellos[reply.site].num_images
-                clusters = exchange.config.model.num_clusters
+                most = exchange.sites.guests.hellos[reply.site].num_images
+                clusters = exchange.sites.config.model.num_clusters
                 counts = read_counts(packet, reply.site, clusters, most)
                 sent = num_bytes(*packet.tensors.values()) + NUMBER_BYTES
-                exchange.traffic.receive(reply.site, sent)
+                exchange.sites.traffic.receive(reply.site, sent)
         except FederationError as error:
             exchange.note(reply.site, EVALUATE, str(error))
             continue
@@ -60,7 +60,7 @@ def score_at_sites(exchange: GridExchange, state: GlobalState) -> ModelScores:
             found[reply.site] = counts
     if not found:
         return describe_site_scores(None, None)
-    # Replies are sorted: where several lists are as frequent, it is that of the first site.
+    # Replies are sorted by site: of equally common lists, that of the first site is used.
     ((names, _),) = Counter(counts.names for counts in found.values()).most_common(1)
     for site, counts in list(found.items()):
         if counts.names != names:
@@ -75,13 +75,13 @@ def score_at_sites(exchange: GridExchange, state: GlobalState) -> ModelScores:
 
 
 def read_counts(packet: Packet, site: str, num_clusters: int, most: int) -> SiteCounts | None:
-    """Read a site's counts; None where it has no labeled image.
+    """Read a site's counts; None if it has no labeled image.
 
     Args:
         packet: What the site sent.
-        site: Who sent it, as its key says.
+        site: The sender, as its key shows.
         num_clusters: Rows of the counts.
-        most: Images of the site.
+        most: Number of images at the site.
 
     Raises:
         FederationError: If a field or the counts are missing, malformed or out of bounds.

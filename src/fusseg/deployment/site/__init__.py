@@ -1,1 +1,1 @@
-"""A site of a deployment: how it joins, what it keeps, and what it answers."""
+"""A site of a deployment: how it joins, what it stores, and what it answers."""

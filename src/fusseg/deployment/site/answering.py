@@ -1,4 +1,4 @@
-"""What a site answers to a message, from what it keeps on disk."""
+"""How a site answers a message, from what it stores on disk."""
 
 import json
 from pathlib import Path
@@ -47,15 +47,15 @@ from fusseg.segmentation.assignment import build_segmenter
 
 
 def answer_packet(packet: Packet, folder: Path) -> Packet:
-    """Do what a message asks for, and note both in the ledger.
+    """Do what a message asks for, and write the message and the answer to the ledger.
 
     Args:
         packet: The message.
         folder: The site's own folder.
 
     Raises:
-        FederationError: If the site refuses; fit to be sent.
-        FussegError: If the site's data, cache or disk fail it.
+        FederationError: If the site refuses; its text may be sent to the server.
+        FussegError: If the site's data, cache or disk cannot be used.
     """
     site = load_settings(folder)
     append_line(folder, describe_message(site.name, "to site", packet.tensors, packet.fields))
@@ -63,13 +63,13 @@ def answer_packet(packet: Packet, folder: Path) -> Packet:
         answered = _answer_hello(packet, folder, site)
     else:
         answered = _answer_task(packet, folder, site)
-    # The line is written before the message leaves: nothing is sent that the ledger lacks.
+    # Written before the answer leaves: nothing is sent that is not in the ledger.
     note_sent(folder, answered)
     return answered
 
 
 def note_sent(folder: Path, packet: Packet) -> None:
-    """Note an answer in the ledger.
+    """Write an answer to the ledger.
 
     Raises:
         DataError: If it cannot be written.
@@ -82,7 +82,7 @@ def _answer_hello(packet: Packet, folder: Path, site: SiteSettings) -> Packet:
     try:
         offer = unpack_offer(packet)
     except FederationError as error:
-        # Answered as a hello: `fusseg join --once` ends with it, and not with a refused round.
+        # Answered as a hello: this ends `fusseg join --once`, which a refused round does not.
         reason = brief(str(error))
         return Packet({"task": HELLO, "round": 0, "state": "refused", "reason": reason})
     known = load_offer(folder)
@@ -172,7 +172,7 @@ def _evaluate(
 
 
 def _keep_result(state: GlobalState, kept: Path, offer: Offer, site: SiteSettings) -> None:
-    """Leave the trained model at the site, as a run that `fusseg predict` can use."""
+    """Store the trained model at the site as a run that `fusseg predict` can use."""
     memory = load_memory(kept, state.round_number + 1)
     result = kept / "result"
     memories = {} if memory is None else {site.name: memory}

@@ -1,4 +1,4 @@
-"""The site's half of a deployment: one process of Flower's for every message."""
+"""The ClientApp: the site's part of a deployment. Flower starts a process for every message."""
 
 import logging
 from pathlib import Path
@@ -16,22 +16,22 @@ from fusseg.deployment.wire.refusals import log_error
 
 LOG = logging.getLogger(__name__)
 SITE_DIR = "site-dir"
-"""Key of the node's own configuration: the site's folder. It never leaves the machine."""
+"""Key of the node configuration that names the site's folder. It never leaves the machine."""
 
 app = ClientApp()
 
 
 @app.query()
 def answer(message: Message, context: Context) -> Message:
-    """Answer one message of the server; whatever happens, there is an answer."""
+    """Answer one message of the server; there is an answer whatever happens."""
     return Message(pack(_answer(message, context)), reply_to=message)
 
 
 def _answer(message: Message, context: Context) -> Packet:
     folder = Path(str(context.node_config[SITE_DIR]))
     try:
-        # Before anything is looked up in a table that it may have added to. What is wrong with it
-        # is no refusal: the text names a file of this site, and stays here.
+        # First, since the script may add entries to the tables. An error in it is not a refusal:
+        # its text names a file of this site and must not be sent.
         import_own_script()
         return answer_packet(unpack(message.content), folder)
     except FederationError as error:
@@ -39,7 +39,7 @@ def _answer(message: Message, context: Context) -> Packet:
         LOG.warning("refused: %s", reason)
         return _excuse(folder, "refused", reason)
     except Exception as error:
-        # The server learns the kind of error only: its text may name files of this site.
+        # The server learns only the kind of error: the text may name files of this site.
         log_error("failed", error)
         reason = f"the site failed with {type(error).__name__}; its log says why"
         return _excuse(folder, "failed", reason)
@@ -50,7 +50,7 @@ def _excuse(folder: Path, state: str, reason: str) -> Packet:
     try:
         note_sent(folder, packet)
     except Exception:
-        # Where not even the ledger can be written an answer has to go out all the same: the server
-        # would wait for it for ever.
+        # Even if the ledger cannot be written an answer has to be sent: otherwise the server would
+        # wait for it.
         LOG.exception("the ledger lacks an answer: %s", reason)
     return packet

@@ -1,4 +1,4 @@
-"""What a site would send, worked out without a server: nothing leaves the machine."""
+"""Work out what a site would send, without a server: nothing leaves the machine."""
 
 import json
 from collections.abc import Generator, Iterator, Sequence
@@ -34,20 +34,20 @@ _RUN = "dryrun"
 def rehearse(
     settings: SiteSettings, options: JoinOptions
 ) -> Generator[Progress | Finding, None, list[tuple[int, LedgerLine]]]:
-    """Do a site's part under the settings of its configuration, alone and for one step a task.
+    """Compute a site's messages under the settings of its configuration, with one step per task.
 
-    The messages have the names, shapes and types of real ones; a trained head is that of one step,
-    since another number of steps does not change its size.
+    The messages have the names, shapes and types of real ones. A head is trained for one step only,
+    since the number of steps does not change its size.
 
     Args:
-        settings: What the operator decided; `pinned` names the configuration.
-        options: Only checked: nothing is connected.
+        settings: The operator's decisions; `pinned` names the configuration.
+        options: Only checked: no connection is opened.
 
     Yields:
-        What is doubtful about the images; progress of the extraction.
+        Findings about the images, and the progress of the extraction.
 
     Returns:
-        The kinds of message, each with how often it would be sent.
+        The kinds of messages, each with the number of times that it would be sent.
 
     Raises:
         ConfigError: If no configuration is given, or it cannot be used.
@@ -66,7 +66,7 @@ def rehearse(
 
 
 def describe_sent(messages: Sequence[tuple[int, LedgerLine]]) -> Iterator[str]:
-    """Say what would be sent, a line a tensor."""
+    """Describe what would be sent, with one line per tensor."""
     total = 0
     for times, line in messages:
         total += times * line.bytes
@@ -90,7 +90,7 @@ def _messages(prepared: PreparedSite, offer: Offer) -> list[tuple[int, LedgerLin
         task for number in range(1, protocol.num_rounds + 1) for task in protocol.tasks(number)
     ]
     codes = KeptCodes(protocol.positions_per_image, protocol.seed)
-    # By name: the same task may be made anew for every round.
+    # By name: a task object may be created again for every round.
     for name, task in {task.name: task for task in asked}.items():
         update = answer(state, task, None, client, protocol, codes).update
         parts = sent_parts(task, state, protocol)

@@ -1,4 +1,4 @@
-"""`fusseg join`: prepare a site's features, and keep it connected."""
+"""`fusseg join`: prepare a site's features, and keep the site connected."""
 
 import shlex
 import time
@@ -36,37 +36,37 @@ _NOTE_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class JoinOptions:
-    """What the command line says."""
+    """Options of the command line."""
 
     server: str
-    """HOST:PORT of the server's edge."""
+    """Address of the server's edge, HOST:PORT."""
     folder: Path
     """The site's own folder."""
     key: Path
     authority: Path
     once: bool
-    """End when a federation is finished, instead of waiting for the next."""
+    """End after one federation instead of waiting for the next."""
 
 
 @dataclass(frozen=True)
 class SiteEvent:
-    """Something that happened at the site, in a line for people."""
+    """Something that happened at the site, as one line for people."""
 
     text: str
 
 
 def join(settings: SiteSettings, options: JoinOptions) -> Iterator[SiteEvent | Progress]:
-    """Take part in whatever the server has to offer, until stopped.
+    """Take part in every federation that the server offers, until stopped.
 
     Args:
-        settings: What the site's operator decided.
-        options: How the server is reached.
+        settings: The decisions of the site's operator.
+        options: How to reach the server.
 
     Yields:
-        What happens, and progress of the extraction.
+        What happens, and the progress of the extraction.
 
     Raises:
-        FussegError: If settings, key or data are wrong, before anything is started.
+        FussegError: If settings, key or data are wrong; raised before anything is started.
     """
     address = check_join(settings, options)
     options.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -86,14 +86,14 @@ def join(settings: SiteSettings, options: JoinOptions) -> Iterator[SiteEvent | P
 
 
 def check_join(settings: SiteSettings, options: JoinOptions) -> ServerAddress:
-    """Look at everything that can be wrong before the server is asked.
+    """Check everything that can be checked before the server is contacted.
 
     Returns:
-        Where the server is.
+        The server's address.
 
     Raises:
         ConfigError: If the name, the address, the key, the certificate or the backbone cannot be
-            used, or the key is another site's.
+            used, or the key belongs to another site.
         DataError: If the folder holds no site.
     """
     check_site_name(settings.name)
@@ -101,7 +101,7 @@ def check_join(settings: SiteSettings, options: JoinOptions) -> ServerAddress:
     check_private(options.key)
     owner = read_owner(options.key)
     if owner not in (None, settings.name):
-        # The server knows a site by its key alone.
+        # The server identifies a site by its key alone.
         raise ConfigError(
             f"this key is {owner}'s, --name says {settings.name}; {options.key} goes with "
             f"{shlex.join(['--name', str(owner)])}"
@@ -125,7 +125,7 @@ def _take_part(
     prepared_for = ""
     known = load_offer(options.folder)
     if known is not None:
-        # What was ready once is looked at anew: the operator may have decided otherwise since.
+        # Prepare again: the operator may have changed the settings since.
         save_preparation(options.folder, Preparation(known.digest, "preparing"))
     while True:
         for text in node.keep_running():
@@ -133,7 +133,7 @@ def _take_part(
         for line in ledger.read():
             yield SiteEvent(describe_line(line))
             if options.once and _is_last(line):
-                # The answer needs a moment to get out.
+                # Give the answer time to be sent.
                 time.sleep(5)
                 _check_took_part(line)
                 return
@@ -145,7 +145,7 @@ def _take_part(
 
 
 def _is_last(line: LedgerLine) -> bool:
-    """Tell whether the site is through with this federation: it is finished, or was refused."""
+    """Tell whether this federation is over for the site: finished, or refused."""
     if line.direction != "to server":
         return False
     return line.task == FINISH or _is_refusal(line)
@@ -164,7 +164,7 @@ def _check_took_part(line: LedgerLine) -> None:
 
 
 def _prepare(settings: SiteSettings, offer: Offer, folder: Path) -> Iterator[SiteEvent | Progress]:
-    """Extract the features of an offer, noting how far it is for whoever answers the server."""
+    """Extract the features of an offer, and store the progress for the process that answers."""
     yield SiteEvent(f"the server offers run {offer.run}")
     stages = prepare_site(settings, offer)
     noted = 0.0
@@ -179,7 +179,7 @@ def _prepare(settings: SiteSettings, offer: Offer, folder: Path) -> Iterator[Sit
             yield SiteEvent(f"refused: {error}")
             return
         except FussegError as error:
-            # The text may name files: it stays here.
+            # The text may name files, so it is not sent.
             reason = "this site cannot use its data or backbone; its own output says why"
             save_preparation(folder, Preparation(offer.digest, "refused", reason))
             yield SiteEvent(f"error: {error}")
@@ -201,7 +201,7 @@ def _prepare(settings: SiteSettings, offer: Offer, folder: Path) -> Iterator[Sit
 
 
 def describe_line(line: LedgerLine) -> str:
-    """Say in words what a line of the ledger means."""
+    """Describe a line of the ledger in words."""
     verb = "received" if line.direction == "to site" else "sent"
     state = str(line.fields.get("state", ""))
     text = f"round {line.round}: {verb} {line.task or 'a message'}, {line.bytes:,} bytes"
@@ -212,7 +212,7 @@ def describe_line(line: LedgerLine) -> str:
 
 
 class _LedgerReader:
-    """Reads the lines that were added to the ledger since it last looked."""
+    """Reads the lines that were added to the ledger since the last read."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -1,35 +1,40 @@
-"""Why a server cannot be reached: one attempt of TCP and TLS, and a message for each cause."""
+"""Find out why a server cannot be reached: try TCP and TLS once, with a message for each cause."""
 
 import os
 import socket
 import ssl
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
 
-from fusseg.core.visible_text import shown
-from fusseg.deployment.site.distrust import why_untrusted
+from fusseg.core.visible_text import brief, shown
+from fusseg.deployment.keys.credentials import load_certificate
 from fusseg.deployment.wire.server_address import ServerAddress
 
 SECONDS = 10.0
-"""For each step of an attempt."""
+"""Timeout of each step of an attempt."""
 _PROXIES = ("https_proxy", "all_proxy", "grpc_proxy", "http_proxy")
+_OTHER_NAME, _OTHER_ADDRESS = 62, 64
+_OTHER_AUTHORITIES = (2, 18, 19, 20, 21)
+"""Codes of OpenSSL (X509_V_ERR of x509_vfy.h)."""
+_MOST_NAMES = 9
 
 
 def name_unused_proxies(variables: Mapping[str, str]) -> str:
-    """Name the variables that set a proxy, for none is used; empty where none is set."""
+    """Name the variables that set a proxy, which is not used; empty if there are none."""
     names = [name for name in variables if name.lower() in _PROXIES and variables[name]]
     return ", ".join(sorted(names))
 
 
 def why_unreachable(server: ServerAddress, authority: Path, seconds: float = SECONDS) -> str:
-    """Try to reach a server, and say why that fails; empty where it does not.
+    """Try to reach a server, and say why that fails; empty if it succeeds.
 
     Args:
         server: Its address.
-        authority: Certificate of the authority that has to have signed the server's.
-        seconds: For the connection, and again for TLS.
+        authority: Certificate of the authority that must have signed the server's certificate.
+        seconds: Timeout of the connection, and again of TLS.
     """
     try:
         plain = socket.create_connection((server.host, server.port), seconds)
@@ -45,7 +50,7 @@ def why_unreachable(server: ServerAddress, authority: Path, seconds: float = SEC
 
 
 def _no_connection(server: ServerAddress, error: OSError | UnicodeError, seconds: float) -> str:
-    # A UnicodeError: a part of the name is longer than DNS allows.
+    # UnicodeError: a part of the name is longer than DNS allows.
     if isinstance(error, socket.gaierror | UnicodeError):
         said = error.strerror if isinstance(error, socket.gaierror) else error
         return (
@@ -80,7 +85,7 @@ def _try_tls(plain: socket.socket, server: ServerAddress, authority: Path, secon
         found = _fetch_certificate(server, seconds)
         if found is None:
             return f"the certificate of {server} cannot be verified: {error.verify_message}"
-        return why_untrusted(server, authority, found, error)
+        return _why_untrusted(server, authority, found, error)
     except TimeoutError:
         return (
             f"{server} takes connections but says nothing within {seconds:g} s; the server may "
@@ -105,7 +110,7 @@ def _no_tls(server: ServerAddress, error: ssl.SSLError) -> str:
 
 
 def _fetch_certificate(server: ServerAddress, seconds: float) -> x509.Certificate | None:
-    """Take a certificate that is not trusted, to say what is wrong with it and for nothing else."""
+    """Fetch a certificate that is not trusted, only to say what is wrong with it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -117,3 +122,80 @@ def _fetch_certificate(server: ServerAddress, seconds: float) -> x509.Certificat
             return x509.load_der_x509_certificate(tls.getpeercert(binary_form=True) or b"")
     except (OSError, ValueError):
         return None
+
+
+def _why_untrusted(
+    server: ServerAddress,
+    authority: Path,
+    found: x509.Certificate,
+    error: ssl.SSLCertVerificationError,
+) -> str:
+    """Say what is wrong with a server's certificate, and what to do about it."""
+    trusted = load_certificate(authority)
+    code = error.verify_code
+    if code in (_OTHER_NAME, _OTHER_ADDRESS):
+        return (
+            f"the certificate of {server} is for {_names(found)}, not for {server.host}; use one "
+            "of these names, or make the certificate anew with fusseg keys server "
+            f"{server.host}"
+        )
+    if code in _OTHER_AUTHORITIES:
+        issuer = _describe(found.issuer, _issuer_key(found))
+        return (
+            f"the certificate of {server} is signed by {issuer}, but {authority} is of "
+            f"{_describe(trusted.subject, _own_key(trusted))}; use the ca.crt of this federation. "
+            "If it is that, another machine answers in the server's place"
+        )
+    return _wrong_time(server, authority, found, trusted) or (
+        f"the certificate of {server} cannot be verified: {error.verify_message}"
+    )
+
+
+def _wrong_time(
+    server: ServerAddress, authority: Path, found: x509.Certificate, trusted: x509.Certificate
+) -> str:
+    now = datetime.now(UTC)
+    clock = f"this machine's clock says {now:%Y-%m-%d %H:%M} UTC"
+    certificates = ((f"the certificate of {server}", found), (str(authority), trusted))
+    for name, certificate in certificates:
+        if certificate.not_valid_after_utc < now:
+            return (
+                f"{name} expired on {certificate.not_valid_after_utc:%Y-%m-%d}; its operator has "
+                f"to make a new one with fusseg keys ({clock})"
+            )
+        if certificate.not_valid_before_utc > now:
+            return (
+                f"{name} is valid only from {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC "
+                f"on; {clock}"
+            )
+    return ""
+
+
+def _names(certificate: x509.Certificate) -> str:
+    try:
+        kind = x509.SubjectAlternativeName
+        found = certificate.extensions.get_extension_for_class(kind).value
+    except (x509.ExtensionNotFound, ValueError):
+        return "no name at all"
+    names = [*found.get_values_for_type(x509.DNSName)]
+    names += map(str, found.get_values_for_type(x509.IPAddress))
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return brief(", ".join(names[:_MOST_NAMES]), 300) + more
+
+
+def _describe(name: x509.Name, key_of: bytes) -> str:
+    """Describe an authority, with the start of its key's digest: most have the same name."""
+    said = brief(name.rfc4514_string() or "an authority without a name", 100)
+    return f"{said} (key {key_of.hex()[:16]})" if key_of else said
+
+
+def _issuer_key(certificate: x509.Certificate) -> bytes:
+    try:
+        kind = x509.AuthorityKeyIdentifier
+        return certificate.extensions.get_extension_for_class(kind).value.key_identifier or b""
+    except (x509.ExtensionNotFound, ValueError):
+        return b""
+
+
+def _own_key(certificate: x509.Certificate) -> bytes:
+    return x509.SubjectKeyIdentifier.from_public_key(certificate.public_key()).digest

@@ -1,4 +1,4 @@
-"""A site's images, backbone and features under the settings a server offers."""
+"""A site's images, backbone and features under the settings that a server offers."""
 
 import json
 from collections.abc import Generator
@@ -35,24 +35,25 @@ _FEATURES = "features.json"
 
 @dataclass(frozen=True)
 class PreparedSite:
-    """What a site trains and scores on."""
+    """The data that a site trains and scores on."""
 
     client: Client
     labeled: HeldOut | None
-    """Its labeled images, where the federation is scored at the sites."""
+    """Its labeled images, if the federation is scored at the sites."""
     settings: FeatureSettings
-    """Of the training features."""
+    """Settings of the training features."""
     skipped: tuple[Skipped, ...]
 
 
 def choose_backbone(site: SiteSettings, offer: Offer) -> Backbone:
     """Load the site's own copy of the server's backbone.
 
-    Nothing is loaded, let alone downloaded, because a server names it: only the filter bank, which
-    has no weights, goes without the operator's word.
+    A backbone is never loaded or downloaded because a server names it. Only the filter bank, which
+    has no weights, is used without the operator's consent.
 
     Raises:
-        FederationError: If the operator has to name it, or named another one; fit to be sent.
+        FederationError: If the operator has not named it, or named another one; its text may be
+            sent to the server.
         ConfigError: If it cannot be loaded.
     """
     name = site.backbone
@@ -74,10 +75,10 @@ def choose_backbone(site: SiteSettings, offer: Offer) -> Backbone:
 
 
 def check_pinned(site: SiteSettings, offer: Offer) -> None:
-    """Refuse settings other than those the operator agreed to.
+    """Refuse settings other than those that the operator agreed to.
 
     Raises:
-        FederationError: If a setting differs; fit to be sent.
+        FederationError: If a setting differs; its text may be sent to the server.
         ConfigError: If the operator's configuration cannot be read.
     """
     if site.pinned is None:
@@ -90,10 +91,10 @@ def check_pinned(site: SiteSettings, offer: Offer) -> None:
 
 
 def select_site(dataset: Dataset, site: SiteSettings, config: Config) -> tuple[Item, ...]:
-    """Pick what trains at a site.
+    """Select the training images of a site.
 
     Raises:
-        DataError: If there are fewer than two images, or no split where one is asked for.
+        DataError: If there are fewer than two images, or a split is asked for but there is none.
     """
     split = config.data.train_split
     items = select(dataset, [site.name], split)
@@ -114,13 +115,13 @@ def select_site(dataset: Dataset, site: SiteSettings, config: Config) -> tuple[I
 def prepare_site(
     site: SiteSettings, offer: Offer
 ) -> Generator[Progress | Finding, None, PreparedSite]:
-    """Check the settings, open the data, extract what the cache lacks.
+    """Check the settings, open the data, and extract the features that are not in the cache.
 
     Yields:
-        What is doubtful about the images; progress of the extraction, image by image.
+        Findings about the images, and the progress of the extraction, image by image.
 
     Raises:
-        FederationError: If the site refuses the offer; fit to be sent.
+        FederationError: If the site refuses the offer; its text may be sent to the server.
         ConfigError: If the backbone or the size of the images cannot be used.
         DataError: If the data cannot be used.
     """
@@ -150,15 +151,15 @@ def prepare_site(
 
 
 def remember_features(folder: Path, offer: Offer, prepared: PreparedSite) -> None:
-    """Note where the training features are, so that a message need not read every image again.
+    """Store where the training features are, so that images are not read again for a message.
 
     Args:
         folder: The site's own folder.
-        offer: Whose settings they were extracted under.
-        prepared: What was extracted.
+        offer: The settings under which they were extracted.
+        prepared: The extracted features.
 
     Raises:
-        DataError: If the note cannot be written.
+        DataError: If the file cannot be written.
     """
     features = prepared.client.features
     content = {
@@ -175,12 +176,12 @@ def remember_features(folder: Path, offer: Offer, prepared: PreparedSite) -> Non
 
 
 def recall_client(folder: Path, site: SiteSettings, offer: Offer) -> Client:
-    """Find the training features again, mapped from disk; neither images nor backbone are read.
+    """Open the training features again, mapped from disk; neither images nor backbone are read.
 
-    This process computes with them as the offer says, with its number of threads.
+    This also sets the number of threads of this process to that of the offer.
 
     Raises:
-        DataError: If they were not noted for this offer, or the cache no longer has them.
+        DataError: If they were stored for another offer, or are no longer in the cache.
     """
     set_threads(offer.config.compute)
     path, cache = folder / _FEATURES, Path(site.cache)
@@ -203,7 +204,7 @@ def recall_client(folder: Path, site: SiteSettings, offer: Offer) -> Client:
 
 
 def own_config(site: SiteSettings, offer: Offer) -> Config:
-    """Write the shared settings as this site can use them: with its data and its backbone."""
+    """Return the shared settings with this site's own data and backbone."""
     config = offer.config
     return replace(
         config,

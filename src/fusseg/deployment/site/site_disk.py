@@ -1,4 +1,4 @@
-"""What a site keeps on its own disk between messages: Flower starts a process for each of them."""
+"""What a site stores on disk between messages, since Flower starts a process for each one."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -20,40 +20,40 @@ _SITE, _OFFER, _READY, _RUNS = "site.json", "offer.json", "ready.json", "runs"
 _HEAD, _CARRIED, _CENTROIDS = "head.", "carried.", "centroids"
 Kept = TypeVar("Kept")
 _KEPT_ROUNDS = 5
-"""Own models that are kept: a restarted server repeats a round, not five."""
+"""Number of own models to keep: a restarted server repeats one round, not five."""
 
 
 @dataclass(frozen=True)
 class SiteSettings:
-    """What the site's operator decided; no server can change it."""
+    """Decisions of the site's operator, which no server can change."""
 
     name: str
     data: str
-    """The site's folder."""
+    """The site's folder of images."""
     cache: str
     """Folder of the feature cache."""
     backbone: str | None = None
-    """Backbone in place of the server's name for it; None: the filter bank or nothing."""
+    """This site's copy of the server's backbone; None: only the filter bank is accepted."""
     pinned: str | None = None
-    """Configuration that the server's has to agree with; None: any."""
+    """Configuration file that the server's settings must agree with; None: any settings."""
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """How far the features of an offer are."""
+    """How far the features of an offer are extracted."""
 
     offer: str
     """Digest of the offer."""
     state: Literal["preparing", "ready", "refused"]
     reason: str = ""
-    """Why the site refuses; fit to be sent."""
+    """Why the site refuses; may be sent to the server."""
     done: int = 0
     total: int = 0
-    """Images."""
+    """Number of images."""
 
 
 def save_settings(folder: Path, settings: SiteSettings) -> None:
-    """Write what the operator decided.
+    """Write the operator's decisions.
 
     Raises:
         DataError: If the folder cannot be written.
@@ -62,7 +62,7 @@ def save_settings(folder: Path, settings: SiteSettings) -> None:
 
 
 def load_settings(folder: Path) -> SiteSettings:
-    """Read what the operator decided.
+    """Read the operator's decisions.
 
     Raises:
         DataError: If it is missing or damaged.
@@ -71,7 +71,7 @@ def load_settings(folder: Path) -> SiteSettings:
 
 
 def save_offer(folder: Path, offer: Offer) -> None:
-    """Keep the offer that holds.
+    """Store the current offer.
 
     Raises:
         DataError: If the folder cannot be written.
@@ -80,7 +80,7 @@ def save_offer(folder: Path, offer: Offer) -> None:
 
 
 def load_offer(folder: Path) -> Offer | None:
-    """Read the offer that holds; None where there is none, or one of another version.
+    """Read the current offer; None if there is none, or one of another version.
 
     Raises:
         DataError: If it is damaged.
@@ -94,7 +94,7 @@ def load_offer(folder: Path) -> Offer | None:
 
 
 def save_preparation(folder: Path, preparation: Preparation) -> None:
-    """Note how far the features are.
+    """Store how far the features are extracted.
 
     Raises:
         DataError: If the folder cannot be written.
@@ -103,10 +103,10 @@ def save_preparation(folder: Path, preparation: Preparation) -> None:
 
 
 def load_preparation(folder: Path, offer: Offer) -> Preparation:
-    """Read how far the features of an offer are; not begun where nothing is noted.
+    """Read how far the features of an offer are extracted; not begun if nothing is stored.
 
     Raises:
-        DataError: If the note is damaged.
+        DataError: If the file is damaged.
     """
     if (folder / _READY).exists():
         found = _build(Preparation, folder / _READY)
@@ -116,17 +116,17 @@ def load_preparation(folder: Path, offer: Offer) -> Preparation:
 
 
 def run_folder(folder: Path, run: str) -> Path:
-    """Name the folder of one federation's run, a word of letters and digits."""
+    """Return the folder of a federation's run, which is named with letters and digits."""
     return folder / _RUNS / run
 
 
 def save_memory(folder: Path, round_number: int, memory: Memory) -> None:
-    """Keep what stays with the site after a round, for its next one.
+    """Store what stays with the site after a round, for its next one.
 
     Args:
-        folder: Of the run.
-        round_number: Round that made it, from 1.
-        memory: The site's own head and centroids, and what the objective left.
+        folder: Folder of the run.
+        round_number: The round that produced it, from 1.
+        memory: The site's own head and centroids, and what the objective carries over.
 
     Raises:
         DataError: If it cannot be written.
@@ -136,7 +136,7 @@ def save_memory(folder: Path, round_number: int, memory: Memory) -> None:
     tensors[_CENTROIDS] = memory.model.centroids
     content = save({name: part.contiguous().clone() for name, part in tensors.items()})
     _write(_own_model(folder, round_number), content)
-    # Counted one by one: a site does not take part in every round.
+    # Counted, not computed from the round: a site does not take part in every round.
     kept = sorted(_own_models(folder).items())
     past = [path for number, path in kept if number <= round_number]
     for path in past[:-_KEPT_ROUNDS]:
@@ -144,12 +144,12 @@ def save_memory(folder: Path, round_number: int, memory: Memory) -> None:
 
 
 def load_memory(folder: Path, round_number: int) -> Memory | None:
-    """Read what stayed with the site before a round, also when the round is repeated.
+    """Read what stayed with the site before a round, also if the round is repeated.
 
     Args:
-        folder: Of the run.
-        round_number: Round that is to come; what that round itself or a later one left is passed
-            over.
+        folder: Folder of the run.
+        round_number: The coming round. What this round or a later one has already stored is
+            ignored.
 
     Raises:
         DataError: If the file is damaged.

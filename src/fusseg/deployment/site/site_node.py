@@ -1,4 +1,4 @@
-"""Flower's process at a site, and what its operator is told of the connection."""
+"""Flower's process at a site, and what the operator is told about the connection."""
 
 import os
 import time
@@ -15,18 +15,18 @@ from fusseg.deployment.site.reaching import name_unused_proxies, why_unreachable
 from fusseg.deployment.wire.server_address import ServerAddress
 
 _LOOK_SECONDS = 60.0
-"""Between looks for a server while Flower's process runs."""
+"""Time between two checks of the connection while Flower's process runs."""
 _PAUSES = (1.0, 2.0, 5.0, 10.0, 15.0)
-"""Seconds before Flower's process is started again; the last holds from then on."""
+"""Seconds before Flower's process is restarted; the last value repeats."""
 _STEADY_SECONDS = 120.0
-"""A process that lived so long starts the pauses anew."""
+"""After a process has run this long the pauses start from the beginning."""
 
 
 class SiteNode:
-    """Flower's process at a site: started once the server can be reached, and again when it ends.
+    """Flower's process at a site: started once the server can be reached, restarted when it ends.
 
     Args:
-        server: Where the server's edge is.
+        server: Address of the server's edge.
         folder: The site's own folder.
         key: The site's private key.
         authority: Certificate of the authority.
@@ -43,11 +43,11 @@ class SiteNode:
         self._failures = 0
         self._log = folder / "supernode.log"
         self._begin = 0
-        """Of what the process that runs has written to the log."""
+        """Position in the log at which the output of the current process begins."""
         self._read = self._log.stat().st_size if self._log.exists() else 0
 
     def keep_running(self) -> Iterator[str]:
-        """Start the process if there is none and it is time to; say what happens."""
+        """Start the process if there is none and it is time to; yields what happens."""
         now = time.monotonic()
         if self._process is None:
             if now >= self._next_start:
@@ -81,7 +81,7 @@ class SiteNode:
         self._next_look = self._started + _LOOK_SECONDS
 
     def _look(self) -> Iterator[str]:
-        """Say where the server can no longer be reached: the process tries on without a word."""
+        """Say if the server can no longer be reached: the process retries silently."""
         reason = why_unreachable(self._server, self._authority)
         if reason:
             yield f"the server is gone: {reason}; it is tried again"
@@ -91,7 +91,7 @@ class SiteNode:
         self._next_look = time.monotonic() + _LOOK_SECONDS
 
     def _wait(self) -> str:
-        """Set the time of the next try, and name it."""
+        """Set the time of the next try, and describe it."""
         pause = _PAUSES[min(self._failures, len(_PAUSES) - 1)]
         self._next_start = time.monotonic() + pause
         return f"next try in {pause:.0f} s"
@@ -116,24 +116,24 @@ class SiteNode:
         return f"exit code {code}: {brief(said[-300:])}"
 
     def _has_stale_answer(self) -> bool:
-        """Look at what the process has written since the last look."""
+        """Tell whether the process has logged a stale answer since the last call."""
         with self._log.open("rb") as file:
             file.seek(self._read)
             written = file.read()
-        # A line in the making is read again.
+        # An incomplete line is read again next time.
         whole = written[: written.rfind(b"\n") + 1]
         self._read += len(whole)
         return flower.STALE_MESSAGE in whole
 
     def stop(self) -> None:
-        """Stop the process, and what it started."""
+        """Stop the process and all that it started."""
         if self._process is not None:
             stop_process(self._process)
             self._process = None
 
     def _start(self) -> "Popen[bytes]":
         programs = self._folder / "programs"
-        flower.link_programs(programs, "flwr-clientapp", "fusseg.deployment.site.client_process")
+        flower.link_programs(programs, "flwr-clientapp", "fusseg.deployment.own_app:run_client_app")
         command = flower.supernode_command(
             str(self._server),
             self._authority.resolve(),
@@ -144,5 +144,5 @@ class SiteNode:
         home = self._folder / "flower"
         home.mkdir(exist_ok=True, mode=0o700)
         variables = flower.environment(home.resolve(), programs.resolve()) | own_variables()
-        # The backbone may be named relative to where the command was given.
+        # The working directory stays: the path of the backbone may be relative to it.
         return start_process(command, variables, self._log, Path.cwd())

@@ -1,1 +1,1 @@
-"""What travels between server and sites: settings, tasks and answers, checked as they are read."""
+"""Messages between server and sites: settings, tasks and answers, checked when they are read."""

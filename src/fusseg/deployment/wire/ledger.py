@@ -1,4 +1,4 @@
-"""The ledger: one line for every message that left or arrived, at the server and at each site."""
+"""The ledger, at the server and at each site: one line for every message sent or received."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -19,7 +19,7 @@ Direction = Literal["to site", "to server"]
 Field = int | float | str
 NUMBER_BYTES = 8
 _LONGEST_WORD = 100
-"""Characters of a word that a line repeats; the digest covers all of it."""
+"""Most characters of a word that a line repeats; the digest covers the whole word."""
 
 
 @dataclass(frozen=True)
@@ -34,23 +34,23 @@ class TensorLine:
 
 @dataclass(frozen=True)
 class LedgerLine:
-    """One message, without what was in it."""
+    """One message, without its content."""
 
     time: str
-    """When the line was written, UTC."""
+    """Time at which the line was written, UTC."""
     site: str
     round: int
     """0 before training."""
     task: str
-    """What was asked for or answered."""
+    """The task that was asked for or answered."""
     direction: Direction
     tensors: tuple[TensorLine, ...]
     fields: Mapping[str, Field]
     """Numbers and words beside the tensors."""
     bytes: int
-    """Of tensors and fields, without the envelope of Flower and TLS."""
+    """Bytes of tensors and fields, without the overhead of Flower and TLS."""
     sha256: str
-    """Of names, shapes, types and values of tensors and fields: the same at both ends."""
+    """Digest of names, shapes, types and values of tensors and fields: the same at both ends."""
 
 
 def describe_message(
@@ -62,9 +62,9 @@ def describe_message(
     """Describe a message for the ledger.
 
     Args:
-        site: Who sends or receives it; the other end is the server.
-        direction: Where it goes.
-        tensors: What is in it.
+        site: The site that sends or receives it; the other end is the server.
+        direction: Its direction.
+        tensors: Its tensors.
         fields: Numbers and words beside the tensors, `round` and `task` among them.
     """
     digest = sha256()
@@ -90,7 +90,7 @@ def describe_message(
 
 
 def append_line(folder: Path, line: LedgerLine) -> None:
-    """Append a line to the ledger of a folder, on disk before this returns.
+    """Append a line to the ledger of a folder; it is on disk when this returns.
 
     Raises:
         DataError: If the ledger cannot be written.
@@ -109,7 +109,7 @@ def read_ledger(folder: Path) -> tuple[list[LedgerLine], int]:
         Its lines, and how many could not be read: a crash can cut a line short.
 
     Raises:
-        DataError: If there is none.
+        DataError: If there is no ledger.
     """
     path = folder / LEDGER
     if not path.is_file():
@@ -145,7 +145,7 @@ def _parse(entry: Mapping[str, Any]) -> LedgerLine:
 
 
 def _whole(value: Field | None) -> int:
-    # Whoever wrote it: the line comes before anything is checked.
+    # The value may be anything: the line is written before the message is checked.
     return value if isinstance(value, int) else 0
 
 

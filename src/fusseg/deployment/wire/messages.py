@@ -1,4 +1,4 @@
-"""Messages between server and sites as Flower's records, checked when they are read."""
+"""Convert packets to Flower's records, and check records when they are read."""
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from torch import Tensor
@@ -15,11 +15,11 @@ MOST_TENSORS = 64
 MOST_FIELDS = 64
 LONGEST_NAME = 100
 LONGEST_WORD = 65536
-"""Characters of one field; the settings that a server offers are the longest."""
+"""Most characters of one field; the longest are the settings that a server offers."""
 
 
 def pack(packet: Packet) -> RecordDict:
-    """Write a packet as Flower's records."""
+    """Convert a packet to Flower's records."""
     arrays = {
         name: Array(dtype_name(tensor), tuple(tensor.shape), _STYPE, to_bytes(tensor))
         for name, tensor in packet.tensors.items()
@@ -28,11 +28,10 @@ def pack(packet: Packet) -> RecordDict:
 
 
 def unpack(records: RecordDict) -> Packet:
-    """Read a packet, whoever wrote it.
+    """Read a packet from an untrusted sender.
 
     Raises:
-        FederationError: If a record is missing or there are others, or one does not hold what it
-            should.
+        FederationError: If records are missing or superfluous, or a record has wrong content.
     """
     if set(records) != {_TENSORS, _FIELDS}:
         raise FederationError(

@@ -1,4 +1,4 @@
-"""What the server tells every site before round 1: the settings that all have to share."""
+"""The offer: the settings that the server sends to every site before round 1."""
 
 import tomllib
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from fusseg.segmentation.objectives import spell_out
 
 HELLO = "hello"
 _SHARED_DATA = ("train_split", "crops", *SEEN)
-"""Settings of the data that hold at every site; where things lie is each site's own business."""
+"""Settings of the data that all sites share; each site decides for itself where its data is."""
 
 
 @dataclass(frozen=True)
@@ -23,18 +23,18 @@ class Offer:
     """The settings of one federation, as the server offers them."""
 
     run: str
-    """Names the federation's run, also over restarts of the server."""
+    """Name of the federation's run, which survives restarts of the server."""
     config: Config
-    """Without what concerns the server alone."""
+    """The settings without those that concern the server alone."""
     fingerprint: str
-    """Of the server's backbone."""
+    """Fingerprint of the server's backbone."""
     center: bool
     """Whether the mean feature is subtracted before any cosine."""
     version: str = VERSION
 
     @property
     def digest(self) -> str:
-        """SHA-256 over all of it; a site that answers names the offer it answers to."""
+        """SHA-256 of the whole offer; a site names it in its answers."""
         parts = (
             self.run,
             dump_config(self.config),
@@ -56,22 +56,22 @@ def make_offer(config: Config, run: str, fingerprint: str, *, center: bool) -> O
 
 
 def shared_settings(config: Config) -> Config:
-    """Drop what concerns one machine only: where data lie, which are held out, its processors.
+    """Drop settings that concern one machine only: data folders, held-out sites, processors.
 
-    Where the first model is from is the server's business too: it sends it in round 1.
+    The path of a starting model is the server's own setting too: it sends that model in round 1.
     """
     kept = {name: getattr(config.data, name) for name in _SHARED_DATA}
-    # Threads, too: with another number of them sums are rounded otherwise.
+    # The number of threads is shared, because it changes how sums are rounded.
     compute = ComputeConfig(precision=config.compute.precision, threads=config.compute.threads)
     model = replace(config.model, start="")
     return replace(config, data=DataConfig(**kept), model=model, compute=compute)
 
 
 def check_deployable(config: Config) -> None:
-    """Refuse what only one machine can do: pool images, or deal them out to clients.
+    """Refuse what works on one machine only: pooling images, or dealing them out to clients.
 
     Raises:
-        ConfigError: If a setting asks for it.
+        ConfigError: If there is such a setting.
     """
     protocol = resolve(config, deployed=True)
     name, strategy, local = protocol.strategy_name, protocol.strategy, protocol.local
@@ -113,7 +113,7 @@ def check_deployable(config: Config) -> None:
 
 
 def pack_offer(offer: Offer) -> Packet:
-    """Write an offer; it asks for a hello."""
+    """Convert an offer to a packet, which asks for a hello."""
     return Packet(
         {
             "task": HELLO,
@@ -132,7 +132,7 @@ def unpack_offer(packet: Packet) -> Offer:
     """Read an offer.
 
     Raises:
-        FederationError: If it is of another version, or not what a server of this one writes.
+        FederationError: If it is from another version, or is not what this version writes.
     """
     version = take_word(packet, "version")
     if version != VERSION:
@@ -163,10 +163,10 @@ def unpack_offer(packet: Packet) -> Offer:
 
 
 def differing_settings(left: Config, right: Config) -> list[str]:
-    """Name the dotted keys in which two sets of shared settings differ, the backbone's name aside.
+    """List the dotted keys in which two sets of shared settings differ.
 
-    A backbone is compared by its fingerprint: each machine may keep it elsewhere. A default may be
-    written out in one alone.
+    The backbone's name is ignored: each machine may store it elsewhere, and fingerprints are
+    compared instead. A default counts as equal whether or not it is written out.
     """
     left = replace(left, backbone=replace(left.backbone, name=right.backbone.name))
     return differing_keys(spell_out(left), spell_out(right))

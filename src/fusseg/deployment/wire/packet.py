@@ -1,4 +1,4 @@
-"""What one message carries, and how its fields are read: by name, by type, within bounds."""
+"""The content of one message, and functions that read its fields by name, type and bounds."""
 
 import math
 from collections.abc import Mapping
@@ -17,12 +17,12 @@ FIELDS = frozenset(
         *("run", "settings", "state", "task", "total", "version"),
     }
 )
-"""Names of the fields of messages; the numbers of an objective have others."""
+"""Names of the fields of messages, which the numbers of an objective must not use."""
 
 
 @dataclass(frozen=True)
 class Packet:
-    """Named tensors, and numbers and words beside them."""
+    """Named tensors, with numbers and words as fields."""
 
     fields: Mapping[str, Field]
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
@@ -35,7 +35,7 @@ def take_int(packet: Packet, name: str, least: int = 0, most: int = 2**53) -> in
         FederationError: If it is missing, of another type or out of bounds.
     """
     value = packet.fields.get(name)
-    # bool is an int to Python, and nobody's count.
+    # bool is a subclass of int, but not a count.
     if isinstance(value, bool) or not isinstance(value, int):
         raise FederationError(f"field {name!r} must be a whole number, got {shown(value)}")
     if not least <= value <= most:
@@ -68,10 +68,10 @@ def take_word(packet: Packet, name: str) -> str:
 
 
 def expect_field(packet: Packet, name: str, expected: Field) -> None:
-    """Refuse a packet whose field is not what it has to be.
+    """Refuse a packet if a field does not have the expected value.
 
     Raises:
-        FederationError: If it is missing or another value.
+        FederationError: If it is missing or has another value.
     """
     value = packet.fields.get(name)
     if value != expected or type(value) is not type(expected):

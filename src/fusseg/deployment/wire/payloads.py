@@ -1,4 +1,4 @@
-"""Tasks, answers and hellos as packets, and back with every value checked."""
+"""Convert tasks, answers and hellos to packets, and back with every value checked."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,25 +22,25 @@ from fusseg.segmentation.objective import Model
 
 EVALUATE: Final = "evaluate"
 FINISH: Final = "finish"
-"""Tasks beside those of the rounds: to score the model, and to keep it."""
+"""Tasks besides those of the rounds: score the model, and store it."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """Names one exchange: an answer has to name the same."""
+    """Identifies one exchange; an answer must repeat it."""
 
     run: str
     offer: str
-    """Digest of the settings that hold."""
+    """Digest of the current offer."""
     task: str
-    """The name of a task of the round, or `evaluate` or `finish`."""
+    """Name of a task of the round, or `evaluate` or `finish`."""
     round_number: int
-    """Round that is going on, from 1; for `evaluate` and `finish` the last that is finished."""
+    """The current round, from 1; for `evaluate` and `finish` the last finished one."""
     place: int
-    """Exchange within the round, from 0."""
+    """Number of the exchange within the round, from 0."""
 
     def fields(self) -> dict[str, Field]:
-        """What stands in every message of the exchange."""
+        """Return the fields that every message of the exchange contains."""
         return {
             "run": self.run,
             "offer": self.offer,
@@ -52,7 +52,7 @@ class Request:
 
 
 def read_request(packet: Packet) -> Request:
-    """Read what a message asks for.
+    """Read the request of a message.
 
     Raises:
         FederationError: If a field is missing or out of range.
@@ -68,15 +68,15 @@ def read_request(packet: Packet) -> Request:
 
 
 def find_task(request: Request, protocol: Protocol, *, at_sites: bool) -> Task | None:
-    """Find the task that a message asks for; None: to score or keep the model.
+    """Find the task that a message asks for; None: score or store the model.
 
     Args:
-        request: What is asked for.
-        protocol: Which tasks there are in which round.
-        at_sites: Whether the agreed settings have the sites score the model.
+        request: The request of the message.
+        protocol: Defines the tasks of each round.
+        at_sites: Whether the sites score the model under the agreed settings.
 
     Raises:
-        FederationError: If the agreed settings ask nothing of the kind: other sums, or further
+        FederationError: If the agreed settings contain no such task, such as other sums or further
             rounds.
     """
     number, name = request.round_number, request.task
@@ -93,7 +93,7 @@ def find_task(request: Request, protocol: Protocol, *, at_sites: bool) -> Task |
 
 
 def check_answers(packet: Packet, request: Request) -> None:
-    """Refuse an answer to something else: another run, round, task, version or settings.
+    """Refuse an answer to another run, round, task, version or offer.
 
     Raises:
         FederationError: If a field differs from the request's.
@@ -105,13 +105,13 @@ def check_answers(packet: Packet, request: Request) -> None:
 def pack_task(
     state: GlobalState, request: Request, delivery: Delivery, sent: Mapping[str, Bundle]
 ) -> Packet:
-    """Write a task.
+    """Convert a task to a packet.
 
     Args:
-        state: Whose plan is sent with it.
-        request: Which exchange it is.
-        delivery: What a client needs for it: what the client has already is named by its digest.
-        sent: What this client has not.
+        state: The state that contains the plan.
+        request: Identifies the exchange.
+        delivery: What a client needs for the task. What it already has is named by digest.
+        sent: What this client does not have yet.
     """
     fields = request.fields()
     fields |= {name: bundle.digest for name, bundle in delivery.kept.items()}
@@ -129,16 +129,16 @@ def unpack_task(
     """Read the state at the start of a task; parts that are not shared are those of round 0.
 
     Args:
-        packet: As `pack_task` wrote it.
-        task: What is asked for; None: to score or keep the model.
-        protocol: Which parts are shared, and how heads travel.
+        packet: The packet that `pack_task` made.
+        task: The requested task; None: score or store the model.
+        protocol: Defines which parts are shared, and how heads travel.
         feature_dim: Channels of the site's features.
-        folder: Of the run, where this site keeps plan and head.
+        folder: Folder of the run, where this site stores plan and head.
 
     Raises:
         FederationError: If a tensor is missing, malformed or not finite, or a field out of range.
-        LackError: If the server counts on something that this site does not have.
-        DataError: If what came cannot be kept.
+        LackError: If the server relies on something that this site does not have.
+        DataError: If the received parts cannot be stored.
     """
     parts = _packed_parts(packet, task, protocol, feature_dim)
     check_parts("the server", packet.tensors, parts)
@@ -154,7 +154,7 @@ def unpack_task(
 
 
 def pack_update(update: ClientUpdate, request: Request) -> Packet:
-    """Write an answer; its head is as it travels already."""
+    """Convert an answer to a packet; its head is already in the form in which it travels."""
     fields = {**request.fields(), "state": "done", "num_images": update.num_images}
     if update.loss is not None:
         fields["loss"] = update.loss
@@ -165,10 +165,10 @@ def unpack_update(packet: Packet, site: str, parts: Mapping[str, Part], task: Ta
     """Read an answer.
 
     Args:
-        packet: What the site sent.
-        site: Who sent it, as its key says and not as it says itself.
-        parts: What it has to hold, as it travels.
-        task: What was asked for.
+        packet: The packet that the site sent.
+        site: The sender, as its key shows, not as the packet says.
+        parts: The required tensors, in the form in which they travel.
+        task: The requested task.
 
     Raises:
         FederationError: If a tensor is missing, malformed or not finite, or a field out of range.
@@ -179,7 +179,7 @@ def unpack_update(packet: Packet, site: str, parts: Mapping[str, Part], task: Ta
 
 
 def pack_hello(hello: Hello, offer: str, run: str) -> Packet:
-    """Write a hello."""
+    """Convert a hello to a packet."""
     fields: dict[str, Field] = {
         "task": "hello",
         "round": 0,
@@ -200,10 +200,10 @@ def unpack_hello(packet: Packet, site: str, feature_dim: int, protocol: Protocol
     """Read a hello.
 
     Args:
-        packet: What the site sent.
-        site: Who sent it, as its key says.
+        packet: The packet that the site sent.
+        site: The sender, as its key shows.
         feature_dim: Channels of the features.
-        protocol: Whose objective may need the site's own estimates.
+        protocol: Its objective may need estimates of the site.
 
     Raises:
         FederationError: If a field or the sum is missing, malformed or not finite, or an estimate
@@ -236,7 +236,7 @@ def unpack_hello(packet: Packet, site: str, feature_dim: int, protocol: Protocol
 def _packed_parts(
     packet: Packet, task: Task | None, protocol: Protocol, feature_dim: int
 ) -> dict[str, Part]:
-    """Say which tensors a message has to hold, of those that it may leave out if any is there."""
+    """List the tensors that a message must contain; plan and head may be left out as a whole."""
     needs_head, needs_centroids = needs(task, protocol)
     found: dict[str, Part] = {}
     if MEAN_FEATURE in packet.tensors:

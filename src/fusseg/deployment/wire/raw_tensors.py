@@ -1,4 +1,4 @@
-"""Tensors as plain bytes, checked on the way back: no pickle, no format that could run code."""
+"""Tensors as plain bytes, checked when read: no pickle, no format that could run code."""
 
 import math
 from collections.abc import Sequence
@@ -11,20 +11,20 @@ from fusseg.core.visible_text import shown
 from fusseg.federation.parts import TRAVELING
 
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in TRAVELING}
-"""Types of numbers that may travel."""
+"""Number types that may travel."""
 MOST_BYTES = 512 * 2**20
-"""Of one tensor."""
+"""Largest size of one tensor."""
 MOST_SIDES = 8
 LONGEST_SIDE = 2**31
 
 
 def dtype_name(tensor: Tensor) -> str:
-    """Name a tensor's type of number as it is written on the wire."""
+    """Return the name of a tensor's number type as it is sent."""
     return str(tensor.dtype).removeprefix("torch.")
 
 
 def to_bytes(tensor: Tensor) -> bytes:
-    """Write a tensor's numbers, row by row, little-endian as every supported machine has them."""
+    """Write a tensor's numbers row by row, little-endian like every supported machine."""
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
@@ -35,27 +35,27 @@ def from_bytes(name: str, dtype: str, shape: Sequence[int], content: bytes) -> T
         name: For the error message.
         dtype: One of `DTYPES`.
         shape: At most `MOST_SIDES` whole numbers of 0 to `LONGEST_SIDE`.
-        content: As `to_bytes` wrote it.
+        content: The bytes that `to_bytes` wrote.
 
     Raises:
-        FederationError: If the type is unknown, the shape is none, or the bytes do not fit.
+        FederationError: If the type is unknown, the shape is invalid, or the bytes do not fit.
     """
     if dtype not in DTYPES:
         known = ", ".join(DTYPES)
         raise FederationError(f"tensor {name!r} is {shown(dtype)}, must be one of {known}")
-    # Before anything is multiplied: the product of giant or of many sides takes minutes, and
-    # Python refuses to write it.
+    # Checked before anything is multiplied: the product of many or of giant sides takes minutes,
+    # and Python refuses to print it.
     if len(shape) > MOST_SIDES:
         raise FederationError(f"tensor {name!r} has {len(shape)} sides, must be 0 to {MOST_SIDES}")
     for side in shape:
-        # bool is an int to Python, and nobody's length.
+        # bool is a subclass of int, but not a length.
         if isinstance(side, bool) or not isinstance(side, int) or not 0 <= side <= LONGEST_SIDE:
             raise FederationError(
                 f"tensor {name!r} has a side of {shown(side)}, must be a whole number of 0 to "
                 f"{LONGEST_SIDE}"
             )
     size = math.prod(shape) * DTYPES[dtype].itemsize
-    # As if no side were 0: beside one, the others could be of any length.
+    # Computed as if no side were 0: otherwise a 0 would allow any length of the other sides.
     room = math.prod(max(1, side) for side in shape) * DTYPES[dtype].itemsize
     if len(content) != size or room > MOST_BYTES:
         raise FederationError(
@@ -64,5 +64,5 @@ def from_bytes(name: str, dtype: str, shape: Sequence[int], content: bytes) -> T
         )
     if not content:
         return torch.empty(tuple(shape), dtype=DTYPES[dtype])
-    # A copy: the bytes cannot be written to, and what is trained is.
+    # A copy: bytes are read-only, but training changes tensors.
     return torch.frombuffer(bytearray(content), dtype=DTYPES[dtype]).reshape(tuple(shape))

@@ -1,7 +1,7 @@
-"""What a site keeps of what the server sent: the plan and the head, until they change.
+"""The plan and the head that a site received, which it stores until they change.
 
-Both are named by a digest of what is in them. A site that has lost one, or has another, says so and
-is sent it again.
+Both are identified by a digest of their content. A site that has lost one of them, or has another,
+says so and is sent it again.
 """
 
 import json
@@ -27,12 +27,12 @@ from fusseg.segmentation.training import TrainingPlan
 _FOLDER, _NUMBERS = "received", "numbers"
 _MOST_STEPS = 10**9
 _LARGEST_NUMBER = 1e30
-"""Of those that the sites agreed on: far beyond any that an objective can use."""
+"""Limit of the agreed numbers: far beyond any that an objective can use."""
 _SERVER = "the server"
 
 
 class LackError(FederationError):
-    """The server counts on something that this site does not have: it is asked to send it again."""
+    """The server relies on something that this site does not have, and must send it again."""
 
 
 def plan_parts(feature_dim: int) -> dict[str, Part]:
@@ -41,29 +41,29 @@ def plan_parts(feature_dim: int) -> dict[str, Part]:
 
 
 def kept_head_parts(protocol: Protocol, feature_dim: int) -> dict[str, Part]:
-    """Describe the weights of a head as it travels down."""
+    """Describe the weights of a head in the form in which the server sends it."""
     head = SegmentationHead(feature_dim, protocol.code_dim).state_dict()
     return narrow_parts(head_parts(dict(head)), protocol.wire)
 
 
 def take_plan(packet: Packet, protocol: Protocol, feature_dim: int, folder: Path) -> TrainingPlan:
-    """Read the plan out of a message, or where this site keeps it.
+    """Read the plan from a message, or from where this site stores it.
 
     Args:
         packet: The message.
-        protocol: Which numbers were agreed on.
+        protocol: Defines the agreed numbers.
         feature_dim: Channels of the site's features.
-        folder: Of the run.
+        folder: Folder of the run.
 
     Raises:
-        FederationError: If the digest is not that of the plan, or a number out of range.
+        FederationError: If the digest does not match the plan, or a number is out of range.
         LackError: If it was not sent, and this site does not have it.
-        DataError: If it cannot be kept.
+        DataError: If it cannot be stored.
     """
     digest, was_sent = take_word(packet, PLAN), MEAN_FEATURE in packet.tensors
     if not was_sent:
         packet = Packet(*_recall(folder, PLAN, digest))
-        # It may have been kept under other settings.
+        # It may have been stored under other settings.
         check_parts(_SERVER, packet.tensors, plan_parts(feature_dim))
     local = protocol.local
     names = [*local.objective.estimated(local.settings), *local.objective.given(local.settings)]
@@ -85,18 +85,18 @@ def take_plan(packet: Packet, protocol: Protocol, feature_dim: int, folder: Path
 def take_kept_head(
     packet: Packet, protocol: Protocol, feature_dim: int, folder: Path
 ) -> HeadWeights:
-    """Read the head out of a message, or where this site keeps it, in float32.
+    """Read the head from a message, or from where this site stores it, in float32.
 
     Args:
         packet: The message.
-        protocol: Channels of the codes, and how heads travel.
+        protocol: Defines the channels of the codes, and how heads travel.
         feature_dim: Channels of the site's features.
-        folder: Of the run.
+        folder: Folder of the run.
 
     Raises:
-        FederationError: If the digest is not that of the head.
+        FederationError: If the digest does not match the head.
         LackError: If it was not sent, and this site does not have it.
-        DataError: If it cannot be kept.
+        DataError: If it cannot be stored.
     """
     digest = take_word(packet, HEAD_BUNDLE)
     head = {name: part for name, part in packet.tensors.items() if name.startswith(HEAD)}
@@ -104,7 +104,7 @@ def take_kept_head(
         _keep(folder, HEAD_BUNDLE, digest, head, {})
     else:
         _, head = _recall(folder, HEAD_BUNDLE, digest)
-        # It may have been kept under other settings.
+        # It may have been stored under other settings.
         check_parts(_SERVER, head, kept_head_parts(protocol, feature_dim))
     return widen_head(take_head(head))
 
@@ -116,7 +116,7 @@ def _keep(
     tensors: Mapping[str, Tensor],
     numbers: Mapping[str, int | float],
 ) -> None:
-    """Keep what the server sent, in place of what it sent before."""
+    """Store what the server sent, replacing what it sent before."""
     found = make_bundle(tensors, numbers).digest
     if found != digest:
         raise FederationError(
@@ -137,7 +137,7 @@ def _keep(
 def _recall(
     folder: Path, name: str, digest: str
 ) -> tuple[dict[str, int | float], dict[str, Tensor]]:
-    """Read what the server sent before: numbers and tensors."""
+    """Read the numbers and tensors that the server sent before."""
     try:
         with safe_open(_path(folder, name), framework="pt") as opened:
             tensors = {part: opened.get_tensor(part) for part in opened.keys()}  # noqa: SIM118
@@ -145,7 +145,7 @@ def _recall(
         if make_bundle(tensors, numbers).digest == digest:
             return numbers, tensors
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError):
-        # Lost or damaged: it is sent once more.
+        # Lost or damaged: the server sends it again.
         pass
     raise LackError(f"this site does not have the {name} any more")
 

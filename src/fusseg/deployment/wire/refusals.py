@@ -1,4 +1,4 @@
-"""Refusing what another machine sent, whatever is wrong with it, without ending anything else."""
+"""Refuse a bad message from another machine without affecting anything else."""
 
 import logging
 import traceback
@@ -13,11 +13,11 @@ LOG = logging.getLogger(__name__)
 
 @contextmanager
 def refusing(what: str, passing: tuple[type[BaseException], ...] = ()) -> Iterator[None]:
-    """Turn every error while a message is read and checked into a refusal of that message.
+    """Turn every error in reading or checking a message into a refusal of that message.
 
     Args:
-        what: Which message, for the log.
-        passing: Errors that are no fault of the message; they pass through.
+        what: The message, for the log.
+        passing: Errors that the message did not cause; they are raised unchanged.
 
     Raises:
         FederationError: The refusal, with a reason of bounded length.
@@ -29,16 +29,16 @@ def refusing(what: str, passing: tuple[type[BaseException], ...] = ()) -> Iterat
     except passing:
         raise
     except Exception as error:
-        # No check foresaw it: it may be a bug, and a bug keeps its traceback.
+        # No check anticipated this error: it may be a bug, so its traceback is logged.
         log_error(f"cannot read {what}", error)
         reason = f"the message cannot be read: {type(error).__name__}: {error}"
         raise FederationError(brief(reason)) from error
 
 
 def log_error(text: str, error: BaseException) -> None:
-    """Log an error with the lines of code it came through and, of bounded length, its text.
+    """Log an error with its traceback and its text, shortened.
 
-    As `logging` writes a traceback, but what another machine sent may be part of the text.
+    Unlike the traceback of `logging`, this is safe if the text contains what another machine sent.
     """
     parts = [visible(text)]
     for one in _chain(error):
@@ -50,7 +50,7 @@ def log_error(text: str, error: BaseException) -> None:
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """List an error after those it came from."""
+    """List the causes of an error, followed by the error."""
     found = [error]
     while (earlier := found[0].__cause__ or found[0].__context__) is not None and len(found) < 9:
         found.insert(0, earlier)

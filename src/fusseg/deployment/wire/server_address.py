@@ -1,4 +1,4 @@
-"""The address of a server, as a site's operator writes it."""
+"""Parse the address of a server as a site's operator writes it."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from fusseg.core.visible_text import shown
 
 @dataclass(frozen=True)
 class ServerAddress:
-    """Where a server's edge is."""
+    """The address of a server's edge."""
 
     host: str
     """A DNS name or an IP address, without brackets."""
@@ -24,7 +24,7 @@ def parse_address(text: str) -> ServerAddress:
     """Read HOST:PORT, or [HOST]:PORT for an IPv6 address.
 
     Raises:
-        ConfigError: If it is something else, such as a URL.
+        ConfigError: If it has another form, such as a URL.
     """
     begin = f"the server must be HOST:PORT, got {shown(text, 100)}"
     scheme, is_url, rest = text.rpartition("://")
