@@ -71,8 +71,9 @@ test-package-lowest:
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
-# The documentation's commands and Python, as they stand on the pages.
+# The documentation's commands and Python, as they stand on the pages, and the examples in docstrings.
 test-docs: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --doctest-modules src/fusseg
 	$(BIN)/python -m pytest -n 2 -m docs tests/docs
 
 # The property tests on a thousand new examples each instead of the same few, by hand; under 10 minutes.

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from fusseg.bench.cell_results import Result, Scores, join_results
 from fusseg.bench.cells import Cell
 from fusseg.bench.conditions import _SETTINGS, settings_section
 from fusseg.bench.grid import Column, Grid, Method
 from fusseg.bench.output import to_csv, to_markdown
-from fusseg.bench.results import Result, Scores, join_results
 from fusseg.bench.table import table_sections
 from fusseg.config.schema import Config
 from fusseg.report.bench_page import PageFigure, PageTable, render_bench

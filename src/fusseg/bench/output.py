@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fusseg.bench.cell_results import Result, read_results
 from fusseg.bench.cells import Cell
 from fusseg.bench.conditions import methods_section, settings_section
 from fusseg.bench.grid import Grid
-from fusseg.bench.results import Result, read_results
 from fusseg.bench.table import Entry, Section, table_sections
 from fusseg.core.errors import DataError
 from fusseg.core.files import write_atomically

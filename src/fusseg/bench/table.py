@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from fusseg.bench.cell_results import PHASES, Phase, Result, Results, Scores
 from fusseg.bench.grid import Grid
-from fusseg.bench.results import PHASES, Phase, Result, Results, Scores
 from fusseg.bench.statistics import Difference, Spread, paired_difference, spread
 from fusseg.report import formatting
 

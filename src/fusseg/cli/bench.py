@@ -9,12 +9,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from fusseg.bench.cell_results import PHASES, read_cell
 from fusseg.bench.cells import Cell, cell_progress, list_cells
 from fusseg.bench.grid import Grid, check_names, override_grid
 from fusseg.bench.grid_file import dump_grid, find_grid, load_grid, read_seeds
 from fusseg.bench.output import FIGURES, GRID, MARKDOWN, PAGE, Bench, write_file, write_tables
 from fusseg.bench.pictures import draw_figures
-from fusseg.bench.results import PHASES, read_cell
 from fusseg.bench.run_cells import CellDone, run_cells, run_cells_on
 from fusseg.cli.progress import Display, follow
 from fusseg.cli.spreading import check_dask, workers_at
