@@ -21,6 +21,8 @@ def test_a_deployment_ends_in_the_bits_of_the_simulation(kind, make_federation, 
     federation = make_federation(*KINDS[kind])
     federation.join_all()
     federation.serve()
+    federation.wait_for_event("round 1 of 2")
+    check_that_secrets_are_for_their_owner_only(federation)
     assert federation.finish() == 0, federation.log("serve")
     expected = federation.simulate()
     found = federation.final_state()
@@ -39,6 +41,15 @@ def test_a_deployment_ends_in_the_bits_of_the_simulation(kind, make_federation, 
         assert here == there
 
 
+def check_that_secrets_are_for_their_owner_only(federation):
+    folders = [federation.run_dir / "flower", *map(federation.state, federation.sites)]
+    keys = [federation.keys / name for name in ("ca.key", "server.key", "east.key")]
+    ledgers = [federation.run_dir / "ledger.jsonl", federation.state("east") / "ledger.jsonl"]
+    secret = federation.run_dir / "flower" / "superexec.secret"
+    for path in (*folders, *keys, *ledgers, secret):
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
 def test_a_federation_starts_from_a_saved_model(make_federation, same_bits):
     federation = make_federation("federation.rounds=1")
     saved = federation.simulate("saved")
@@ -54,18 +65,3 @@ def test_a_federation_starts_from_a_saved_model(make_federation, same_bits):
     assert federation.record()["start"]["name"] == "saved"
     assert load_regions(federation.run_dir, 2).names == ("noise", "plate")
     assert "plate" in (federation.run_dir / "report.html").read_text()
-
-
-def test_files_with_secrets_are_for_their_owner_only(make_federation):
-    federation = make_federation("federation.rounds=1")
-    federation.join_all()
-    federation.serve()
-    federation.wait_for_event("round 1 of 1")
-    folders = [federation.run_dir / "flower", *map(federation.state, federation.sites)]
-    for folder in folders:
-        assert folder.stat().st_mode & 0o077 == 0, folder
-    keys = [federation.keys / name for name in ("ca.key", "server.key", "east.key")]
-    ledgers = [federation.run_dir / "ledger.jsonl", federation.state("east") / "ledger.jsonl"]
-    secret = federation.run_dir / "flower" / "superexec.secret"
-    for path in (*keys, *ledgers, secret):
-        assert path.stat().st_mode & 0o077 == 0, path
