@@ -1,12 +1,14 @@
 """Measure every stage of fusseg against a floor: `python -m benchmarks.speed`."""
 
 import argparse
+import io
 import os
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from fusseg.cli.app import refuse_tildes
 from fusseg.cli.stopping import stopped_with
 from fusseg.core.errors import FussegError
 from fusseg.core.visible_text import say
@@ -28,9 +30,12 @@ def main(arguments: Sequence[str]) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     from benchmarks.speed.measuring import SpeedOptions, run_speed
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     command = shlex.join(["python", "-m", "benchmarks.speed", *arguments])
     asked = SpeedOptions(options.json, command, options.device, options.quick, options.backbone)
     try:
+        refuse_tildes(arguments)
         with stopped_with(f"stopped; what was measured is in {asked.json}"):
             return 0 if run_speed(asked) else 1
     except FussegError as error:

@@ -47,7 +47,8 @@ EXPLANATIONS: Explanations = {
     ("local step, D' = 256, bfloat16", "cpu"): Explanation(_FLOAT32_SUMS, up_to=3.5),
     ("local step, D' = 144, bfloat16", "cpu"): Explanation(_FLOAT32_SUMS, up_to=4.0),
     ("aggregation, fedcc-kmeans, noise", "full"): Explanation(
-        "k-means finds nothing in noise and goes on for long, scikit-learn's too", up_to=5.0
+        "k-means finds no clusters in noise and takes many iterations, as scikit-learn's does",
+        up_to=5.0,
     ),
     ("aggregation, consensus, linear in clients", "full"): Explanation(
         "the number of iterations until nothing changes depends on the points", up_to=1.8

@@ -231,7 +231,7 @@ def test_options_that_cannot_be_are_refused(cli, grid, tmp_path):
         (("--seeds", 0), "seeds must be 1 to"),
         (("--only", "FedAv"), "unknown method 'FedAv'; did you mean 'FedAvg'?"),
         (("--column", "al"), "unknown column 'al'; did you mean 'all'?"),
-        (("--preset", "x"), "has no presets; drop --preset x"),
+        (("--preset", "x"), "has no presets; leave out --preset x"),
         (("--set", "federation.strategy=local"), "is set by the method 'FedAvg'"),
         (("--set", "data.held_out_sites=[]"), "no held-out image is labeled"),
     ]:

@@ -176,9 +176,11 @@ def test_an_option_of_a_grid_is_unknown(capsys):
     assert "unrecognized arguments: --seeds" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("options", [(), ("--quick", "--json", "speed.json")])
-def test_the_former_command_names_its_replacement(cli, options):
-    code, _, errors = cli("bench", "speed", *options)
+@pytest.mark.parametrize(
+    "words", ["speed", "speed --quick --json speed.json", "--json=speed.json speed"]
+)
+def test_the_former_command_names_its_replacement(cli, words):
+    code, _, errors = cli("bench", *words.split())
     assert code == 2
     assert "python -m benchmarks.speed" in errors
 

@@ -138,8 +138,8 @@ def test_a_path_that_is_no_folder_is_told_from_one_that_is_no_run(cli, tmp_path)
 
 
 def test_a_folder_without_a_run_is_refused_by_name(cli, tmp_path):
-    fails(cli("evaluate", tmp_path), f"{tmp_path} is no run directory: it has no config.toml")
-    fails(cli("report", tmp_path), f"{tmp_path} is no run directory: it has no config.toml")
+    fails(cli("evaluate", tmp_path), f"{tmp_path} is not a run directory: it has no config.toml")
+    fails(cli("report", tmp_path), f"{tmp_path} is not a run directory: it has no config.toml")
 
 
 def test_predict_names_what_is_missing_or_would_collide(cli, trained, tmp_path):

@@ -303,7 +303,7 @@ def test_extract_fills_the_cache_and_cache_lists_and_prunes_it(
     assert [line for line in out.splitlines() if "filterbank" in line and " 6 " in line]
     code, _, err = cli("cache", "--prune")
     assert code == 2
-    assert "say what: --older-than DAYS, --backbone, --site, or --all" in err
+    assert "needs a condition: --older-than DAYS, --backbone, --site, or --all" in err
     code, _, err = cli("cache", "--prune", "--older-than", "-5")
     assert (code, err) == (2, "error: --older-than must be at least 0, got -5\n")
     _, out, _ = cli("cache", "--prune", "--older-than", "1")

@@ -149,7 +149,7 @@ def test_a_saved_run_must_be_there_and_share_one_model(
 ):
     code, _, err = cli("run", "--from", tmp_path / "absent", "--out", tmp_path / "new")
     assert code == 2
-    assert "is no run directory" in err
+    assert "is not a run directory" in err
     code, _, err = cli("run", "--from", saved_run, "--resume", "--out", tmp_path / "new")
     assert code == 2
     assert "--from starts a new run, --resume continues one" in err

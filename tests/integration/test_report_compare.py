@@ -230,7 +230,7 @@ def test_report_compares_runs_from_the_command_line(cli, make_sites, make_config
     assert f"{runs[0]} is given twice; name each run once" in err
     code, _, err = cli("report", runs[0], root)
     assert code == 2
-    assert f"{root} is no run directory: it has no config.toml" in err
+    assert f"{root} is not a run directory: it has no config.toml" in err
     code, _, err = cli("report", runs[0], "--out", out)
     assert code == 2
     assert "--out names the page that compares two or more runs" in err

@@ -126,7 +126,7 @@ def test_a_preset_lies_over_its_grid(write):
         load_grid(path)
     with pytest.raises(ConfigError, match="unknown preset 'z'; choose one of x, y"):
         load_grid(path, "z")
-    with pytest.raises(ConfigError, match="has no presets; drop --preset x"):
+    with pytest.raises(ConfigError, match="has no presets; leave out --preset x"):
         load_grid(write("[methods.a]\n"), "x")
 
 

@@ -101,7 +101,7 @@ def test_some_site_must_train():
     message = refused(MIXED, held_out_sites=("a", "b", "c"))
     assert message == (
         "no image trains: data.held_out_sites names every site, a, b, c; "
-        "leave a site out, or set data.train_split and data.held_out_split"
+        "remove a site from it, or set data.train_split and data.held_out_split"
     )
 
 

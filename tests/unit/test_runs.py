@@ -114,7 +114,7 @@ def test_where_there_is_no_run_none_is_resumed(tmp_path):
 
 
 def test_a_folder_without_configuration_is_no_run(tmp_path):
-    message = f"{tmp_path} is no run directory: it has no config.toml"
+    message = f"{tmp_path} is not a run directory: it has no config.toml"
     expect_refusal(message, ConfigError, read_run_config, tmp_path)
 
 

@@ -133,7 +133,7 @@ def _with_preset(path: Path, table: dict[str, Any], preset: str | None) -> dict[
     presets = _read_section(table, "presets")
     if not presets:
         if preset is not None:
-            raise ConfigError(f"{path} has no presets; drop --preset {preset}")
+            raise ConfigError(f"{path} has no presets; leave out --preset {preset}")
         return table
     if preset is None and len(presets) == 1:
         preset = next(iter(presets))

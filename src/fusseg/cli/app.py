@@ -56,14 +56,14 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     try:
-        _refuse_tildes(sys.argv[1:])
+        refuse_tildes(sys.argv[1:])
         app(standalone_mode=True)
     except FussegError as error:
         say(f"error: {error}", error=True)
         raise SystemExit(INPUT_ERROR) from None
 
 
-def _refuse_tildes(arguments: list[str]) -> None:
+def refuse_tildes(arguments: list[str]) -> None:
     """Refuse a path with a ~ that the shell did not expand, as in --out=~/runs or in quotes."""
     for argument in arguments:
         if re.match(r"(--[\w-]+=)?~(/|$)", argument):

@@ -513,11 +513,13 @@ def ledger(
 
 
 class _BenchCommand(typer.core.TyperCommand):
-    """Says where `fusseg bench speed` went, whatever options follow it."""
+    """Says where `fusseg bench speed` went, whatever its options."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - click's own
         """Read the arguments."""
-        if args[:1] == ["speed"]:
+        former = {"--quick", "--device", "--json", "--backbone"}
+        given = {argument.partition("=")[0] for argument in args}
+        if args[:1] == ["speed"] or ("speed" in args and former & given):
             ctx.fail(
                 "the measurements of speed are no longer part of the package; run "
                 "`python -m benchmarks.speed` in a checkout of the repository"
@@ -611,7 +613,9 @@ def cache(
         return
     unconditional = older_than is None and backbone is None and site is None
     if unconditional and not everything:
-        raise typer.BadParameter("say what: --older-than DAYS, --backbone, --site, or --all")
+        raise typer.BadParameter(
+            "--prune needs a condition: --older-than DAYS, --backbone, --site, or --all"
+        )
     prune_cache(folder, stores, everything=unconditional)
 
 

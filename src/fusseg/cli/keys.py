@@ -22,8 +22,9 @@ def run_server(hosts: list[str], authority: Path, out: Path, days: int) -> None:
     key, certificate = create_server_certificate(authority, hosts, out, days)
     say(f"wrote {key}\nwrote {certificate}")
     say(
-        f"Keep both on the server, with ca.crt beside them; {key.name} never leaves it. They are "
-        f"valid until {read_certificate_expiry(certificate):%Y-%m-%d}; make new ones before then."
+        f"Keep both on the server, with ca.crt beside them; {key.name} never leaves it. The "
+        f"certificate is valid until {read_certificate_expiry(certificate):%Y-%m-%d}; make a new "
+        "key and certificate before then."
     )
 
 

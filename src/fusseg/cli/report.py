@@ -25,8 +25,8 @@ def run_report(run_dir: Path, cache: Path) -> bool:
         False if the report has no pictures.
 
     Raises:
-        FussegError: If the folder is no run directory, its record and its state are from different
-            rounds, or its data cannot be used and a report already exists.
+        FussegError: If the folder is not a run directory, its record and its state are from
+            different rounds, or its data cannot be used and a report already exists.
     """
     config, record = read_run_config(run_dir), _load_record(run_dir)
     saved, shown = None, None
@@ -56,7 +56,7 @@ def run_comparison(run_dirs: Sequence[Path], out: Path) -> None:
         out: HTML file to write.
 
     Raises:
-        ConfigError: If a folder is no run directory or is given twice, or there are too many.
+        ConfigError: If a folder is not a run directory or is given twice, or there are too many.
         DataError: If a record cannot be read or is from another round than its state, or the page
             cannot be written.
     """

@@ -29,7 +29,7 @@ def start_overrides(run_dir: Path, overrides: Sequence[str]) -> list[str]:
         All overrides of the new run.
 
     Raises:
-        ConfigError: If the folder is no run directory.
+        ConfigError: If the folder is not a run directory.
     """
     model = read_run_config(run_dir).model
     return [

@@ -14,7 +14,7 @@ from fusseg.core.errors import ConfigError, DataError
 from fusseg.core.files import write_atomically
 
 _RESOURCE = "fusseg"
-"""A Dask resource: each worker has one and each task takes one, so a worker runs one at a time."""
+"""A Dask resource. Each worker has one and each task takes one: a worker runs a task at a time."""
 _CLOSE_SECONDS = 10
 
 

@@ -51,7 +51,7 @@ def check_white_level(white_level: int | dict[str, int] | None) -> None:
     """Refuse a white level that no image could have, for all images or by number of bands.
 
     Raises:
-        ConfigError: If a level is out of range, or a key is no number of bands.
+        ConfigError: If a level is out of range, or a key is not a number of bands.
     """
     table = white_level if isinstance(white_level, dict) else {"": white_level}
     for bands, level in table.items():

@@ -7,7 +7,7 @@ Entry = TypeVar("Entry")
 
 
 def spread_evenly(entries: Sequence[Entry], most: int | None) -> list[Entry]:
-    """Choose at most so many entries, in even steps from the first to the last.
+    """Choose at most `most` entries, in even steps from the first to the last.
 
     Args:
         entries: All entries.

@@ -92,8 +92,8 @@ def _doubt(item: Item) -> str:
         return f"{said}; {told}; if this is wrong, save both upright, without the tag"
     return (
         f"{said}; their sizes are equal with and without turning, so it is unclear whether the "
-        "mask was drawn on the turned image, which is assumed; look at one, and if this is wrong "
-        "save both upright, without the tag"
+        "mask was drawn on the turned image, which is assumed; look at one, and save both upright, "
+        "without the tag"
     )
 
 

@@ -30,7 +30,7 @@ class ValueCounts:
     solid: Int64[np.ndarray, "256"]
     """Pixels with no other value among their eight neighbors, except the ignored value."""
     between: Int64[np.ndarray, "256"]
-    """Pixels with one neighbor of a lower and one of a higher value."""
+    """Pixels with at least one neighbor of a lower and one of a higher value."""
 
     def __add__(self, other: "ValueCounts") -> "ValueCounts":
         """Add the counts of other masks."""

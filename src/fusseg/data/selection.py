@@ -43,7 +43,7 @@ def select_training(dataset: Dataset, config: DataConfig) -> tuple[Item, ...]:
     if not items:
         raise ConfigError(
             f"no image trains: data.held_out_sites names every site, {', '.join(dataset.sites)}; "
-            "leave a site out, or set data.train_split and data.held_out_split"
+            "remove a site from it, or set data.train_split and data.held_out_split"
         )
     items = pick_listed(items, dataset, config.train_list, "train_list")
     held_out = set(select_held_out(dataset, config))

@@ -50,7 +50,7 @@ def training_views(items: Sequence[Item], backbone: Backbone, config: Config) ->
 
 
 def held_out_views(items: Sequence[Item], backbone: Backbone, config: Config) -> tuple[View, ...]:
-    """View held-out images: cropped to `evaluation.image_size`, or whole.
+    """View held-out images: fitted to `evaluation.image_size` (else `data.image_size`), or whole.
 
     Raises:
         ConfigError: As `check_views`.

@@ -78,14 +78,14 @@ def read_run_config(path: Path, overrides: Sequence[str] = ()) -> Config:
             names of this version.
 
     Raises:
-        ConfigError: If the folder is no run directory, or an override is wrong.
+        ConfigError: If the folder is not a run directory, or an override is wrong.
     """
     if not path.exists():
         raise ConfigError(f"there is no run directory {path}; correct the path")
     if path.is_file():
         raise ConfigError(f"{path} is a file; give the run directory that contains it")
     if not (path / CONFIG).exists():
-        raise ConfigError(f"{path} is no run directory: it has no {CONFIG}")
+        raise ConfigError(f"{path} is not a run directory: it has no {CONFIG}")
     table = translate_settings(read_toml(path / CONFIG))
     return parse_config(merge_tables(table, parse_overrides(overrides)))
 

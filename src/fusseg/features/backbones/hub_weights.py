@@ -24,7 +24,7 @@ def download(name: str) -> Path:
     preferred; the old .bin is fetched only if a model has nothing else.
 
     Args:
-        name: Its id on the hub, such as `facebook/dino-vitb8`.
+        name: Its ID on the hub, such as `facebook/dino-vitb8`.
 
     Returns:
         The folder with the model.
@@ -41,7 +41,7 @@ def download(name: str) -> Path:
         return _fetch(name)
     except HFValidationError as error:
         raise ConfigError(
-            f"there is no folder {name!r}, and it is not an id on the Hugging Face hub: {error}"
+            f"there is no folder {name!r}, and it is not an ID on the Hugging Face hub: {error}"
         ) from error
     return cached if is_complete(cached) else _fetch(name)
 
