@@ -4,6 +4,7 @@ import io
 import os
 import re
 import sys
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -63,7 +64,7 @@ def main() -> None:
         raise SystemExit(INPUT_ERROR) from None
 
 
-def refuse_tildes(arguments: list[str]) -> None:
+def refuse_tildes(arguments: Sequence[str]) -> None:
     """Refuse a path with a ~ that the shell did not expand, as in --out=~/runs or in quotes."""
     for argument in arguments:
         if re.match(r"(--[\w-]+=)?~(/|$)", argument):
