@@ -123,7 +123,7 @@ def test_a_server_whose_key_and_certificate_differ_writes_nothing(
     code, _, err = serve(make_config(make_sites()))
     assert code == 2
     assert (
-        f"error: server.key does not belong to server.crt in {keys}; make both anew with fusseg "
+        f"error: server.key does not belong to server.crt in {keys}; create both again with fusseg "
         "keys server"
     ) in err
     assert not (tmp_path / "run").exists()
@@ -136,7 +136,7 @@ def test_a_server_whose_certificate_no_site_would_trust_writes_nothing(
     (tmp_path / "other" / "ca.crt").replace(keys / "ca.crt")
     code, _, err = serve(make_config(make_sites()))
     assert code == 2
-    assert f"error: server.crt is not signed by ca.crt in {keys}; make it anew" in err
+    assert f"error: server.crt is not signed by ca.crt in {keys}; create it again" in err
     assert not (tmp_path / "run").exists()
 
 

@@ -205,7 +205,7 @@ LIES = {
     "a missing array": (dropped, "expected ['centroids'"),
     "an extra array": (extra, "'image'"),
     "a negative count": (with_field("num_images", -3), "must be 1 to"),
-    "an absurd count": (with_field("num_images", 10**6), "by its hello"),
+    "an absurd count": (with_field("num_images", 10**6), "in its hello, but sent"),
     "a replayed round": (with_field("round", 7), "'round' must be"),
     "another run": (with_field("run", "abc"), "'run' must be"),
     "a foreign seed": (with_field("offer", "0" * 64), "'offer' must be"),

@@ -189,7 +189,7 @@ def test_centroids_move_to_a_folder_of_images(cli, saved_run, tmp_path):
         cosines.tolist(), abs=1e-6
     )
     page = (out / "adaptation.html").read_text()
-    assert "There are no labels" in page
+    assert "Without labels" in page
     assert "gravel bed" in page
     assert (out / "regions.toml").read_bytes() == (saved_run / "regions.toml").read_bytes()
     assert cli("predict", out, images, "--out", tmp_path / "regions")[0] == 0

@@ -95,7 +95,7 @@ def test_runs_of_the_same_data_and_settings_need_no_warning():
         ),
         (
             with_final(per_class_iou={"sky": 0.5}),
-            "B lacks the class pole: its mIoU is over fewer classes.",
+            "B has no class pole: its mIoU is over fewer classes.",
         ),
         (make_record(protocol={"flip": True}), "The scores are computed differently (flip)."),
         (

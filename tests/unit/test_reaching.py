@@ -187,8 +187,8 @@ def test_a_name_that_is_not_in_the_certificate(tmp_path, keys):
         said = reason(port, keys / "ca.crt", "other.example.org")
     assert said == (
         f"the certificate of other.example.org:{port} is for fed.example.org, localhost, 10.1.2.3, "
-        "127.0.0.1, not for other.example.org; use one of these names, or make the certificate "
-        "anew with fusseg keys server other.example.org"
+        "127.0.0.1, not for other.example.org; use one of these names, or create a new "
+        "certificate with fusseg keys server other.example.org"
     )
 
 

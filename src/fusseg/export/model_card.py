@@ -30,7 +30,7 @@ def model_card(
     from huggingface_hub import ModelCardData
 
     header = ModelCardData(
-        license=license_id,
+        license=license_id or None,
         library_name="fusseg",
         pipeline_tag="image-segmentation",
         tags=["image-segmentation", "unsupervised-segmentation", "federated-learning", "fusseg"],
@@ -65,8 +65,8 @@ def _origin(training: Mapping[str, Any]) -> str:
         parts.append("Each client kept a model of its own; this is one of them.")
     if training.get("adapted"):
         parts.append(
-            "Afterwards its centroids were moved to other images, and the clients and images below "
-            "are the ones it was moved to."
+            "Afterwards its centroids were moved to other images; the clients and images below are "
+            "those that the centroids were moved to."
         )
     return " ".join(parts)
 

@@ -134,7 +134,7 @@ def _unlike_scores(runs: Sequence[ComparedRun]) -> list[str]:
         missing = sorted(set().union(*classes) - own)
         if own and missing:
             caveats.append(
-                f"{run.key} lacks the class {formatting.listing(missing)}: its mIoU is over fewer "
+                f"{run.key} has no class {formatting.listing(missing)}: its mIoU is over fewer "
                 "classes."
             )
     protocols = [run.record.get("protocol") or {} for run in runs]

@@ -95,7 +95,10 @@ def clouds_png(
                 axes.set_ylabel(f"round {number}", fontsize=9)
             if number in by_round:
                 _draw_cloud(axes, by_round[number])
-    figure.suptitle(f"{kind} of unit centroids: dots are clients', rings the server's", fontsize=9)
+    figure.suptitle(
+        f"{kind} of unit centroids: small dots are the clients', large rings the server's",
+        fontsize=9,
+    )
     _legend(figure, legend)
     height = figure.get_figheight()
     figure.subplots_adjust(

@@ -187,8 +187,8 @@ def check_scored(config: Config) -> None:
     if config.evaluation.at_sites and resolve(config).keeps_own_models:
         raise ConfigError(
             "evaluation.at_sites scores one model for all sites, but with federation.strategy "
-            f"{config.federation.strategy!r} and these switches each site keeps its own; set it to "
-            "false"
+            f"{config.federation.strategy!r} and its federation.aggregate_* settings each site "
+            "keeps its own; set evaluation.at_sites to false"
         )
     if config.evaluation.at_sites and config.data.held_out_sites:
         raise ConfigError(

@@ -39,10 +39,6 @@ from fusseg.runs.record_form import (
 )
 from fusseg.segmentation.training import TrainingPlan
 
-GLOBAL = ""
-"""Name of the one model where all is aggregated; no site can have it."""
-
-
 SIMULATION, DEPLOYMENT = "simulation", "flower"
 """How the clients are reached, as the record says."""
 
@@ -281,8 +277,8 @@ def _describe_clients(finished: Round, log: RoundLog) -> list[ClientRound]:
                     "client_id": update.client_id,
                     "num_images": update.num_images,
                     "loss": None,
-                    "bytes_down": traffic["bytes_down"],
                     "bytes_up": traffic["bytes_up"],
+                    "bytes_down": traffic["bytes_down"],
                 },
             )
             client["loss"] = update.loss if client["loss"] is None else client["loss"]

@@ -101,7 +101,8 @@ class StartEntry(TypedDict):
     """The saved model that training started from."""
 
     path: str
-    """Run directory, as in `model.start`; only the last part of an absolute path."""
+    """Run directory, as in `model.start` or as given to `fusseg adapt`; only the last part of an
+    absolute path."""
     name: str
     """Name of that run."""
     round: int
@@ -127,9 +128,9 @@ class HelloEntry(TypedDict):
     agreed: dict[str, float]
     """Values of the objective's numbers, by name."""
     bytes_up: int
-    """Bytes that all clients sent."""
+    """Bytes that all clients sent; 0 where nothing is sent."""
     bytes_down: int
-    """Bytes that were sent to all clients."""
+    """Always 0: nothing is sent to the clients before round 1."""
     refused: NotRequired[list[RefusedSite]]
     """Sites of a deployment that were refused."""
 
@@ -324,11 +325,12 @@ class Record(TypedDict):
     anchor: NotRequired[str]
     """In `fusseg bench`, a baseline without training: `features` or `pca`."""
     start: NotRequired[StartEntry | None]
-    """The saved model that training started from; None: the model was drawn at random."""
+    """The saved model that training started from; None: the model was drawn at random, or there was
+    no training."""
     adapted: NotRequired[AdaptedEntry | None]
     """What `fusseg adapt` did; None in a run that was trained."""
     hello: HelloEntry | None
-    """What was agreed on before round 1; None before that."""
+    """What was agreed on before round 1; None before that, and in a baseline without training."""
     rounds: list[RoundEntry]
     """The finished rounds."""
     trained: ModelScores | None

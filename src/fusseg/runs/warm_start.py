@@ -101,7 +101,8 @@ def check_suits(saved: SavedState, config: Config, fingerprint: str, run_dir: Pa
     if fingerprint != saved.fingerprint:
         raise ConfigError(
             f"{run_dir} was trained on a backbone with fingerprint {saved.fingerprint[:16]}, but "
-            f"{config.backbone.name} has {fingerprint[:16]}; use the same backbone"
+            f"{config.backbone.name} has {fingerprint[:16]}; set backbone.name to the "
+            "backbone of that run"
         )
 
 
@@ -109,8 +110,8 @@ def _check_center(saved: SavedState, run_dir: Path, *, center: bool) -> None:
     there = bool(saved.state.plan.mean_feature.any())
     if there != center:
         raise ConfigError(
-            f"{run_dir} was trained with backbone.center {there}, but here it is {center}; set it "
-            f"to {str(there).lower()}"
+            f"{run_dir} was trained with backbone.center {str(there).lower()}, but here it is "
+            f"{str(center).lower()}; set backbone.center to {str(there).lower()}"
         )
 
 

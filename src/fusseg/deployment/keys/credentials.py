@@ -41,7 +41,7 @@ def check_server_files(key: Path, certificate: Path, authority: Path) -> None:
     """
     if load_certificate(certificate).public_key() != load_private(key).public_key():
         raise ConfigError(
-            f"{key.name} does not belong to {certificate.name} in {key.parent}; make both anew "
+            f"{key.name} does not belong to {certificate.name} in {key.parent}; create both again "
             "with fusseg keys server"
         )
     trusted = _load_certificates(authority)
@@ -52,8 +52,8 @@ def check_server_files(key: Path, certificate: Path, authority: Path) -> None:
             trusted.append(one)
     if chain[0] not in trusted:
         raise ConfigError(
-            f"{certificate.name} is not signed by {authority.name} in {authority.parent}; make it "
-            "anew with fusseg keys server, or put the ca.crt there that goes with it"
+            f"{certificate.name} is not signed by {authority.name} in {authority.parent}; create it "
+            "again with fusseg keys server, or put the ca.crt there that goes with it"
         )
 
 

@@ -79,7 +79,7 @@ class GridExchange:
             if time.monotonic() > until:
                 raise FederationError(
                     f"round {number} has {len(answered)} usable answers of {wanted} after "
-                    f"{seconds:.0f} s; go on with --resume"
+                    f"{seconds:.0f} s; continue with --resume"
                 )
             time.sleep(_RETRY_SECONDS)
 

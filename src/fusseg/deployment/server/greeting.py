@@ -149,7 +149,7 @@ def wait_for_sites(sites: Sites, wanted: int) -> list[str]:
                 return there
             raise FederationError(
                 f"{len(there)} of {least} sites are ready after {seconds:.0f} s "
-                f"({_name(there)}); go on with --resume when they are"
+                f"({_name(there)}); continue with --resume when they are"
             )
         missing = [site for site in sites.admitted() if site not in there]
         text = f"waiting for {wanted} sites, {len(there)} are ready; missing: {_name(missing)}"

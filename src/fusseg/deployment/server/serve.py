@@ -199,7 +199,7 @@ def _watch(
 def _check_completed(status: str, reason: str) -> None:
     if status != "finished:completed":
         raise FederationError(
-            f"the run ended as {status}: {reason}; go on with fusseg serve --resume"
+            f"the run ended as {status}: {reason}; continue with fusseg serve --resume"
         )
 
 

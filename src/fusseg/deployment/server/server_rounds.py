@@ -153,7 +153,7 @@ def _greet_all(sites: Sites, *, center: bool) -> list[Hello]:
         reasons = "; ".join(f"{site}: {reason}" for site, reason in sorted(guests.refused.items()))
         raise FederationError(
             f"{len(hellos)} of {least} sites are left, others were refused ({reasons}); fix or "
-            "remove them, or lower federation.min_sites in a new run, then go on with --resume"
+            "remove them, or lower federation.min_sites in a new run, then continue with --resume"
         )
     images = [hello.num_images for hello in hellos]
     most = sites.protocol.max_weight_share

@@ -136,7 +136,7 @@ def _why_untrusted(
     if code in (_OTHER_NAME, _OTHER_ADDRESS):
         return (
             f"the certificate of {server} is for {_names(found)}, not for {server.host}; use one "
-            "of these names, or make the certificate anew with fusseg keys server "
+            "of these names, or create a new certificate with fusseg keys server "
             f"{server.host}"
         )
     if code in _OTHER_AUTHORITIES:

@@ -60,7 +60,7 @@ class SiteNode:
             yield f"the connection ended ({self._why_ended(code)}); {self._wait()}"
         elif self._has_stale_answer():
             self.stop()
-            yield "the server was started anew; connecting again"
+            yield "the server was restarted; connecting again"
         elif now >= self._next_look:
             yield from self._look()
 

@@ -123,5 +123,6 @@ def _check_regularizers(protocol: Protocol) -> None:
         if not protocol.aggregate_heads:
             raise ConfigError(
                 f"local.{key} is {weight}, but federation.aggregate_heads is false, so there is no "
-                "global head to stay close to; set the weight to 0 or aggregate_heads to true"
+                f"global head to stay close to; set local.{key} to 0 or federation.aggregate_heads "
+                "to true"
             )
