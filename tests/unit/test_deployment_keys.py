@@ -299,7 +299,7 @@ def test_key_and_certificate_of_a_server_belong_together_and_to_the_authority(au
     with pytest.raises(ConfigError) as caught:
         check_server_files(key, path, tmp_path / "other/ca.crt")
     assert str(caught.value).startswith(
-        f"server.crt is not signed by ca.crt in {tmp_path / 'other'}; create it again with fusseg keys"
+        f"server.crt is not signed by ca.crt in {tmp_path / 'other'}; create it again with fusseg"
     )
 
 

@@ -154,7 +154,8 @@ def find_model(source: str | Path) -> Path:
         return path
     if not re.fullmatch(_REPOSITORY, str(source)) or str(source).endswith(".safetensors"):
         raise ConfigError(
-            f"there is no file or folder {source}, and it is not an OWNER/NAME of the Hugging Face hub"
+            f"there is no file or folder {source}, and it is not an OWNER/NAME of the "
+            "Hugging Face hub"
         )
     return _download(str(source))
 

@@ -52,8 +52,8 @@ def check_server_files(key: Path, certificate: Path, authority: Path) -> None:
             trusted.append(one)
     if chain[0] not in trusted:
         raise ConfigError(
-            f"{certificate.name} is not signed by {authority.name} in {authority.parent}; create it "
-            "again with fusseg keys server, or put the ca.crt there that goes with it"
+            f"{certificate.name} is not signed by {authority.name} in {authority.parent}; create "
+            "it again with fusseg keys server, or put the ca.crt there that goes with it"
         )
 
 
