@@ -135,7 +135,7 @@ def test_its_configuration_repeats_it_and_it_resumes(cli, saved_run, tmp_path):
     [
         ("model.num_clusters=5", "has 2 centroids of 8 channels, but model.num_clusters is 5"),
         ("federation.strategy=local", "does not train one model for all sites"),
-        ("backbone.center=false", "was trained with backbone.center True, but here it is False"),
+        ("backbone.center=false", "was trained with backbone.center true, but here it is false"),
     ],
 )
 def test_what_cannot_start_is_refused(cli, saved_run, tmp_path, override, reason):
@@ -149,7 +149,7 @@ def test_a_saved_run_must_be_there_and_share_one_model(
 ):
     code, _, err = cli("run", "--from", tmp_path / "absent", "--out", tmp_path / "new")
     assert code == 2
-    assert "is not a run directory" in err
+    assert "there is no run directory" in err
     code, _, err = cli("run", "--from", saved_run, "--resume", "--out", tmp_path / "new")
     assert code == 2
     assert "--from starts a new run, --resume continues one" in err
