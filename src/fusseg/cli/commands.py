@@ -40,7 +40,8 @@ def scenes(
     images: Annotated[int, typer.Option(help="Images of each site.")] = 24,
     seed: Annotated[int, typer.Option(help="Seed of the scenes.")] = 0,
     held_out: Annotated[
-        str | None, typer.Option(help="Site that does not train; its split is test.")
+        str | None,
+        typer.Option(help="Site that does not train: splits.csv puts its images into test."),
     ] = None,
 ) -> None:
     """Generate images with masks, as a folder of sites to try everything on."""
@@ -61,7 +62,7 @@ def init(
     ] = "filterbank",
     num_clusters: Annotated[
         int | None,
-        typer.Option("--k", help="Number of regions; default: one per named class, else 8."),
+        typer.Option("--k", help="Number of clusters; default: one per named class, else 8."),
     ] = None,
     grid: Annotated[
         str | None,
@@ -133,7 +134,7 @@ def suggest_k(
     set_: SetOption = None,
     cache: CacheOption = None,
 ) -> None:
-    """Suggest a number of regions from unlabeled images, before training."""
+    """Suggest a number of clusters from unlabeled images, before training."""
     from fusseg.cli.suggest_k import SuggestOptions, run_suggest
 
     options = SuggestOptions(out, cache_folder(cache), this_command(), numbers)
@@ -251,10 +252,10 @@ def adapt(
     ],
     out: Annotated[Path, typer.Option("--out", help="New run directory.")],
     steps: Annotated[
-        int, typer.Option(help="Most Lloyd steps; 0: adapt only the mean feature.")
+        int, typer.Option(help="Largest number of Lloyd steps; 0: adapt only the mean feature.")
     ] = 10,
     min_cosine: Annotated[
-        float, typer.Option(help="How far a centroid may turn: lowest cosine to its old direction.")
+        float, typer.Option(help="Lowest cosine allowed between a new centroid and its old one.")
     ] = 0.8,
     cache: CacheOption = None,
 ) -> None:
@@ -280,7 +281,7 @@ def predict(  # noqa: PLR0913 - one per option
     scale: Annotated[
         float | None,
         typer.Option(
-            help="Pixels that the backbone sees per image pixel; default: as in training."
+            help="Resize factor before the backbone, such as 0.5; default: as in training."
         ),
     ] = None,
     tile: Annotated[
@@ -312,7 +313,10 @@ def predict(  # noqa: PLR0913 - one per option
 def name(
     run_dir: RunArgument,
     labels: Annotated[
-        Path | None, typer.Option("--labels", help="Folder of labeled sites to take names from.")
+        Path | None,
+        typer.Option(
+            "--labels", help="Folder of sites with masks: take the names from their classes."
+        ),
     ] = None,
     images: Annotated[
         Path | None,
@@ -476,7 +480,8 @@ def join(  # noqa: PLR0913 - one per option
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Exit after one federation.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be sent, and send nothing.")
+        bool,
+        typer.Option("--dry-run", help="With --config: show what would be sent, and send nothing."),
     ] = False,
     cache: CacheOption = None,
 ) -> None:
@@ -539,7 +544,8 @@ def bench(  # noqa: PLR0913 - one per option
         Path | None, typer.Option("--data", help="Folder of the data; default: the grid's.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder of the cells; default: runs/bench-GRID.")
+        Path | None,
+        typer.Option("--out", help="Folder of the grid's runs; default: runs/bench-GRID."),
     ] = None,
     seeds: Annotated[int | None, typer.Option(help="Number of seeds; default: the grid's.")] = None,
     jobs: Annotated[int, typer.Option(help="Number of cells to run at the same time.")] = 1,
@@ -591,7 +597,8 @@ def doctor(cache: CacheOption = None) -> None:
 @commands.command()
 def cache(
     prune: Annotated[
-        bool, typer.Option("--prune", help="Delete what meets all the given conditions.")
+        bool,
+        typer.Option("--prune", help="Delete features that meet all given conditions, or --all."),
     ] = False,
     older_than: Annotated[
         float | None, typer.Option(help="Only features not used for this many days.")

@@ -1,4 +1,4 @@
-"""The command `fusseg suggest-k`: a number of regions, suggested from unlabeled images."""
+"""The command `fusseg suggest-k`: a number of clusters, suggested from unlabeled images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
