@@ -104,7 +104,7 @@ def test_a_deployment_ends_in_the_bits_of_the_simulation(kind, federation, tmp_p
 
 
 def widened(saved, config):
-    from fusseg.federation.wire import receive_state
+    from fusseg.federation.head_precision import receive_state
 
     return receive_state(saved.state, config.federation.wire).model
 

@@ -28,12 +28,17 @@ from fusseg.deployment.wire.payloads import (
 )
 from fusseg.deployment.wire.raw_tensors import DTYPES, dtype_name, from_bytes, to_bytes
 from fusseg.deployment.wire.received import LackError
+from fusseg.federation.head_precision import (
+    narrow_parts,
+    narrow_update,
+    receive_state,
+    widen_update,
+)
 from fusseg.federation.protocol import sent_parts
 from fusseg.federation.rounds import initial_state
 from fusseg.federation.state import ClientUpdate, GlobalState, Hello
 from fusseg.federation.strategies import STRATEGIES, resolve
 from fusseg.federation.traffic import make_delivery, needs
-from fusseg.federation.wire import narrow_parts, narrow_update, receive_state, widen_update
 from fusseg.segmentation.head import initial_head
 from fusseg.segmentation.objective import Model
 from fusseg.segmentation.training import TrainingPlan

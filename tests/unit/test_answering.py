@@ -47,6 +47,7 @@ from fusseg.evaluation.held_out import evaluate
 from fusseg.features.backbones import load_backbone
 from fusseg.federation.checks import ClientFacts, check_hello, check_plausible
 from fusseg.federation.gathering import aggregate
+from fusseg.federation.head_precision import narrow_parts, widen_update
 from fusseg.federation.hello import agree, say_hello
 from fusseg.federation.protocol import sent_parts
 from fusseg.federation.rounds import Round, initial_state, run_rounds
@@ -54,7 +55,6 @@ from fusseg.federation.simulation import simulate
 from fusseg.federation.state import Client
 from fusseg.federation.strategies import resolve
 from fusseg.federation.traffic import Traffic, make_delivery
-from fusseg.federation.wire import narrow_parts, widen_update
 from fusseg.runs.load import load_run
 from fusseg.runs.model_scores import GLOBAL
 from fusseg.segmentation.assignment import build_segmenter

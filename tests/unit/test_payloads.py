@@ -21,13 +21,13 @@ from fusseg.deployment.wire.payloads import (
     unpack_update,
 )
 from fusseg.deployment.wire.received import LackError
+from fusseg.federation.head_precision import narrow_parts, narrow_update
 from fusseg.federation.parts import name_head, take_head
 from fusseg.federation.protocol import sent_parts
 from fusseg.federation.rounds import initial_state
 from fusseg.federation.state import ClientUpdate, GlobalState, Hello
 from fusseg.federation.strategies import resolve
 from fusseg.federation.traffic import make_delivery
-from fusseg.federation.wire import narrow_parts, narrow_update
 from fusseg.segmentation.head import initial_head
 from fusseg.segmentation.objective import Model
 from fusseg.segmentation.training import TrainingPlan

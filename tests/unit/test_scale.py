@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fusseg.config.schema import Config, FederationConfig
+from fusseg.federation.head_precision import narrow_parts
 from fusseg.federation.lloyd_steps import LLOYD_STEP
 from fusseg.federation.moments import MOMENTS
 from fusseg.federation.protocol import sent_parts
@@ -14,7 +15,6 @@ from fusseg.federation.rounds import initial_state
 from fusseg.federation.state import ClientUpdate, Hello
 from fusseg.federation.strategies import resolve
 from fusseg.federation.traffic import PLAN, bytes_up, make_delivery
-from fusseg.federation.wire import narrow_parts
 from fusseg.runs.record import describe_hello
 from fusseg.segmentation.training import TrainingPlan
 

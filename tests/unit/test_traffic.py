@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from fusseg.config.schema import Config, FederationConfig, ModelConfig
+from fusseg.federation.head_precision import narrow_update
 from fusseg.federation.state import ClientUpdate
 from fusseg.federation.strategies import resolve
 from fusseg.federation.traffic import Traffic, bytes_up, make_delivery
-from fusseg.federation.wire import narrow_update
 from fusseg.segmentation.objective import Model
 
 HEAD, CENTROIDS, NUMBER = 8, 48, 8

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from fusseg.features.feature_set import FeatureSet
 from fusseg.features.resident import FeatureSource, keep_resident
 from fusseg.federation.answer import Answer, answer, report_training, start_training
+from fusseg.federation.head_precision import narrow_update, receive_state, widen_update
 from fusseg.federation.points import KeptCodes
 from fusseg.federation.protocol import Protocol, Task, sent_parts
 from fusseg.federation.rounds import draw_participants
 from fusseg.federation.state import Client, ClientUpdate, GlobalState, Memory
 from fusseg.federation.traffic import Traffic, bytes_up, make_delivery
-from fusseg.federation.wire import narrow_update, receive_state, widen_update
 from fusseg.segmentation.training import clients_that_fit, train_together
 
 

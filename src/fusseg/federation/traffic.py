@@ -11,10 +11,10 @@ from hashlib import sha256
 import torch
 from torch import Tensor
 
+from fusseg.federation.head_precision import narrow_head
 from fusseg.federation.parts import CENTROIDS, name_head
 from fusseg.federation.protocol import Protocol, Task
 from fusseg.federation.state import ClientUpdate, GlobalState
-from fusseg.federation.wire import narrow_head
 from fusseg.segmentation.training import TrainingPlan
 
 NUMBER_BYTES = 8

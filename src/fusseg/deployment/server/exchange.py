@@ -19,12 +19,12 @@ from fusseg.deployment.wire.payloads import (
 )
 from fusseg.deployment.wire.refusals import refusing
 from fusseg.federation.checks import check_plausible, check_update
+from fusseg.federation.head_precision import narrow_parts, widen_update
 from fusseg.federation.parts import ClientFacts
 from fusseg.federation.protocol import Task, sent_parts
 from fusseg.federation.rounds import draw_participants
 from fusseg.federation.state import ClientUpdate, GlobalState
 from fusseg.federation.traffic import Delivery, bytes_up, make_delivery
-from fusseg.federation.wire import narrow_parts, widen_update
 from fusseg.runs.record import Incident, RoundLog
 
 _RETRY_SECONDS = 5.0

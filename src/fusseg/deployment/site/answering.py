@@ -35,12 +35,12 @@ from fusseg.deployment.wire.received import LackError
 from fusseg.evaluation.held_out import evaluate
 from fusseg.features.extraction import wait_for
 from fusseg.federation.answer import answer, current_model
+from fusseg.federation.head_precision import narrow_update
 from fusseg.federation.hello import say_hello
 from fusseg.federation.points import KeptCodes
 from fusseg.federation.protocol import Protocol, Task, sent_parts
 from fusseg.federation.state import Client, GlobalState
 from fusseg.federation.strategies import resolve
-from fusseg.federation.wire import narrow_update
 from fusseg.runs.directory import CONFIG
 from fusseg.runs.saved_state import SavedState, save_state
 from fusseg.segmentation.assignment import build_segmenter

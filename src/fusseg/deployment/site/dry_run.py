@@ -20,12 +20,12 @@ from fusseg.deployment.wire.payloads import Request, pack_hello, pack_update
 from fusseg.features.backbones import load_backbone
 from fusseg.features.extraction import Progress
 from fusseg.federation.answer import answer
+from fusseg.federation.head_precision import narrow_update, receive_state
 from fusseg.federation.hello import agree, say_hello
 from fusseg.federation.points import KeptCodes
 from fusseg.federation.protocol import sent_parts
 from fusseg.federation.rounds import initial_state
 from fusseg.federation.strategies import resolve
-from fusseg.federation.wire import narrow_update, receive_state
 from fusseg.runs.prepare import is_centered
 
 _RUN = "dryrun"

@@ -17,10 +17,10 @@ from fusseg.core.errors import DataError, FederationError
 from fusseg.core.files import write_atomically
 from fusseg.core.visible_text import shown
 from fusseg.deployment.wire.packet import Packet, take_float, take_int, take_word
+from fusseg.federation.head_precision import narrow_parts, widen_head
 from fusseg.federation.parts import HEAD, Part, check_parts, head_parts, take_head
 from fusseg.federation.protocol import Protocol
 from fusseg.federation.traffic import HEAD_BUNDLE, MEAN_FEATURE, PLAN, make_bundle, plan_numbers
-from fusseg.federation.wire import narrow_parts, widen_head
 from fusseg.segmentation.head import HeadWeights, SegmentationHead
 from fusseg.segmentation.training import TrainingPlan
 

@@ -2,9 +2,14 @@
 
 import torch
 
+from fusseg.federation.head_precision import (
+    narrow_parts,
+    narrow_update,
+    receive_state,
+    widen_update,
+)
 from fusseg.federation.parts import Part, head_parts
 from fusseg.federation.state import ClientUpdate
-from fusseg.federation.wire import narrow_parts, narrow_update, receive_state, widen_update
 
 
 def test_float32_changes_nothing(make_state):
