@@ -44,7 +44,10 @@ def scenes(
         typer.Option(help="Site that does not train: splits.csv puts its images into test."),
     ] = None,
 ) -> None:
-    """Generate images with masks, as a folder of sites to try everything on."""
+    """Generate images with masks, as a folder of sites.
+
+    They are there to try everything on.
+    """
     from fusseg.cli.scenes import run_scenes
 
     run_scenes(kind, out, images, seed, held_out)
@@ -69,7 +72,7 @@ def init(
         typer.Option(help="How the tokens of an ONNX file are arranged: square, or ROWSxCOLUMNS."),
     ] = None,
 ) -> None:
-    """Look at a folder of images and write a configuration to start from."""
+    """Write a first configuration for a folder of images."""
     from fusseg.cli.init import InitOptions, parse_grid, run_init
 
     file = Path(f"{root.resolve().name or 'fusseg'}.toml") if out is None else out
@@ -87,7 +90,10 @@ def check(
     ] = None,
     cache: CacheOption = None,
 ) -> None:
-    """Check images and settings, and say what to fix; exit 1 if a run would fail."""
+    """Check images and settings, and say what to fix.
+
+    The exit code is 1 if a run would fail.
+    """
     from fusseg.cli.check import run_check
 
     if not run_check(root, backbone, image_size, cache_folder(cache)):
@@ -103,7 +109,7 @@ def partition(
     ] = None,
     set_: SetOption = None,
 ) -> None:
-    """Show which client holds which training images, and save the partition."""
+    """Show and save which client holds which training images."""
     from fusseg.cli.partition import run_partition
 
     run_partition(config, set_ or [], out, figure)
@@ -116,7 +122,10 @@ def extract(
     cache: CacheOption = None,
     dask: DaskOption = None,
 ) -> None:
-    """Extract the features of a configuration's images to the cache, without training."""
+    """Fill the feature cache, without training.
+
+    It extracts the features of all images of the configuration.
+    """
     from fusseg.cli.extract import run_extract
 
     run_extract(config, set_ or [], cache_folder(cache), dask)
@@ -134,7 +143,10 @@ def suggest_k(
     set_: SetOption = None,
     cache: CacheOption = None,
 ) -> None:
-    """Suggest a number of clusters from unlabeled images, before training."""
+    """Suggest a number of clusters, without labels.
+
+    It looks at the features before anything is trained.
+    """
     from fusseg.cli.suggest_k import SuggestOptions, run_suggest
 
     options = SuggestOptions(out, cache_folder(cache), this_command(), numbers)
@@ -210,7 +222,7 @@ def report(
     ] = None,
     cache: CacheOption = None,
 ) -> None:
-    """Write a run's report.html again, or one page that compares two or more runs."""
+    """Write a run's report again, or compare runs on one page."""
     from fusseg.cli.report import run_comparison, run_report
 
     if len(run_dirs) > 1:
@@ -237,7 +249,10 @@ def quality(
     site: SiteOption = None,
     cache: CacheOption = None,
 ) -> None:
-    """Measure without labels how clear a run's regions are, and how stable over two seeds."""
+    """Measure without labels how clear and stable regions are.
+
+    Stability takes a second run: the same settings and another seed.
+    """
     from fusseg.cli.quality import QualityOptions, run_quality
 
     page = run_dir / "quality.html" if out is None else out
@@ -259,7 +274,10 @@ def adapt(
     ] = 0.8,
     cache: CacheOption = None,
 ) -> None:
-    """Move a run's centroids to fit new images, with its head frozen; show before and after."""
+    """Move a run's centroids to fit new images.
+
+    The head stays as it is. A page shows the regions before and after.
+    """
     from fusseg.cli.adapt import run_adapt
     from fusseg.federation.lloyd_steps import Adaptation
 
@@ -299,7 +317,10 @@ def predict(  # noqa: PLR0913 - one per option
         typer.Option(help="For a model file: this machine's backbone, onnx:PATH or FOLDER."),
     ] = None,
 ) -> None:
-    """Segment images of any size: an index PNG, an overlay and a JSON of areas for each."""
+    """Segment images of any size.
+
+    Each image gets an index PNG, an overlay and a JSON file of areas.
+    """
     from fusseg.cli.predict import run_predict
 
     chosen = {"scale": scale, "tile": tile, "refine": refine, "batch": batch}
@@ -325,7 +346,7 @@ def name(
     site: SiteOption = None,
     again: Annotated[bool, typer.Option("--again", help="Replace existing names.")] = False,
 ) -> None:
-    """Show typical crops of each cluster, and write regions.toml to name the clusters in."""
+    """Show each cluster, and write regions.toml to name them in."""
     from fusseg.cli.name import NameOptions, run_name
 
     run_name(NameOptions(run_dir, labels, images, site, again))
@@ -358,7 +379,10 @@ def annotate(  # noqa: PLR0913 - one per option
         typer.Option(help="label-studio: text before an image's path in its address."),
     ] = None,
 ) -> None:
-    """Convert predictions for a labeling tool: COCO, Label Studio, CVAT or LabelMe."""
+    """Convert predictions for a labeling tool.
+
+    The formats are those of COCO, Label Studio, CVAT and LabelMe.
+    """
     from fusseg.cli.annotate import AnnotateOptions, choose_how, run_annotate
 
     how = choose_how(shapes, instances, tolerance, min_area)
@@ -374,7 +398,10 @@ def pack(
     site: SiteOption = None,
     with_sites: WithSitesOption = False,
 ) -> None:
-    """Write a run's model as one file that can be used without the run."""
+    """Write a run's model as one file.
+
+    It can be used without the run.
+    """
     from fusseg.cli.pack import run_pack
 
     run_pack(run_dir, out, site, with_sites=with_sites)
@@ -403,7 +430,7 @@ def push(  # noqa: PLR0913 - one per option
         typer.Option("--dry-run", help="Write the files to this folder, and send nothing."),
     ] = None,
 ) -> None:
-    """Send a run's model and a model card to the Hugging Face hub."""
+    """Send a run's model and its card to the Hugging Face hub."""
     from fusseg.cli.push import run_push
     from fusseg.export.hub import Publication
 
@@ -427,7 +454,10 @@ def export(
         bool, typer.Option("--force", help="Keep the file even if it differs from the model.")
     ] = False,
 ) -> None:
-    """Export a run's model to ONNX, and compare the two on real images; exit 1 if they differ."""
+    """Export a run's model to ONNX, and compare the two.
+
+    Both segment real images. The exit code is 1 if they differ. Needs fusseg[onnx].
+    """
     for module in ("onnx", "onnxscript"):
         require(module, "fusseg export")
     from fusseg.cli.export import run_export
@@ -450,7 +480,10 @@ def serve(  # noqa: PLR0913 - one per option
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8443,
     cache: CacheOption = None,
 ) -> None:
-    """Run a federation of sites on other machines; needs fusseg[flower]."""
+    """Run a federation of sites on other machines.
+
+    Needs fusseg[flower].
+    """
     require("flwr", "fusseg serve")
     from fusseg.cli.serve import resume_command, run_serve
     from fusseg.deployment.server.serve import ServeOptions
@@ -485,7 +518,10 @@ def join(  # noqa: PLR0913 - one per option
     ] = False,
     cache: CacheOption = None,
 ) -> None:
-    """Take part in a federation with this machine's images; needs fusseg[flower]."""
+    """Take part in a federation with this machine's images.
+
+    Needs fusseg[flower].
+    """
     require("flwr", "fusseg join")
     from fusseg.cli.join import run_dry, run_join, site_folder
     from fusseg.deployment.site.join import JoinOptions
@@ -511,7 +547,10 @@ def ledger(
     ],
     site: Annotated[str | None, typer.Option(help="Only messages to and from this site.")] = None,
 ) -> None:
-    """Print every message that was sent or received: tensors, bytes, digest."""
+    """Print every message that was sent or received.
+
+    Each with its tensors, bytes and digest.
+    """
     from fusseg.cli.ledger import run_ledger
 
     run_ledger(folder, site)
@@ -560,7 +599,10 @@ def bench(  # noqa: PLR0913 - one per option
     set_: SetOption = None,
     cache: CacheOption = None,
 ) -> None:
-    """Run a grid of experiments, methods x columns x seeds, and write its table."""
+    """Run a grid of experiments, and write its table.
+
+    It runs every method on every data set (column) with every seed.
+    """
     from fusseg.cli.bench import BenchOptions, run_bench
 
     if out is None:
@@ -588,7 +630,10 @@ def bench(  # noqa: PLR0913 - one per option
 
 @commands.command()
 def doctor(cache: CacheOption = None) -> None:
-    """Show what is installed, which devices are available and which weights are cached."""
+    """Show what is installed, and which devices there are.
+
+    It also lists the weights in the cache of the Hugging Face hub.
+    """
     from fusseg.cli.doctor import run_doctor
 
     run_doctor(cache_folder(cache))
@@ -610,7 +655,10 @@ def cache(
     ] = False,
     cache: CacheOption = None,
 ) -> None:
-    """List the feature cache (site, backbone, size, images, bytes, last use), or prune it."""
+    """List the feature cache, or delete parts of it.
+
+    The list has site, backbone, size, images, bytes and last use.
+    """
     from fusseg.cli.cache import choose_stores, list_cache, prune_cache
 
     folder = cache_folder(cache)
