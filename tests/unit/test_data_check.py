@@ -42,7 +42,7 @@ def test_a_good_set_is_described(root):
         Finding("note", "b", "3 images, 3 masks"),
         Finding("note", str(root), "2 classes: ground, pipe; 255 ignored"),
         Finding("note", "selection", "6 images train, 0 held out"),
-        Finding("note", str(root), "image sizes from 40 x 50 to 40 x 50"),
+        Finding("note", str(root), "all images are 40 x 50"),
     ]
 
 
@@ -215,6 +215,8 @@ def test_missing_masks_are_noted_in_a_partly_labeled_site(root):
 def test_small_images_are_noted(root):
     Image.new("RGB", (31, 64)).save(root / "b" / "images" / "1.png")
     (root / "b" / "masks" / "1.png").unlink()
+    sizes = Finding("note", str(root), "image sizes from 64 x 31 to 40 x 50")
+    assert sizes in check(root)
     message = "1 image smaller than data.image_size 32 x 32, this one 64 x 31; scaled up"
     assert Finding("note", "b/1.png", message) in check(root)
 

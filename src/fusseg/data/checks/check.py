@@ -219,9 +219,10 @@ def _describe_sizes(
         return
     smallest = min(images, key=lambda image: image.shape[0] * image.shape[1])
     largest = max(images, key=lambda image: image.shape[0] * image.shape[1])
-    yield Finding(
-        "note", subject, f"image sizes from {_size(smallest.shape)} to {_size(largest.shape)}"
-    )
+    sizes = f"image sizes from {_size(smallest.shape)} to {_size(largest.shape)}"
+    if len({image.shape[:2] for image in images}) == 1:
+        sizes = f"all images are {_size(largest.shape)}"
+    yield Finding("note", subject, sizes)
     height, width = config.image_size
     small = [image for image in images if image.shape[0] < height or image.shape[1] < width]
     if small:
