@@ -565,7 +565,7 @@ def test_fewer_sites_than_the_quorum_stop_the_run_and_it_goes_on_later(
 
     grid.lies = {"south": vanish}
     with pytest.raises(
-        FederationError, match=r"round 2 has 2 usable answers of 3 after 5 s; go on"
+        FederationError, match=r"round 2 has 2 usable answers of 3 after 5 s; continue"
     ):
         serve_rounds(grid, run_dir, tmp_path / "cache")
     assert load_state(run_dir).state.round_number == 1

@@ -98,7 +98,7 @@ def test_a_model_of_another_backbone_starts_no_run(cli, onnx_run, tmp_path):
     code, _, err = cli("run", "--from", onnx_run, *other)
     assert code == 2
     assert "filterbank has" in err
-    assert "use the same backbone" in err
+    assert "set backbone.name to the backbone of that run" in err
     assert not (tmp_path / "new").exists()
 
 

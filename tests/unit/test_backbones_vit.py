@@ -89,7 +89,7 @@ def test_a_cached_model_without_weights_is_not_taken(offline, tiny):
 
 def test_a_name_the_hub_does_not_allow_is_refused():
     with pytest.raises(
-        ConfigError, match=r"^there is no folder 'a--b/c', and it is not an id on the"
+        ConfigError, match=r"^there is no folder 'a--b/c', and it is not an ID on the"
     ):
         load_backbone("a--b/c")
 
