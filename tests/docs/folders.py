@@ -151,7 +151,7 @@ PAGES: dict[str, Page] = {
             "runs/mine/contact_sheet.png",
             "regions/008.png",
             "keys/server.crt",
-            "keys/hamburg.key",
+            "hamburg-keys/hamburg.key",
         ),
     ),
     "docs/annotations.md": Page(finished_run, leaves=("coco.json",)),
