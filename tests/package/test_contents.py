@@ -25,7 +25,9 @@ MEANT = "src/fusseg/data/layouts/cocostuff27.csv"
 """The one file that shared data and the package have in common: the classes of a format."""
 KEPT = "tests/previous_version/"
 """What fusseg 0.1.0 left behind, kept as test data: tensors belong there, and nowhere else."""
-NEVER = {"runs", "dist", "site", "shared", "__pycache__", ".git", ".venv", ".venv-package"}
+NEVER = {"__pycache__", ".git", ".venv", ".venv-package"}
+NEVER_ON_TOP = {"runs", "dist", "site", "shared"}
+"""Folders of builds and runs; packages below src may have these names."""
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +80,7 @@ def test_the_sdist_has_what_one_needs_to_test_and_to_read(sdist_files):
 def test_the_sdist_has_nothing_that_a_build_or_a_run_leaves(sdist_files):
     parts = {part for name in sdist_files for part in Path(name).parts[:-1]}
     assert not parts & NEVER
+    assert not {Path(name).parts[0] for name in sdist_files} & NEVER_ON_TOP
     left = [name for name in sdist_files if name.endswith((".pyc", ".whl", ".safetensors"))]
     assert not [name for name in left if not name.startswith(KEPT)]
 
