@@ -226,7 +226,7 @@ def test_an_answer_that_lies_is_left_out_and_the_others_stand(
 ):
     lie, reason = LIES[name]
     run_dir, config, folders = federation(
-        QUORUM, "federation.round_timeout=1", "federation.rounds=1"
+        QUORUM, "federation.round_timeout=3", "federation.rounds=1"
     )
     serve_rounds(LoopbackGrid(folders, {"north": lie}), run_dir, tmp_path / "cache")
     (entry,) = load_record(run_dir)["rounds"]
@@ -432,7 +432,7 @@ def test_a_hello_of_other_bytes_keeps_the_site_out_with_a_short_reason(federatio
     ],
 )
 def test_a_hello_that_lies_keeps_the_site_out(lie, said, federation, tmp_path):
-    run_dir, _, folders = federation(QUORUM, "federation.wait_timeout=2", "federation.rounds=1")
+    run_dir, _, folders = federation(QUORUM, "federation.wait_timeout=4", "federation.rounds=1")
     serve_rounds(LoopbackGrid(folders, {"north": lie}), run_dir, tmp_path / "cache")
     assert [one["client_id"] for one in load_record(run_dir)["clients"]] == ["east", "south"]
     assert any(said in event["text"] for event in events(run_dir))
@@ -524,7 +524,7 @@ def test_a_run_that_needs_the_refused_site_stops_and_says_so(federation, tmp_pat
 
 def test_ten_million_claimed_images_count_as_the_others_together(federation, tmp_path):
     run_dir, _, folders = federation(
-        QUORUM, "federation.rounds=1", "federation.round_timeout=1", "local.batch_size=2"
+        QUORUM, "federation.rounds=1", "federation.round_timeout=3", "local.batch_size=2"
     )
     text = (run_dir / "config.toml").read_text()
     (run_dir / "config.toml").write_text(text.replace("steps = 4\n", ""))
@@ -578,7 +578,7 @@ def test_fewer_sites_than_the_quorum_stop_the_run_and_it_goes_on_later(
 
 
 def test_only_who_is_missing_is_asked_again(federation, tmp_path, same_bits):
-    run_dir, config, folders = federation("federation.rounds=1", "federation.round_timeout=1")
+    run_dir, config, folders = federation("federation.rounds=1", "federation.round_timeout=3")
     asked = []
 
     def miss_once(message, reply):
@@ -606,8 +606,8 @@ def test_a_round_needs_an_answer_from_every_site_drawn_for_it(federation, tmp_pa
     run_dir, config, folders = federation(
         "federation.rounds=1",
         "federation.clients_per_round=2",
-        "federation.round_timeout=1",
-        "federation.wait_timeout=1",
+        "federation.round_timeout=3",
+        "federation.wait_timeout=4",
     )
     drawn = draw_participants(SITES, 1, resolve(config))
     (spare,) = set(SITES) - set(drawn)
@@ -626,7 +626,7 @@ def test_a_quorum_below_the_draw_lets_a_round_close_without_a_drawn_site(federat
         "federation.rounds=1",
         "federation.clients_per_round=2",
         "federation.min_sites=1",
-        "federation.round_timeout=1",
+        "federation.round_timeout=3",
     )
     drawn = draw_participants(SITES, 1, resolve(config))
     serve_rounds(LoopbackGrid(folders, {drawn[0]: silent}), run_dir, tmp_path / "cache")
@@ -652,7 +652,7 @@ def test_many_answers_that_wait_are_pulled_one_at_a_time(federation, tmp_path):
 
 
 def test_a_site_that_comes_late_joins_once_its_features_are_there(federation, tmp_path):
-    run_dir, _, folders = federation(QUORUM, "federation.wait_timeout=1")
+    run_dir, _, folders = federation(QUORUM, "federation.wait_timeout=4")
     grid = LoopbackGrid(folders)
     grid.offline.add(11)
 
