@@ -21,7 +21,7 @@ def test_a_deployment_ends_in_the_bits_of_the_simulation(kind, make_federation, 
     federation = make_federation(*KINDS[kind])
     federation.join_all()
     federation.serve()
-    federation.wait_for_event("round 1 of 2")
+    federation.wait_for_event("round 1 of")
     check_that_secrets_are_for_their_owner_only(federation)
     assert federation.finish() == 0, federation.log("serve")
     expected = federation.simulate()
