@@ -30,18 +30,23 @@ from fusseg.deployment.server.edge import FLEET_NAMES
 HERE = Path(__file__).parent
 
 
-def test_a_lying_site_is_left_out_and_the_others_rounds_stand(make_federation, same_bits):
-    federation = make_federation(
-        "federation.min_sites=2", "federation.round_timeout=90", "federation.rounds=4"
-    )
+def join_with_a_liar(federation, **lies):
+    """East and south join as they are, north with the lies of `lying_site.py`."""
     federation.join("east")
     federation.join("south")
     federation.start(
         "north",
         [sys.executable, str(HERE / "lying_site.py"), "join", *federation.join_arguments("north")],
-        FUSSEG_LIES="nan,huge,exit,honest",
         PYTHONPATH=f"{HERE}:{os.environ.get('PYTHONPATH', '')}",
+        **lies,
     )
+
+
+def test_a_lying_site_is_left_out_and_the_others_rounds_stand(make_federation, same_bits):
+    federation = make_federation(
+        "federation.min_sites=2", "federation.round_timeout=90", "federation.rounds=4"
+    )
+    join_with_a_liar(federation, FUSSEG_LIES="nan,huge,exit,honest")
     federation.serve()
     assert federation.finish() == 0, federation.log("serve")
     rounds = federation.record()["rounds"]
@@ -58,14 +63,7 @@ def test_a_lying_site_is_left_out_and_the_others_rounds_stand(make_federation, s
 
 def test_a_site_whose_tensors_have_absurd_sides_is_left_out(make_federation):
     federation = make_federation("federation.min_sites=2", "federation.rounds=4")
-    federation.join("east")
-    federation.join("south")
-    federation.start(
-        "north",
-        [sys.executable, str(HERE / "lying_site.py"), "join", *federation.join_arguments("north")],
-        FUSSEG_LIES="digits,more-digits,nested,honest",
-        PYTHONPATH=f"{HERE}:{os.environ.get('PYTHONPATH', '')}",
-    )
+    join_with_a_liar(federation, FUSSEG_LIES="digits,more-digits,nested,honest")
     federation.serve()
     assert federation.finish() == 0, federation.log("serve")
     *rounds, last = federation.record()["rounds"]
@@ -89,15 +87,7 @@ def test_a_site_whose_tensors_have_absurd_sides_is_left_out(make_federation):
 def test_a_site_with_a_false_sum_is_refused_and_the_others_finish(make_federation):
     federation = make_federation("federation.min_sites=2", "federation.rounds=1")
     sites = federation.keys / "sites.toml"
-    federation.join("east")
-    federation.join("south")
-    federation.start(
-        "north",
-        [sys.executable, str(HERE / "lying_site.py"), "join", *federation.join_arguments("north")],
-        FUSSEG_LIES="honest",
-        FUSSEG_HELLO="sum",
-        PYTHONPATH=f"{HERE}:{os.environ.get('PYTHONPATH', '')}",
-    )
+    join_with_a_liar(federation, FUSSEG_LIES="honest", FUSSEG_HELLO="sum")
     # A real list of sites with a limit that all keep to.
     sites.write_text(sites.read_text().replace("expires", "max_images = 6\nexpires"))
     federation.serve()

@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+from tiny_grid import TINY
 from typed_form import check_form
 
 from fusseg.bench.cells import list_cells
@@ -15,28 +16,15 @@ from fusseg.bench.grid_file import load_grid
 from fusseg.bench.run_cells import CellDone, run_cells
 from fusseg.runs.record_form import Record
 
-GRID = """
+GRID = (
+    """
 title = "Pipes"
 seeds = 2
 references = ["FedAvg"]
 
-[config.data]
-layout = "synthetic"
-images_per_site = 3
-image_size = [64, 96]
-held_out_sites = ["yard"]
-
-[config.model]
-num_clusters = 2
-code_dim = 4
-
-[config.local]
-steps = 2
-batch_size = 2
-
-[config.local.stego]
-positions = 10
-
+"""
+    + TINY
+    + """
 [config.federation]
 rounds = 2
 lloyd_rounds = 1
@@ -53,6 +41,7 @@ federation = { strategy = "fedcc-kmeans" }
 [published.FedAvg]
 all = 84.1
 """
+)
 
 
 @pytest.fixture

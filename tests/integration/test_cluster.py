@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_grid import TINY
 
 from fusseg.bench.cells import list_cells
 from fusseg.bench.grid_file import load_grid
@@ -26,27 +27,14 @@ pytest.importorskip("distributed", reason="Dask is not installed: pip install 'f
 from fusseg.cluster.dask_workers import join_cluster
 from fusseg.cluster.workers import result_of
 
-GRID = """
+GRID = (
+    """
 title = "Pipes"
 seeds = 2
 
-[config.data]
-layout = "synthetic"
-images_per_site = 3
-image_size = [64, 96]
-held_out_sites = ["yard"]
-
-[config.model]
-num_clusters = 2
-code_dim = 4
-
-[config.local]
-steps = 2
-batch_size = 2
-
-[config.local.stego]
-positions = 10
-
+"""
+    + TINY
+    + """
 [config.federation]
 rounds = 10
 
@@ -59,6 +47,7 @@ federation = { strategy = "fedavg" }
 [methods.FedCC]
 federation = { strategy = "fedcc-kmeans" }
 """
+)
 LONG = 120.0
 """Seconds after which something that should happen did not."""
 

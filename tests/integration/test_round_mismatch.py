@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from tiny_grid import TINY
 
 KILLED_BETWEEN = """
 import os, signal
@@ -143,27 +144,14 @@ def test_a_record_of_an_earlier_time_is_not_gone_on_with(cli, stale, tmp_path):
     assert of(stale) == before
 
 
-GRID = """
+GRID = (
+    """
 title = "Pipes"
 seeds = 1
 
-[config.data]
-layout = "synthetic"
-images_per_site = 3
-image_size = [64, 96]
-held_out_sites = ["yard"]
-
-[config.model]
-num_clusters = 2
-code_dim = 4
-
-[config.local]
-steps = 2
-batch_size = 2
-
-[config.local.stego]
-positions = 10
-
+"""
+    + TINY
+    + """
 [config.federation]
 rounds = 2
 
@@ -173,6 +161,7 @@ anchor = "pca"
 [methods.FedAvg]
 federation = { strategy = "fedavg" }
 """
+)
 
 
 def test_a_cell_killed_between_record_and_state_is_finished_by_the_next_bench(
