@@ -46,10 +46,9 @@ REFUSED_SETTINGS = {
     "switches a strategy cannot have": {
         "federation": {"strategy": "lloyd", "aggregate_heads": False}
     },
-    "PCA without Lloyd steps": {"federation": {"strategy": "pca"}},
-    "more principal components than channels": {
-        "federation": {"strategy": "pca", "lloyd_rounds": 1},
-        "model": {"code_dim": 4096},
+    "PCA from a drawn start": {
+        "federation": {"strategy": "pca"},
+        "model": {"init": "random"},
     },
     "a regularizer without a global head": {
         "federation": {"strategy": "local"},

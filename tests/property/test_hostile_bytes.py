@@ -49,7 +49,8 @@ from fusseg.segmentation.objective import Model
 from fusseg.segmentation.training import TrainingPlan
 
 CONFIG = Config(
-    model=ModelConfig(num_clusters=2, code_dim=3), federation=FederationConfig(strategy="fedavg")
+    model=ModelConfig(init="random", num_clusters=2, code_dim=3),
+    federation=FederationConfig(strategy="fedavg"),
 )
 FEDAVG = resolve(CONFIG)
 (TRAIN,) = FEDAVG.tasks(3)

@@ -43,7 +43,7 @@ from fusseg.segmentation.head import initial_head
 from fusseg.segmentation.objective import Model
 from fusseg.segmentation.training import TrainingPlan
 
-CONFIG = Config(model=ModelConfig(num_clusters=5, code_dim=3))
+CONFIG = Config(model=ModelConfig(init="random", num_clusters=5, code_dim=3))
 GIVEN = LocalConfig(tables={"stego": {"shift": [0.1, 0.2, 0.3]}})
 SHIFTS = ("shift_self", "shift_neighbor", "shift_random")
 DIM = 4

@@ -13,7 +13,7 @@ from fusseg.segmentation.head import initial_head
 
 def settle(**federation):
     """Rules for five centroids of three channels."""
-    model = ModelConfig(num_clusters=5, code_dim=3)
+    model = ModelConfig(init="random", num_clusters=5, code_dim=3)
     return resolve(Config(model=model, federation=FederationConfig(**federation)))
 
 

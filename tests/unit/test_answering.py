@@ -50,7 +50,7 @@ from fusseg.federation.gathering import aggregate
 from fusseg.federation.head_precision import narrow_parts, widen_update
 from fusseg.federation.hello import agree, say_hello
 from fusseg.federation.protocol import sent_parts
-from fusseg.federation.rounds import Round, initial_state, run_rounds
+from fusseg.federation.rounds import Round, initial_state, num_updates, run_rounds
 from fusseg.federation.simulation import simulate
 from fusseg.federation.state import Client
 from fusseg.federation.strategies import resolve
@@ -67,7 +67,7 @@ LOCAL = LocalConfig(steps=2, batch_size=2, tables={"stego": STEGO})
 CONFIG = Config(
     seed=7,
     data=DataConfig(image_size=(64, 64)),
-    model=ModelConfig(num_clusters=3, code_dim=4),
+    model=ModelConfig(init="random", num_clusters=3, code_dim=4),
     local=LOCAL,
     federation=FederationConfig(strategy="fedavg", rounds=2, positions_per_image=5),
 )
@@ -82,7 +82,9 @@ FEDERATIONS = {
     "lloyd": {"strategy": "lloyd"},
     "lloyd, bfloat16": {"strategy": "lloyd", "wire": "bfloat16"},
     "pca": {"strategy": "pca", "lloyd_rounds": 2},
-    "pca, bfloat16": {"strategy": "pca", "lloyd_rounds": 2, "wire": "bfloat16"},
+    "from pca": {"strategy": "fedavg"},
+    "from pca, bfloat16": {"strategy": "fedavg", "wire": "bfloat16"},
+    "from pca, own heads": {"strategy": "fedavg", "aggregate_heads": False, "lloyd_rounds": 1},
     "own heads": {"strategy": "fedavg", "aggregate_heads": False, "lloyd_rounds": 1},
     "own centroids": {"strategy": "fedavg", "aggregate_centroids": False, "lloyd_rounds": 1},
     "neither": {"strategy": "fedavg", "aggregate_heads": False, "aggregate_centroids": False},
@@ -91,7 +93,10 @@ FEDERATIONS = {
 
 def federated(name, local=LOCAL):
     federation = FederationConfig(rounds=2, positions_per_image=5, **FEDERATIONS[name])
-    return replace(CONFIG, federation=federation, local=local)
+    model = CONFIG.model
+    if "pca" in name:
+        model = replace(model, init="pca", init_steps=2, init_clusters=2)
+    return replace(CONFIG, federation=federation, local=local, model=model)
 
 
 def offer_of(config, run="run1"):
@@ -342,7 +347,7 @@ def check_same_rounds(config, join, same_bits):
             assert same_bits(left.state.model, right.state.model)
         else:
             assert same_update(left, right)
-    assert len(checked) == 2 * protocol.num_exchanges(1, protocol.num_rounds)
+    assert len(checked) == num_updates(protocol.first_round, protocol.num_rounds, 2, protocol)
 
 
 def test_a_repeated_round_gives_the_same_bits(join):
@@ -505,7 +510,7 @@ SAY_HELLO = "this site was not offered these settings; say hello first"
         ({"offer": "0" * 64}, SAY_HELLO),
         ({"run": "run2"}, SAY_HELLO),
         ({"version": "0.0.0"}, f"field 'version' must be {VERSION!r}, got '0.0.0'"),
-        ({"round": 0}, "field 'round' must be 1 to 9007199254740992, got 0"),
+        ({"round": -1}, "field 'round' must be 0 to 9007199254740992, got -1"),
         ({"round": "soon"}, "field 'round' must be a whole number, got 'soon'"),
         ({"round": float("nan")}, "field 'round' must be a whole number, got nan"),
         ({"task": "steal"}, "the agreed settings hold no task 'steal' in round 1 at place 0"),

@@ -10,7 +10,7 @@ from fusseg.core.errors import FederationError
 from fusseg.core.version import VERSION
 from fusseg.federation.checks import ADAM_REACH, check_hello, check_plausible
 from fusseg.federation.lloyd_steps import LLOYD_STEP
-from fusseg.federation.moments import MOMENTS
+from fusseg.federation.moments import moments_task
 from fusseg.federation.parts import ClientFacts
 from fusseg.federation.protocol import sent_parts
 from fusseg.federation.state import ClientUpdate, Hello
@@ -61,7 +61,7 @@ def used(state, counts, cosines):
 
 def measured(state, second, first, count):
     sent = {"second": second, "first": first, "count": count}
-    check(state, MOMENTS, **sent)
+    check(state, moments_task(2), **sent)
 
 
 def test_one_step_moves_a_weight_by_three_learning_rates_at_most(state):

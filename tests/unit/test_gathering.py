@@ -12,7 +12,7 @@ from fusseg.config.schema import Config, FederationConfig, ModelConfig
 from fusseg.core.errors import FederationError
 from fusseg.federation.gathering import Gathering, aggregate
 from fusseg.federation.lloyd_steps import LLOYD_STEP
-from fusseg.federation.moments import MOMENTS, sum_moments
+from fusseg.federation.moments import moments_task, sum_moments
 from fusseg.federation.parts import Part
 from fusseg.federation.protocol import Task
 from fusseg.federation.rounds import Round, run_rounds
@@ -26,7 +26,7 @@ WEIGHTS = 1237
 
 def settle(**federation):
     """Rules for two centroids of three channels."""
-    model = ModelConfig(num_clusters=2, code_dim=3)
+    model = ModelConfig(init="random", num_clusters=2, code_dim=3)
     return resolve(Config(model=model, federation=FederationConfig(**federation)))
 
 
@@ -101,7 +101,7 @@ def test_arrival_in_any_order_gives_the_same_bits(weighted, state, same_bits, se
     assert all(same_bits(models[0], model) for model in models[1:])
 
 
-@pytest.mark.parametrize("task", [LLOYD_STEP, MOMENTS], ids=["lloyd", "moments"])
+@pytest.mark.parametrize("task", [LLOYD_STEP, moments_task(2)], ids=["lloyd", "moments"])
 def test_sums_in_any_order_give_the_same_bits(task, make_state, same_bits, seeded):
     features = torch.randn(40, 7, generator=seeded(1)) + 3
     start = make_state(initial_head(7, 3, seeded(2)), torch.zeros(2, 3), dim=7)

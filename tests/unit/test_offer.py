@@ -86,7 +86,7 @@ def test_only_what_all_sites_share_is_offered():
 
 def test_sites_do_not_learn_where_the_first_model_is_from():
     config = Config(model=ModelConfig(num_clusters=5, start="runs/saved"))
-    assert shared_settings(config).model == ModelConfig(num_clusters=5)
+    assert shared_settings(config).model == ModelConfig(num_clusters=5, init="random")
 
 
 def test_threads_and_precision_are_shared_and_processors_are_not():
@@ -204,7 +204,7 @@ def test_a_server_cannot_set_what_is_the_sites_own_business(data):
     [
         FederationConfig(strategy="none"),
         FederationConfig(strategy="local"),
-        FederationConfig(strategy="pca"),
+        FederationConfig(strategy="centralized"),
     ],
 )
 def test_settings_that_no_server_can_run_are_refused(federation):

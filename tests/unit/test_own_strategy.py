@@ -63,7 +63,7 @@ def clients(random_features, tmp_path):
 def settle(**federation):
     return resolve(
         Config(
-            model=ModelConfig(num_clusters=3, code_dim=4),
+            model=ModelConfig(init="random", num_clusters=3, code_dim=4),
             local=LocalConfig(steps=2, batch_size=2, tables={"stego": {"positions": 4}}),
             federation=FederationConfig(strategy="squares", **federation),
         )

@@ -22,12 +22,12 @@ def draw(count, round_number=1, seed=0, names=TEN):
 @pytest.mark.parametrize("count", [0, 10, 11, 100_000])
 def test_all_take_part_where_none_or_too_many_are_asked_for(count):
     assert draw(count, names=TEN[::-1]) == tuple(TEN)
-    assert num_participants(10, settle(count)) == 10
+    assert num_participants(10, 1, settle(count)) == 10
 
 
 def test_so_many_different_ones_are_drawn_and_sorted():
     drawn = draw(4)
-    assert len(set(drawn)) == num_participants(10, settle(4)) == 4
+    assert len(set(drawn)) == num_participants(10, 1, settle(4)) == 4
     assert list(drawn) == sorted(drawn)
     assert set(drawn) < set(TEN)
 

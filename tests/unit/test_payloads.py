@@ -55,12 +55,12 @@ HELLO = Hello(
 )
 
 
-def settle(strategy="fedavg", local=None, **federation):
+def settle(strategy="fedavg", local=None, init="random", **federation):
     """Rules for three rounds of training, two clusters and codes of three channels."""
     return resolve(
         Config(
             seed=5,
-            model=ModelConfig(num_clusters=2, code_dim=3),
+            model=ModelConfig(init=init, init_steps=2, num_clusters=2, code_dim=3),
             local=local or LocalConfig(),
             federation=FederationConfig(strategy=strategy, rounds=3, **federation),
         )
@@ -69,13 +69,13 @@ def settle(strategy="fedavg", local=None, **federation):
 
 FEDAVG = settle()
 LLOYD = settle("lloyd")
-PCA = settle("pca", lloyd_rounds=3)
+PCA = settle("pca", init="pca", lloyd_rounds=3)
 GIVEN = settle(local=LocalConfig(tables={"stego": {"shift": [0.1, -0.2, 0.3]}}))
 
 
 def task_of(protocol, name="train"):
     """The task of a name; None where the model is scored or kept."""
-    found = {task.name: task for number in (1, 2, 3) for task in protocol.tasks(number)}
+    found = {task.name: task for number in (0, 1, 2, 3) for task in protocol.tasks(number)}
     return found.get(name)
 
 
@@ -119,8 +119,9 @@ def test_a_request_names_run_settings_task_round_place_and_version():
     [
         (FEDAVG, "train", 3, 0),
         (LLOYD, "lloyd", 1, 3),
-        (PCA, "moments", 1, 0),
-        (PCA, "lloyd", 1, 1),
+        (PCA, "moments", 0, 0),
+        (PCA, "lloyd", 0, 1),
+        (PCA, "lloyd", 0, 2),
         (PCA, "lloyd", 3, 0),
     ],
 )
@@ -167,7 +168,7 @@ def test_what_the_agreed_settings_do_not_hold_is_refused(task, number, place):
         ({"version": "0.0.0"}, f"field 'version' must be {VERSION!r}, got '0.0.0'"),
         ({"run": None}, "field 'run' must be a word, got None"),
         ({"offer": 3}, "field 'offer' must be a word, got 3"),
-        ({"round": 0}, "field 'round' must be 1 to 9007199254740992, got 0"),
+        ({"round": -1}, "field 'round' must be 0 to 9007199254740992, got -1"),
         ({"round": "1"}, "field 'round' must be a whole number, got '1'"),
         ({"place": -1}, "field 'place' must be 0 to 9007199254740992, got -1"),
         ({"place": None}, "field 'place' must be a whole number, got None"),
@@ -398,7 +399,7 @@ def test_heads_travel_down_rounded_to_bfloat16(state, unpack):
         ({"shift_random": float("nan")}, "field 'shift_random' must be a finite number, got nan"),
         ({"shift_random": "0.3"}, "field 'shift_random' must be a finite number, got '0.3'"),
         ({"shift_self": -1e300}, "which nothing can use"),
-        ({"round": 0}, "field 'round' must be 1 to 9007199254740992, got 0"),
+        ({"round": -1}, "field 'round' must be 0 to 9007199254740992, got -1"),
     ],
 )
 def test_fields_of_a_state_are_checked(protocol, change, message, state, unpack):

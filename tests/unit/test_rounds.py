@@ -14,7 +14,13 @@ from fusseg.federation.hello import agree, say_hello
 from fusseg.federation.parts import ClientFacts, take_head
 from fusseg.federation.points import KeptCodes
 from fusseg.federation.protocol import sent_parts
-from fusseg.federation.rounds import Round, draw_participants, initial_state, run_rounds
+from fusseg.federation.rounds import (
+    Round,
+    draw_participants,
+    initial_state,
+    num_updates,
+    run_rounds,
+)
 from fusseg.federation.simulation import simulate
 from fusseg.federation.state import Client, ClientUpdate
 from fusseg.federation.strategies import resolve
@@ -26,11 +32,11 @@ STEGO = {"positions": 9, "shift_quantiles": (0.75, 0.80, 0.95)}
 LOCAL = LocalConfig(steps=2, batch_size=4, tables={"stego": STEGO})
 
 
-def settle(**federation):
+def settle(init="random", **federation):
     return resolve(
         Config(
             seed=SEED,
-            model=ModelConfig(num_clusters=3, code_dim=4),
+            model=ModelConfig(init=init, init_steps=2, num_clusters=3, code_dim=4),
             local=LOCAL,
             federation=FederationConfig(**federation),
         )
@@ -48,7 +54,10 @@ FEDERATIONS = {
         "local": {"strategy": "local"},
         "consensus": {"strategy": "consensus", "lloyd_rounds": 2},
         "lloyd": {"strategy": "lloyd", "positions_per_image": 5},
-        "pca": {"strategy": "pca", "lloyd_rounds": 3},
+        "pca": {"strategy": "pca", "init": "pca", "lloyd_rounds": 3},
+        "from pca": {"strategy": "fedcc-kmeans", "init": "pca"},
+        "own heads, from pca": {"strategy": "fedavg", "aggregate_heads": False, "init": "pca"},
+        "local, from pca": {"strategy": "local", "init": "pca"},
         "local, finished": {"strategy": "local", "lloyd_rounds": 2},
         "own heads, finished": {"strategy": "fedavg", "aggregate_heads": False, "lloyd_rounds": 2},
         "own centroids, finished": {
@@ -88,9 +97,14 @@ def events_of(state, memories, clients, protocol, **more):
     return run_rounds(state, exchange, protocol)
 
 
-def finish(state, memories, clients, protocol, **more):
-    """All rounds that are left."""
-    events = list(events_of(state, memories, clients, protocol, **more))
+def begin(start, protocol):
+    """The state before the first round, which is round 0 if the start is computed."""
+    return replace(start, round_number=protocol.first_round - 1)
+
+
+def finish(start, memories, clients, protocol, **more):
+    """All rounds from a start."""
+    events = list(events_of(begin(start, protocol), memories, clients, protocol, **more))
     return [event for event in events if isinstance(event, Round)]
 
 
@@ -120,13 +134,13 @@ def check_every_restart(protocol, clients, start, same_bits, tmp_path):
     """Stop after each round in turn, save, load and go on."""
     whole_own, own = {}, {}
     whole = finish(start, whole_own, clients, protocol)
-    assert len(whole) == protocol.num_rounds
-    state = start
-    for number in range(1, len(whole) + 1):
+    assert len(whole) == protocol.num_rounds - protocol.first_round + 1
+    state = begin(start, protocol)
+    for number, expected in enumerate(whole, start=protocol.first_round):
         events = events_of(state, own, clients, protocol)
         state = next(event for event in events if isinstance(event, Round)).state
         assert state.round_number == number
-        assert same_bits(state.model, whole[number - 1].state.model)
+        assert same_bits(state.model, expected.state.model)
         save_state(tmp_path, SavedState(state, own, "f" * 64))
         restored = load_state(tmp_path)
         state, own = restored.state, restored.memories
@@ -202,7 +216,7 @@ def test_every_update_comes_before_the_round_it_belongs_to(clients, start):
 def test_a_finished_run_has_no_round_left(clients, start):
     federation = replace(FEDERATIONS["fedavg"], rounds=1)
     (only,) = finish(start, {}, clients, federation)
-    assert finish(only.state, {}, clients, federation) == []
+    assert list(events_of(only.state, {}, clients, federation)) == []
 
 
 def test_clients_weigh_in_with_all_their_images(clients, start):
@@ -376,11 +390,12 @@ def test_what_honest_clients_send_is_plausible(name, wire, clients, start):
         parts = sent_parts(task, state, federation)
         return exchange(state, task)
 
-    for event in run_rounds(start, watched, federation):
+    for event in run_rounds(begin(start, federation), watched, federation):
         if isinstance(event, ClientUpdate):
             check_plausible(event, parts, facts[event.client_id])
             checked += 1
-    assert checked == 3 * federation.num_exchanges(1, federation.num_rounds)
+    first, last = federation.first_round, federation.num_rounds
+    assert checked == num_updates(first, last, 3, federation)
 
 
 @pytest.mark.parametrize("name", [name for name in FEDERATIONS if not name.startswith("local")])
@@ -396,7 +411,7 @@ def test_the_clients_of_a_round_are_those_drawn_in_all_of_its_exchanges(name, cl
     federation = replace(FEDERATIONS[name], clients_per_round=2)
     rounds = finish(start, {}, clients, federation)
     taking_part = []
-    for number, done in enumerate(rounds, start=1):
+    for number, done in enumerate(rounds, start=federation.first_round):
         drawn = list(draw_participants("abc", number, federation))
         for exchange in done.exchanges:
             assert [update.client_id for update in exchange.updates] == drawn

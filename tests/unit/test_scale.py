@@ -9,7 +9,7 @@ import torch
 from fusseg.config.schema import Config, FederationConfig
 from fusseg.federation.head_precision import narrow_parts
 from fusseg.federation.lloyd_steps import LLOYD_STEP
-from fusseg.federation.moments import MOMENTS
+from fusseg.federation.moments import moments_task
 from fusseg.federation.protocol import sent_parts
 from fusseg.federation.rounds import initial_state
 from fusseg.federation.state import ClientUpdate, Hello
@@ -58,7 +58,7 @@ def messages(dim):
         sizes["plan, down"] = first - later
     pca = resolve(Config(federation=FederationConfig(strategy="pca", lloyd_rounds=1)))
     sizes["*lloyd*, up"] = sent_up(LLOYD_STEP, state, pca)
-    sizes["*moments*, up"] = sent_up(MOMENTS, state, pca)
+    sizes["*moments*, up"] = sent_up(moments_task(27), state, pca)
     hello = Hello("a", 8, torch.zeros(dim).double(), 8, SHIFTS, "f" * 64, "0.2.0", 1.0)
     sizes["hello, up"] = describe_hello([hello], plan, sent=True)["bytes_up"]
     # 224 and 320 pixels a side in patches of 8

@@ -16,7 +16,7 @@ from fusseg.federation.train_task import each_round, train_task
 
 def settle(**federation):
     """Rules for two centroids of two channels."""
-    model = ModelConfig(num_clusters=2, code_dim=2)
+    model = ModelConfig(init="random", num_clusters=2, code_dim=2)
     return resolve(Config(model=model, federation=FederationConfig(**federation)))
 
 

@@ -2,8 +2,9 @@ import re
 
 import pytest
 
-from fusseg.config.schema import BackboneConfig, Config, FederationConfig, ModelConfig
+from fusseg.config.schema import Config, FederationConfig, ModelConfig
 from fusseg.core.errors import ConfigError
+from fusseg.federation.rounds import num_updates
 from fusseg.federation.strategies import resolve
 
 
@@ -17,7 +18,7 @@ def settle(**federation):
         ("fedavg", 0, [("train",), ("train",)]),
         ("consensus", 1, [("train",), ("train",), ("lloyd",)]),
         ("lloyd", 1, [("train", "lloyd", "lloyd", "lloyd")] * 2 + [("lloyd",)]),
-        ("pca", 2, [("moments", "lloyd"), ("lloyd",)]),
+        ("pca", 2, [("lloyd",), ("lloyd",)]),
     ],
 )
 def test_what_is_asked_for_in_each_round(strategy, lloyd_rounds, expected):
@@ -26,9 +27,9 @@ def test_what_is_asked_for_in_each_round(strategy, lloyd_rounds, expected):
     asked = [protocol.tasks(number) for number in range(1, total + 1)]
     assert [tuple(task.name for task in tasks) for tasks in asked] == expected
     assert all(task.trains == (task.name == "train") for tasks in asked for task in tasks)
-    assert protocol.num_exchanges(1, total) == sum(len(round_) for round_ in expected)
-    assert protocol.num_exchanges(2, total) == sum(len(round_) for round_ in expected[1:])
-    assert protocol.num_exchanges(1, 0) == 0
+    assert num_updates(1, total, 1, protocol) == sum(len(round_) for round_ in expected)
+    assert num_updates(2, total, 1, protocol) == sum(len(round_) for round_ in expected[1:])
+    assert num_updates(1, 0, 1, protocol) == 0
 
 
 def test_pca_does_not_train():
@@ -36,10 +37,11 @@ def test_pca_does_not_train():
     assert (protocol.rounds, protocol.num_rounds) == (0, 3)
 
 
-def test_pca_without_lloyd_steps_is_refused():
-    message = "gets its centroids only from Lloyd steps, but federation.lloyd_rounds is 0"
+def test_pca_from_a_drawn_start_is_refused():
+    config = Config(model=ModelConfig(init="random"), federation=FederationConfig(strategy="pca"))
+    message = "'pca' does not train its start, but model.init is 'random'; set it to 'pca'"
     with pytest.raises(ConfigError, match=re.escape(message)):
-        settle(strategy="pca")
+        resolve(config)
 
 
 @pytest.mark.parametrize("strategy", ["lloyd", "pca"])
@@ -47,16 +49,3 @@ def test_pca_without_lloyd_steps_is_refused():
 def test_sums_need_one_model_for_all(strategy, switch):
     with pytest.raises(ConfigError, match="needs one head and one set of centroids"):
         settle(strategy=strategy, lloyd_rounds=2, **{switch: False})
-
-
-def test_more_components_than_channels_are_refused_where_these_are_known():
-    config = Config(
-        backbone=BackboneConfig(name="filterbank"),
-        model=ModelConfig(code_dim=70),
-        federation=FederationConfig(strategy="pca", lloyd_rounds=2),
-    )
-    assert resolve(config).code_dim == 70
-    assert resolve(config, feature_dim=70).code_dim == 70
-    message = "model.code_dim = 70 principal components, but backbone 'filterbank' has 69 channels"
-    with pytest.raises(ConfigError, match=re.escape(message)):
-        resolve(config, feature_dim=69)

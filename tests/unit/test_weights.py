@@ -74,7 +74,10 @@ def test_a_share_that_cannot_be_is_refused(share):
 
 def settle(*, deployed=False, **federation):
     return resolve(
-        Config(model=ModelConfig(num_clusters=2), federation=FederationConfig(**federation)),
+        Config(
+            model=ModelConfig(init="random", num_clusters=2),
+            federation=FederationConfig(**federation),
+        ),
         deployed=deployed,
     )
 

@@ -10,6 +10,7 @@ from fusseg.cli.summaries import describe_run
 from fusseg.config.schema import Config
 from fusseg.data.findings import Finding
 from fusseg.features.extraction import Progress
+from fusseg.federation.pca_start import START
 from fusseg.federation.state import ClientUpdate
 from fusseg.runs.directory import REPORT, read_run_config
 from fusseg.runs.engine import RoundDone, TrainingBegun
@@ -87,24 +88,33 @@ class _TrainingDisplay:
 
     def __init__(self, display: Display) -> None:
         self._display = display
-        self._done = self._total = self._rounds = 0
+        self._done = self._started = self._total = self._rounds = 0
 
     def show(self, event: Event) -> None:
         if isinstance(event, Progress | Finding):
             show_extraction(event, self._display)
         elif isinstance(event, TrainingBegun):
             self._done, self._total = event.updates_done, event.num_updates
+            self._started = event.start_updates
             self._rounds = event.num_rounds
         elif isinstance(event, ClientUpdate):
             self._done += 1
-            self._display.advance("training", self._done, self._total)
+            # Apart from training: its updates take a fraction of the time.
+            if self._done <= self._started:
+                self._display.advance("start", self._done, self._started)
+            else:
+                done, total = self._done - self._started, self._total - self._started
+                self._display.advance("training", done, total)
         elif isinstance(event, RoundDone):
             self._display.line(_describe_round(event.entry, self._rounds))
 
 
 def _describe_round(entry: RoundEntry, num_rounds: int) -> str:
     text = f"round {entry['round']} of {num_rounds}"
-    text += ": Lloyd step" if entry["loss"] is None else f": loss {entry['loss']:.4f}"
+    if entry["phase"] == START:
+        text = "start: federated PCA"
+    else:
+        text += ": Lloyd step" if entry["loss"] is None else f": loss {entry['loss']:.4f}"
     if entry["mean_iou"] is not None:
         text += f", mIoU {entry['mean_iou']:.4f}, accuracy {entry['pixel_accuracy']:.4f}"
     return f"{text} ({entry['seconds']:.1f} s)"

@@ -56,8 +56,11 @@ def refuse_moved_keys(table: Mapping[str, Any]) -> None:
 
 
 def translate_settings(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Rename the keys of a configuration to their names in this version."""
+    """Rename the keys of a run's configuration, and name the start that was the only one then."""
     translated = _copy(table)
+    strategy = translated.get("federation", {}).get("strategy")
+    start = "pca" if strategy == "pca" else "random"
+    translated["model"] = {"init": start, **translated.get("model", {})}
     for key in moved_keys(table):
         *sections, name = key.split(".")
         value = _table_at(translated, sections).pop(name)

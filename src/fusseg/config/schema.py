@@ -20,6 +20,7 @@ WhiteLevel = int | dict[str, int]
 Wire = Literal["float32", "bfloat16"]
 Grid = Literal["square"] | tuple[int, int]
 Precision = Literal["auto", "float32", "bfloat16"]
+Init = Literal["pca", "random"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 
 
@@ -147,15 +148,25 @@ class ModelConfig:
     """Number of regions, K in the paper; at most 255, the indices of an 8-bit image."""
     code_dim: int = 70
     """Channels of the code, D in the paper."""
+    init: Init = "pca"
+    """Model before round 1: `pca`, federated PCA and Lloyd steps, from sums alone; `random`, drawn
+    weights, as in the paper."""
+    init_steps: int = 40
+    """Lloyd steps of `pca` before round 1; 0: none, and no merging."""
+    init_clusters: int = 3
+    """Clusters per region in the Lloyd steps of `pca`, merged to the regions afterwards; 1: one."""
     start: str = ""
-    """Run directory of the model that training starts from; empty: a new, random model."""
+    """Run directory of the model that training starts from, in place of `init`; empty: a new
+    model."""
 
     def __post_init__(self) -> None:
         """Check the ranges.
 
         Raises:
-            ConfigError: If a size is too small, or there are more than 255 clusters.
+            ConfigError: If a size or count is too small, or there are more than 255 clusters.
         """
+        at_least("model.init_steps", self.init_steps, 0, 10_000)
+        at_least("model.init_clusters", self.init_clusters, 1, 100)
         at_least("model.num_clusters", self.num_clusters, 2, 255)
         at_least("model.code_dim", self.code_dim, 1, 4096)
 

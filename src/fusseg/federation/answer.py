@@ -3,8 +3,6 @@
 import math
 from dataclasses import dataclass, replace
 
-from torch import Generator
-
 from fusseg.core.errors import FederationError
 from fusseg.core.randomness import round_generator
 from fusseg.federation.gathering import Gathering
@@ -52,10 +50,10 @@ def answer(
         trainee = start_training(state, memory, client, protocol)
         trained = train(trainee, state.plan, protocol.local, client.compute)
         return report_training(state, task, trained, client, protocol, kept)
-    model = current_model(state, memory, protocol)
+    model = state.model if task.shared else current_model(state, memory, protocol)
     update = ClientUpdate(client.client_id, len(client.features))
     parts = task.measure(Work(client, model, state, protocol, kept))
-    if not protocol.keeps_own_models:
+    if task.shared or not protocol.keeps_own_models:
         return Answer(replace(update, parts=parts), None)
     # The client updates its own model by its own measurements and sends nothing.
     moved = _merge_alone(replace(update, parts=parts), replace(state, model=model), task, protocol)
@@ -133,7 +131,8 @@ def _merge_alone(update: ClientUpdate, state: GlobalState, task: Task, protocol:
     shared = replace(protocol, aggregate_heads=True, aggregate_centroids=True)
     gathering = Gathering(state, shared, task)
     gathering.add(update)
-    return gathering.merge(Generator()).model
+    generator = round_generator(protocol.seed, state.round_number + 1, update.client_id)
+    return gathering.merge(generator).model
 
 
 def _is_finite(model: Model) -> bool:

@@ -98,13 +98,15 @@ def check_centroids(
     return found
 
 
-def check_model(strategy: str, found: object, expected: Model) -> None:
+def check_model(strategy: str, found: object, expected: Model, num_clusters: int) -> None:
     """Refuse an invalid model that a strategy returned.
 
     Args:
         strategy: Name of the strategy.
         found: The value it returned.
-        expected: The model to replace, of the right names, shapes and dtypes.
+        expected: The model to replace: of the right names and dtypes, with a head of the right
+            shapes.
+        num_clusters: Number of centroids that the model must have.
 
     Raises:
         FederationError: If the value is not a model, or if a tensor of it is missing, has another
@@ -126,7 +128,8 @@ def check_model(strategy: str, found: object, expected: Model) -> None:
             )
         if not bool(made.isfinite().all()):
             raise FederationError(f"{begin} head.{name} with values that are not finite")
-    check_centroids(strategy, found.centroids, expected.centroids)
+    rows = expected.centroids[:1].expand(num_clusters, -1)
+    check_centroids(strategy, found.centroids, rows)
 
 
 def check_plausible(update: ClientUpdate, parts: Mapping[str, Part], facts: ClientFacts) -> None:

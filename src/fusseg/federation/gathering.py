@@ -81,7 +81,8 @@ class Gathering:
         if not self.parts and not self.task.trains:
             return self.state
         model = self.task.merge(self._gathered(generator))
-        check_model(self.protocol.strategy_name, model, self.state.model)
+        num_clusters = self.task.clusters[1] or self.protocol.num_clusters
+        check_model(self.protocol.strategy_name, model, self.state.model, num_clusters)
         return replace(self.state, model=model)
 
     def image_counts(self) -> dict[str, int]:

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
 
-from fusseg.core.errors import FederationError
 from fusseg.federation.checks import moments_of_features
 from fusseg.federation.clustering import kmeans
 from fusseg.federation.parts import Part
@@ -59,21 +59,12 @@ def principal_components(
 
     Args:
         moments: Moments of all features.
-        num_components: Number of directions, at most the number of feature channels.
+        num_components: Number of directions. Those beyond the number of feature channels are zero.
 
     Returns:
         Unit directions, largest variance first, each with a positive largest entry; the variance
         along each direction; the mean feature. All in float64.
-
-    Raises:
-        FederationError: If there are fewer channels than components.
     """
-    dim = len(moments.first)
-    if num_components > dim:
-        raise FederationError(
-            f"features of {dim} channels have at most {dim} principal components, "
-            f"got model.code_dim = {num_components}; lower it"
-        )
     mean = moments.first / moments.count
     covariance = moments.second / moments.count - torch.outer(mean, mean)
     # Symmetric up to rounding; eigenvalues come in ascending order.
@@ -82,7 +73,9 @@ def principal_components(
     largest = directions.abs().argmax(dim=1, keepdim=True)
     # The sign of an eigenvector is arbitrary; fixing it makes the result independent of the solver.
     directions = directions * directions.gather(1, largest).sign()
-    return directions, variances.flip(0)[:num_components].clamp(min=0), mean
+    variances = variances.flip(0)[:num_components].clamp(min=0)
+    missing = num_components - len(directions)
+    return pad(directions, (0, 0, 0, missing)), pad(variances, (0, missing)), mean
 
 
 def pca_head(
@@ -130,15 +123,32 @@ def measure_moments(work: Work) -> dict[str, Tensor]:
     return {"second": found.second, "first": found.first, "count": found.count}
 
 
-def merge_moments(gathered: Gathered) -> Model:
-    """Make the head from the principal components, and centroids for Lloyd to start from."""
+def merge_moments(num_clusters: int, gathered: Gathered) -> Model:
+    """Make the head from the principal components, and centroids for Lloyd to start from.
+
+    Args:
+        num_clusters: Number of centroids.
+        gathered: The moments of all clients.
+    """
     start, totals = gathered.state.model, gathered.totals
-    num_clusters, code_dim = start.centroids.shape
+    code_dim = start.centroids.shape[1]
     moments = FeatureMoments(totals["second"], totals["first"], totals["count"])
     directions, variances, mean = principal_components(moments, code_dim)
     head = pca_head(directions, mean, start.head)
     return Model(head, starting_centroids(variances, num_clusters, gathered.generator))
 
 
-MOMENTS = Task("moments", moment_parts, measure_moments, merge_moments, receives=())
-"""The exchange of the moments of all features, which gives the starting model."""
+def moments_task(num_clusters: int) -> Task:
+    """Make the exchange of the moments of all features, which gives the starting model.
+
+    Args:
+        num_clusters: Number of centroids of that model.
+    """
+    return Task(
+        name="moments",
+        parts=moment_parts,
+        measure=measure_moments,
+        merge=partial(merge_moments, num_clusters),
+        receives=(),
+        clusters=(None, num_clusters),
+    )

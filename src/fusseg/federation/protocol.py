@@ -71,6 +71,11 @@ class Task:
     """Whether clients train first."""
     receives: tuple[str, ...] = ("head", "centroids")
     """Parts of the model that clients need for the task."""
+    clusters: tuple[int | None, int | None] = (None, None)
+    """Number of centroids before and after the task; None: `model.num_clusters`."""
+    shared: bool = False
+    """Whether the result is one model for all clients, even if each keeps its own later (E or C
+    off)."""
 
 
 def check_nothing(_config: Config, _feature_dim: int | None) -> None:
@@ -127,10 +132,22 @@ class Protocol:
     aggregate_centroids: bool
     server_learning_rate: float
     wire: Wire
+    start: tuple[Task, ...] = ()
+    """Exchanges of round 0, which compute the start; empty: there is no round 0."""
+
+    @property
+    def first_round(self) -> int:
+        """Number of the first round: 0 if the start is computed, 1 if it is drawn or loaded."""
+        return 0 if self.start else 1
+
+    @property
+    def shares_start(self) -> bool:
+        """Whether all clients get the same computed start, which none of them could draw."""
+        return any(task.shared for task in self.start)
 
     @property
     def num_rounds(self) -> int:
-        """Total number of rounds: those of training, plus one per step of the finish."""
+        """Number of the last round: those of training, plus one per step of the finish."""
         return self.rounds + self.lloyd_rounds
 
     @property
@@ -145,16 +162,12 @@ class Protocol:
         return self.keeps_own_models or self.local.fedmoon_weight > 0 or carries
 
     def tasks(self, round_number: int) -> tuple[Task, ...]:
-        """List the exchanges of a round, from 1."""
-        return self.strategy.tasks(round_number, self)
-
-    def num_exchanges(self, first: int, last: int) -> int:
-        """Count the exchanges of the rounds `first` to `last`, inclusive."""
-        return sum(len(self.tasks(number)) for number in range(first, last + 1))
+        """List the exchanges of a round, from `first_round`."""
+        return self.strategy.tasks(round_number, self) if round_number else self.start
 
 
 def sent_parts(task: Task, state: GlobalState, protocol: Protocol) -> dict[str, Part]:
     """List the parts a client sends: none if the task only updates the client's own model."""
-    if protocol.keeps_own_models and not task.trains:
+    if protocol.keeps_own_models and not (task.trains or task.shared):
         return {}
     return task.parts(state, protocol)

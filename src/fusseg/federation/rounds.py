@@ -14,7 +14,8 @@ from fusseg.segmentation.objective import Model
 from fusseg.segmentation.training import TrainingPlan
 
 _DRAW = "/participants"
-"""Name of the draw's random source; names of sites contain no slash."""
+_START = "/start"
+"""Names of random sources of the server's; names of sites contain no slash."""
 Exchange = Callable[[GlobalState, Task], Iterable[ClientUpdate]]
 """Sends the state and a task to the round's clients; yields their updates as they arrive."""
 
@@ -42,11 +43,15 @@ class Round:
 
 
 def initial_state(protocol: Protocol, plan: TrainingPlan) -> GlobalState:
-    """Draw the initial head and centroids for all clients; centroids are standard normal."""
+    """Draw the initial head and centroids for all clients; centroids are standard normal.
+
+    A start that is computed in round 0 replaces them, except for the head's hidden layer.
+    """
     generator = round_generator(protocol.seed, 0, SERVER)
     head = initial_head(len(plan.mean_feature), protocol.code_dim, generator)
     centroids = torch.randn(protocol.num_clusters, protocol.code_dim, generator=generator)
-    return GlobalState(round_number=0, model=Model(head, centroids), plan=plan)
+    model = Model(head, centroids)
+    return GlobalState(round_number=protocol.first_round - 1, model=model, plan=plan)
 
 
 def run_rounds(
@@ -63,7 +68,9 @@ def run_rounds(
         Each client's update as it arrives, followed by the finished round.
     """
     for round_number in range(state.round_number + 1, protocol.num_rounds + 1):
-        generator = round_generator(protocol.seed, round_number, SERVER)
+        # The model of round 0 was drawn from the server's own source of that round.
+        party = SERVER if round_number else _START
+        generator = round_generator(protocol.seed, round_number, party)
         exchanges = []
         for task in protocol.tasks(round_number):
             gathering = Gathering(state, protocol, task)
@@ -83,14 +90,14 @@ def draw_participants(
 
     Args:
         client_ids: Available clients, in any order.
-        round_number: Number of the round, from 1.
+        round_number: Number of the round; in round 0 all clients take part.
         protocol: Number of clients per round (all, if there are fewer), and the seed.
 
     Returns:
         Ids of the participants, sorted.
     """
     names = sorted(client_ids)
-    count = num_participants(len(names), protocol)
+    count = num_participants(len(names), round_number, protocol)
     if count == len(names):
         return tuple(names)
     generator = round_generator(protocol.seed, round_number, _DRAW)
@@ -98,6 +105,16 @@ def draw_participants(
     return tuple(names[place] for place in sorted(drawn.tolist()))
 
 
-def num_participants(num_clients: int, protocol: Protocol) -> int:
-    """Count the clients that take part in a round."""
+def num_participants(num_clients: int, round_number: int, protocol: Protocol) -> int:
+    """Count the clients that take part in a round: in round 0, as in the hello, all."""
+    if round_number == 0:
+        return num_clients
     return min(protocol.clients_per_round or num_clients, num_clients)
+
+
+def num_updates(first: int, last: int, num_clients: int, protocol: Protocol) -> int:
+    """Count the updates that clients send in the rounds `first` to `last`, inclusive."""
+    return sum(
+        num_participants(num_clients, number, protocol) * len(protocol.tasks(number))
+        for number in range(first, last + 1)
+    )

@@ -30,7 +30,8 @@ class GlobalState:
     """The model that the server sends in a round, and the plan that it sent before round 1."""
 
     round_number: int
-    """Rounds finished so far; 0 before training."""
+    """Number of the last finished round. Before the first round it is 0, or -1 if there is a round
+    0 that computes the start."""
     model: Model
     plan: TrainingPlan
 

@@ -97,8 +97,13 @@ class Traffic:
 
 
 def needs(task: Task | None, protocol: Protocol) -> tuple[bool, bool]:
-    """Return whether a task needs the head, and the centroids; None: to use the final model."""
-    head, centroids = protocol.aggregate_heads, protocol.aggregate_centroids
+    """Return whether a task needs the head, and the centroids; None: to use the final model.
+
+    Clients that keep their own part still receive the shared start of that part, since a client's
+    first round may be any round.
+    """
+    head = protocol.aggregate_heads or protocol.shares_start
+    centroids = protocol.aggregate_centroids or protocol.shares_start
     if task is not None:
         head, centroids = head and "head" in task.receives, centroids and CENTROIDS in task.receives
     return head, centroids

@@ -18,7 +18,7 @@ from fusseg.features.backbones import Backbone
 from fusseg.features.pipeline import Skipped
 from fusseg.federation.hello import agree
 from fusseg.federation.protocol import Protocol
-from fusseg.federation.rounds import Exchange, Round, num_participants, run_rounds
+from fusseg.federation.rounds import Exchange, Round, num_updates, run_rounds
 from fusseg.federation.state import ClientUpdate, GlobalState, Hello
 from fusseg.runs.directory import load_record, save_record
 from fusseg.runs.finished_rounds import (
@@ -96,6 +96,8 @@ class TrainingBegun:
     """Rounds of training and of the Lloyd finish together."""
     updates_done: int
     """Client updates that a resumed run has already."""
+    start_updates: int
+    """Client updates of round 0, which are fast; 0 if there is no round 0."""
     num_updates: int
     """Client updates of the whole run."""
 
@@ -199,11 +201,12 @@ def _begin(federation: Federation) -> tuple[SavedState, Record]:
 
 def _begun(protocol: Protocol, num_clients: int, rounds_done: int) -> TrainingBegun:
     clients = 1 if protocol.strategy.pools_images else num_clients
-    asked = num_participants(clients, protocol)
+    first = protocol.first_round
     return TrainingBegun(
         num_rounds=protocol.num_rounds,
-        updates_done=asked * protocol.num_exchanges(1, rounds_done),
-        num_updates=asked * protocol.num_exchanges(1, protocol.num_rounds),
+        updates_done=num_updates(first, rounds_done, clients, protocol),
+        start_updates=num_updates(first, 0, clients, protocol),
+        num_updates=num_updates(first, protocol.num_rounds, clients, protocol),
     )
 
 

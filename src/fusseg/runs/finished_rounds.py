@@ -125,9 +125,9 @@ def rewind_record(record: Record, rounds_done: int, protocol: Protocol) -> None:
 
 
 def is_scored(round_number: int, config: Config, protocol: Protocol) -> bool:
-    """Tell whether a round is scored: every n-th, the last of training and the last of all."""
+    """Tell whether a round is scored: the start, every n-th, the last of training and of all."""
     every = config.evaluation.every
-    return round_number in (protocol.rounds, protocol.num_rounds) or (
+    return round_number in (0, protocol.rounds, protocol.num_rounds) or (
         every > 0 and round_number % every == 0
     )
 

@@ -30,7 +30,8 @@ def final_models(saved: SavedState, protocol: Protocol) -> dict[str, Model]:
     Returns:
         The global model under `GLOBAL`, or one model per client.
     """
-    if not protocol.keeps_own_models:
+    # After a shared start, no client has a model of its own yet.
+    if not protocol.keeps_own_models or not saved.memories:
         return {GLOBAL: saved.state.model}
     return {
         client_id: current_model(saved.state, memory, protocol)

@@ -21,6 +21,7 @@ from fusseg.core.version import VERSION
 from fusseg.features.backbones import Backbone
 from fusseg.features.pipeline import Skipped
 from fusseg.federation.lloyd_steps import FINISH
+from fusseg.federation.pca_start import START
 from fusseg.federation.protocol import Protocol
 from fusseg.federation.rounds import Round
 from fusseg.federation.state import Hello
@@ -250,7 +251,7 @@ def describe_round(
     total = sum(images for images, _ in weighed)
     return {
         "round": number,
-        "phase": "training" if number <= protocol.rounds else FINISH,
+        "phase": _phase(number, protocol),
         "loss": sum(images * loss for images, loss in weighed) / total if weighed else None,
         "mean_iou": None if scores is None else scores["mean_iou"],
         "pixel_accuracy": None if scores is None else scores["pixel_accuracy"],
@@ -263,6 +264,12 @@ def describe_round(
             for one in log.incidents
         ],
     }
+
+
+def _phase(round_number: int, protocol: Protocol) -> str:
+    if round_number == 0:
+        return START
+    return "training" if round_number <= protocol.rounds else FINISH
 
 
 def _describe_clients(finished: Round, log: RoundLog) -> list[ClientRound]:

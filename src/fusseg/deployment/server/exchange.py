@@ -34,7 +34,7 @@ _RETRY_SECONDS = 5.0
 class _Place:
     """How far the rounds are."""
 
-    round_number: int = 0
+    round_number: int = -1
     place: int = -1
     """Number of the current exchange within the round."""
     participants: tuple[str, ...] = ()

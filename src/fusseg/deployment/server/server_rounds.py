@@ -19,6 +19,7 @@ from fusseg.deployment.wire.offer import make_offer
 from fusseg.deployment.wire.payloads import FINISH
 from fusseg.deployment.wire.refusals import refusing
 from fusseg.features.extraction import wait_for
+from fusseg.federation.pca_start import START
 from fusseg.federation.rounds import Exchange
 from fusseg.federation.state import GlobalState, Hello
 from fusseg.federation.strategies import resolve
@@ -69,7 +70,7 @@ def _run(grid: Grid, run_dir: Path, cache: Path) -> None:
 
 def describe_entry(entry: RoundEntry, num_rounds: int) -> str:
     """Summarize a finished round in one line."""
-    text = f"round {entry['round']} of {num_rounds}"
+    text = START if entry["phase"] == START else f"round {entry['round']} of {num_rounds}"
     text += "" if entry["loss"] is None else f": loss {entry['loss']:.4f}"
     if entry["mean_iou"] is not None:
         text += f", mIoU {entry['mean_iou']:.4f}"

@@ -87,7 +87,9 @@ def _messages(prepared: PreparedSite, offer: Offer) -> list[tuple[int, LedgerLin
     plan = replace(agree([hello], protocol, offer.fingerprint, center=offer.center), num_steps=1)
     state = receive_state(initial_state(protocol, plan), protocol.wire)
     asked = [
-        task for number in range(1, protocol.num_rounds + 1) for task in protocol.tasks(number)
+        task
+        for number in range(protocol.first_round, protocol.num_rounds + 1)
+        for task in protocol.tasks(number)
     ]
     codes = KeptCodes(protocol.positions_per_image, protocol.seed)
     # By name: a task object may be created again for every round.

@@ -58,12 +58,14 @@ def make_offer(config: Config, run: str, fingerprint: str, *, center: bool) -> O
 def shared_settings(config: Config) -> Config:
     """Drop settings that concern one machine only: data folders, held-out sites, processors.
 
-    The path of a starting model is the server's own setting too: it sends that model in round 1.
+    The path of a starting model is the server's own setting too: it sends that model in round 1,
+    and no start is computed.
     """
     kept = {name: getattr(config.data, name) for name in _SHARED_DATA}
     # The number of threads is shared, because it changes how sums are rounded.
     compute = ComputeConfig(precision=config.compute.precision, threads=config.compute.threads)
-    model = replace(config.model, start="")
+    init = "random" if config.model.start else config.model.init
+    model = replace(config.model, init=init, start="")
     return replace(config, data=DataConfig(**kept), model=model, compute=compute)
 
 

@@ -62,7 +62,7 @@ def read_request(packet: Packet) -> Request:
         run=take_word(packet, "run"),
         offer=take_word(packet, "offer"),
         task=take_word(packet, "task"),
-        round_number=take_int(packet, "round", 1),
+        round_number=take_int(packet, "round"),
         place=take_int(packet, "place"),
     )
 
@@ -80,7 +80,7 @@ def find_task(request: Request, protocol: Protocol, *, at_sites: bool) -> Task |
             rounds.
     """
     number, name = request.round_number, request.task
-    if number <= protocol.num_rounds:
+    if protocol.first_round <= number <= protocol.num_rounds:
         if name == FINISH or (name == EVALUATE and at_sites):
             return None
         tasks = protocol.tasks(number)
@@ -149,7 +149,7 @@ def unpack_task(
     if needs_head:
         head = take_kept_head(packet, protocol, feature_dim, folder)
     model = Model(head, packet.tensors.get(CENTROIDS, start.model.centroids))
-    round_number = take_int(packet, "round", 1) - (0 if task is None else 1)
+    round_number = take_int(packet, "round") - (0 if task is None else 1)
     return GlobalState(round_number, model, plan)
 
 
@@ -244,6 +244,7 @@ def _packed_parts(
     if needs_head and any(name.startswith(HEAD) for name in packet.tensors):
         found |= kept_head_parts(protocol, feature_dim)
     if needs_centroids:
-        shape = (protocol.num_clusters, protocol.code_dim)
+        received = None if task is None else task.clusters[0]
+        shape = (received or protocol.num_clusters, protocol.code_dim)
         found[CENTROIDS] = Part(shape, torch.float32, "collect")
     return found

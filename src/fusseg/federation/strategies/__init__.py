@@ -6,6 +6,7 @@ add one from a script.
 
 from fusseg.config.schema import Config
 from fusseg.core.errors import ConfigError, nearest_name
+from fusseg.federation.pca_start import start_tasks
 from fusseg.federation.protocol import Protocol, Strategy
 from fusseg.federation.strategies import (
     centralized,
@@ -66,6 +67,7 @@ def resolve(config: Config, *, deployed: bool = False, feature_dim: int | None =
         aggregate_centroids=federation.aggregate_centroids if aggregates is None else aggregates,
         server_learning_rate=federation.server_learning_rate,
         wire=federation.wire,
+        start=start_tasks(config, strategy),
     )
     _check_switches(protocol)
     strategy.check(config, feature_dim)

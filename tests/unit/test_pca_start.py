@@ -1,0 +1,96 @@
+"""Round 0, which computes the start from sums, by hand and against pooled clustering."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fusseg.config.schema import Config, FederationConfig, ModelConfig
+from fusseg.core.errors import ConfigError
+from fusseg.federation.lloyd_steps import CodeSums
+from fusseg.federation.pca_start import merge_centroids
+from fusseg.federation.rounds import draw_participants, num_updates
+from fusseg.federation.strategies import resolve
+from fusseg.federation.traffic import needs
+
+
+def settle(strategy="fedavg", *, init="pca", steps=2, clusters=3, start="", **federation):
+    model = ModelConfig(
+        num_clusters=2, init=init, init_steps=steps, init_clusters=clusters, start=start
+    )
+    return resolve(
+        Config(model=model, federation=FederationConfig(strategy=strategy, **federation))
+    )
+
+
+def test_moments_and_lloyd_steps_come_before_round_1():
+    protocol = settle()
+    assert protocol.first_round == 0
+    assert [task.name for task in protocol.tasks(0)] == ["moments", "lloyd", "lloyd"]
+    assert [task.clusters for task in protocol.tasks(0)] == [(None, 6), (6, 6), (6, 2)]
+    assert [task.name for task in protocol.tasks(1)] == ["train"]
+
+
+@pytest.mark.parametrize(("steps", "clusters"), [(0, 3), (2, 1)])
+def test_without_steps_or_further_clusters_nothing_is_merged(steps, clusters):
+    tasks = settle(steps=steps, clusters=clusters).tasks(0)
+    assert {task.clusters for task in tasks} <= {(None, 2), (2, 2)}
+    assert len(tasks) == 1 + steps
+
+
+@pytest.mark.parametrize("settings", [{"init": "random"}, {"start": "runs/saved"}])
+def test_a_drawn_or_loaded_start_has_no_round_0(settings):
+    protocol = settle(**settings)
+    assert (protocol.first_round, protocol.tasks(0)) == (1, ())
+
+
+def test_all_clients_take_part_in_round_0_whatever_is_drawn_later():
+    protocol = settle(clients_per_round=1, rounds=2)
+    assert draw_participants("cab", 0, protocol) == ("a", "b", "c")
+    assert len(draw_participants("cab", 1, protocol)) == 1
+    assert num_updates(0, 2, 3, protocol) == 3 * 3 + 2
+
+
+def test_clients_that_keep_a_part_share_its_start_and_those_that_train_alone_do_not():
+    own_heads = settle(aggregate_heads=False)
+    assert own_heads.shares_start
+    assert needs(own_heads.tasks(1)[0], own_heads) == (True, True)
+    drawn = settle(aggregate_heads=False, init="random")
+    assert needs(drawn.tasks(1)[0], drawn) == (False, True)
+    assert not settle("local").shares_start
+    assert settle("centralized").first_round == 0
+
+
+def test_pca_is_the_start_alone():
+    protocol = settle("pca", rounds=9)
+    assert (protocol.first_round, protocol.num_rounds) == (0, 0)
+    with pytest.raises(ConfigError, match="set it to 'pca'"):
+        settle("pca", init="random")
+
+
+def test_the_two_clusters_with_the_largest_mean_cosine_are_merged():
+    """Ten codes along x, two near x, five along y: the first two groups become one."""
+    sums = torch.tensor([[10.0, 0.0], [1.6, 1.2], [0.0, 5.0]], dtype=torch.float64)
+    found = CodeSums(sums, torch.tensor([10, 2, 5]))
+    merged = merge_centroids(torch.eye(3)[:, :2] + 1, found, num_clusters=2)
+    expected = torch.tensor([[11.6, 1.2], [0.0, 5.0]])
+    assert torch.allclose(merged, expected / expected.norm(dim=1, keepdim=True))
+
+
+def test_empty_clusters_fill_in_where_too_few_have_codes():
+    sums = torch.tensor([[0.0, 0.0], [0.0, 3.0], [0.0, 0.0]], dtype=torch.float64)
+    found = CodeSums(sums, torch.tensor([0, 3, 0]))
+    merged = merge_centroids(torch.tensor([[1.0, 0], [0, 1], [1, 1]]), found, num_clusters=2)
+    assert merged.tolist() == [[0.0, 1.0], [1.0, 0.0]]
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 1, 0, 2], [2, 3, 1, 0]])
+def test_the_order_of_the_clusters_changes_only_the_order_of_the_merged_ones(order, seeded):
+    codes = torch.nn.functional.normalize(torch.randn(4, 5, generator=seeded(3)).double(), dim=1)
+    found = CodeSums(codes * 7, torch.tensor([7, 8, 9, 10]))
+    moved = replace(found, sums=found.sums[order], counts=found.counts[order])
+    one = merge_centroids(codes.float(), found, 2)
+    other = merge_centroids(codes[order].float(), moved, 2)
+    nearest = (one @ other.T).max(dim=1)
+    assert torch.allclose(nearest.values, torch.ones(2), atol=1e-6)
+    assert sorted(nearest.indices.tolist()) == [0, 1]
