@@ -80,8 +80,8 @@ def test_the_same_model_gives_the_same_bytes(artifact, path):
 
 
 def test_a_newer_format_is_refused(path):
-    rewrite(path, lambda metadata: metadata.update(format_version=3))
-    refused(path, r"has format version 3, this fusseg \S+ reads up to 2; install a newer one$")
+    rewrite(path, lambda metadata: metadata.update(format_version=4))
+    refused(path, r"has format version 4, this fusseg \S+ reads up to 3; install a newer one$")
 
 
 def test_a_flipped_bit_anywhere_in_the_tensors_is_found(path):
@@ -131,7 +131,7 @@ def test_safetensors_of_something_else_are_refused(tmp_path):
         (lambda m: m.update(image_size=[0, 96]), "data.image_size"),
         (lambda m: m["backbone"].update(kind="pickle"), "'pickle' is none of"),
         (lambda m: m["backbone"].update(feature_dim=7), "head of other shapes than 7 channels"),
-        (lambda m: m["clusters"].pop(), "names must be given to every cluster once"),
+        (lambda m: m["clusters"].pop(), "names must be given to every region once"),
         (lambda m: m["clusters"][0].update(color=[0, 0, 256]), r"color \[0, 0, 256\]"),
         (lambda m: m["clusters"][0].update(name="a\nb"), "names must be text on one line"),
     ],
