@@ -107,6 +107,12 @@ def same_bits() -> Callable[[Model, Model], bool]:
             left.head.keys() == right.head.keys()
             and all(torch.equal(left.head[name], right.head[name]) for name in left.head)
             and torch.equal(left.centroids, right.centroids)
+            and same_map(left.region_of, right.region_of)
         )
+
+    def same_map(left: Tensor | None, right: Tensor | None) -> bool:
+        if left is None or right is None:
+            return left is right
+        return torch.equal(left, right)
 
     return same

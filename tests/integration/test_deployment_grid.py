@@ -34,7 +34,7 @@ from fusseg.report.gallery import write_report
 from fusseg.runs.directory import load_record
 from fusseg.runs.load import load_run
 from fusseg.runs.record_form import Record
-from fusseg.runs.saved_state import has_state, load_state
+from fusseg.runs.saved_state import has_state, load_state, save_state
 
 
 @pytest.fixture(autouse=True)
@@ -896,6 +896,26 @@ def test_sites_count_their_labeled_pixels_like_the_simulation(federation, tmp_pa
     page = report_of(run_dir, config)
     assert f"{final['mean_iou']:.3f}" in page
     assert "Confusion" in page
+
+
+def test_sites_score_and_keep_the_regions_of_merged_clusters(federation, tmp_path):
+    more = ("evaluation.at_sites=true", "federation.strategy=lloyd", "model.num_clusters=5")
+    first, _, folders = federation(*more, held_out=(), name="first")
+    serve_rounds(LoopbackGrid(folders), first, tmp_path / "cache")
+    saved, region_of = load_state(first), torch.tensor([0, 1, 0, 2, 1])
+    merged = replace(saved.state.model, region_of=region_of)
+    save_state(first, replace(saved, state=replace(saved.state, model=merged)))
+    run_dir, config, folders = federation(
+        *more, f'model.start="{first}"', held_out=(), name="second"
+    )
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, train_sites=SITES))
+    serve_rounds(LoopbackGrid(folders), run_dir, tmp_path / "cache")
+    record, expected = load_record(run_dir), load_record(simulated(config, tmp_path))
+    assert record["num_regions"] == expected["num_regions"] == 3
+    assert len(record["final"]["confusion"]) == 3
+    assert record["final"]["confusion"] == expected["final"]["confusion"]
+    for folder in (run_dir, *(next(folder.glob("runs/*/result")) for folder in folders)):
+        assert torch.equal(load_state(folder).state.model.region_of, region_of)
 
 
 def test_a_site_with_other_names_of_classes_is_left_out_of_the_score(federation, tmp_path):

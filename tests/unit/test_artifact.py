@@ -79,9 +79,37 @@ def test_the_same_model_gives_the_same_bytes(artifact, path):
     assert path.read_bytes() == content
 
 
+def test_merged_clusters_have_a_format_and_names_of_their_own(artifact, tmp_path):
+    segmenter = artifact.segmenter
+    centroids = segmenter.centroids.repeat(2, 1)
+    merged = replace(segmenter, centroids=centroids, region_of=torch.tensor([0, 1, 0, 1]))
+    file = tmp_path / "merged.safetensors"
+    save_artifact(file, replace(artifact, segmenter=merged))
+    found = load_artifact(file)
+    assert torch.equal(found.segmenter.region_of, merged.region_of)
+    assert torch.equal(found.segmenter.centroids, centroids)
+    assert found.clusters == NAMED
+    with safe_open(file, framework="pt") as opened:
+        metadata = json.loads(opened.metadata()["fusseg"])
+    assert (metadata["format_version"], metadata["num_regions"]) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("region_of", "reason"),
+    [
+        (torch.tensor([0, 2]), r"regions numbered \[0, 2\]"),
+        (torch.tensor([0, 1, 1]), r"regions of 2 clusters as torch.int64 of shape \(3,\)"),
+        (torch.tensor([0.0, 1.0]), r"regions of 2 clusters as torch.float32"),
+    ],
+)
+def test_a_wrong_map_of_clusters_is_refused(region_of, reason, path):
+    rewrite(path, region_of=region_of)
+    refused(path, f"is not a model that fusseg wrote: {reason}")
+
+
 def test_a_newer_format_is_refused(path):
-    rewrite(path, lambda metadata: metadata.update(format_version=3))
-    refused(path, r"has format version 3, this fusseg \S+ reads up to 2; install a newer one$")
+    rewrite(path, lambda metadata: metadata.update(format_version=4))
+    refused(path, r"has format version 4, this fusseg \S+ reads up to 3; install a newer one$")
 
 
 def test_a_flipped_bit_anywhere_in_the_tensors_is_found(path):
@@ -131,7 +159,7 @@ def test_safetensors_of_something_else_are_refused(tmp_path):
         (lambda m: m.update(image_size=[0, 96]), "data.image_size"),
         (lambda m: m["backbone"].update(kind="pickle"), "'pickle' is none of"),
         (lambda m: m["backbone"].update(feature_dim=7), "head of other shapes than 7 channels"),
-        (lambda m: m["clusters"].pop(), "names must be given to every cluster once"),
+        (lambda m: m["clusters"].pop(), "names must be given to every region once"),
         (lambda m: m["clusters"][0].update(color=[0, 0, 256]), r"color \[0, 0, 256\]"),
         (lambda m: m["clusters"][0].update(name="a\nb"), "names must be text on one line"),
     ],

@@ -106,7 +106,7 @@ def _panels(
         segmenter = _load_segmenter(cell)
         final = load_record(cell.path)["final"]
         matching = None if final is None else final["matching"]
-        colors = choose_coloring(shown.classes, matching, segmenter.num_clusters).clusters
+        colors = choose_coloring(shown.classes, matching, segmenter.num_regions).clusters
         rows[cell.method] = [
             colorize(segment_held_out(segmenter, shown, index).numpy(), colors) for index in indices
         ]
@@ -136,7 +136,7 @@ def _draw_clouds(
         }
         record = load_record(cell.path)
         trained = record["trained"] or record["final"]
-        matching = None if trained is None else trained["matching"]
+        matching = None if trained is None else _class_of_clusters(trained["matching"], cell)
         rounds = resolve(cell.config).rounds
         training = {number: found for number, found in history.items() if number <= rounds}
         if rounds in training and matching is not None and len(histories) < NUM_CLOUDS:
@@ -153,6 +153,14 @@ def _draw_clouds(
         png = clouds_png(clouds, _legend(shown), kind)
         file = f"{name}-centroids-{folder_name(kind)}.png"
         yield file, PageFigure(f"Centroids, {kind}: {where}", png)
+
+
+def _class_of_clusters(matching: list[int] | None, cell: Cell) -> list[int] | None:
+    """Give each cluster, and so each centroid, the class that its region is matched with."""
+    region_of = load_state(cell.path).state.model.region_of
+    if matching is None or region_of is None or len(matching) == len(region_of):
+        return matching
+    return [matching[region] for region in region_of.tolist()]
 
 
 def _draw_distribution(cell: Cell, shown: HeldOut) -> bytes | None:

@@ -41,7 +41,7 @@ def run_evaluate(
     data = held_out_data(run.config.data, chosen)
     _check_chosen(data, chosen)
     segmenter = run.segmenters.get(GLOBAL)
-    regions = None if segmenter is None else load_regions(run_dir, segmenter.num_clusters)
+    regions = None if segmenter is None else load_regions(run_dir, segmenter.num_regions)
     with Display() as display:
         scores = follow(evaluate_run(run, data, cache), display)
         named = None if regions is None else _score_named(scores, regions)

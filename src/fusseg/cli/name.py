@@ -60,11 +60,11 @@ def run_name(options: NameOptions) -> None:
         )
     with Display() as display:
         if kept:
-            named = list(read_named(file, segmenter.model.num_clusters))
+            named = list(read_named(file, segmenter.model.num_regions))
         elif options.labels is not None:
             named = _name_by_labels(segmenter, options.labels, display)
         else:
-            named = unnamed_clusters(segmenter.model.num_clusters)
+            named = unnamed_clusters(segmenter.model.num_regions)
         typical = _find_typical(segmenter, _items(segmenter, options.images), display)
         for skipped in typical.skipped:
             display.line(f"skipped {skipped.item.image}: {skipped.reason}")
@@ -95,7 +95,7 @@ def _find_typical(segmenter: Segmenter, items: tuple[Item, ...], display: Displa
 
 def _name_by_labels(segmenter: Segmenter, folder: Path, display: Display) -> list[NamedCluster]:
     items, classes = open_labeled(folder)
-    counts = torch.zeros(segmenter.model.num_clusters, len(classes.names), dtype=torch.int64)
+    counts = torch.zeros(segmenter.model.num_regions, len(classes.names), dtype=torch.int64)
     for done, found in enumerate(count_labels(segmenter, items, classes), 1):
         counts += found
         display.advance("matching labels", done, len(items))

@@ -28,5 +28,5 @@ def run_pack(run_dir: Path, out: Path, site: str | None, *, with_sites: bool) ->
     artifact = pack_run(load_run(run_dir), run_dir, site, with_sites=with_sites)
     save_artifact(out, artifact)
     segmenter = artifact.segmenter
-    say(f"{out}: {segmenter.num_clusters} regions, {out.stat().st_size:,} bytes")
+    say(f"{out}: {segmenter.num_regions} regions, {out.stat().st_size:,} bytes")
     say(f"its backbone is not in it: {describe_need(artifact.backbone)}")

@@ -72,7 +72,7 @@ def run_quality(run_dir: Path, other_dir: Path | None, options: QualityOptions) 
 
         name = None if other_dir is None else other_dir.resolve().name
         text = QualityText(run_dir.resolve().name, name, options.command, "\n".join(second))
-        regions = name_regions(run_dir, segmenter.num_clusters, options.site)
+        regions = name_regions(run_dir, segmenter.num_regions, options.site)
         pictured = _picture(judgement, segmenter, other, shown, cluster_colors_of(regions))
         write_page(options.out, render_quality(judgement, pictured, regions, text))
         display.line(f"page: {options.out}")

@@ -19,6 +19,7 @@ AlphaChannel = Literal["blend", "ignore"]
 WhiteLevel = int | dict[str, int]
 Wire = Literal["float32", "bfloat16"]
 Grid = Literal["square"] | tuple[int, int]
+NumRegions = int | Literal["auto"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Init = Literal["pca", "random"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
@@ -145,7 +146,10 @@ class ModelConfig:
     """Size of the trained model, and where its training starts."""
 
     num_clusters: int = 27
-    """Number of regions, K in the paper; at most 255, the indices of an 8-bit image."""
+    """Number of clusters, K in the paper; at most 255, the indices of an 8-bit image."""
+    num_regions: NumRegions | None = None
+    """Number of regions after merging clusters, or `auto`: as the clusters suggest; unset: each
+    cluster is a region."""
     code_dim: int = 70
     """Channels of the code, D in the paper."""
     init: Init = "pca"
@@ -163,11 +167,20 @@ class ModelConfig:
         """Check the ranges.
 
         Raises:
-            ConfigError: If a size or count is too small, or there are more than 255 clusters.
+            ConfigError: If a size or count is too small, there are more than 255 clusters, or more
+                regions than clusters.
         """
         at_least("model.init_steps", self.init_steps, 0, 10_000)
         at_least("model.init_clusters", self.init_clusters, 1, 100)
         at_least("model.num_clusters", self.num_clusters, 2, 255)
+        if isinstance(self.num_regions, int):
+            at_least("model.num_regions", self.num_regions, 2)
+            if self.num_regions > self.num_clusters:
+                raise ConfigError(
+                    f"model.num_regions is {self.num_regions}, but only the "
+                    f"{self.num_clusters} clusters of model.num_clusters can be merged; lower the "
+                    "first or raise the second"
+                )
         at_least("model.code_dim", self.code_dim, 1, 4096)
 
 

@@ -23,14 +23,7 @@ from fusseg.evaluation.scores import Scores, count_pixels, score
 from fusseg.features.extraction import SiteFeatures
 from fusseg.features.feature_set import FeatureSet
 from fusseg.features.views import View, mirror, with_mirrored
-from fusseg.segmentation.assignment import (
-    Segmenter,
-    assign,
-    cosines,
-    encode,
-    pixel_cosines,
-    similarities,
-)
+from fusseg.segmentation.assignment import Segmenter, cosines, encode, pixel_cosines, segment
 
 Confusion = Int[Tensor, "clusters classes"]
 
@@ -213,7 +206,7 @@ def _segment(
 ) -> UInt8[Tensor, "height width"]:
     item, seen = held_out.views[index].item, held_out.views[index].settings
     if not held_out.crf:
-        return assign(similarities(segmenter, codes), seen.image_size)
+        return segment(segmenter, codes, seen.image_size)
     # Imported here because its parts of scipy are slow to import and few evaluations refine.
     from fusseg.evaluation.crf import refine
 
@@ -231,4 +224,4 @@ def _count_labels(
         return None
     clusters = _segment(segmenter, codes, held_out, index)
     num_classes = len(held_out.classes.names)
-    return count_pixels(clusters, labels, segmenter.num_clusters, num_classes)
+    return count_pixels(clusters, labels, segmenter.num_regions, num_classes)

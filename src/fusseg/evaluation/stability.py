@@ -86,8 +86,8 @@ def judge_regions(
             met = count_pairs(
                 found.argmax(dim=1),
                 again.argmax(dim=1),
-                segmenter.num_clusters,
-                other.num_clusters,
+                segmenter.num_regions,
+                other.num_regions,
             )
             agreement = adjusted_rand(met)
             counts = met if counts is None else counts + met

@@ -21,15 +21,17 @@ from fusseg.core.version import VERSION
 from fusseg.runs.regions import Color, NamedCluster
 from fusseg.segmentation.assignment import Segmenter
 from fusseg.segmentation.head import HeadWeights, SegmentationHead, build_head
+from fusseg.segmentation.objective import check_regions
 
-FORMAT_VERSION = 2
-"""Newest version that is read. It is written only if images are decoded in a way that version 1 did
-not know, so that an older fusseg does not misread them."""
+FORMAT_VERSION = 3
+"""Newest version that is read. Version 3 is written only if clusters are merged, and version 2 only
+if images are decoded in a way that version 1 did not know, so that an older fusseg does not misread
+them."""
 KEY = "fusseg"
 """Key of the metadata, which is a JSON object; see docs/share.md."""
 BackboneKind = Literal["filterbank", "hub", "folder", "onnx"]
 _DECODED = ("white_level", "alpha_channel")
-_HEAD, _CENTROIDS, _MEAN = "head.", "centroids", "mean_feature"
+_HEAD, _CENTROIDS, _MEAN, _REGIONS = "head.", "centroids", "mean_feature", "region_of"
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Artifact:
     data: DataConfig
     """How images were decoded and resized in training; other settings are not saved."""
     clusters: tuple[NamedCluster, ...] | None
-    """Name and color of every cluster; None: they have no names."""
+    """Name and color of every region; None: they have no names."""
     training: Mapping[str, Any]
     """How the model was trained; see docs/share.md."""
 
@@ -79,13 +81,16 @@ def save_artifact(path: Path, artifact: Artifact) -> None:
         "fit": artifact.data.fit,
         "interpolation": artifact.data.interpolation,
         "training": artifact.training,
-        "format_version": FORMAT_VERSION if decoded else 1,
+        "format_version": 2 if decoded else 1,
         "fusseg": VERSION,
         "num_clusters": artifact.segmenter.num_clusters,
         "code_dim": artifact.segmenter.head.code_dim,
         "backbone": describe_backbone(artifact.backbone),
         "clusters": artifact.clusters and [asdict(cluster) for cluster in artifact.clusters],
     }
+    if artifact.segmenter.region_of is not None:
+        described["format_version"] = FORMAT_VERSION
+        described["num_regions"] = artifact.segmenter.num_regions
     # Through JSON once, so that what is hashed equals what is read: lists, not tuples.
     metadata = json.loads(json.dumps(described))
     metadata["sha256"] = _digest(metadata, tensors)
@@ -149,6 +154,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _tensors(segmenter: Segmenter) -> dict[str, Tensor]:
     head = {f"{_HEAD}{name}": weight for name, weight in segmenter.head.state_dict().items()}
     tensors = head | {_CENTROIDS: segmenter.centroids, _MEAN: segmenter.mean_feature}
+    if segmenter.region_of is not None:
+        tensors[_REGIONS] = segmenter.region_of
     return {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
 
 
@@ -169,7 +176,7 @@ def _unpack(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Artif
         segmenter=segmenter,
         backbone=need,
         data=parse_config({"data": seen}).data,
-        clusters=_clusters(metadata["clusters"], segmenter.num_clusters),
+        clusters=_clusters(metadata["clusters"], segmenter.num_regions),
         training=dict(metadata["training"]),
     )
 
@@ -211,11 +218,16 @@ def _segmenter(tensors: Mapping[str, Tensor], need: BackboneNeed) -> Segmenter:
     _check_centroids(centroids, code_dim)
     if mean.shape != (need.feature_dim,):
         raise ValueError(f"mean feature of shape {tuple(mean.shape)}")
+    region_of = tensors.get(_REGIONS)
+    if region_of is not None:
+        check_regions(region_of, len(centroids))
     for name, tensor in tensors.items():
+        if name == _REGIONS:
+            continue
         if tensor.dtype != torch.float32 or not bool(tensor.isfinite().all()):
             raise ValueError(f"{name} must be finite float32")
     # The centroids are at unit length: dividing again could change their last bits.
-    return Segmenter(build_head(head), centroids, mean)
+    return Segmenter(build_head(head), centroids, mean, region_of)
 
 
 def _check_centroids(centroids: Float[Tensor, "..."], code_dim: int) -> None:
@@ -226,11 +238,11 @@ def _check_centroids(centroids: Float[Tensor, "..."], code_dim: int) -> None:
         raise ValueError("centroids must have unit length")
 
 
-def _clusters(entries: Any, num_clusters: int) -> tuple[NamedCluster, ...] | None:  # noqa: ANN401
+def _clusters(entries: Any, num_regions: int) -> tuple[NamedCluster, ...] | None:  # noqa: ANN401
     if entries is None:
         return None
-    if sorted(entry["cluster"] for entry in entries) != list(range(num_clusters)):
-        raise ValueError("names must be given to every cluster once")
+    if sorted(entry["cluster"] for entry in entries) != list(range(num_regions)):
+        raise ValueError("names must be given to every region once")
     names = [entry["name"] for entry in entries]
     if not all(isinstance(name, str) and name.isprintable() for name in names):
         raise ValueError("names must be text on one line")

@@ -9,6 +9,7 @@ from fusseg.export.opening import describe_need, regions_of
 from fusseg.federation.strategies import STRATEGIES
 from fusseg.runs.record import DEPLOYMENT
 from fusseg.runs.regions import hex_color
+from fusseg.segmentation.assignment import Segmenter
 
 MODEL_FILE, CARD, PREVIEW = "model.safetensors", "README.md", "preview"
 """Names of the files in a repository; the preview keeps its suffix."""
@@ -40,7 +41,7 @@ def model_card(
         f"---\n{header.to_yaml()}\n---\n",
         f"# {name}\n",
         f"A model for unsupervised semantic segmentation: it splits images into "
-        f"{artifact.segmenter.num_clusters} regions. {_origin(artifact.training)} Training "
+        f"{artifact.segmenter.num_regions} regions. {_origin(artifact.training)} Training "
         "used no label.\n",
         *([f"![Regions of an image]({preview})\n"] if preview else []),
         _use(artifact, repo_id),
@@ -108,8 +109,9 @@ def _training_rows(artifact: Artifact) -> list[tuple[str, object]]:
         ("image size", f"{height} x {width} pixels, {data.fit}, {data.interpolation}"),
         ("value of white", _white(data.white_level)),
         ("transparency", ignored),
-        ("regions, channels of a code", f"{artifact.segmenter.num_clusters}, "
+        ("regions, channels of a code", f"{artifact.segmenter.num_regions}, "
          f"{artifact.segmenter.head.code_dim}"),
+        ("clusters that were merged to regions", _merged(artifact.segmenter)),
         ("strategy", training.get("strategy")),
         ("rounds", _rounds(training)),
         ("steps per round and client", training.get("local_steps")),
@@ -129,6 +131,10 @@ def _training_rows(artifact: Artifact) -> list[tuple[str, object]]:
             ("pixel accuracy on them", f"{100 * training['pixel_accuracy']:.1f} %"),
         ]
     return [(name, value) for name, value in rows if value is not None]
+
+
+def _merged(segmenter: Segmenter) -> str | None:
+    return None if segmenter.region_of is None else str(segmenter.num_clusters)
 
 
 def _white(level: WhiteLevel | None) -> str | None:

@@ -38,7 +38,7 @@ def pack_run(
         segmenter=segmenter,
         backbone=need_of(run.backbone),
         data=seen_alike(DataConfig(), run.config.data),
-        clusters=_clusters(run_dir, segmenter.num_clusters, site),
+        clusters=_clusters(run_dir, segmenter.num_regions, site),
         training=_training(run, record, site, with_sites=with_sites),
     )
 
@@ -76,10 +76,8 @@ def _kind(name: str) -> BackboneKind:
     return "folder" if Path(name).is_dir() else "hub"
 
 
-def _clusters(
-    run_dir: Path, num_clusters: int, site: str | None
-) -> tuple[NamedCluster, ...] | None:
-    regions = load_regions(run_dir, num_clusters, site)
+def _clusters(run_dir: Path, num_regions: int, site: str | None) -> tuple[NamedCluster, ...] | None:
+    regions = load_regions(run_dir, num_regions, site)
     if regions is None:
         return None
     named = (

@@ -120,9 +120,11 @@ def current_model(state: GlobalState, memory: Memory | None, protocol: Protocol)
         return shared
     finishing = state.round_number > protocol.rounds
     own_centroids = not protocol.aggregate_centroids or (finishing and not protocol.aggregate_heads)
+    clustered = memory.model if own_centroids else shared
     return Model(
         head=shared.head if protocol.aggregate_heads else memory.model.head,
-        centroids=memory.model.centroids if own_centroids else shared.centroids,
+        centroids=clustered.centroids,
+        region_of=clustered.region_of,
     )
 
 

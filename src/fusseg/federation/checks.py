@@ -14,7 +14,7 @@ from torch import Tensor
 from fusseg.core.errors import FederationError
 from fusseg.federation.parts import ClientFacts, Part, PartCheck, Parts, check_parts
 from fusseg.federation.state import ClientUpdate, Hello
-from fusseg.segmentation.objective import Model
+from fusseg.segmentation.objective import Model, check_regions
 
 ADAM_REACH = (1 - 0.9) / math.sqrt(1 - 0.999)
 """Largest step of Adam for one weight, in learning rates (arXiv 1412.6980, 2.1)."""
@@ -109,8 +109,8 @@ def check_model(strategy: str, found: object, expected: Model, num_clusters: int
         num_clusters: Number of centroids that the model must have.
 
     Raises:
-        FederationError: If the value is not a model, or if a tensor of it is missing, has another
-            shape or dtype, or is not finite.
+        FederationError: If the value is not a model, a tensor of it is missing, has another shape
+            or dtype, or is not finite, or its regions are not numbered from 0 without gaps.
     """
     begin = f"federation.strategy {strategy!r} returned"
     if not isinstance(found, Model):
@@ -130,6 +130,11 @@ def check_model(strategy: str, found: object, expected: Model, num_clusters: int
             raise FederationError(f"{begin} head.{name} with values that are not finite")
     rows = expected.centroids[:1].expand(num_clusters, -1)
     check_centroids(strategy, found.centroids, rows)
+    if found.region_of is not None:
+        try:
+            check_regions(found.region_of, len(found.centroids))
+        except ValueError as error:
+            raise FederationError(f"{begin} {error}") from error
 
 
 def check_plausible(update: ClientUpdate, parts: Mapping[str, Part], facts: ClientFacts) -> None:

@@ -83,6 +83,9 @@ class Gathering:
         model = self.task.merge(self._gathered(generator))
         num_clusters = self.task.clusters[1] or self.protocol.num_clusters
         check_model(self.protocol.strategy_name, model, self.state.model, num_clusters)
+        if model.region_of is None:
+            # Rules move the centroids of clusters; only a rule that merges clusters gives a map.
+            model = replace(model, region_of=self.state.model.region_of)
         return replace(self.state, model=model)
 
     def image_counts(self) -> dict[str, int]:

@@ -13,7 +13,6 @@ from fusseg.config.schema import Wire
 from fusseg.federation.parts import Part, name_head
 from fusseg.federation.state import ClientUpdate, GlobalState
 from fusseg.segmentation.head import HeadWeights
-from fusseg.segmentation.objective import Model
 
 BFLOAT16: Wire = "bfloat16"
 
@@ -31,7 +30,7 @@ def widen_head(sent: HeadWeights) -> HeadWeights:
 def receive_state(state: GlobalState, wire: Wire) -> GlobalState:
     """Return the state as a client receives it."""
     head = widen_head(narrow_head(state.model.head, wire))
-    return replace(state, model=Model(head, state.model.centroids))
+    return replace(state, model=replace(state.model, head=head))
 
 
 def narrow_update(

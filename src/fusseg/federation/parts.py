@@ -17,6 +17,8 @@ HEAD = "head."
 """Prefix of the names of the head's weights."""
 CENTROIDS = "centroids"
 """Name of the centroids' part."""
+REGION_OF = "region_of"
+"""Name under which the regions of merged clusters travel with the centroids."""
 TRAVELING = (torch.float32, torch.float64, torch.bfloat16, torch.int64)
 """Dtypes that messages can carry."""
 Parts = Mapping[str, Tensor]

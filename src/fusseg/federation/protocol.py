@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from fusseg.config.schema import Config, Wire
+from fusseg.config.schema import Config, NumRegions, Wire
 from fusseg.federation.clustering import Distance
 from fusseg.federation.parts import Part
 from fusseg.federation.points import KeptCodes
@@ -98,6 +98,8 @@ class Strategy:
     """Whether it is a baseline, which trains on all images in every round, on one machine."""
     pools_images: bool = False
     """Whether one client holds the images of all sites."""
+    renumbers: bool = False
+    """Whether a round may number the clusters anew; if not, index k keeps its meaning."""
     min_clients: int = 1
     """Smallest number of answers for which it is meaningful."""
     check: Callable[[Config, int | None], None] = check_nothing
@@ -111,6 +113,8 @@ class Protocol:
 
     seed: int
     num_clusters: int
+    num_regions: NumRegions | None
+    """Number of regions that the clusters are merged to; None: each cluster is a region."""
     code_dim: int
     strategy: Strategy
     strategy_name: str

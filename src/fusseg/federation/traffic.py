@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fusseg.federation.head_precision import narrow_head
-from fusseg.federation.parts import CENTROIDS, name_head
+from fusseg.federation.parts import CENTROIDS, REGION_OF, name_head
 from fusseg.federation.protocol import Protocol, Task
 from fusseg.federation.state import ClientUpdate, GlobalState
 from fusseg.segmentation.training import TrainingPlan
@@ -40,7 +40,8 @@ class Delivery:
     kept: Mapping[str, Bundle]
     """Bundles by name: `plan`, and `head` if heads are shared and the task needs one."""
     fresh: Mapping[str, Tensor]
-    """Tensors sent every time: the centroids, if they are shared and the task needs them."""
+    """Tensors sent every time: the centroids, if they are shared and the task needs them, and the
+    regions of merged clusters."""
     numbers: int
     """How many numbers the plan has."""
 
@@ -118,6 +119,8 @@ def make_delivery(state: GlobalState, task: Task | None, protocol: Protocol) -> 
     if needs_head:
         kept[HEAD_BUNDLE] = make_bundle(name_head(narrow_head(model.head, protocol.wire)), {})
     fresh = {CENTROIDS: model.centroids} if needs_centroids else {}
+    if needs_centroids and model.region_of is not None:
+        fresh[REGION_OF] = model.region_of
     return Delivery(kept, fresh, len(numbers))
 
 

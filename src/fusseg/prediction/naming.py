@@ -26,7 +26,7 @@ from fusseg.prediction.tiling import Pixels
 from fusseg.prediction.viewing import PredictOptions, view_image
 from fusseg.report.cluster_colors import to_color
 from fusseg.runs.regions import NamedCluster
-from fusseg.segmentation.assignment import assign, cosines, similarities
+from fusseg.segmentation.assignment import cosines, segment
 
 CROPS = 8
 """Number of crops shown per cluster, each from a different image."""
@@ -105,7 +105,7 @@ def typical_crops(segmenter: Segmenter, items: Sequence[Item]) -> Generator[int,
     Raises:
         DataError: If no image can be read.
     """
-    clusters = segmenter.model.num_clusters
+    clusters = segmenter.model.num_regions
     crops: list[list[Crop]] = [[] for _ in range(clusters)]
     counts = np.zeros(clusters, np.int64)
     skipped = []
@@ -160,7 +160,7 @@ def count_labels(
         yield count_pixels(
             torch.from_numpy(found.regions),
             torch.from_numpy(np.minimum(labels, len(classes.names)).astype(np.uint8)),
-            segmenter.model.num_clusters,
+            segmenter.model.num_regions,
             len(classes.names),
         )
 
@@ -208,7 +208,7 @@ def _crops_of(
     codes = encode_seen(segmenter, [seen])[0]
     nearest, cluster = cosines(segmenter.model, codes).max(dim=1)
     side = max(1, min(height, width) // WINDOW)
-    pixels = assign(similarities(segmenter.model, codes), (height * stride, width * stride)).numpy()
+    pixels = segment(segmenter.model, codes, (height * stride, width * stride)).numpy()
     crops = {}
     for number in sorted(set(cluster.tolist())):
         own = torch.where(cluster == number, nearest, 0).reshape(1, 1, height, width)
@@ -220,4 +220,4 @@ def _crops_of(
         )
         score = float(filled[top, left])
         crops[number] = Crop(seen[area].copy(), pixels[area] == number, score)
-    return crops, np.bincount(cluster.numpy(), minlength=segmenter.model.num_clusters)
+    return crops, np.bincount(cluster.numpy(), minlength=segmenter.model.num_regions)

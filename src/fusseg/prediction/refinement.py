@@ -27,7 +27,7 @@ from fusseg.prediction.strips import (
 )
 from fusseg.prediction.tiling import Pixels
 from fusseg.runs.regions import Regions
-from fusseg.segmentation.assignment import Segmenter, pixel_cosines
+from fusseg.segmentation.assignment import Segmenter, largest_of_regions, pixel_cosines
 
 MAX_CRF_PIXELS = 2_000_000
 """Larger images are refused: the CRF processes all pixels at once."""
@@ -170,12 +170,13 @@ def _cosines_around(
     map_size: tuple[int, int],
     seen_size: tuple[int, int],
     model: Segmenter,
-) -> Float[Tensor, "clusters height width"]:
-    """Upsample codes to the seen pixels of a block; compute their cosines with the centroids."""
+) -> Float[Tensor, "regions height width"]:
+    """Upsample codes to the seen pixels of a block; compute their cosines with the regions."""
     rows, columns = (part.around for part in block)
     tall = _between(codes, 0, rows, map_size[0] / seen_size[0], (first, map_size[0]))
     wide = _between(tall, 1, columns, map_size[1] / seen_size[1], (0, map_size[1]))
-    return torch.einsum("kc,hwc->khw", model.centroids, normalize(wide, dim=2))
+    cosine = torch.einsum("kc,hwc->khw", model.centroids, normalize(wide, dim=2))
+    return largest_of_regions(model, cosine, dim=0)
 
 
 def _apply(

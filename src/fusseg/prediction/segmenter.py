@@ -117,7 +117,7 @@ class Segmenter:
         else:
             run = load_run(Path(path))
             segmenter = segmenter_of(run, pick_segmenter(run, site), site)
-            named = load_regions(Path(path), segmenter.model.num_clusters, site)
+            named = load_regions(Path(path), segmenter.model.num_regions, site)
         return replace(segmenter, source=source, regions=named or segmenter.regions)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -147,7 +147,7 @@ class Segmenter:
 
     def numbered(self) -> "Segmenter":
         """Return a segmenter with the regions named by their cluster numbers."""
-        return self.with_regions(numbered_regions(self.model.num_clusters))
+        return self.with_regions(numbered_regions(self.model.num_regions))
 
     def predict(
         self, image: np.ndarray | Path | str, options: PredictOptions = DEFAULT_OPTIONS
@@ -201,7 +201,7 @@ def segmenter_of(run: TrainedRun, model: Model, site: str | None = None) -> Segm
         data=run.config.data,
         backbone=run.backbone,
         model=model,
-        regions=numbered_regions(model.num_clusters),
+        regions=numbered_regions(model.num_regions),
         stored_values=run.stored_values,
     )
 
@@ -288,6 +288,8 @@ def _identify(segmenter: Segmenter) -> str:
     described = (segmenter.digest, segmenter.data, segmenter.backbone.fingerprint)
     digest = sha256(repr(described).encode())
     weights = {**model.head.state_dict(), "centroids": model.centroids, "mean": model.mean_feature}
+    if model.region_of is not None:
+        weights["region_of"] = model.region_of
     for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(tensor.contiguous().numpy().tobytes())

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from fusseg.runs.regions import Regions
-from fusseg.segmentation.assignment import Segmenter, Strip, assign, cosines, similarities
+from fusseg.segmentation.assignment import Segmenter, Strip, cosines, segment
 
 STRIP_BYTES = 2**27
 """Memory for the similarities of a strip, upsampled to the width of the image."""
@@ -53,8 +53,7 @@ def assign_strips(
     spans = [needed_rows(rows, map_height, height) for rows in strips]
     across = own_positions(range(width), width, map_width)
     for rows, span, codes in zip(strips, spans, windows(bands, spans), strict=True):
-        scores = similarities(model, codes)
-        part = assign(scores, size, Strip(rows, span.start, map_height)).numpy()
+        part = segment(model, codes, size, Strip(rows, span.start, map_height)).numpy()
         found.regions[rows.start : rows.stop] = table[part]
         near = own_positions(rows, height, map_height) - span.start
         margin = position_margins(model, codes, regions)

@@ -8,7 +8,7 @@ from fusseg.config.file import differing_keys, flatten, to_table
 from fusseg.config.schema import Config
 from fusseg.core.portable_paths import without_folders_in
 from fusseg.report import formatting
-from fusseg.report.numbers import Spread, latest_scores, spread
+from fusseg.report.numbers import Spread, latest_scores, num_regions, spread
 
 SEED = "seed"
 
@@ -30,6 +30,11 @@ class ComparedRun:
     def scores(self) -> Mapping[str, Any] | None:
         """The final scores, or those of the last scored round."""
         return latest_scores(self.record)
+
+    @property
+    def num_regions(self) -> int:
+        """Number of regions, K."""
+        return num_regions(self.record)
 
     @property
     def held_out(self) -> bool:
@@ -147,7 +152,7 @@ def _unlike_scores(runs: Sequence[ComparedRun]) -> list[str]:
 
 def _unlike_runs(runs: Sequence[ComparedRun]) -> list[str]:
     caveats = []
-    if _differ(run.record["num_clusters"] for run in runs):
+    if _differ(run.num_regions for run in runs):
         caveats.append("The number of regions differs: matching them with classes depends on it.")
     if _differ(run.record["backbone"]["fingerprint"] for run in runs):
         caveats.append("The backbones differ: differences are not due to the training alone.")

@@ -15,6 +15,7 @@ from fusseg.data.images import fit_image, load_image
 from fusseg.evaluation.held_out import HeldOut, read_labels, segment_held_out
 from fusseg.evaluation.scores import count_pixels, score
 from fusseg.federation.strategies import resolve
+from fusseg.report import numbers
 from fusseg.report.centroid_map import map_centroids
 from fusseg.report.cluster_colors import Coloring, choose_coloring
 from fusseg.report.embedding import shrink_photo, shrink_regions
@@ -51,8 +52,8 @@ def write_report(
         # Empty if every site of a deployment has its own model.
         models = final_models(saved, resolve(config))
     name, model = next(iter(models.items()), (GLOBAL, None))
-    num_clusters = config.model.num_clusters
-    regions = load_regions(run_dir, num_clusters, None if name == GLOBAL else name)
+    num_regions = numbers.num_regions(record) if model is None else model.num_regions
+    regions = load_regions(run_dir, num_regions, None if name == GLOBAL else name)
     content = PageContent(
         cluster_names=None if regions is None else regions.names,
         centroids=map_centroids(run_dir),
@@ -61,7 +62,7 @@ def write_report(
     if saved is not None and model is not None and shown is not None:
         segmenter = build_segmenter(model, saved.state.plan.mean_feature)
         matching = _matching(record, shown)
-        coloring = choose_coloring(shown.classes, matching, num_clusters, regions)
+        coloring = choose_coloring(shown.classes, matching, num_regions, regions)
         gallery = _examples(segmenter, shown, matching, coloring)
         content = replace(content, gallery=gallery, legend=coloring.legend)
     page = render_report(record, dump_portable_config(config), content)
@@ -69,7 +70,7 @@ def write_report(
 
 
 def _matching(record: Record, shown: HeldOut) -> list[int] | None:
-    """Return the class of each cluster; None if nothing is scored or the labels have changed."""
+    """Return the class of each region; None if nothing is scored or the labels have changed."""
     final = record["final"]
     if final is None or final["matching"] is None or shown.classes is None:
         return None
@@ -136,7 +137,7 @@ def _example(
     labels = read_labels(shown, index)
     mean_iou = None
     if labels is not None and matching is not None:
-        counts = count_pixels(regions, labels, segmenter.num_clusters, len(coloring.classes))
+        counts = count_pixels(regions, labels, segmenter.num_regions, len(coloring.classes))
         if counts.sum() > 0:
             mean_iou = score(counts, torch.tensor(matching)).mean_iou
     label = None

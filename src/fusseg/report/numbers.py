@@ -81,13 +81,19 @@ def class_names(final: Mapping[str, Any]) -> list[str]:
     return [f"class {index}" for index in range(len(final["confusion"][0]))]
 
 
+def num_regions(record: Mapping[str, Any]) -> int:
+    """Read the number of regions; older records have as many regions as clusters."""
+    found: int = record.get("num_regions", record["num_clusters"])
+    return found
+
+
 def cluster_names(
     num_clusters: int,
     given: Sequence[str] | None,
     matching: Sequence[int] | None = None,
     class_names: Sequence[str] = (),
 ) -> list[str]:
-    """Name each cluster by its number (from 0), its given name and its matched class.
+    """Name each region by its number (from 0), its given name and its matched class.
 
     >>> cluster_names(2, None)
     ['cluster 0', 'cluster 1']
@@ -95,9 +101,9 @@ def cluster_names(
     ['0 asphalt → road', '1 sky (unmatched)']
 
     Args:
-        num_clusters: Number of clusters, K.
-        given: The user's name of each cluster; None: there are none.
-        matching: Class of each cluster, -1 if unmatched; None if nothing is scored.
+        num_clusters: Number of regions, K.
+        given: The user's name of each region; None: there are none.
+        matching: Class of each region, -1 if unmatched; None if nothing is scored.
         class_names: Names of the classes.
     """
     names = []

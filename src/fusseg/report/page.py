@@ -69,6 +69,7 @@ def render_report(record: Mapping[str, Any], config_toml: str, content: PageCont
         title=record["name"],
         version=record["versions"]["fusseg"],
         record=record,
+        num_regions=numbers.num_regions(record),
         config_toml=config_toml,
         held_out=content.held_out,
         scored=name_scored([content.held_out]),
@@ -143,9 +144,9 @@ def _draw_figures(record: Mapping[str, Any], names: Sequence[str]) -> dict[str, 
 def _cluster_names(record: Mapping[str, Any], given: Sequence[str] | None) -> list[str]:
     final = record["final"]
     if final["matching"] is None:
-        return numbers.cluster_names(record["num_clusters"], given)
+        return numbers.cluster_names(numbers.num_regions(record), given)
     return numbers.cluster_names(
-        record["num_clusters"], given, final["matching"], numbers.class_names(final)
+        numbers.num_regions(record), given, final["matching"], numbers.class_names(final)
     )
 
 

@@ -43,7 +43,7 @@ def picture_regions(
     pictures: dict[str, Picture] = {"Image": shrink_photo(photo)}
     for place, (name, segmenter) in enumerate(models.items()):
         if place == 1 and matches is not None:
-            colors = matched_colors(colors, matches, segmenter.num_clusters)
+            colors = matched_colors(colors, matches, segmenter.num_regions)
         regions = segment_held_out(segmenter, shown, index).numpy()
         pictures[name] = shrink_regions(colorize(regions, colors))
     return pictures

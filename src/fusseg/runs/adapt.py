@@ -30,8 +30,11 @@ from fusseg.runs.saved_state import SavedState, save_state
 from fusseg.runs.warm_start import carry_names, check_suits, describe_origin, load_shared_model
 from fusseg.segmentation.assignment import Segmenter, build_segmenter
 from fusseg.segmentation.head import HeadWeights
-from fusseg.segmentation.objective import Model
+from fusseg.segmentation.objective import Model, group_clusters
 from fusseg.segmentation.training import TrainingPlan
+
+_STATES = ("held", "moved", "kept", "unmoved")
+"""State of a region: the first of these that one of its centroids has."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,9 @@ def adapt_run(
     old = saved.state
     plan = recenter(old.plan, prepared.clients)
     codes = _codes(prepared.clients, old.model.head, plan, config)
+    # Each cluster keeps its region.
     centroids, moved = move_to_codes(old.model.centroids, codes, adaptation)
-    state = replace(old, model=Model(old.model.head, centroids), plan=plan)
+    state = replace(old, model=replace(old.model, centroids=centroids), plan=plan)
     segmenters = {
         name: build_segmenter(one.model, one.plan.mean_feature)
         for name, one in (("Before", old), ("After", state))
@@ -107,9 +111,10 @@ def adapt_run(
         "min_cosine": adaptation.min_cosine,
         "before": scores["Before"],
         "names_kept_mean_iou": None if kept is None else kept.mean_iou,
-        "regions": _describe_moves(old.model.centroids, centroids, evaluations, moved.states),
+        "regions": _describe_moves(old.model, state.model, evaluations, moved.states),
     }
     record["final"], record["adapted"] = scores["After"], adapted
+    record["num_regions"] = state.model.num_regions
     digests = {client.client_id: client.features.digest for client in prepared.clients}
     carry_names(run_dir, out)
     save_record(out, record)
@@ -178,16 +183,23 @@ def _codes(
 
 
 def _describe_moves(
-    old: Float[Tensor, "clusters code"],
-    new: Float[Tensor, "clusters code"],
-    evaluations: dict[str, Evaluation],
-    states: Sequence[str],
+    old: Model, new: Model, evaluations: dict[str, Evaluation], states: Sequence[str]
 ) -> list[RegionMove]:
-    cosines = (normalize(old.double(), dim=1) * normalize(new.double(), dim=1)).sum(dim=1)
+    """Describe how each region moved: its centroid, or the farthest of its centroids."""
+    turned = (
+        normalize(old.centroids.double(), dim=1) * normalize(new.centroids.double(), dim=1)
+    ).sum(dim=1)
+    cosines = turned.tolist()
     shares = [evaluations[name].quality.cluster_share.tolist() for name in ("Before", "After")]
+    clusters_of = group_clusters(new.centroids, new.region_of)
     return [
-        {"cosine": cosine, "share_before": before, "share_after": after, "state": state}
-        for cosine, before, after, state in zip(cosines.tolist(), *shares, states, strict=True)
+        {
+            "cosine": min(cosines[cluster] for cluster in clusters),
+            "share_before": before,
+            "share_after": after,
+            "state": min((states[cluster] for cluster in clusters), key=_STATES.index),
+        }
+        for clusters, before, after in zip(map(Tensor.tolist, clusters_of), *shares, strict=True)
     ]
 
 

@@ -22,7 +22,7 @@ more."""
 
 
 def keep_round(run_dir: Path, record: Record, finished: Round, saved: SavedState) -> None:
-    """Write a finished round to the run directory.
+    """Write a finished round to the run directory, and the number of regions to its record.
 
     The record is written before the state. After a crash between the two, the record is one round
     ahead (`check_same_round`); a resumed run repeats that round and replaces its entry.
@@ -30,6 +30,7 @@ def keep_round(run_dir: Path, record: Record, finished: Round, saved: SavedState
     Raises:
         DataError: If a file cannot be written.
     """
+    record["num_regions"] = saved.state.model.num_regions
     save_record(run_dir, record)
     sent = {
         update.client_id: update.parts[CENTROIDS]

@@ -115,6 +115,7 @@ def new_record(
         "engine": engine,
         "strategy": config.federation.strategy,
         "num_clusters": config.model.num_clusters,
+        "num_regions": config.model.num_clusters,
         "protocol": describe_protocol(config),
         "settings": describe_settings(config),
         "clients": [

@@ -232,9 +232,9 @@ class ModelScores(TypedDict):
     per_class_iou: dict[str, float | None] | None
     """IoU in [0, 1] by class; None for a class that no label has."""
     confusion: list[list[int]] | None
-    """Numbers of pixels, one row per cluster, one column per class."""
+    """Numbers of pixels, one row per region, one column per class."""
     matching: list[int] | None
-    """Class of each cluster; -1 where it has none."""
+    """Class of each region; -1 where it has none."""
     sites: dict[str, SiteScores]
     """Scores by held-out site; empty where nothing is labeled."""
     models: list[OwnModelScores]
@@ -244,16 +244,17 @@ class ModelScores(TypedDict):
 
 
 class RegionMove(TypedDict):
-    """How one centroid moved when a run was adapted."""
+    """How one region's centroids moved when a run was adapted."""
 
     cosine: float
-    """Cosine of the new centroid to the old, in [-1, 1]."""
+    """Cosine of the new centroid to the old, in [-1, 1]; of several, the smallest."""
     share_before: float
     """Share of the positions in the region before, in [0, 1]."""
     share_after: float
     """Share of the positions in the region after, in [0, 1]."""
     state: str
-    """`moved`, `unmoved`, `held` at the bound, or `kept` because it had too few positions."""
+    """`moved`, `unmoved`, `held` at the bound, or `kept` because it had too few positions; of
+    several centroids, `held` if one is, else `moved` if one is, else `kept` if one is."""
 
 
 class AdaptedEntry(TypedDict):
@@ -315,7 +316,10 @@ class Record(TypedDict):
     strategy: str
     """As in `federation.strategy`."""
     num_clusters: int
-    """Number of clusters, K."""
+    """Number of clusters, as in `model.num_clusters`."""
+    num_regions: NotRequired[int]
+    """Number of regions, K: smaller if clusters are merged. Missing in records of older runs, which
+    have as many regions as clusters."""
     protocol: ProtocolEntry
     """How images were seen and scored."""
     settings: NotRequired[dict[str, Any]]

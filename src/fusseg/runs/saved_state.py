@@ -27,7 +27,7 @@ from fusseg.runs.directory import (
     write_run_file,
 )
 from fusseg.segmentation.head import HeadWeights, SegmentationHead
-from fusseg.segmentation.objective import Model
+from fusseg.segmentation.objective import Model, check_regions
 from fusseg.segmentation.training import TrainingPlan
 
 _CARRIED = "carried."
@@ -177,7 +177,10 @@ def _read_memory(prefix: str, tensors: Mapping[str, Tensor]) -> Memory:
 
 def _model_tensors(prefix: str, model: Model) -> dict[str, Tensor]:
     head = {f"{prefix}head.{name}": weight for name, weight in model.head.items()}
-    return {**head, f"{prefix}centroids": model.centroids}
+    tensors = {**head, f"{prefix}centroids": model.centroids}
+    return (
+        tensors if model.region_of is None else {**tensors, f"{prefix}region_of": model.region_of}
+    )
 
 
 def _read_model(prefix: str, tensors: Mapping[str, Tensor]) -> Model:
@@ -188,8 +191,11 @@ def _read_model(prefix: str, tensors: Mapping[str, Tensor]) -> Model:
         if name.startswith(start)
     }
     centroids = tensors[f"{prefix}centroids"]
+    region_of = tensors.get(f"{prefix}region_of")
     _check_model(head, centroids)
-    return Model(head, centroids)
+    if region_of is not None:
+        check_regions(region_of, len(centroids))
+    return Model(head, centroids, region_of)
 
 
 def _check_model(head: HeadWeights, centroids: Tensor) -> None:

@@ -52,6 +52,7 @@ def start_state(config: Config, protocol: Protocol, plan: TrainingPlan, fingerpr
     saved = load_shared_model(run_dir)
     check_suits(saved, config, fingerprint, run_dir)
     _check_center(saved, run_dir, center=bool(plan.mean_feature.any()))
+    _check_regions_kept(saved, protocol, run_dir)
     model = saved.state.model
     model = replace(model, head=wake_hidden(model.head, drawn.model.head))
     return Start(replace(drawn, model=model), describe_origin(run_dir, saved))
@@ -82,6 +83,7 @@ def check_start(config: Config, fingerprint: str, *, center: bool) -> None:
     saved = load_shared_model(run_dir)
     check_suits(saved, config, fingerprint, run_dir)
     _check_center(saved, run_dir, center=center)
+    _check_regions_kept(saved, protocol, run_dir)
 
 
 def check_suits(saved: SavedState, config: Config, fingerprint: str, run_dir: Path) -> None:
@@ -115,6 +117,16 @@ def _check_center(saved: SavedState, run_dir: Path, *, center: bool) -> None:
         )
 
 
+def _check_regions_kept(saved: SavedState, protocol: Protocol, run_dir: Path) -> None:
+    """Refuse to renumber clusters under the map that says which of them form a region."""
+    if saved.state.model.region_of is not None and protocol.strategy.renumbers:
+        raise ConfigError(
+            f"{run_dir} has merged clusters, but federation.strategy {protocol.strategy_name!r} "
+            "numbers the clusters anew in every round, so that their regions would be lost; set "
+            "federation.strategy to 'lloyd', 'consensus' or 'fedavg'"
+        )
+
+
 def load_shared_model(run_dir: Path) -> SavedState:
     """Load the state of a run in which all clients share one model.
 
@@ -130,7 +142,7 @@ def load_shared_model(run_dir: Path) -> SavedState:
         )
     saved = load_state(run_dir)
     # Wrong names would otherwise fail only in the report, after training.
-    load_regions(run_dir, len(saved.state.model.centroids))
+    load_regions(run_dir, saved.state.model.num_regions)
     return saved
 
 

@@ -1,15 +1,20 @@
-"""Assign pixels to regions with a trained model (Eq. 3, 4)."""
+"""Assign pixels to regions with a trained model (Eq. 3, 4).
+
+A code belongs to the cluster with the nearest centroid. If clusters are merged, it belongs to that
+cluster's region; its cosine with a region is the largest with one of the region's centroids.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
 from fusseg.segmentation.head import SegmentationHead, build_head
-from fusseg.segmentation.objective import Model
+from fusseg.segmentation.objective import Model, count_regions, group_clusters
 
 _STRIP_BYTES = 2**19
 """Memory for one strip of upsampled similarities: two fit a processor's cache."""
@@ -35,16 +40,29 @@ class Segmenter:
     centroids: Float[Tensor, "clusters code"]
     """Rows of unit length."""
     mean_feature: Float[Tensor, " dim"]
+    region_of: Int[Tensor, " clusters"] | None = None
+    """Region of each cluster, as in `Model`."""
 
     @property
     def num_clusters(self) -> int:
-        """Number of regions, K."""
+        """Number of clusters, that is of centroids; at least that of regions."""
         return len(self.centroids)
+
+    @property
+    def num_regions(self) -> int:
+        """Number of regions, K: the rows of every count, and one more than the largest label."""
+        return count_regions(self.centroids, self.region_of)
+
+    @cached_property
+    def clusters_of(self) -> tuple[Int[Tensor, " members"], ...]:
+        """Clusters of each region, ascending."""
+        return group_clusters(self.centroids, self.region_of)
 
 
 def build_segmenter(model: Model, mean_feature: Float[Tensor, " dim"]) -> Segmenter:
     """Make a segmenter from a trained model and its federation's mean feature."""
-    return Segmenter(build_head(model.head), normalize(model.centroids, dim=1), mean_feature)
+    centroids = normalize(model.centroids, dim=1)
+    return Segmenter(build_head(model.head), centroids, mean_feature, model.region_of)
 
 
 @torch.inference_mode()
@@ -63,17 +81,50 @@ def similarities(
     return (codes @ segmenter.centroids.T).permute(2, 0, 1)
 
 
+def largest_of_regions(segmenter: Segmenter, values: Tensor, dim: int) -> Tensor:
+    """Take the largest value of each region's clusters; unchanged if each cluster is a region.
+
+    Args:
+        segmenter: Knows the clusters of each region.
+        values: One value per cluster along one dimension, such as cosines.
+        dim: That dimension.
+    """
+    if segmenter.region_of is None:
+        return values
+    parts = [values.index_select(dim, clusters).amax(dim) for clusters in segmenter.clusters_of]
+    return torch.stack(parts, dim)
+
+
 def cosines(
     segmenter: Segmenter, codes: Float[Tensor, "height width code"]
-) -> Float[Tensor, "positions clusters"]:
-    """Compute the cosine of each position's code with each centroid (Eq. 3)."""
-    return normalize(codes.flatten(0, 1), dim=1) @ segmenter.centroids.T
+) -> Float[Tensor, "positions regions"]:
+    """Compute the cosine of each position's code with each region (Eq. 3)."""
+    found = normalize(codes.flatten(0, 1), dim=1) @ segmenter.centroids.T
+    return largest_of_regions(segmenter, found, dim=1)
+
+
+def segment(
+    segmenter: Segmenter,
+    codes: Float[Tensor, "height width code"],
+    size: tuple[int, int],
+    part: Strip | None = None,
+) -> UInt8[Tensor, "rows columns"]:
+    """Assign each pixel to the region of its nearest centroid.
+
+    Args:
+        segmenter: Its centroids and regions are used.
+        codes: Codes of an image, or of the rows that `part` names.
+        size: Height and width of the image in pixels.
+        part: As in `assign`.
+    """
+    return assign(similarities(segmenter, codes), size, part, segmenter.region_of)
 
 
 def assign(
     scores: Float[Tensor, "clusters height width"],
     size: tuple[int, int],
     part: Strip | None = None,
+    region_of: Int[Tensor, " clusters"] | None = None,
 ) -> UInt8[Tensor, "rows columns"]:
     """Upsample codes bilinearly to pixels and assign each pixel to its nearest centroid.
 
@@ -85,25 +136,33 @@ def assign(
         scores: `similarities` of a feature map.
         size: Height and width of the image in pixels.
         part: Which rows to return, and which rows of the feature map `scores` holds; None: all.
+        region_of: Region of each cluster; None: each cluster is a region of its own.
 
     Returns:
-        Index of the nearest centroid of each pixel.
+        Region of the nearest centroid of each pixel; of equally near ones, the lowest region.
     """
-    return torch.cat([_first_largest(strip) for strip in _upsample(scores, size, part)])
+    labels = torch.arange(len(scores)) if region_of is None else region_of
+    column = labels.to(scores.dtype)[:, None]
+    return torch.cat([_first_largest(strip, column) for strip in _upsample(scores, size, part)])
 
 
 def pixel_cosines(
     segmenter: Segmenter, codes: Float[Tensor, "height width code"], size: tuple[int, int]
-) -> Float[Tensor, "clusters rows columns"]:
-    """Upsample codes bilinearly to pixels and compute each pixel's cosine with each centroid.
+) -> Float[Tensor, "regions rows columns"]:
+    """Upsample codes bilinearly to pixels and compute each pixel's cosine with each region.
 
     Args:
-        segmenter: Its centroids are used.
+        segmenter: Its centroids and regions are used.
         codes: Codes of one image.
         size: Height and width of the result in pixels.
     """
+    # Merged strip by strip: only the cosines with the regions are in memory for all pixels.
     strips = [
-        torch.einsum("kc,rcw->krw", segmenter.centroids, normalize(strip, dim=1))
+        largest_of_regions(
+            segmenter,
+            torch.einsum("kc,rcw->krw", segmenter.centroids, normalize(strip, dim=1)),
+            dim=0,
+        )
         for strip in _upsample(codes.permute(2, 0, 1), size)
     ]
     return torch.cat(strips, dim=1)
@@ -141,12 +200,11 @@ def _upsample(
 
 
 def _first_largest(
-    strip: Float[Tensor, "rows clusters columns"],
+    strip: Float[Tensor, "rows clusters columns"], labels: Float[Tensor, "clusters 1"]
 ) -> UInt8[Tensor, "rows columns"]:
-    """Compute argmax over clusters (the first of equal ones); overwrites the strip.
+    """Find the label of the largest value (the lowest of equal ones); overwrites the strip.
 
     Four vectorized passes are faster than argmax, or max with indices, which go pixel by pixel.
     """
-    clusters = torch.arange(strip.shape[1], dtype=strip.dtype)[:, None]
     smaller = strip.lt_(strip.amax(dim=1, keepdim=True))
-    return torch.add(clusters, smaller, alpha=256, out=smaller).amin(dim=1).to(torch.uint8)
+    return torch.add(labels, smaller, alpha=256, out=smaller).amin(dim=1).to(torch.uint8)

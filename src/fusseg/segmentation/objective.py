@@ -24,10 +24,64 @@ Numbers = dict[str, float]
 
 @dataclass(frozen=True)
 class Model:
-    """The trained parameters: the head's weights and the centroids."""
+    """The trained parameters: the head's weights, the centroids, and the merged clusters."""
 
     head: HeadWeights
     centroids: Float[Tensor, "clusters code"]
+    region_of: Int[Tensor, " clusters"] | None = None
+    """Region of each cluster, from 0 without gaps; None: each cluster is a region of its own."""
+
+    @property
+    def num_regions(self) -> int:
+        """Number of regions, K."""
+        return count_regions(self.centroids, self.region_of)
+
+
+def count_regions(
+    centroids: Float[Tensor, "clusters code"], region_of: Int[Tensor, " clusters"] | None
+) -> int:
+    """Count the regions that clusters form; without a map, each cluster is one.
+
+    >>> centroids = torch.zeros(3, 2)
+    >>> count_regions(centroids, None), count_regions(centroids, torch.tensor([0, 1, 0]))
+    (3, 2)
+    """
+    return len(centroids) if region_of is None else int(region_of.max()) + 1
+
+
+def group_clusters(
+    centroids: Float[Tensor, "clusters code"], region_of: Int[Tensor, " clusters"] | None
+) -> tuple[Int[Tensor, " members"], ...]:
+    """List the clusters of each region, ascending.
+
+    >>> groups = group_clusters(torch.zeros(3, 2), torch.tensor([0, 1, 0]))
+    >>> [clusters.tolist() for clusters in groups]
+    [[0, 2], [1]]
+    """
+    regions = torch.arange(len(centroids)) if region_of is None else region_of
+    num_regions = count_regions(centroids, region_of)
+    return tuple((regions == region).nonzero().flatten() for region in range(num_regions))
+
+
+def check_regions(region_of: Tensor, num_clusters: int) -> None:
+    """Refuse a map that does not give each cluster a region, from 0 without gaps.
+
+    Args:
+        region_of: Region of each cluster.
+        num_clusters: Number of clusters.
+
+    Raises:
+        ValueError: If the map has another length or type, there is only one region, or a number
+            between 0 and the largest is missing.
+    """
+    if region_of.dtype != torch.int64 or region_of.shape != (num_clusters,):
+        raise ValueError(
+            f"regions of {num_clusters} clusters as {region_of.dtype} of shape "
+            f"{tuple(region_of.shape)}; must be one int64 per cluster"
+        )
+    found = sorted(set(region_of.tolist()))
+    if len(found) < 2 or found != list(range(len(found))):
+        raise ValueError(f"regions numbered {found}; must be 0, 1 and so on without gaps")
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,13 @@ def train_together(
         carried = follow(carried, weights, centroids)
         # Read at the end: a device need not wait for the host in every step.
         losses.append(torch.stack([head_loss, centroid_loss], dim=-1).detach().reshape(-1, 2))
-    models = map(Model, unstack_named(weights, count), unstack(centroids, count))
+    # The map of clusters to regions is not trained.
+    models = map(
+        Model,
+        unstack_named(weights, count),
+        unstack(centroids, count),
+        [trainee.model.region_of for trainee in trainees],
+    )
     parts = zip(
         models, _mean_losses(torch.stack(losses)), unstack_named(carried, count), strict=True
     )

@@ -49,8 +49,7 @@ def score_at_sites(exchange: GridExchange, state: GlobalState) -> ModelScores:
             with refusing(f"the counts of {reply.site}"):
                 packet = exchange.accept(reply, request)
                 most = exchange.sites.guests.hellos[reply.site].num_images
-                clusters = exchange.sites.config.model.num_clusters
-                counts = read_counts(packet, reply.site, clusters, most)
+                counts = read_counts(packet, reply.site, state.model.num_regions, most)
                 sent = num_bytes(*packet.tensors.values()) + NUMBER_BYTES
                 exchange.sites.traffic.receive(reply.site, sent)
         except FederationError as error:
@@ -74,13 +73,13 @@ def score_at_sites(exchange: GridExchange, state: GlobalState) -> ModelScores:
     return describe_site_scores(replace(scores, num_images=num_images), Classes(names))
 
 
-def read_counts(packet: Packet, site: str, num_clusters: int, most: int) -> SiteCounts | None:
+def read_counts(packet: Packet, site: str, num_regions: int, most: int) -> SiteCounts | None:
     """Read a site's counts; None if it has no labeled image.
 
     Args:
         packet: What the site sent.
         site: The sender, as its key shows.
-        num_clusters: Rows of the counts.
+        num_regions: Rows of the counts.
         most: Number of images at the site.
 
     Raises:
@@ -90,7 +89,7 @@ def read_counts(packet: Packet, site: str, num_clusters: int, most: int) -> Site
     if images == 0:
         return None
     names = _class_names(take_word(packet, "classes"))
-    shape = (num_clusters, len(names))
+    shape = (num_regions, len(names))
     parts = {"confusion": Part(shape, torch.int64, "collect")}
     check_parts(f"client {site!r}", packet.tensors, parts)
     confusion = packet.tensors["confusion"]

@@ -112,7 +112,10 @@ def _counts(prepared: PreparedSite, offer: Offer) -> LedgerLine:
     assert prepared.labeled is not None
     assert prepared.labeled.classes is not None
     names = prepared.labeled.classes.names
-    counts = torch.zeros(offer.config.model.num_clusters, len(names), dtype=torch.int64)
+    model = offer.config.model
+    # With "auto" the server decides after training; there are never more regions than clusters.
+    regions = model.num_regions if isinstance(model.num_regions, int) else model.num_clusters
+    counts = torch.zeros(regions, len(names), dtype=torch.int64)
     request = Request(offer.run, offer.digest, "evaluate", 1, 0)
     fields = {**request.fields(), "state": "done", "classes": json.dumps(names)}
     fields["num_images"] = len(prepared.labeled.views)

@@ -14,10 +14,10 @@ from fusseg.core.files import write_atomically
 from fusseg.deployment.wire.offer import Offer, pack_offer, unpack_offer
 from fusseg.deployment.wire.packet import Packet
 from fusseg.federation.state import Memory
-from fusseg.segmentation.objective import Model
+from fusseg.segmentation.objective import Model, check_regions
 
 _SITE, _OFFER, _READY, _RUNS = "site.json", "offer.json", "ready.json", "runs"
-_HEAD, _CARRIED, _CENTROIDS = "head.", "carried.", "centroids"
+_HEAD, _CARRIED, _CENTROIDS, _REGIONS = "head.", "carried.", "centroids", "region_of"
 Kept = TypeVar("Kept")
 _KEPT_ROUNDS = 5
 """Number of own models to keep: a restarted server repeats one round, not five."""
@@ -126,7 +126,7 @@ def save_memory(folder: Path, round_number: int, memory: Memory) -> None:
     Args:
         folder: Folder of the run.
         round_number: The round that produced it, from 1.
-        memory: The site's own head and centroids, and what the objective carries over.
+        memory: The site's own model, and what the objective carries over.
 
     Raises:
         DataError: If it cannot be written.
@@ -134,6 +134,8 @@ def save_memory(folder: Path, round_number: int, memory: Memory) -> None:
     tensors = {f"{_HEAD}{name}": part for name, part in memory.model.head.items()}
     tensors |= {f"{_CARRIED}{name}": part for name, part in memory.carried.items()}
     tensors[_CENTROIDS] = memory.model.centroids
+    if memory.model.region_of is not None:
+        tensors[_REGIONS] = memory.model.region_of
     content = save({name: part.contiguous().clone() for name, part in tensors.items()})
     _write(_own_model(folder, round_number), content)
     # Counted, not computed from the round: a site does not take part in every round.
@@ -166,10 +168,13 @@ def load_memory(folder: Path, round_number: int) -> Memory | None:
     path = _own_model(folder, max(earlier))
     try:
         tensors = load_file(path)
-        centroids = tensors.pop(_CENTROIDS)
-    except (SafetensorError, KeyError, OSError) as error:
+        centroids, region_of = tensors.pop(_CENTROIDS), tensors.pop(_REGIONS, None)
+        if region_of is not None:
+            check_regions(region_of, len(centroids))
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise DataError(f"damaged model: {path} ({error})") from error
-    return Memory(Model(_named(tensors, _HEAD), centroids), _named(tensors, _CARRIED))
+    model = Model(_named(tensors, _HEAD), centroids, region_of)
+    return Memory(model, _named(tensors, _CARRIED))
 
 
 def _named(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

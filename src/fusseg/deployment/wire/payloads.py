@@ -13,12 +13,12 @@ from fusseg.core.visible_text import shown
 from fusseg.deployment.wire.ledger import Field
 from fusseg.deployment.wire.packet import Packet, expect_field, take_float, take_int, take_word
 from fusseg.deployment.wire.received import kept_head_parts, plan_parts, take_kept_head, take_plan
-from fusseg.federation.parts import CENTROIDS, HEAD, Part, check_parts
+from fusseg.federation.parts import CENTROIDS, HEAD, REGION_OF, Part, check_parts
 from fusseg.federation.protocol import Protocol, Task
 from fusseg.federation.rounds import initial_state
 from fusseg.federation.state import ClientUpdate, GlobalState, Hello
 from fusseg.federation.traffic import MEAN_FEATURE, PLAN, Bundle, Delivery, needs, plan_numbers
-from fusseg.segmentation.objective import Model
+from fusseg.segmentation.objective import Model, check_regions
 
 EVALUATE: Final = "evaluate"
 FINISH: Final = "finish"
@@ -148,7 +148,13 @@ def unpack_task(
     head = start.model.head
     if needs_head:
         head = take_kept_head(packet, protocol, feature_dim, folder)
-    model = Model(head, packet.tensors.get(CENTROIDS, start.model.centroids))
+    region_of = packet.tensors.get(REGION_OF)
+    if region_of is not None:
+        try:
+            check_regions(region_of, protocol.num_clusters)
+        except ValueError as error:
+            raise FederationError(f"the server sent {error}") from error
+    model = Model(head, packet.tensors.get(CENTROIDS, start.model.centroids), region_of)
     round_number = take_int(packet, "round") - (0 if task is None else 1)
     return GlobalState(round_number, model, plan)
 
@@ -247,4 +253,7 @@ def _packed_parts(
         received = None if task is None else task.clusters[0]
         shape = (received or protocol.num_clusters, protocol.code_dim)
         found[CENTROIDS] = Part(shape, torch.float32, "collect")
+        # Only a model with merged clusters has them.
+        if REGION_OF in packet.tensors:
+            found[REGION_OF] = Part((protocol.num_clusters,), torch.int64, "collect")
     return found

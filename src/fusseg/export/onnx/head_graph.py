@@ -1,6 +1,12 @@
 """The last part of the exported graph: head, similarities, upsampling and assignment."""
 
+from itertools import chain, islice
+
+import numpy as np
+import torch
+from jaxtyping import Float
 from onnx import ModelProto
+from torch import Tensor
 
 from fusseg.export.onnx.graph_text import parse_graph
 from fusseg.segmentation.assignment import Segmenter
@@ -22,6 +28,8 @@ _TEXT = """
         output = Add (output_a, output_bias)
         codes = Add (linear, output)
         scores = MatMul (codes, centroids)
+"""
+_EACH_ITS_OWN = """
         similarities = Transpose <perm = [0, 3, 1, 2]> (scores)
         lead = Shape <start = 0, end = 2> (similarities)
         sizes = Concat <axis = 0> (lead, size)
@@ -30,21 +38,61 @@ _TEXT = """
         first = ArgMax <axis = 1, keepdims = 0> (upsampled)
         regions = Cast <to = 2> (first)
     }"""
+_MERGED = """
+        of_clusters = Transpose <perm = [0, 3, 1, 2]> (scores)
+        lead = Shape <start = 0, end = 2> (of_clusters)
+        sizes = Concat <axis = 0> (lead, size)
+        upsampled = Resize <mode = "linear", coordinate_transformation_mode = "half_pixel">
+            (of_clusters, , , sizes)
+        first = ArgMax <axis = 1, keepdims = 0> (upsampled)
+        regions = Gather <axis = 0> (region_of, first)
+        {parts} = Split <axis = 1> (of_clusters, each_one)
+        {largest}
+        similarities = Concat <axis = 1> ({merged})
+    }}"""
 
 
 def head_graph(segmenter: Segmenter, opset: int) -> ModelProto:
     """Build the graph from `features` and the image's `size` to `regions` and `similarities`.
 
-    Features are rounded to float16, as in the cache. Of equal similarities the first one wins.
+    Features are rounded to float16, as in the cache. Of equal similarities the lowest region wins.
     """
+    if segmenter.region_of is None:
+        return parse_graph(_TEXT + _EACH_ITS_OWN, opset, _constants(segmenter, segmenter.centroids))
+    # Sorted by region: the first of equal similarities is then that of the lowest region.
+    order = torch.cat(segmenter.clusters_of)
+    constants = _constants(segmenter, segmenter.centroids[order]) | {
+        "region_of": segmenter.region_of[order].to(torch.uint8).numpy(),
+        "each_one": np.ones(segmenter.num_clusters, np.int64),
+    }
+    return parse_graph(_TEXT + _merging(segmenter), opset, constants)
+
+
+def _merging(segmenter: Segmenter) -> str:
+    """Write the end of the graph, with one node per region for its largest similarity."""
+    names = iter(f"cluster_{place}" for place in range(segmenter.num_clusters))
+    members = [list(islice(names, len(clusters))) for clusters in segmenter.clusters_of]
+    merged = [f"region_{region}" for region in range(len(members))]
+    return _MERGED.format(
+        parts=", ".join(chain.from_iterable(members)),
+        largest="\n        ".join(
+            f"{region} = Max ({', '.join(clusters)})"
+            for region, clusters in zip(merged, members, strict=True)
+        ),
+        merged=", ".join(merged),
+    )
+
+
+def _constants(
+    segmenter: Segmenter, centroids: Float[Tensor, "clusters code"]
+) -> dict[str, np.ndarray]:
     weights = {
         name.replace(".", "_"): tensor.T.contiguous().numpy()
         if tensor.ndim == 2
         else tensor.numpy()
         for name, tensor in segmenter.head.state_dict().items()
     }
-    constants = weights | {
-        "centroids": segmenter.centroids.T.contiguous().numpy(),
+    return weights | {
+        "centroids": centroids.T.contiguous().numpy(),
         "mean_feature": segmenter.mean_feature.numpy(),
     }
-    return parse_graph(_TEXT, opset, constants)

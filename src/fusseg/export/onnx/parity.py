@@ -10,7 +10,7 @@ from jaxtyping import Float32, UInt8
 from fusseg.core.errors import DataError, first_line
 from fusseg.data.images import fit_image
 from fusseg.runs.load import TrainedRun
-from fusseg.segmentation.assignment import Segmenter, encode, similarities
+from fusseg.segmentation.assignment import Segmenter, encode, largest_of_regions, similarities
 
 Pixels = UInt8[np.ndarray, "_ _ 3"]
 Regions = UInt8[np.ndarray, "_ _"]
@@ -56,7 +56,7 @@ class Graph:
     def run(
         self, images: UInt8[np.ndarray, "batch height width 3"]
     ) -> tuple[
-        UInt8[np.ndarray, "batch height width"], Float32[np.ndarray, "batch clusters rows columns"]
+        UInt8[np.ndarray, "batch height width"], Float32[np.ndarray, "batch regions rows columns"]
     ]:
         """Compute regions and similarities.
 
@@ -107,7 +107,7 @@ def measure_parity(
 
 @torch.inference_mode()
 def _difference(
-    scores: Float32[np.ndarray, "clusters rows columns"],
+    scores: Float32[np.ndarray, "regions rows columns"],
     image: Pixels,
     run: TrainedRun,
     segmenter: Segmenter,
@@ -117,5 +117,6 @@ def _difference(
     size = (rows * run.backbone.stride, columns * run.backbone.stride)
     seen = fit_image(image, size, "stretch", run.config.data.interpolation)
     features = run.backbone.extract(torch.from_numpy(seen)[None])[0].permute(1, 2, 0)
-    expected = similarities(segmenter, encode(segmenter, features.half().float())).numpy()
+    found = similarities(segmenter, encode(segmenter, features.half().float()))
+    expected = largest_of_regions(segmenter, found, dim=0).numpy()
     return float(np.abs(scores - expected).max() / np.abs(expected).max())

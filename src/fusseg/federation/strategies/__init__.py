@@ -52,6 +52,7 @@ def resolve(config: Config, *, deployed: bool = False, feature_dim: int | None =
     protocol = Protocol(
         seed=config.seed,
         num_clusters=config.model.num_clusters,
+        num_regions=config.model.num_regions,
         code_dim=config.model.code_dim,
         strategy=strategy,
         strategy_name=name,
@@ -72,6 +73,7 @@ def resolve(config: Config, *, deployed: bool = False, feature_dim: int | None =
     _check_switches(protocol)
     strategy.check(config, feature_dim)
     _check_regularizers(protocol)
+    _check_merging(protocol)
     return protocol
 
 
@@ -108,6 +110,14 @@ def _check_switches(protocol: Protocol) -> None:
             f"federation.strategy {name!r} has {most} exchanges in a round, but clients update "
             "their own models only once per round; set federation.aggregate_heads and "
             "federation.aggregate_centroids to true"
+        )
+
+
+def _check_merging(protocol: Protocol) -> None:
+    if protocol.num_regions is not None:
+        raise ConfigError(
+            f"model.num_regions is {protocol.num_regions!r}, but no strategy merges clusters yet; "
+            "remove it: each cluster is then a region"
         )
 
 

@@ -17,4 +17,4 @@ def cluster_centroids(gathered: Gathered) -> Float[Tensor, "clusters code"]:
     return kmeans(pool, protocol.num_clusters, protocol.distance, gathered.generator)
 
 
-STRATEGY = Strategy(each_round(train_task(cluster_centroids)))
+STRATEGY = Strategy(each_round(train_task(cluster_centroids)), renumbers=True)

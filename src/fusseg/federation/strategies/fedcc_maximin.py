@@ -17,4 +17,4 @@ def spread_centroids(gathered: Gathered) -> Float[Tensor, "clusters code"]:
     return maximin(pool, protocol.num_clusters, protocol.distance, gathered.generator)
 
 
-STRATEGY = Strategy(each_round(train_task(spread_centroids)))
+STRATEGY = Strategy(each_round(train_task(spread_centroids)), renumbers=True)

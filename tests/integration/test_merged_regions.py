@@ -1,0 +1,238 @@
+"""A run whose clusters were merged: everything that uses it has its regions, and all agree."""
+
+import json
+import tomllib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+from fusseg import Segmenter, load_run
+from fusseg.features.extraction import wait_for
+from fusseg.federation.region_merging import merge_clusters
+from fusseg.runs.directory import load_record, save_record
+from fusseg.runs.load import evaluate_run
+from fusseg.runs.record_form import ModelScores
+from fusseg.runs.saved_state import load_state, save_state
+
+CLUSTERS, REGIONS = 9, 3
+MODEL = f"""
+strategy = "lloyd"
+lloyd_rounds = 2
+
+[model]
+num_clusters = {CLUSTERS}
+code_dim = 8
+"""
+
+
+@pytest.fixture
+def runs(cli, make_sites, make_config, tmp_path):
+    """A run with a region per cluster, and the same run with merged clusters."""
+    config = make_config(make_sites())
+    text = config.read_text()
+    model = "[model]\nnum_clusters = 2\ncode_dim = 8\n"
+    assert model in text
+    config.write_text(text.replace(model, "") + MODEL)
+    for name in ("plain", "merged"):
+        assert cli("run", config, "--out", tmp_path / name)[0] == 0
+    plain, merged = tmp_path / "plain", tmp_path / "merged"
+    merge(merged, tmp_path / "cache")
+    return plain, merged
+
+
+def merge(run_dir, cache):
+    """Merge the clusters of a run by its own shares, and score it again."""
+    saved, record = load_state(run_dir), load_record(run_dir)
+    model = saved.state.model
+    shares = torch.tensor(record["final"]["quality"]["cluster_share"])
+    counts = (shares * 10_000).round().long()
+    region_of = merge_clusters(model.centroids, counts, REGIONS)
+    assert sorted(set(region_of.tolist())) == list(range(REGIONS))
+    state = replace(saved.state, model=replace(model, region_of=region_of))
+    save_state(run_dir, replace(saved, state=state))
+    run = load_run(run_dir)
+    scores = wait_for(evaluate_run(run, run.config.data, cache))
+    record["final"] = {name: scores[name] for name in ModelScores.__annotations__}
+    record["num_regions"] = state.model.num_regions
+    save_record(run_dir, record)
+
+
+def map_of(run_dir):
+    return load_state(run_dir).state.model.region_of.numpy()
+
+
+@pytest.fixture
+def picture(runs, tmp_path):
+    """Images of the held-out site, stretched to other sizes."""
+
+    def load(height, width, index=0):
+        file = tmp_path / "sites" / "west" / "images" / f"{index:03d}.png"
+        return np.asarray(Image.open(file).convert("RGB").resize((width, height)))
+
+    return load
+
+
+def test_predictions_are_those_of_the_clusters_regions(runs, cli, picture, tmp_path):
+    plain, merged = runs
+    image = picture(70, 90)
+    clusters = Segmenter.load(plain).predict(image).regions
+    expected = map_of(merged)[clusters]
+    found = Segmenter.load(merged).predict(image)
+    assert np.array_equal(found.regions, expected)
+    assert set(found.names) == {0, 1, 2}
+    assert len(np.unique(clusters)) > len(np.unique(expected)) > 1
+    Image.fromarray(image).save(tmp_path / "image.png")
+    assert cli("predict", merged, tmp_path / "image.png", "--out", tmp_path / "out")[0] == 0
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "image.png")), expected)
+    written = json.loads((tmp_path / "out" / "image.json").read_text())
+    assert [region["index"] for region in written["regions"]] == [0, 1, 2]
+    assert [region["pixels"] for region in written["regions"]] == np.bincount(
+        expected.ravel(), minlength=REGIONS
+    ).tolist()
+    assert all(0 <= region["confidence"] <= 2 for region in written["regions"])
+
+
+@pytest.mark.parametrize("refine", ["guided", "crf"])
+def test_refined_predictions_have_regions_too(runs, cli, picture, tmp_path, refine):
+    Image.fromarray(picture(64, 96)).save(tmp_path / "image.png")
+    out = tmp_path / "out"
+    given = ("predict", runs[1], tmp_path / "image.png", "--out", out, "--refine", refine)
+    assert cli(*given)[0] == 0
+    found = np.asarray(Image.open(out / "image.png"))
+    plain = Segmenter.load(runs[1]).predict(picture(64, 96)).regions
+    assert found.max() < REGIONS
+    assert (found == plain).mean() > 0.8
+    assert len(np.unique(found)) > 1
+
+
+def test_a_packed_model_has_the_regions(runs, cli, picture, tmp_path):
+    merged, file = runs[1], tmp_path / "model.safetensors"
+    code, out, _ = cli("pack", merged, "--out", file)
+    assert code == 0
+    assert out.startswith(f"{file}: {REGIONS} regions, ")
+    with safe_open(file, framework="pt") as opened:
+        metadata = json.loads(opened.metadata()["fusseg"])
+        assert np.array_equal(opened.get_tensor("region_of").numpy(), map_of(merged))
+    assert (metadata["format_version"], metadata["num_regions"]) == (3, REGIONS)
+    assert metadata["num_clusters"] == CLUSTERS
+    image = picture(70, 90)
+    expected = Segmenter.load(merged).predict(image)
+    found = Segmenter.load(file).predict(image)
+    assert np.array_equal(found.regions, expected.regions)
+    assert found.names == expected.names
+    repo = tmp_path / "repo"
+    assert cli("push", merged, "me/merged", "--license", "mit", "--dry-run", repo)[0] == 0
+    card = (repo / "README.md").read_text()
+    assert f"splits images into {REGIONS} regions" in card
+    assert f"| clusters that were merged to regions | {CLUSTERS} |" in card
+
+
+def test_an_exported_graph_has_the_regions(runs, start_cli, picture, tmp_path):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    merged, file = runs[1], tmp_path / "model.onnx"
+    # In a process of its own: the checks of shapes in tests stop torch from tracing.
+    process = start_cli("export", merged, "--out", file)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    assert "two images at once give the same regions as each alone" in out
+    graph = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    images = np.stack([picture(64, 96, index) for index in range(4)])
+    regions, similarities = graph.run(None, {"image": images})
+    assert regions.dtype == np.uint8
+    assert similarities.shape[:2] == (4, REGIONS)
+    segmenter = Segmenter.load(merged)
+    for image, found in zip(images, regions, strict=True):
+        assert np.array_equal(found, segmenter.predict(image).regions)
+
+
+def test_names_are_given_to_regions(runs, cli, picture):
+    merged = runs[1]
+    assert cli("name", merged)[0] == 0
+    file = merged / "regions.toml"
+    named = tomllib.loads(file.read_text())["regions"]
+    assert [entry["cluster"] for entry in named] == [0, 1, 2]
+    colors = file.read_text().replace('name = ""', 'name = "gravel"', 1)
+    file.write_text(colors.replace('name = ""', 'name = "metal"', 2))
+    image = picture(70, 90)
+    number = Segmenter.load(merged).numbered().predict(image).regions
+    found = Segmenter.load(merged).predict(image)
+    assert dict(found.names) == {0: "gravel", 1: "metal"}
+    assert np.array_equal(found.regions, np.minimum(number, 1))
+    code, out, _ = cli("evaluate", merged)
+    assert code == 0
+    assert "by the names in regions.toml: mIoU" in out
+    file.write_text(file.read_text().replace("cluster = 2", "cluster = 3"))
+    code, _, err = cli("evaluate", merged)
+    assert code == 2
+    assert "unknown cluster 3; the model has 0 to 2" in err
+
+
+def test_scores_and_the_report_are_of_regions(runs, cli, tmp_path):
+    plain, merged = runs
+    record = load_record(merged)
+    before = load_record(plain)["final"]
+    final = record["final"]
+    assert len(final["confusion"]) == len(final["matching"]) == REGIONS
+    assert len(final["quality"]["cluster_share"]) == REGIONS
+    summed = np.zeros_like(final["confusion"])
+    np.add.at(summed, map_of(merged), np.array(before["confusion"]))
+    assert summed.tolist() == final["confusion"]
+    shares = np.zeros(REGIONS)
+    np.add.at(shares, map_of(merged), before["quality"]["cluster_share"])
+    assert final["quality"]["cluster_share"] == pytest.approx(shares)
+    assert final["quality"]["mean_cosine"] == pytest.approx(before["quality"]["mean_cosine"])
+    assert final["quality"]["mean_margin"] > before["quality"]["mean_margin"]
+    code, out, _ = cli("evaluate", merged)
+    assert code == 0
+    assert f"{final['mean_iou']:.4f}" in out
+    assert cli("report", merged)[0] == 0
+    page = (merged / "report.html").read_text()
+    assert f"<strong>{REGIONS} regions</strong> (merged from {CLUSTERS} clusters)" in page
+    assert cli("report", plain)[0] == 0
+    page = (plain / "report.html").read_text()
+    assert f"<strong>{CLUSTERS} regions</strong> without labels" in page
+    page = tmp_path / "compare.html"
+    code, _, err = cli("report", plain, merged, "--out", page)
+    assert (code, err) == (0, "")
+    assert "The number of regions differs" in page.read_text()
+
+
+def test_two_runs_with_other_numbers_of_regions_are_compared(runs, cli, tmp_path):
+    plain, merged = runs
+    page = tmp_path / "quality.html"
+    code, out, err = cli("quality", merged, plain, "--out", page)
+    assert (code, err) == (0, "")
+    assert f"of {REGIONS} regions have a match" in out
+
+
+def test_a_new_site_keeps_the_regions(runs, cli, make_sites, tmp_path):
+    merged, new = runs[1], tmp_path / "moved"
+    sites = make_sites(sites=("east", "harbor"), name="others")
+    code, _, err = cli("adapt", merged, sites, "--out", new)
+    assert (code, err) == (0, "")
+    assert np.array_equal(map_of(new), map_of(merged))
+    record = load_record(new)
+    assert len(record["adapted"]["regions"]) == record["num_regions"] == REGIONS
+    assert Segmenter.load(new).model.num_regions == REGIONS
+    assert "cluster 2" in (new / "adaptation.html").read_text()
+    wider = tmp_path / "wider"
+    code, _, err = cli("run", "--from", merged, "--set", "seed=4", "--out", wider)
+    assert (code, err) == (0, "")
+    assert np.array_equal(map_of(wider), map_of(merged))
+    record = load_record(wider)
+    assert record["num_regions"] == REGIONS
+    assert len(record["final"]["matching"]) == REGIONS
+
+
+def test_a_strategy_that_renumbers_clusters_does_not_start_from_merged_ones(runs, cli, tmp_path):
+    strategy = ("--set", "federation.strategy=fedcc-kmeans")
+    code, _, err = cli("run", "--from", runs[1], *strategy, "--out", tmp_path / "new")
+    assert code == 2
+    assert "has merged clusters, but federation.strategy 'fedcc-kmeans' numbers the clusters" in err
+    assert not (tmp_path / "new").exists()
