@@ -27,7 +27,7 @@ FORMAT_VERSION = 2
 not know, so that an older fusseg does not misread them."""
 KEY = "fusseg"
 """Key of the metadata, which is a JSON object; see docs/share.md."""
-BackboneKind = Literal["filterbank", "hub", "folder", "onnx"]
+BackboneKind = Literal["filterbank", "package", "hub", "folder", "onnx"]
 _DECODED = ("white_level", "alpha_channel")
 _HEAD, _CENTROIDS, _MEAN = "head.", "centroids", "mean_feature"
 
@@ -38,7 +38,8 @@ class BackboneNeed:
 
     kind: BackboneKind
     name: str
-    """`filterbank`, an id on the hub, or the name of a folder or file without its path."""
+    """`filterbank`, `efficientnet-lite2`, an id on the hub, or the name of a folder or file without
+    its path."""
     fingerprint: str
     feature_dim: int
     stride: int
