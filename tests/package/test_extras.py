@@ -1,4 +1,4 @@
-"""What `pip install 'fusseg[all]'` adds: export, trackers, a Dask cluster, a federation."""
+"""What `pip install 'fusseg[all]'` adds: a backbone, export, trackers, Dask, a federation."""
 
 import json
 import re
@@ -113,8 +113,17 @@ def test_each_extra_can_be_installed_alone(installed, extra):
 def test_doctor_finds_every_extra(trained):
     shown = trained.succeed("doctor")
     assert "missing" not in shown
-    for extra in ("flower", "cluster", "onnx", "trackers"):
+    for extra in ("flower", "cluster", "efficientnet", "onnx", "trackers"):
         assert f"extra {extra}: installed (" in shown
+
+
+def test_a_run_with_a_pretrained_backbone_is_trained_and_packed(trained):
+    command = ("init", "my_sites", "--backbone", "efficientnet-lite2", "--out", "real.toml")
+    trained.succeed(*command)
+    trained.succeed("run", "real.toml", *ONCE, "--out", "runs/real")
+    trained.succeed("pack", "runs/real", "--out", "real.safetensors")
+    trained.succeed("predict", "real.safetensors", "my_sites/yard/images", "--out", "real-regions")
+    assert (trained.folder / "real-regions" / "00005.png").exists()
 
 
 def test_an_exported_graph_gives_the_regions_of_the_model(trained):

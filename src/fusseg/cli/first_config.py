@@ -29,6 +29,7 @@ from fusseg.data.layouts import open_dataset
 from fusseg.data.partitions.small_clients import MIN_IMAGES, small_sites
 from fusseg.data.selection import select_training
 from fusseg.features.backbones import load_backbone
+from fusseg.features.backbones.efficientnet import EFFICIENTNET, INSTALL, ORIGIN
 
 NUM_CLUSTERS = 8
 """Number of regions if no classes are named."""
@@ -163,6 +164,9 @@ def describe_config(config: Config, sites: Sequence[str], *, guessed: bool) -> s
 
 def _describe_backbone(backbone: BackboneConfig) -> str:
     row = _row(f"name = {_value(backbone.name)}", _remark(backbone.name))
+    if backbone.name == _BACKBONE.name:
+        offer = _row(f"# name = {_value(EFFICIENTNET)}", f"for photographs; {ORIGIN};")
+        row = f"{offer}\n{_row('#', INSTALL)}\n{row}"
     if backbone.grid is None:
         return row
     grid = '"square"' if backbone.grid == "square" else str(list(backbone.grid))
@@ -189,8 +193,10 @@ def _row(setting: str, remark: str) -> str:
 
 
 def _remark(name: str) -> str:
+    if name == EFFICIENTNET:
+        return ORIGIN
     if name == "filterbank":
-        return "color and texture, needs no weights; facebook/dino-vits8 sees far more"
+        return "color and texture, needs no weights"
     return "frozen; its features are kept in the cache"
 
 

@@ -110,7 +110,8 @@ class BackboneConfig:
     """The frozen network that turns images into features."""
 
     name: str = "filterbank"
-    """`filterbank`, `onnx:PATH`, or a Hugging Face id or local folder of a ViT."""
+    """`efficientnet-lite2`, `filterbank`, `onnx:PATH`, or a Hugging Face id or local folder of a
+    ViT."""
     grid: Grid | None = None
     """How the tokens that an ONNX file gives lie in the image: `square`, or rows and columns;
     unset: the file gives a feature map."""

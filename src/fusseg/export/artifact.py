@@ -29,7 +29,7 @@ if images are decoded in a way that version 1 did not know, so that an older fus
 them."""
 KEY = "fusseg"
 """Key of the metadata, which is a JSON object; see docs/share.md."""
-BackboneKind = Literal["filterbank", "hub", "folder", "onnx"]
+BackboneKind = Literal["filterbank", "package", "hub", "folder", "onnx"]
 _DECODED = ("white_level", "alpha_channel")
 _HEAD, _CENTROIDS, _MEAN, _REGIONS = "head.", "centroids", "mean_feature", "region_of"
 
@@ -40,7 +40,8 @@ class BackboneNeed:
 
     kind: BackboneKind
     name: str
-    """`filterbank`, an id on the hub, or the name of a folder or file without its path."""
+    """`filterbank`, `efficientnet-lite2`, an id on the hub, or the name of a folder or file without
+    its path."""
     fingerprint: str
     feature_dim: int
     stride: int

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from fusseg.config.schema import WhiteLevel
-from fusseg.export.artifact import Artifact
+from fusseg.export.artifact import Artifact, BackboneNeed
 from fusseg.export.opening import describe_need, regions_of
+from fusseg.features.backbones.efficientnet import ORIGIN
 from fusseg.federation.strategies import STRATEGIES
 from fusseg.runs.record import DEPLOYMENT
 from fusseg.runs.regions import hex_color
@@ -41,8 +42,13 @@ def model_card(
         f"---\n{header.to_yaml()}\n---\n",
         f"# {name}\n",
         f"A model for unsupervised semantic segmentation: it splits images into "
+<<<<<<< HEAD
         f"{artifact.segmenter.num_regions} regions. {_origin(artifact.training)} Training "
         "used no label.\n",
+=======
+        f"{artifact.segmenter.num_clusters} regions. {_origin(artifact.training)} "
+        f"{_labels(artifact.backbone)}\n",
+>>>>>>> backbone
         *([f"![Regions of an image]({preview})\n"] if preview else []),
         _use(artifact, repo_id),
         _regions(artifact),
@@ -70,6 +76,12 @@ def _origin(training: Mapping[str, Any]) -> str:
             "those that the centroids were moved to."
         )
     return " ".join(parts)
+
+
+def _labels(need: BackboneNeed) -> str:
+    if need.kind == "package":
+        return f"Training used no label, but its frozen backbone was {ORIGIN}."
+    return "Training used no label."
 
 
 def _use(artifact: Artifact, repo_id: str) -> str:

@@ -9,6 +9,7 @@ from fusseg.config.schema import BackboneConfig, Config, ModelConfig
 from fusseg.core.errors import ConfigError
 from fusseg.export.artifact import Artifact, BackboneNeed, load_artifact
 from fusseg.features.backbones import Backbone, load_backbone
+from fusseg.features.backbones.efficientnet import INSTALL, ORIGIN
 from fusseg.runs.load import TrainedRun
 from fusseg.runs.model_scores import GLOBAL
 from fusseg.runs.regions import Regions, join_clusters
@@ -22,8 +23,9 @@ def load_model(
     Args:
         path: A file that `fusseg pack` wrote.
         backbone: This machine's copy of the backbone, as in `backbone.name`: `onnx:PATH`, a folder
-            or an id. None: the filter bank, or the id on the hub that the model names.
-        compute: Device and precision of a ViT.
+            or an id. None: the filter bank, EfficientNet-Lite2, or the id on the hub that the model
+            names.
+        compute: Device and precision of EfficientNet-Lite2 or a ViT.
 
     Returns:
         The model under `GLOBAL`, and the names of its regions; None if they have none.
@@ -64,6 +66,8 @@ def describe_need(need: BackboneNeed) -> str:
     """Say which backbone is needed and how to give it."""
     if need.kind == "filterbank":
         return "the filter bank of the fusseg version that trained it"
+    if need.kind == "package":
+        return f"{need.name} ({ORIGIN}), which {INSTALL} installs"
     if need.kind == "hub" and "/" not in need.name:
         return f"the backbone {need.name!r}, which a program has registered"
     if need.kind == "hub":

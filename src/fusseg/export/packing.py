@@ -8,6 +8,7 @@ from fusseg.config.schema import DataConfig, seen_alike
 from fusseg.core.errors import DataError
 from fusseg.export.artifact import Artifact, BackboneKind, BackboneNeed
 from fusseg.features.backbones import Backbone
+from fusseg.features.backbones.efficientnet import EFFICIENTNET
 from fusseg.federation.strategies import resolve
 from fusseg.runs.directory import load_record
 from fusseg.runs.finished_rounds import check_same_round
@@ -71,6 +72,8 @@ def need_of(backbone: Backbone) -> BackboneNeed:
 def _kind(name: str) -> BackboneKind:
     if name == "filterbank":
         return "filterbank"
+    if name == EFFICIENTNET:
+        return "package"
     if name.startswith("onnx:"):
         return "onnx"
     return "folder" if Path(name).is_dir() else "hub"

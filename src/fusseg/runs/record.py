@@ -110,6 +110,7 @@ def new_record(
             "feature_dim": backbone.feature_dim,
             "stride": backbone.stride,
             "centered": center,
+            "origin": backbone.origin,
         },
         "compute": describe_compute(config),
         "engine": engine,

@@ -54,6 +54,8 @@ class BackboneEntry(TypedDict):
     """Pixels per position, along each side."""
     centered: bool
     """Whether the global mean feature was subtracted."""
+    origin: NotRequired[str | None]
+    """What its weights were trained on, and their license; None: not known, or no weights."""
 
 
 class ComputeEntry(TypedDict):

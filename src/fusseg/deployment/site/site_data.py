@@ -21,6 +21,7 @@ from fusseg.deployment.site.site_disk import SiteSettings
 from fusseg.deployment.wire.offer import Offer, differing_settings, shared_settings
 from fusseg.evaluation.held_out import HeldOut, gather_held_out
 from fusseg.features.backbones import Backbone, load_backbone
+from fusseg.features.backbones.efficientnet import EFFICIENTNET, INSTALL
 from fusseg.features.cache.store import FeatureSettings, open_store
 from fusseg.features.extraction import Progress, extract_features
 from fusseg.features.feature_set import read_features
@@ -58,10 +59,12 @@ def choose_backbone(site: SiteSettings, offer: Offer) -> Backbone:
     """
     name = site.backbone
     if name is None:
-        if offer.config.backbone.name != FILTERBANK:
+        wanted = offer.config.backbone.name
+        if wanted != FILTERBANK:
+            how = f" {EFFICIENTNET} ({INSTALL})" if wanted == EFFICIENTNET else ""
             raise FederationError(
                 f"the server's backbone has the fingerprint {offer.fingerprint[:16]}; name this "
-                "site's copy with fusseg join --backbone"
+                f"site's copy with fusseg join --backbone{how}"
             )
         name = FILTERBANK
     compute = choose_compute(offer.config.compute)

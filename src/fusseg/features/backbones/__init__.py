@@ -8,6 +8,11 @@ from fusseg.config.compute import EXACT, Compute, settle_in_child
 from fusseg.config.schema import Grid
 from fusseg.core.errors import ConfigError, nearest_name
 from fusseg.features.backbones.backbone import Backbone, check_image_size
+from fusseg.features.backbones.efficientnet import (
+    EFFICIENTNET,
+    find_weights,
+    load_efficientnet,
+)
 from fusseg.features.backbones.filterbank import load_filterbank
 from fusseg.features.backbones.onnx_backbone import load_onnx, onnx_path
 from fusseg.features.backbones.vit import load_hub_vit, load_local_vit
@@ -15,6 +20,7 @@ from fusseg.features.backbones.vit import load_hub_vit, load_local_vit
 __all__ = ["BACKBONES", "Backbone", "check_backbone_name", "check_image_size", "load_backbone"]
 
 BACKBONES: dict[str, Callable[[str, Compute], Backbone]] = {
+    EFFICIENTNET: load_efficientnet,
     "filterbank": lambda name, _: load_filterbank(name),
     "onnx:PATH": lambda name, _: load_onnx(name),
     "FOLDER": load_local_vit,
@@ -28,9 +34,11 @@ def load_backbone(name: str, compute: Compute = EXACT, grid: Grid | None = None)
     """Load a frozen backbone by its name.
 
     Args:
-        name: `filterbank`, `onnx:PATH`, the local folder of a ViT, or its id on the Hugging Face
-            hub such as `facebook/dino-vitb8`. A folder takes precedence over a hub id.
-        compute: Device and precision of a ViT; the others run in float32 on the CPU.
+        name: `efficientnet-lite2` (extra `efficientnet`; trained on ImageNet with labels),
+            `filterbank`, `onnx:PATH`, the local folder of a ViT, or its id on the Hugging Face hub
+            such as `facebook/dino-vitb8`. A folder takes precedence over a hub id.
+        compute: Device and precision of EfficientNet-Lite2 or a ViT; the others run in float32 on
+            the CPU.
         grid: How the tokens of an ONNX file lie in the image; None: it gives a map.
 
     Raises:
@@ -56,10 +64,14 @@ def check_backbone_name(name: str) -> None:
     """Refuse a name that cannot be a backbone; nothing is loaded or downloaded.
 
     Raises:
-        ConfigError: If it has none of the forms of `load_backbone`, or a path does not exist.
+        ConfigError: If it has none of the forms of `load_backbone`, or a path or package is
+            missing.
     """
-    if _form(name) == "onnx:PATH":
+    form = _form(name)
+    if form == "onnx:PATH":
         onnx_path(name)
+    elif form == EFFICIENTNET:
+        find_weights()
 
 
 def _form(name: str) -> str:

@@ -38,6 +38,8 @@ class Backbone:
     """Whether features have the same bits with any number of threads."""
     grid: Grid | None = None
     """How the tokens of its file lie in the image, as `backbone.grid`."""
+    origin: str | None = None
+    """What its weights were trained on, and their license; None: not known, or no weights."""
 
     def only_size(self, size: tuple[int, int]) -> tuple[int, int] | None:
         """Return the only size of all images if training images have the given one; None: any."""
