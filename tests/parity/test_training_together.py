@@ -1,7 +1,6 @@
 """Clients advanced in one batched step against the same clients trained one by one."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -48,11 +47,11 @@ def make_trainees(random_features, seeded):
     return make
 
 
-def prepare_for(local, trainees):
+def prepare_for(local, trainees, cache):
     """The same clients with what another objective prepares."""
     mean = PLAN.mean_feature
     return [
-        replace(one, prepared=local.objective.prepare(one.features, mean, local.settings, Path()))
+        replace(one, prepared=local.objective.prepare(one.features, mean, local.settings, cache))
         for one in trainees
     ]
 
@@ -94,18 +93,24 @@ OTHERS = [
         "contrastive",
         {"positions": 9, "positives": "nearest", "negatives": "random", "similarity": "dot"},
     ),
+    ("primaps", {"positions": 9}),
 ]
 """Objectives besides STEGO's, and their settings."""
 
 
 @pytest.mark.parametrize("previous", [False, True])
 @pytest.mark.parametrize(("name", "table"), OTHERS)
-def test_every_objective_trains_clients_side_by_side(make_trainees, name, table, previous):
-    config = LocalConfig(objective=name, batch_size=4, fedprox_weight=0.1, fedmoon_weight=1.0)
-    local = settle_local(replace(config, tables={name: table}), num_clusters=4)
+def test_every_objective_trains_clients_side_by_side(
+    make_trainees, name, table, previous, tmp_path
+):
+    config = LocalConfig(objective=name, batch_size=4, tables={name: table})
+    local = settle_local(config, num_clusters=4)
+    trains_head = local.objective.trains_head
+    if trains_head:
+        local = replace(local, fedprox_weight=0.1, fedmoon_weight=1.0)
 
     def trainees():
-        return prepare_for(local, make_trainees(previous=previous))
+        return prepare_for(local, make_trainees(previous=previous), tmp_path)
 
     together = train_together(trainees(), PLAN, local)
     alone = [train(trainee, PLAN, local) for trainee in trainees()]
@@ -118,8 +123,10 @@ def test_every_objective_trains_clients_side_by_side(make_trainees, name, table,
             torch.testing.assert_close(left, right, rtol=0, atol=1e-5)
     for found, trainee in zip(together, trainees(), strict=True):
         parts = zip(tensors(found.model), tensors(trainee.model), strict=True)
-        moved = [float((left - right).abs().max()) for left, right in parts]
-        assert min(moved) > 1e-4  # what agrees above has been trained
+        *head, centroids = [float((left - right).abs().max()) for left, right in parts]
+        # What agrees above has been trained.
+        assert centroids > 1e-4
+        assert min(head) > 1e-4 if trains_head else max(head) == 0
 
 
 def test_a_clients_result_does_not_depend_on_who_trains_beside_it(make_trainees):
