@@ -8,6 +8,7 @@ from test_kill_resume import finish, wait_until
 
 OBJECTIVES = {
     "contrastive": ("positives=0.7", "positions=30"),
+    "smooseg": ("positions=60", "momentum=0.9"),
     "primaps": ("positions=60",),
 }
 """Objectives, each with settings for small images."""

@@ -93,6 +93,7 @@ OTHERS = [
         "contrastive",
         {"positions": 9, "positives": "nearest", "negatives": "random", "similarity": "dot"},
     ),
+    ("smooseg", {"positions": 9, "momentum": 0.5}),
     ("primaps", {"positions": 9}),
 ]
 """Objectives besides STEGO's, and their settings."""
