@@ -13,6 +13,7 @@ KINDS = {
         "federation.lloyd_rounds=1",
         "local.fedmoon_weight=1",
     ],
+    "centroids only": ["local.objective=primaps", "federation.rounds=2"],
 }
 
 

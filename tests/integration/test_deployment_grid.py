@@ -65,6 +65,10 @@ KINDS = {
         "federation.strategy=fedavg",
         "federation.aggregate_heads=false",
     ],
+    "contrastive": ["local.objective=contrastive", "local.contrastive.negatives=random"],
+    "smooseg": ["local.objective=smooseg", "local.fedmoon_weight=1", FINISH],
+    "centroids only": ["local.objective=primaps", FINISH],
+    "centroids only, bfloat16": ["local.objective=primaps", "federation.wire=bfloat16"],
     "five crops": ["data.crops=five", "data.image_size=[32, 48]"],
 }
 

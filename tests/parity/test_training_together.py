@@ -1,5 +1,7 @@
 """Clients advanced in one batched step against the same clients trained one by one."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,10 +12,12 @@ from fusseg.features.resident import make_resident
 from fusseg.segmentation.head import initial_head
 from fusseg.segmentation.objective import Model
 from fusseg.segmentation.objectives import settle_local
+from fusseg.segmentation.objectives.contrastive import NEGATIVE, POSITIVE
 from fusseg.segmentation.objectives.stego import SHIFTS
 from fusseg.segmentation.training import Trainee, TrainingPlan, train, train_together
 
-PLAN = TrainingPlan(4, torch.full((5,), 0.25), dict(zip(SHIFTS, (0.4, 0.2, 0.3), strict=True)))
+AGREED = dict(zip(SHIFTS, (0.4, 0.2, 0.3), strict=True)) | {POSITIVE: 0.5, NEGATIVE: 0.0}
+PLAN = TrainingPlan(4, torch.full((5,), 0.25), AGREED)
 BFLOAT16 = Compute(torch.device("cpu"), torch.bfloat16)
 
 
@@ -41,6 +45,15 @@ def make_trainees(random_features, seeded):
         return trainees
 
     return make
+
+
+def prepare_for(local, trainees, cache):
+    """The same clients with what another objective prepares."""
+    mean = PLAN.mean_feature
+    return [
+        replace(one, prepared=local.objective.prepare(one.features, mean, local.settings, cache))
+        for one in trainees
+    ]
 
 
 def tensors(model):
@@ -72,6 +85,49 @@ def test_clients_side_by_side_train_as_if_each_were_alone(make_trainees, more, p
         for left, right in zip(tensors(found.model), tensors(trainee.model), strict=True)
     ]
     assert min(moved) > 1e-4  # what agrees above has been trained
+
+
+OTHERS = [
+    ("contrastive", {"positions": 9}),
+    (
+        "contrastive",
+        {"positions": 9, "positives": "nearest", "negatives": "random", "similarity": "dot"},
+    ),
+    ("smooseg", {"positions": 9, "momentum": 0.5}),
+    ("primaps", {"positions": 9}),
+]
+"""Objectives besides STEGO's, and their settings."""
+
+
+@pytest.mark.parametrize("previous", [False, True])
+@pytest.mark.parametrize(("name", "table"), OTHERS)
+def test_every_objective_trains_clients_side_by_side(
+    make_trainees, name, table, previous, tmp_path
+):
+    config = LocalConfig(objective=name, batch_size=4, tables={name: table})
+    local = settle_local(config, num_clusters=4)
+    trains_head = local.objective.trains_head
+    if trains_head:
+        local = replace(local, fedprox_weight=0.1, fedmoon_weight=1.0)
+
+    def trainees():
+        return prepare_for(local, make_trainees(previous=previous), tmp_path)
+
+    together = train_together(trainees(), PLAN, local)
+    alone = [train(trainee, PLAN, local) for trainee in trainees()]
+    for found, expected in zip(together, alone, strict=True):
+        assert found.loss == pytest.approx(expected.loss, abs=1e-6)
+        assert found.carried.keys() == expected.carried.keys()
+        pairs = zip(tensors(found.model), tensors(expected.model), strict=True)
+        carried = [(found.carried[key], kept) for key, kept in expected.carried.items()]
+        for left, right in [*pairs, *carried]:
+            torch.testing.assert_close(left, right, rtol=0, atol=1e-5)
+    for found, trainee in zip(together, trainees(), strict=True):
+        parts = zip(tensors(found.model), tensors(trainee.model), strict=True)
+        *head, centroids = [float((left - right).abs().max()) for left, right in parts]
+        # What agrees above has been trained.
+        assert centroids > 1e-4
+        assert min(head) > 1e-4 if trains_head else max(head) == 0
 
 
 def test_a_clients_result_does_not_depend_on_who_trains_beside_it(make_trainees):

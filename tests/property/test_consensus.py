@@ -3,7 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import normalize
 
-from fusseg.federation.strategies.consensus import consensus_centroids, match_rows
+from fusseg.federation.strategies.consensus import consensus_centroids
+from fusseg.segmentation.assignment import match_rows
 
 
 def draw(seed, seeded, clients=3, clusters=4, dim=5):

@@ -14,7 +14,7 @@ from typed_form import check_form, form_fields
 
 from fusseg.config.file import load_config, to_table
 from fusseg.config.previous_version import MOVED_KEYS
-from fusseg.config.schema import Config
+from fusseg.config.schema import Config, LocalConfig
 from fusseg.core.version import VERSION
 from fusseg.data.items import Classes, Item
 from fusseg.data.stored import Stored, sum_up
@@ -36,7 +36,7 @@ from fusseg.runs.record import (
 )
 from fusseg.runs.record_form import Record
 from fusseg.segmentation.objective import Model
-from fusseg.segmentation.objectives import spell_out
+from fusseg.segmentation.objectives import OBJECTIVES, spell_out
 from fusseg.segmentation.training import TrainingPlan
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +74,8 @@ def flatten(table, prefix=""):
 
 
 def true_defaults():
-    values = flatten(to_table(spell_out(Config())))
+    local = LocalConfig(tables={name: {} for name in OBJECTIVES})
+    values = flatten(to_table(spell_out(Config(local=local))))
     return {
         key: list(value) if isinstance(value, tuple) else value for key, value in values.items()
     }

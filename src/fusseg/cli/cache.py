@@ -83,7 +83,7 @@ def prune_cache(cache: Path, stores: Sequence[Store], *, everything: bool) -> No
     Args:
         cache: Cache folder.
         stores: Stores to delete.
-        everything: Also delete the nearest neighbors, of all sites and backbones.
+        everything: Also delete nearest neighbors and masks, of all sites and backbones.
 
     Raises:
         DataError: If a folder cannot be deleted.
@@ -97,7 +97,8 @@ def prune_cache(cache: Path, stores: Sequence[Store], *, everything: bool) -> No
         else:
             say(f"in use, kept: {store.path.name}")
     if everything:
-        _delete_neighbors(cache / "neighbors")
+        for name in ("neighbors", "masks"):
+            _delete_folder(cache / name)
     say(f"freed {freed / 1e6:.1f} MB")
 
 
@@ -112,7 +113,7 @@ def _delete(store: Store) -> bool:
     return True
 
 
-def _delete_neighbors(folder: Path) -> None:
+def _delete_folder(folder: Path) -> None:
     try:
         shutil.rmtree(folder)
     except FileNotFoundError:

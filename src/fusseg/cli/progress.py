@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from fusseg.features.extraction import Progress as Extraction
 
 Outcome = TypeVar("Outcome")
-_STAGES = {"read": "reading images", "extract": "extracting features"}
+_STAGES = {
+    "read": "reading images",
+    "extract": "extracting features",
+    "prepare": "preparing images",
+}
 _LINES_PER_STAGE = 10
 """Progress lines of a stage without a terminal."""
 

@@ -190,7 +190,7 @@ class LocalConfig:
     """How one client trains between two server rounds (method section 3)."""
 
     objective: str = "stego"
-    """What a step minimizes: `stego`; its settings are in the table of the same name."""
+    """What a step minimizes; its settings are in the table of the same name."""
     steps: int | None = None
     """Optimizer steps per round, the same for every client; unset: given by `epochs`."""
     epochs: float | None = None

@@ -35,8 +35,9 @@ _PART = 64
 class Progress:
     """Progress of a stage."""
 
-    stage: Literal["read", "extract"]
-    """`read`: hashing the images' bytes; `extract`: running the backbone on missing images."""
+    stage: Literal["read", "extract", "prepare"]
+    """`read`: hashing the images' bytes; `extract`: running the backbone on missing images;
+    `prepare`: what the training objective needs of each image."""
     done: int
     total: int
 

@@ -86,6 +86,10 @@ class FeatureSet:
         total = self.pooled.sum(axis=0, dtype=np.float64) * (height * width)
         return torch.from_numpy(total)
 
+    def mean_feature(self) -> Float[Tensor, " dim"]:
+        """Mean of all feature vectors."""
+        return (self.feature_sum() / self.feature_count).float()
+
     def feature_spread(self) -> float:
         """Standard deviation of the feature vectors: root mean square distance from their mean.
 

@@ -92,6 +92,8 @@ class Strategy:
     """Whether there are rounds of training; if not, there are only those of the finish."""
     one_model: bool = False
     """Whether all clients must share one head and one set of centroids."""
+    uses_centroids: bool = True
+    """Whether the centroids that clients train enter the next model, and not only their heads."""
     aggregates: bool | None = None
     """Whether heads and centroids are aggregated; None: as configured."""
     baseline: bool = False
@@ -153,6 +155,11 @@ class Protocol:
     def num_rounds(self) -> int:
         """Number of the last round: those of training, plus one per step of the finish."""
         return self.rounds + self.lloyd_rounds
+
+    @property
+    def averages_heads(self) -> bool:
+        """Whether clients send heads: those of an objective that trains none stay as they are."""
+        return self.aggregate_heads and self.local.objective.trains_head
 
     @property
     def keeps_own_models(self) -> bool:

@@ -89,7 +89,7 @@ def each_round(task: Task, *more: Task) -> Callable[[int, Protocol], tuple[Task,
 
 def _parts(rule: _Rule, state: GlobalState, protocol: Protocol) -> dict[str, Part]:
     sent: dict[str, Part] = {}
-    if protocol.aggregate_heads:
+    if protocol.averages_heads:
         steps, rate = state.plan.num_steps, protocol.local.head_learning_rate
 
         def check(name: str, start: Tensor) -> PartCheck:
@@ -100,7 +100,7 @@ def _parts(rule: _Rule, state: GlobalState, protocol: Protocol) -> dict[str, Par
 
 
 def _measure(rule: _Rule, work: Work) -> dict[str, Tensor]:
-    sent = name_head(work.model.head) if work.protocol.aggregate_heads else {}
+    sent = name_head(work.model.head) if work.protocol.averages_heads else {}
     return sent | rule.measure(work) if work.protocol.aggregate_centroids else sent
 
 
@@ -108,7 +108,7 @@ def _merge(rule: _Rule, gathered: Gathered) -> Model:
     """Average the heads (Eq. 8) and apply the rule to the centroids."""
     protocol, model = gathered.protocol, gathered.state.model
     head, centroids = model.head, model.centroids
-    if protocol.aggregate_heads:
+    if protocol.averages_heads:
         average = {name: gathered.totals[f"{HEAD}{name}"] for name in head}
         head = step_towards(head, average, protocol.server_learning_rate)
     if protocol.aggregate_centroids:

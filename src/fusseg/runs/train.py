@@ -10,6 +10,7 @@ from fusseg.data.findings import Finding
 from fusseg.features.extraction import Progress
 from fusseg.features.feature_set import pool_features
 from fusseg.federation.hello import say_hello
+from fusseg.federation.preparation import prepare_images
 from fusseg.federation.protocol import Protocol
 from fusseg.federation.rounds import Exchange
 from fusseg.federation.simulation import Simulation, simulate
@@ -86,6 +87,7 @@ def run_experiment(
         participants=_participants(config, protocol, prepared),
     )
     try:
+        yield from prepare_images(_trained(protocol, prepared), protocol, center=prepared.center)
         for event in run_federation(federation):
             if isinstance(event, TrainingDone):
                 yield Finished(config, prepared, event.saved, event.record)
@@ -127,9 +129,7 @@ def _participants(config: Config, protocol: Protocol, prepared: Prepared) -> Par
         return [say_hello(one, protocol, center=prepared.center) for one in prepared.clients]
 
     def begin(saved: SavedState, _record: Record) -> Exchange:
-        clients = prepared.clients
-        if protocol.strategy.pools_images:
-            clients = (_pool(clients, protocol.strategy_name),)
+        clients = _trained(protocol, prepared)
         at_once = config.compute.clients_at_once
         simulations.append(simulate(clients, saved.memories, protocol, at_once, saved.held))
         return simulations[-1]
@@ -145,6 +145,13 @@ def _participants(config: Config, protocol: Protocol, prepared: Prepared) -> Par
         command=describe_command("run"),
         digests={client.client_id: client.features.digest for client in prepared.clients},
     )
+
+
+def _trained(protocol: Protocol, prepared: Prepared) -> tuple[Client, ...]:
+    """Return the clients that train: those of the sites, or one with the images of all."""
+    if protocol.strategy.pools_images:
+        return (_pool(prepared.clients, protocol.strategy_name),)
+    return prepared.clients
 
 
 def _pool(clients: tuple[Client, ...], name: str) -> Client:

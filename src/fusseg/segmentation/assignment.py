@@ -65,6 +65,18 @@ def build_segmenter(model: Model, mean_feature: Float[Tensor, " dim"]) -> Segmen
     return Segmenter(build_head(model.head), centroids, mean_feature, model.region_of)
 
 
+def match_rows(
+    centroids: Float[Tensor, "clusters code"], previous: Float[Tensor, "clusters code"]
+) -> Float[Tensor, "clusters code"]:
+    """Reorder centroids to maximize the sum of cosines to the previous ones (Hungarian)."""
+    # Imported here because it is slow, and most processes never match anything.
+    from scipy.optimize import linear_sum_assignment
+
+    cosines = normalize(previous.double(), dim=1) @ normalize(centroids.double(), dim=1).T
+    _, columns = linear_sum_assignment(cosines.numpy(), maximize=True)
+    return centroids[torch.from_numpy(columns)]
+
+
 @torch.inference_mode()
 def encode(
     segmenter: Segmenter, features: Float[Tensor, "height width dim"]

@@ -205,3 +205,70 @@ def clustering_loss(
     off_diagonal = between.sum() - between.diagonal().sum()
     num_pairs = len(centroids) * (len(centroids) - 1)
     return compactness + separation_weight * off_diagonal / num_pairs
+
+
+def contrastive_loss(
+    similarities: Float[Tensor, "anchors others"],
+    positive: Bool[Tensor, "anchors others"],
+    negative: Bool[Tensor, "anchors others"],
+) -> Float[Tensor, ""]:
+    """Raise the similarity of positives against that of negatives (InfoNCE; FUSS paper, Eq. 2).
+
+    >>> similarities = torch.tensor([[0.0, 1.0, 1.0], [5.0, 0.0, 5.0]])
+    >>> positive = torch.tensor([[False, True, False], [False, False, False]])
+    >>> negative = torch.tensor([[False, False, True], [True, False, True]])
+    >>> contrastive_loss(similarities, positive, negative)
+    tensor(0.6931)
+
+    Args:
+        similarities: Similarity of each anchor's code to the others, divided by the temperature.
+        positive: The positives of each anchor.
+        negative: The negatives of each anchor; no pair is both.
+
+    Returns:
+        Mean over the anchors with at least one positive of the negative logarithm of the positives'
+        share in the sum of exponentials; 0 if no anchor has one.
+    """
+    losses, _, counted = _Contrast.apply(similarities, positive, negative)  # type: ignore[no-untyped-call]
+    mean: Tensor = (losses * share_weights(counted, losses.dtype)).mean()
+    return mean
+
+
+class _Contrast(torch.autograd.Function):
+    """The loss of each anchor, its derivative, and whether it has positives; else both are 0.
+
+    The derivative needs no other pass over the pairs, and autograd would make it NaN without
+    positives.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        similarities: Tensor, positive: Tensor, negative: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        all_shares, log_all, _ = _softmax_over(similarities, positive | negative)
+        shares, log_positive, counted = _softmax_over(similarities, positive)
+        losses = torch.where(counted, log_all - log_positive, 0)
+        return losses, all_shares.sub_(shares), counted
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ANN401
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(output[1], output[2])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, *_unused: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
+        derivative, counted = ctx.saved_tensors
+        return derivative * (gradient * counted)[:, None], None, None
+
+
+def _softmax_over(similarities: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Softmax over some entries of each row, the logarithm of its sum, and whether it has any."""
+    values = torch.where(chosen, similarities, -torch.inf)
+    # Finite, so that a row without entries has zeros and no NaN.
+    largest = values.amax(dim=1).clamp(min=torch.finfo(values.dtype).min)
+    exponentials = values.sub_(largest[:, None]).exp_()
+    sums = exponentials.sum(dim=1)
+    # The largest entry counts as 1.
+    return exponentials.div_(sums.clamp(min=1)[:, None]), sums.log() + largest, sums > 0

@@ -206,6 +206,13 @@ class Objective:
     prepare: Callable[[FeatureSet, Tensor, Any, Path], Any] = prepare_nothing
     """Computes once per client what its draws need from all images, such as nearest neighbors.
     Arguments: features, mean feature, settings, and the folder to cache the result in."""
+    prepare_image: Callable[[Any, int], object] | None = None
+    """Computes what the draws need of one image and caches it. It is called for every image before
+    round 1, around the client's own mean feature; draws have to do without that, too. Arguments:
+    the result of `prepare`, and the image. None: nothing."""
+    trains_head: bool = True
+    """Whether steps change the head. If not, it stays as it was received and no client sends it,
+    and the head's loss is 0."""
     memory: Callable[[int, LocalTraining], int] | None = None
     """Estimates the bytes of one client's step on a device from the number of feature channels.
     None: unknown; clients then train one after another."""

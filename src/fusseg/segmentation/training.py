@@ -95,16 +95,16 @@ def train_together(
     """
     count, together = len(trainees), len(trainees) > 1
     starts = stack_named([trainee.model.head for trainee in trainees], compute)
-    weights = {name: start.clone().requires_grad_(True) for name, start in starts.items()}
+    trains_head = local.objective.trains_head
+    weights = {name: start.clone().requires_grad_(trains_head) for name, start in starts.items()}
     centroids = stack([trainee.model.centroids for trainee in trainees], compute).clone()
     centroids.requires_grad_(True)
     frozen = tuple(_frozen(trainees, local, compute))
     # Both give the same to the last bit or two: the fused one is fast, the other the reference.
     fused = compute != EXACT
-    optimizers = (
-        Adam(weights.values(), local.head_learning_rate, fused=fused),
-        Adam([centroids], local.centroid_learning_rate, fused=fused),
-    )
+    optimizers = [Adam([centroids], local.centroid_learning_rate, fused=fused)]
+    if trains_head:
+        optimizers.append(Adam(weights.values(), local.head_learning_rate, fused=fused))
     losses_of = _losses(plan, local, compute, together=together)
     carried, follow = _begin_carry(trainees, local, compute), _follow(local, together=together)
     mean_feature = plan.mean_feature.to(compute.device)

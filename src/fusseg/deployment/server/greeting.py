@@ -234,7 +234,7 @@ def _find_change(hello: Hello, guests: Guests) -> str:
 def _excuse(packet: Packet, state: str) -> str:
     if state == "preparing":
         done, total = take_int(packet, "done"), take_int(packet, "total")
-        return f"extracting features, {done} of {total}" if total else "preparing"
+        return f"preparing images, {done} of {total}" if total else "preparing"
     return f"{brief(state, 20)}: {brief(take_word(packet, 'reason'))}"
 
 

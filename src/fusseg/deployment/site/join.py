@@ -190,7 +190,7 @@ def _prepare(settings: SiteSettings, offer: Offer, folder: Path) -> Iterator[Sit
         yield progress
         if time.monotonic() - noted > _NOTE_SECONDS:
             noted = time.monotonic()
-            done = progress.done if progress.stage == "extract" else 0
+            done = 0 if progress.stage == "read" else progress.done
             note = Preparation(offer.digest, "preparing", "", done, progress.total)
             save_preparation(folder, note)
     for skipped in prepared.skipped:

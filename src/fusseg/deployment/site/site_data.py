@@ -27,7 +27,9 @@ from fusseg.features.extraction import Progress, extract_features
 from fusseg.features.feature_set import read_features
 from fusseg.features.pipeline import Skipped
 from fusseg.features.views import held_out_views, training_views, with_mirrored
+from fusseg.federation.preparation import prepare_images
 from fusseg.federation.state import Client
+from fusseg.federation.strategies import resolve
 
 FILTERBANK = "filterbank"
 """The backbone without weights."""
@@ -118,10 +120,10 @@ def select_site(dataset: Dataset, site: SiteSettings, config: Config) -> tuple[I
 def prepare_site(
     site: SiteSettings, offer: Offer
 ) -> Generator[Progress | Finding, None, PreparedSite]:
-    """Check the settings, open the data, and extract the features that are not in the cache.
+    """Check the settings, open the data, extract missing features, and prepare the images.
 
     Yields:
-        Findings about the images, and the progress of the extraction, image by image.
+        Findings about the images, and progress, image by image.
 
     Raises:
         FederationError: If the site refuses the offer; its text may be sent to the server.
@@ -150,6 +152,7 @@ def prepare_site(
         labeled = gather_held_out(scored, features, dataset.classes, config.evaluation)
     compute = choose_compute(config.compute)
     client = Client(site.name, features.of_views(usable), cache, compute)
+    yield from prepare_images([client], resolve(config), center=offer.center)
     return PreparedSite(client, labeled, usable[0].settings, features.skipped)
 
 

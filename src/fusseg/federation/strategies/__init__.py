@@ -74,6 +74,7 @@ def resolve(config: Config, *, deployed: bool = False, feature_dim: int | None =
     strategy.check(config, feature_dim)
     _check_regularizers(protocol)
     _check_merging(protocol)
+    _check_fixed_head(protocol, config)
     return protocol
 
 
@@ -137,4 +138,31 @@ def _check_regularizers(protocol: Protocol) -> None:
                 f"local.{key} is {weight}, but federation.aggregate_heads is false, so there is no "
                 f"global head to stay close to; set local.{key} to 0 or federation.aggregate_heads "
                 "to true"
+            )
+
+
+def _check_fixed_head(protocol: Protocol, config: Config) -> None:
+    """Check that nothing is asked of the heads of an objective that trains none."""
+    strategy, name = protocol.strategy, config.local.objective
+    if protocol.local.objective.trains_head or not strategy.trains:
+        return
+    if not strategy.uses_centroids:
+        raise ConfigError(
+            f"federation.strategy {protocol.strategy_name!r} takes only heads from training, but "
+            f"local.objective {name!r} trains only centroids; choose another strategy"
+        )
+    if strategy.aggregates is None and not protocol.aggregate_heads:
+        raise ConfigError(
+            f"federation.aggregate_heads is false, but local.objective {name!r} trains no head "
+            "that a client could keep as its own; set it to true"
+        )
+    for key, value, neutral in (
+        ("local.fedprox_weight", protocol.local.fedprox_weight, 0),
+        ("local.fedmoon_weight", protocol.local.fedmoon_weight, 0),
+        ("federation.server_learning_rate", protocol.server_learning_rate, 1),
+    ):
+        if value != neutral:
+            raise ConfigError(
+                f"{key} is {value}, but local.objective {name!r} trains no head; set it to "
+                f"{neutral}"
             )

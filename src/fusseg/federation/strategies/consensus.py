@@ -14,6 +14,7 @@ from fusseg.federation.points import sample_positions, unit_codes
 from fusseg.federation.protocol import Gathered, Protocol, Strategy, Work
 from fusseg.federation.state import GlobalState
 from fusseg.federation.train_task import centroid_part, each_round, train_task
+from fusseg.segmentation.assignment import match_rows
 
 MIN_SHARE = 0.001
 """Centroids with a smaller share of their client's positions are dropped."""
@@ -89,18 +90,6 @@ def consensus_centroids(
     if len(points) > 0:
         start = lloyd_on_sphere(points, weights, start)
     return match_rows(start, previous).to(centroids.dtype)
-
-
-def match_rows(
-    centroids: Float[Tensor, "clusters code"], previous: Float[Tensor, "clusters code"]
-) -> Float[Tensor, "clusters code"]:
-    """Reorder centroids to maximize the sum of cosines to the previous ones (Hungarian)."""
-    # Imported here because it is slow, and most processes never match anything.
-    from scipy.optimize import linear_sum_assignment
-
-    cosines = normalize(previous.double(), dim=1) @ normalize(centroids.double(), dim=1).T
-    _, columns = linear_sum_assignment(cosines.numpy(), maximize=True)
-    return centroids[torch.from_numpy(columns)]
 
 
 def _weigh(

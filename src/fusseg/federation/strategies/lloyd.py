@@ -15,4 +15,5 @@ _HEADS_ONLY = train_task(keep_centroids, no_parts, send_nothing)
 STRATEGY = Strategy(
     each_round(_HEADS_ONLY, LLOYD_STEP, LLOYD_STEP, LLOYD_STEP),
     one_model=True,
+    uses_centroids=False,
 )

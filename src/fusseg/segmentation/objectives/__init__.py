@@ -11,9 +11,14 @@ from fusseg.config.file import spell_out as spell_out_tables
 from fusseg.config.schema import Config, LocalConfig
 from fusseg.core.errors import ConfigError, nearest_name
 from fusseg.segmentation.objective import LocalTraining, Objective
-from fusseg.segmentation.objectives import stego
+from fusseg.segmentation.objectives import contrastive, primaps, smooseg, stego
 
-OBJECTIVES: dict[str, Objective] = {"stego": stego.OBJECTIVE}
+OBJECTIVES: dict[str, Objective] = {
+    "stego": stego.OBJECTIVE,
+    "contrastive": contrastive.OBJECTIVE,
+    "smooseg": smooseg.OBJECTIVE,
+    "primaps": primaps.OBJECTIVE,
+}
 """Objectives by name, as chosen by `local.objective`."""
 
 
