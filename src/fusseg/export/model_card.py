@@ -42,13 +42,8 @@ def model_card(
         f"---\n{header.to_yaml()}\n---\n",
         f"# {name}\n",
         f"A model for unsupervised semantic segmentation: it splits images into "
-<<<<<<< HEAD
-        f"{artifact.segmenter.num_regions} regions. {_origin(artifact.training)} Training "
-        "used no label.\n",
-=======
-        f"{artifact.segmenter.num_clusters} regions. {_origin(artifact.training)} "
+        f"{artifact.segmenter.num_regions} regions. {_origin(artifact.training)} "
         f"{_labels(artifact.backbone)}\n",
->>>>>>> backbone
         *([f"![Regions of an image]({preview})\n"] if preview else []),
         _use(artifact, repo_id),
         _regions(artifact),
