@@ -167,9 +167,9 @@ class RoundEntry(TypedDict):
     """One finished round."""
 
     round: int
-    """Number of the round, from 1."""
+    """Number of the round, from 1; 0 computes the start."""
     phase: str
-    """`training`, or `lloyd` for a step of the Lloyd finish."""
+    """`start`, `training`, or `lloyd` for a step of the Lloyd finish."""
     loss: float | None
     """Mean loss of the clients, weighted by their images; None in a Lloyd step."""
     mean_iou: float | None
