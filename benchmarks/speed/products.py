@@ -33,37 +33,115 @@ def count_gflop(products: Sequence[Product]) -> float:
     return sum(product.gflop for product in products)
 
 
-def step_products(
+def stego_products(
     dim: int, code_dim: int, num_clusters: int, local: LocalTraining
 ) -> tuple[Product, ...]:
-    """List the products of one local step, forward and backward.
+    """List the products of one step of STEGO's objective, forward and backward.
 
-    Head: three layers forward, three gradients of weights, and one gradient of an input, the
-    hidden layer's: features need no gradient. Pairs with self, neighbor and supports: cosines of
-    features forward; cosines of codes forward, and backward to both sides. Centroids: once forward
-    and once backward, since codes are detached.
+    Pairs with self, neighbor and supports: cosines of features forward; cosines of codes forward,
+    and backward to both sides.
 
     Args:
         dim: Channels of the features.
         code_dim: Channels of the codes.
         num_clusters: Number of centroids.
-        local: Batch size, and STEGO's positions and supports.
+        local: Batch size, positions and supports.
     """
     positions = local.settings.positions
     count = 2 * local.batch_size * positions
     pairs = 2 + local.settings.random_supports
+    return (
+        *_trained_head(count, dim, code_dim),
+        Product(positions, dim, positions, batch=local.batch_size, times=pairs),
+        Product(positions, code_dim, positions, batch=local.batch_size, times=pairs),
+        Product(positions, positions, code_dim, batch=local.batch_size, times=2 * pairs),
+        *_trained_centroids(count, code_dim, num_clusters),
+    )
+
+
+def contrastive_products(
+    dim: int, code_dim: int, num_clusters: int, local: LocalTraining
+) -> tuple[Product, ...]:
+    """List the products of one step of the contrastive objective; arguments as above.
+
+    All pairs of positions: features forward; codes forward, and backward to both sides.
+    """
+    count = local.batch_size * local.settings.positions
+    return (
+        *_trained_head(count, dim, code_dim),
+        Product(count, dim, count),
+        Product(count, code_dim, count),
+        Product(count, count, code_dim, times=2),
+        *_trained_centroids(count, code_dim, num_clusters),
+    )
+
+
+def smooseg_products(
+    dim: int, code_dim: int, num_clusters: int, local: LocalTraining
+) -> tuple[Product, ...]:
+    """List the products of one step of the smoothness objective; arguments as above.
+
+    Pairs within and across images: features forward; assignments forward, and backward to both
+    sides. Assignments to the teacher: forward, and backward to the codes.
+    """
+    positions, batch = local.settings.positions, local.batch_size
+    count = batch * positions
+    return (
+        *_trained_head(count, dim, code_dim),
+        Product(positions, dim, positions, batch=batch, times=2),
+        Product(count, code_dim, num_clusters),
+        Product(count, num_clusters, code_dim),
+        Product(positions, num_clusters, positions, batch=batch, times=2),
+        Product(positions, positions, num_clusters, batch=batch, times=4),
+        *_trained_centroids(count, code_dim, num_clusters),
+    )
+
+
+def primaps_products(
+    dim: int, code_dim: int, num_clusters: int, local: LocalTraining
+) -> tuple[Product, ...]:
+    """List the products of one step of the mask objective; arguments as above.
+
+    The head is not trained, so only its forward products; the teacher's cosines, and the votes of
+    the positions of each mask.
+    """
+    positions, batch = local.settings.positions, local.batch_size
+    count = batch * positions
+    return (
+        *head_products(count, dim, code_dim),
+        Product(count, code_dim, num_clusters),
+        Product(positions, positions, num_clusters, batch=batch),
+        *_trained_centroids(count, code_dim, num_clusters),
+    )
+
+
+STEP_PRODUCTS: dict[str, Callable[[int, int, int, LocalTraining], tuple[Product, ...]]] = {
+    "stego": stego_products,
+    "contrastive": contrastive_products,
+    "smooseg": smooseg_products,
+    "primaps": primaps_products,
+}
+"""Products of one local step, by the name of the objective."""
+
+
+def _trained_head(count: int, dim: int, code_dim: int) -> tuple[Product, ...]:
+    """List the products of a head in training.
+
+    Three layers forward, three gradients of weights, and one gradient of an input, the hidden
+    layer's: features need no gradient.
+    """
     return (
         Product(count, dim, dim),
         Product(dim, count, dim),
         Product(count, dim, code_dim, times=2),
         Product(code_dim, count, dim, times=2),
         Product(count, code_dim, dim),
-        Product(positions, dim, positions, batch=local.batch_size, times=pairs),
-        Product(positions, code_dim, positions, batch=local.batch_size, times=pairs),
-        Product(positions, positions, code_dim, batch=local.batch_size, times=2 * pairs),
-        Product(count, code_dim, num_clusters),
-        Product(num_clusters, count, code_dim),
     )
+
+
+def _trained_centroids(count: int, code_dim: int, num_clusters: int) -> tuple[Product, ...]:
+    """List the products of centroids: once forward and once backward, since codes are detached."""
+    return Product(count, code_dim, num_clusters), Product(num_clusters, count, code_dim)
 
 
 def head_products(positions: int, dim: int, code_dim: int) -> tuple[Product, ...]:

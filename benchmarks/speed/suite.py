@@ -9,12 +9,13 @@ from benchmarks.speed.aggregation import aggregation_rows, kmeans_rows
 from benchmarks.speed.extraction import filterbank_rows, given_backbone_rows, vit_rows
 from benchmarks.speed.memory import given_backbone_memory_rows, memory_rows
 from benchmarks.speed.neighbors import neighbor_rows
+from benchmarks.speed.products import STEP_PRODUCTS
 from benchmarks.speed.rounds import round_rows
 from benchmarks.speed.rows import SpeedRow
 from benchmarks.speed.scoring import evaluation_rows
 from benchmarks.speed.sizes import Setting, Sizes
 from benchmarks.speed.starting import start_rows
-from benchmarks.speed.training import local_step_rows, small_clients_rows
+from benchmarks.speed.training import local_step_rows, objective_step_rows, small_clients_rows
 from fusseg.core.worker_processes import call_in_process
 
 
@@ -45,6 +46,11 @@ def list_measurements(sizes: Sizes) -> tuple[Measurement, ...]:
         *(
             Measurement(f"local step, D' = {dim}", partial(local_step_rows, dim=dim))
             for dim in sizes.feature_dims
+        ),
+        *(
+            Measurement(f"local step, {name}", partial(objective_step_rows, objective=name))
+            for name in STEP_PRODUCTS
+            if name != "stego"
         ),
         Measurement("a round", round_rows),
         Measurement("small clients in one step", small_clients_rows),

@@ -7,10 +7,11 @@ import torch
 
 from benchmarks.speed.inputs import plain_plan, random_features, random_model
 from benchmarks.speed.products import (
+    STEP_PRODUCTS,
     count_gflop,
     prepare_products,
     product_rate,
-    step_products,
+    stego_products,
 )
 from benchmarks.speed.rows import (
     Figures,
@@ -26,12 +27,19 @@ from fusseg.config.compute import Compute, has_bfloat16
 from fusseg.config.schema import LocalConfig, ModelConfig
 from fusseg.features.neighbors import nearest_neighbors
 from fusseg.features.resident import make_resident
+from fusseg.segmentation.objective import LocalTraining
 from fusseg.segmentation.objectives import settle_local
-from fusseg.segmentation.training import Trained, Trainee, train, train_together
+from fusseg.segmentation.training import Trained, Trainee, TrainingPlan, train, train_together
 
-STEP, FASTER = Limit("ratio", 1.3), Limit("ratio", 1.5, at_least=True)
+STEP, OTHER_STEP, FASTER = (
+    Limit("ratio", 1.3),
+    Limit("ratio", 1.5),
+    Limit("ratio", 1.5, at_least=True),
+)
 TOGETHER, SAME = Limit("ratio", 5, at_least=True), Limit("ratio", 1e-3)
 MODEL = ModelConfig()
+OBJECTIVE_TABLES = {"primaps": {"most_masks": 2}}
+"""Random features have no structure: finding masks takes long, and no step depends on it."""
 LOCAL = settle_local(LocalConfig(), MODEL.num_clusters)
 
 
@@ -40,7 +48,7 @@ def local_step_rows(setting: Setting, dim: int) -> list[SpeedRow]:
     sizes, device = setting.sizes, setting.torch_device
     trainee = _trainee(setting, sizes.client_images, dim)
     plan = plain_plan(dim, sizes.steps)
-    products = step_products(dim, MODEL.code_dim, MODEL.num_clusters, LOCAL)
+    products = stego_products(dim, MODEL.code_dim, MODEL.num_clusters, LOCAL)
     precisions = [torch.float32, *([torch.bfloat16] if has_bfloat16(device) else [])]
 
     def run(precision: torch.dtype) -> Trained:
@@ -71,6 +79,54 @@ def local_step_rows(setting: Setting, dim: int) -> list[SpeedRow]:
         rows.append(speed_row(name, size, figures, STEP, conditions=(setting.device, sizes.name)))
     rows.append(_faster_row(setting, dim, size, [timing.seconds for timing in timings]))
     return rows
+
+
+def objective_step_rows(setting: Setting, objective: str) -> list[SpeedRow]:
+    """Compare a local step of an objective besides STEGO's with its matrix products."""
+    return [_objective_row(setting, objective, dim) for dim in setting.sizes.feature_dims[:2]]
+
+
+def _objective_row(setting: Setting, objective: str, dim: int) -> SpeedRow:
+    sizes, device = setting.sizes, setting.torch_device
+    tables = {objective: OBJECTIVE_TABLES.get(objective, {})}
+    local = settle_local(LocalConfig(objective=objective, tables=tables), MODEL.num_clusters)
+    trainee, plan = _prepared(setting, local, dim)
+    products = STEP_PRODUCTS[objective](dim, MODEL.code_dim, MODEL.num_clusters, local)
+    multiply = prepare_products(products, torch.float32, device, calls=sizes.steps)
+
+    def run() -> Trained:
+        [fresh] = _fresh([trainee])
+        return train(fresh, plan, local, Compute(device, torch.float32))
+
+    stage, floor = time_alternately([run, multiply], sizes.repeats, device)
+    figures = Figures(
+        seconds=stage.seconds / sizes.steps,
+        floor_seconds=floor.seconds / sizes.steps,
+        peak_bytes=stage.peak_bytes,
+        gflop=count_gflop(products),
+        gflop_per_second=product_rate(torch.float32, device, sizes.repeats),
+    )
+    size = (
+        f"D' = {dim}, batch {local.batch_size}, {local.settings.positions} positions, "
+        f"K = {MODEL.num_clusters}, D = {MODEL.code_dim}, {sizes.steps} steps, {setting.device}"
+    )
+    name = f"local step, {objective}, D' = {dim}, float32"
+    return speed_row(name, size, figures, OTHER_STEP, conditions=(setting.device, sizes.name))
+
+
+def _prepared(setting: Setting, local: LocalTraining, dim: int) -> tuple[Trainee, TrainingPlan]:
+    """Make a client of random features and its plan, with everything that its objective needs."""
+    sizes, compute = setting.sizes, Compute(setting.torch_device, torch.float32)
+    features = random_features(sizes.client_images, (sizes.map_side, sizes.map_side, dim))
+    objective, mean = local.objective, torch.zeros(dim)
+    agreed = objective.estimate(features, mean, local, torch.Generator().manual_seed(0))
+    prepared = objective.prepare(features, mean, local.settings, setting.folder / "cache")
+    if objective.prepare_image is not None:
+        for image in range(len(features)):
+            objective.prepare_image(prepared, image)
+    source = make_resident(features, compute) if compute.device.type != "cpu" else features
+    trainee = Trainee(random_model(dim, MODEL), source, prepared, torch.Generator())
+    return trainee, TrainingPlan(sizes.steps, mean, agreed)
 
 
 def _faster_row(setting: Setting, dim: int, size: str, seconds: Sequence[float]) -> SpeedRow:

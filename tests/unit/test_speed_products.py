@@ -1,17 +1,21 @@
 import pytest
 import torch
 from benchmarks.speed.products import (
+    STEP_PRODUCTS,
     Product,
     count_gflop,
     head_products,
     prepare_products,
     product_rate,
-    step_products,
+    stego_products,
 )
 from torch.utils.flop_counter import FlopCounterMode
 
 from fusseg.config.schema import LocalConfig
-from fusseg.segmentation.objectives import settle_local
+from fusseg.segmentation.head import initial_head
+from fusseg.segmentation.objective import Model
+from fusseg.segmentation.objectives import OBJECTIVES, settle_local
+from fusseg.segmentation.training import Trainee, TrainingPlan, train
 
 CPU = torch.device("cpu")
 
@@ -27,7 +31,28 @@ def test_the_products_of_a_step_are_those_of_its_formula():
     pairs = 7 * 8 * 121 * 121 * 2 * (dim + 3 * code)
     centroids = 2 * 2 * rows * code * clusters
     expected = (head + pairs + centroids) / 1e9
-    assert count_gflop(step_products(dim, code, clusters, local)) == pytest.approx(expected)
+    assert count_gflop(stego_products(dim, code, clusters, local)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_step_multiplies_what_is_counted(name, random_features, seeded, tmp_path):
+    table = {"positions": 7, **({"random_supports": 3} if name == "stego" else {})}
+    local = settle_local(LocalConfig(objective=name, batch_size=2, tables={name: table}), 3)
+    features, mean = random_features(0), torch.zeros(5)
+    model = Model(initial_head(5, 4, seeded(0)), torch.randn(3, 4, generator=seeded(1)))
+    agreed = local.objective.estimate(features, mean, local, seeded(2))
+    prepared = local.objective.prepare(features, mean, local.settings, tmp_path)
+    for image in range(len(features)):
+        local.objective.prepare_image and local.objective.prepare_image(prepared, image)
+    with FlopCounterMode(display=False) as counter:
+        trainee = Trainee(model, features, prepared, seeded(3))
+        train(trainee, TrainingPlan(2, mean, agreed), local)
+    counted = count_gflop(STEP_PRODUCTS[name](5, 4, 3, local))
+    assert counter.get_total_flops() / 1e9 == pytest.approx(2 * counted)
+
+
+def test_every_objective_is_measured():
+    assert STEP_PRODUCTS.keys() == OBJECTIVES.keys()
 
 
 def test_the_head_multiplies_each_position_by_three_layers():
@@ -37,7 +62,7 @@ def test_the_head_multiplies_each_position_by_three_layers():
 def test_a_floor_does_the_arithmetic_that_was_counted():
     tables = {"stego": {"positions": 7, "random_supports": 3}}
     local = settle_local(LocalConfig(batch_size=2, tables=tables), 3)
-    products = step_products(16, 5, 3, local)
+    products = stego_products(16, 5, 3, local)
     multiply = prepare_products(products, torch.float32, CPU, calls=2)
     with FlopCounterMode(display=False) as counter:
         multiply()

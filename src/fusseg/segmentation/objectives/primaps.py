@@ -6,6 +6,7 @@ settings, preparation of the masks, the draw of a step, its loss.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -98,10 +99,12 @@ def draw_steps(
     """Draw images and positions, and look up the mask of each position."""
     height, width, _ = map_shape
     settings: PrimapsSettings = local.settings
+    # Images come back in later steps; a byte per position of those that were drawn is little.
+    look_up = lru_cache(maxsize=None)(partial(read_masks, prepared))
     for images in query_batches(num_images, local.batch_size, rng):
         shape = (len(images), settings.positions)
         positions = torch.randint(height * width, shape, generator=rng)
-        masks = torch.stack([read_masks(prepared, image) for image in images.tolist()])
+        masks = torch.stack([look_up(image) for image in images.tolist()])
         yield Draw(images, positions, {"masks": masks.gather(1, positions)})
 
 
