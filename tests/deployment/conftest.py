@@ -20,6 +20,7 @@ from fusseg.deployment.keys.keys import (
     create_site_key,
 )
 from fusseg.deployment.processes import free_port
+from fusseg.deployment.wire.ledger import read_ledger
 from fusseg.runs.directory import load_record
 from fusseg.runs.saved_state import load_state
 
@@ -36,6 +37,7 @@ image_size = [64, 96]
 [model]
 num_clusters = 2
 code_dim = 8
+init = "random"
 
 [local]
 steps = 4
@@ -73,12 +75,12 @@ def draw(seed, height=64, width=96):
 class Federation:
     """Starts and stops the processes of one federation, in one folder."""
 
-    sites = SITES
     program = (sys.executable, "-m", "fusseg")
     """What every command begins with."""
 
-    def __init__(self, folder, overrides):
+    def __init__(self, folder, overrides, sites):
         self.folder = folder
+        self.sites = sites
         self.port = free_port()
         self.overrides = overrides
         self.run_dir = folder / "run"
@@ -89,7 +91,7 @@ class Federation:
         (folder / "config.toml").write_text(CONFIG)
 
     def _write_images(self):
-        for number, site in enumerate((*SITES, HELD_OUT)):
+        for number, site in enumerate((*self.sites, HELD_OUT)):
             for index in range(6):
                 image, mask = draw(1000 * number + index)
                 for kind, pixels in (("images", image), ("masks", mask)):
@@ -100,7 +102,7 @@ class Federation:
     def _make_keys(self):
         create_authority(self.keys, 10)
         create_server_certificate(self.keys, ["localhost"], self.keys, 5)
-        entries = [create_site_key(site, self.keys, 5).entry for site in SITES]
+        entries = [create_site_key(site, self.keys, 5).entry for site in self.sites]
         (self.keys / "sites.toml").write_text("\n".join(entries))
 
     def start(self, name, command, **settings):
@@ -132,7 +134,7 @@ class Federation:
         return self.start(site, [*command, *more])
 
     def join_all(self):
-        for site in SITES:
+        for site in self.sites:
             self.join(site)
 
     def state(self, site):
@@ -207,16 +209,40 @@ class Federation:
     def record(self):
         return load_record(self.run_dir)
 
+    def check_that_secrets_are_for_their_owner_only(self):
+        folders = [self.run_dir / "flower", *map(self.state, self.sites)]
+        keys = [self.keys / name for name in ("ca.key", "server.key", "east.key")]
+        ledgers = [self.run_dir / "ledger.jsonl", self.state("east") / "ledger.jsonl"]
+        secret = self.run_dir / "flower" / "superexec.secret"
+        for path in (*folders, *keys, *ledgers, secret):
+            assert path.stat().st_mode & 0o077 == 0, path
+
+    def check_that_the_run_is_complete(self):
+        """Report, scores and command are there, and both ends noted the same messages."""
+        assert (self.run_dir / "report.html").exists()
+        assert self.record()["final"]["mean_iou"] is not None
+        command = "fusseg serve config.toml --sites ../keys/sites.toml --keys ../keys"
+        assert self.record()["command"] == command
+        at_server, damaged = read_ledger(self.run_dir)
+        assert damaged == 0
+        for site in self.sites:
+            here = {(line.direction, line.sha256) for line in read_ledger(self.state(site))[0]}
+            there = {(line.direction, line.sha256) for line in at_server if line.site == site}
+            assert here == there
+
 
 @pytest.fixture
 def make_federation(tmp_path):
-    """Make a federation whose processes are gone after the test."""
+    """Make a federation whose processes are gone after the test.
+
+    Each message to each site takes a process of about three seconds: few sites and rounds are fast.
+    """
     made = []
 
-    def make(*overrides, name="federation"):
-        folder = tmp_path / name
+    def make(*overrides, sites=SITES):
+        folder = tmp_path / "federation"
         folder.mkdir()
-        federation = Federation(folder, overrides)
+        federation = Federation(folder, overrides, sites)
         made.append(federation)
         return federation
 

@@ -22,7 +22,7 @@ def started_as(make_federation):
     """Make a federation whose commands are started as a script that lies in its folder."""
 
     def make(text, *overrides):
-        federation = make_federation(*overrides)
+        federation = make_federation(*overrides, sites=("north", "south"))
         for script in EXAMPLES.glob("own_*.py"):
             shutil.copy(script, federation.folder)
         (federation.folder / "mine.py").write_text(text)

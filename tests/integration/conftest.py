@@ -30,12 +30,11 @@ def draw_materials(seed: int, height: int = 64, width: int = 96):
     return image.astype(np.uint8), mask
 
 
-@pytest.fixture
-def make_sites(tmp_path):
-    """Write sites of generated images, with masks unless told otherwise."""
+@pytest.fixture(scope="session")
+def write_sites():
+    """Write sites of generated images into a folder, with masks unless told otherwise."""
 
-    def make(sites=("north", "south", "west"), num_images=6, labeled=True, name="sites"):
-        root = tmp_path / name
+    def write(root: Path, sites=("north", "south", "west"), num_images=6, labeled=True):
         for number, site in enumerate(sites):
             (root / site / "images").mkdir(parents=True)
             for index in range(num_images):
@@ -48,15 +47,24 @@ def make_sites(tmp_path):
             (root / "classes.toml").write_text(CLASSES)
         return root
 
-    return make
+    return write
 
 
 @pytest.fixture
-def make_config(tmp_path):
+def make_sites(write_sites, tmp_path):
+    """Write sites into the test's own folder."""
+
+    def make(*settings, name="sites", **more):
+        return write_sites(tmp_path / name, *settings, **more)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def write_config():
     """Write a small configuration for a root; sections can be extended as TOML."""
 
-    def make(root: Path, held_out=("west",), more="", name="config.toml"):
-        path = tmp_path / name
+    def write(path: Path, root: Path, held_out=("west",), more=""):
         path.write_text(
             f"""
 [data]
@@ -81,6 +89,16 @@ rounds = 3
 """
         )
         return path
+
+    return write
+
+
+@pytest.fixture
+def make_config(write_config, tmp_path):
+    """Write a configuration into the test's own folder."""
+
+    def make(root: Path, held_out=("west",), more="", name="config.toml"):
+        return write_config(tmp_path / name, root, held_out, more)
 
     return make
 
