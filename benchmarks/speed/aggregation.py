@@ -40,7 +40,9 @@ class _Case:
     federation: FederationConfig
     updates: tuple[ClientUpdate, ...]
     exchange: int = 0
-    """Index of the measured exchange in the first round; mostly the one in which clients train."""
+    """Index of the measured exchange in its round; mostly the one in which clients train."""
+    round_number: int = 1
+    """Round of the exchange; 0 computes the start."""
     dim: int = 1
     """Feature channels; the size of centroids does not depend on them."""
     agreeing: bool = True
@@ -66,7 +68,7 @@ def _case_rows(setting: Setting, case: _Case) -> list[SpeedRow]:
     few = many // 4
     state = GlobalState(0, random_model(case.dim, MODEL), plain_plan(case.dim, 1))
     protocol = resolve(Config(federation=case.federation))
-    task = protocol.tasks(1)[case.exchange]
+    task = protocol.tasks(case.round_number)[case.exchange]
 
     def merge(count: int) -> GlobalState:
         generator = torch.Generator().manual_seed(0)
@@ -142,8 +144,8 @@ def _cases(sizes: Sizes) -> Iterator[_Case]:
     dim = sizes.moments_dim
     found = sum_moments([random_codes((2 * dim, dim))], dim)
     moments = {"second": found.second, "first": found.first, "count": found.count}
-    pca = FederationConfig(strategy="pca", lloyd_rounds=1)
-    yield _Case("pca", f"moments of D' = {dim}", pca, _send_same(clients, moments), dim=dim)
+    pca, sent = FederationConfig(strategy="pca"), _send_same(clients, moments)
+    yield _Case("pca", f"moments of D' = {dim}", pca, sent, dim=dim, round_number=0)
     head = name_head(initial_head(dim, MODEL.code_dim, torch.Generator().manual_seed(1)))
     heads = replace(federation, aggregate_heads=True, aggregate_centroids=False)
     sent = _send_same(clients, head)

@@ -75,6 +75,7 @@ image_size = [64, 96]
 [model]
 num_clusters = 2
 code_dim = 8
+init = "random"
 
 [local]
 steps = 4

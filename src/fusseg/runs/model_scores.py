@@ -31,7 +31,8 @@ def final_models(saved: SavedState, protocol: Protocol) -> dict[str, Model]:
         The global model under `GLOBAL`, or one model per client.
     """
     # After a shared start, no client has a model of its own yet.
-    if not protocol.keeps_own_models or not saved.memories:
+    started = saved.state.round_number == 0 and not saved.memories
+    if started or not protocol.keeps_own_models:
         return {GLOBAL: saved.state.model}
     return {
         client_id: current_model(saved.state, memory, protocol)

@@ -1,0 +1,74 @@
+"""Round 0 from the command line: the start is computed, scored and saved as other rounds are."""
+
+import json
+
+import pytest
+
+import fusseg
+from fusseg.federation.state import ClientUpdate
+from fusseg.runs.engine import RoundDone
+
+START = ("model.init=pca", "model.init_steps=3")
+
+
+def record_of(run_dir):
+    return json.loads((run_dir / "record.json").read_text())
+
+
+def sets(*overrides):
+    return [part for override in overrides for part in ("--set", override)]
+
+
+def test_the_start_is_scored_before_round_1(cli, make_sites, make_config, tmp_path):
+    config = make_config(make_sites())
+    code, out, err = cli("run", config, *sets(*START), "--out", tmp_path / "run")
+    assert (code, err) == (0, "")
+    assert "start: federated PCA, mIoU 0." in out
+    start, *trained = record_of(tmp_path / "run")["rounds"]
+    assert (start["round"], start["phase"], start["loss"]) == (0, "start", None)
+    assert start["mean_iou"] > 0.5
+    assert [entry["phase"] for entry in trained] == ["training"] * 3
+    # two sites: moments, sums and counts of six clusters three times, and one number each
+    dim = record_of(tmp_path / "run")["backbone"]["feature_dim"]
+    moments, sums = 8 * (dim**2 + dim + 1), 8 * (6 * 8 + 6)
+    assert start["bytes_up"] == 2 * (moments + 3 * sums + 4 * 8)
+    assert (tmp_path / "run" / "history" / "round-000.safetensors").exists()
+
+
+@pytest.mark.parametrize("strategy", ["local", "centralized"])
+def test_baselines_start_from_their_own_images(strategy, cli, make_sites, make_config, tmp_path):
+    config = make_config(make_sites())
+    chosen = sets(*START, f"federation.strategy={strategy}", "federation.rounds=1")
+    assert cli("run", config, *chosen, "--out", tmp_path / "run")[0] == 0
+    record = record_of(tmp_path / "run")
+    assert record["rounds"][0]["mean_iou"] > 0.5
+    # no part: `local` counts one number for each answer, as in its other rounds
+    assert record["rounds"][0]["bytes_up"] == {"local": 2 * 4 * 8, "centralized": 0}[strategy]
+
+
+@pytest.mark.parametrize(
+    "strategy", ["fedcc-kmeans", "local", "centralized", "fedavg, own heads", "pca"]
+)
+@pytest.mark.parametrize("within", [True, False])
+def test_a_run_stopped_in_or_after_round_0_goes_on_to_the_same_bits(
+    strategy, within, cli, make_sites, make_config, tmp_path
+):
+    name, *own = strategy.split(", ")
+    chosen = [*START, f"federation.strategy={name}", "federation.rounds=1"]
+    chosen += ["federation.aggregate_heads=false"] if own else []
+    chosen += ["federation.lloyd_rounds=1"] if name == "pca" else []
+    config = make_config(make_sites())
+    assert cli("run", config, *sets(*chosen), "--out", tmp_path / "whole")[0] == 0
+    settings = fusseg.load_config(config, chosen)
+    updates = 0
+    events = fusseg.run_experiment(settings, tmp_path / "cut", tmp_path / "cache")
+    for event in events:
+        updates += isinstance(event, ClientUpdate)
+        if (within and updates == 2) or isinstance(event, RoundDone):
+            break
+    events.close()
+    assert (tmp_path / "cut" / "state.safetensors").exists() is not within
+    assert cli("run", "--resume", "--out", tmp_path / "cut")[0] == 0
+    whole = (tmp_path / "whole" / "state.safetensors").read_bytes()
+    assert (tmp_path / "cut" / "state.safetensors").read_bytes() == whole
+    assert record_of(tmp_path / "cut")["final"] == record_of(tmp_path / "whole")["final"]
