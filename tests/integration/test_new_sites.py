@@ -102,7 +102,7 @@ def test_training_on_from_federated_pca_moves_the_whole_head(
     silenced, cli, make_sites, make_config, tmp_path
 ):
     pca = tmp_path / "pca"
-    only_pca = ["--set", "federation.strategy=pca", "--set", "federation.lloyd_rounds=2"]
+    only_pca = ["--set", "federation.strategy=pca", "--set", "model.init=pca"]
     assert cli("run", make_config(make_sites()), *only_pca, "--out", pca)[0] == 0
     saved = load_state(pca)
     head = saved.state.model.head

@@ -61,6 +61,8 @@ def todays_config():
     table = tomllib.loads((WRITTEN / "experiment.toml").read_text())
     local = table["local"]
     table["local"] = {key: local.pop(key) for key in ("steps", "batch_size")} | {"stego": local}
+    # There was no other start.
+    table["model"]["init"] = "random"
     return parse_config(table)
 
 

@@ -204,6 +204,7 @@ def test_shipped_grids_are_valid_and_rows_differ_in_what_they_say_alone(table, p
     assert {name.partition(".")[0] for m in grid.methods for name in m.settings} <= {
         "federation",
         "local",
+        "model",
     }
     for method in grid.methods:
         assert set(method.settings.get("local", {})) <= {

@@ -23,6 +23,8 @@ DEFAULTS = {
 HOMONYMS = {
     # The section of the configuration.
     ("config/file.py", "local"),
+    # Where training starts.
+    ("config/schema.py", "pca"),
     # How a cache keeps features.
     ("features/cache/codecs.py", "pca"),
     # A Lloyd step, and the phase in the record, whatever the strategy.

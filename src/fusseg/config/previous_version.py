@@ -56,17 +56,31 @@ def refuse_moved_keys(table: Mapping[str, Any]) -> None:
 
 
 def translate_settings(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Rename the keys of a run's configuration, and name the start that was the only one then."""
+    """Rename the keys of a configuration to their names in this version."""
     translated = _copy(table)
-    strategy = translated.get("federation", {}).get("strategy")
-    start = "pca" if strategy == "pca" else "random"
-    translated["model"] = {"init": start, **translated.get("model", {})}
     for key in moved_keys(table):
         *sections, name = key.split(".")
         value = _table_at(translated, sections).pop(name)
         *sections, name = MOVED_KEYS[key].split(".")
         _table_at(translated, sections)[name] = value
     return translated
+
+
+def name_start(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Name the start of a run whose configuration was written when there was only one.
+
+    >>> name_start({"seed": 3})
+    {'seed': 3, 'model': {'init': 'random'}}
+
+    Args:
+        table: Configuration in a run directory.
+    """
+    model, federation = table.get("model", {}), table.get("federation", {})
+    if not isinstance(model, Mapping) or not isinstance(federation, Mapping):
+        return dict(table)
+    # The strategy made its own start.
+    start = "pca" if federation.get("strategy") == "pca" else "random"
+    return {**table, "model": {"init": start, **model}}
 
 
 def translate_record(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -81,7 +81,7 @@ class Gathering:
         if not self.parts and not self.task.trains:
             return self.state
         model = self.task.merge(self._gathered(generator))
-        num_clusters = self.task.clusters[1] or self.protocol.num_clusters
+        num_clusters = self.task.clusters[1] or len(self.state.model.centroids)
         check_model(self.protocol.strategy_name, model, self.state.model, num_clusters)
         if model.region_of is None:
             # Rules move the centroids of clusters; only a rule that merges clusters gives a map.

@@ -72,7 +72,7 @@ class Task:
     receives: tuple[str, ...] = ("head", "centroids")
     """Parts of the model that clients need for the task."""
     clusters: tuple[int | None, int | None] = (None, None)
-    """Number of centroids before and after the task; None: `model.num_clusters`."""
+    """Number of centroids before and after the task; None: `model.num_clusters`, and as before."""
     shared: bool = False
     """Whether the result is one model for all clients, even if each keeps its own later (E or C
     off)."""
