@@ -26,6 +26,7 @@ lloyd_rounds = 2
 [model]
 num_clusters = {CLUSTERS}
 code_dim = 8
+init = "random"
 """
 
 
@@ -34,7 +35,7 @@ def runs(cli, make_sites, make_config, tmp_path):
     """A run with a region per cluster, and the same run with merged clusters."""
     config = make_config(make_sites())
     text = config.read_text()
-    model = "[model]\nnum_clusters = 2\ncode_dim = 8\n"
+    model = '[model]\nnum_clusters = 2\ncode_dim = 8\ninit = "random"\n'
     assert model in text
     config.write_text(text.replace(model, "") + MODEL)
     for name in ("plain", "merged"):
