@@ -179,7 +179,8 @@ def test_annotations_hold_every_image(installed):
 def test_python_loads_runs_and_packed_models(installed):
     done = installed.code(SEGMENT)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == '["background", "pipe"]\n' * 2
+    lines = [sorted(json.loads(line)) for line in done.stdout.splitlines()]
+    assert lines == [["background", "pipe"]] * 2
     first, second = (
         np.asarray(Image.open(installed.folder / name))
         for name in ("runs-mine.png", "model.safetensors.png")
@@ -218,7 +219,8 @@ def test_a_vit_and_an_onnx_file_give_features(installed):
 def test_what_needs_an_extra_says_how_to_get_it(installed, command):
     before = sorted(installed.folder.iterdir())
     done = installed.fusseg(*command.split())
-    assert (done.returncode, done.stdout) == (2, "")
+    # The lowest version of rich ends a display that showed nothing with an empty line.
+    assert (done.returncode, done.stdout.strip()) == (2, "")
     assert f"pip install 'fusseg[{WITHOUT[command]}]'" in done.stderr
     assert "Traceback" not in done.stderr
     assert sorted(installed.folder.iterdir()) == before

@@ -26,7 +26,14 @@ federation = { rounds = 2 }
 [methods.FedAvg]
 federation = { strategy = "fedavg" }
 """
-ONCE = ("--set", "federation.rounds=1", "--set", "local.steps=4")
+ONCE = (
+    "--set",
+    "model.init_steps=2",
+    "--set",
+    "federation.rounds=1",
+    "--set",
+    "local.steps=4",
+)
 SITES = ("hall", "tank")
 RUN_GRAPH = """
 import json, onnxruntime, sys
