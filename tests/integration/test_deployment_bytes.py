@@ -58,6 +58,7 @@ START = ("model.init=pca", "model.init_steps=2")
 """A start that is computed in round 0."""
 KINDS = {
     "start": [FEDAVG, *START],
+    "start, its shifts": [FEDAVG, *START, "local.stego.shift_from_start=true"],
     "start, own heads": [FEDAVG, *START, "federation.aggregate_heads=false"],
     "start, drawn sites": [FEDAVG, *START, "federation.clients_per_round=2"],
     "training": [FEDAVG],

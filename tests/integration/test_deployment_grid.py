@@ -57,6 +57,7 @@ KINDS = {
     "consensus and FedMOON": ["federation.strategy=consensus", "local.fedmoon_weight=1"],
     "lloyd": ["federation.strategy=lloyd", FINISH],
     "start": START,
+    "start, its shifts": [*START, "local.stego.shift_from_start=true"],
     "start, drawn sites": [*START, "federation.clients_per_round=2", "federation.wire=bfloat16"],
     "start, own heads": [*START, "federation.strategy=fedavg", "federation.aggregate_heads=false"],
     "pca": ["federation.strategy=pca", "federation.lloyd_rounds=2", *START],

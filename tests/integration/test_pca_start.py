@@ -35,6 +35,17 @@ def test_the_start_is_scored_before_round_1(cli, make_sites, make_config, tmp_pa
     assert (tmp_path / "run" / "history" / "round-000.safetensors").exists()
 
 
+def test_shifts_of_the_start_replace_those_of_the_hello(cli, make_sites, make_config, tmp_path):
+    config = make_config(make_sites())
+    agreed = {}
+    for wanted in ("true", "false"):
+        chosen = sets(*START, f"local.stego.shift_from_start={wanted}", "federation.rounds=1")
+        assert cli("run", config, *chosen, "--out", tmp_path / wanted)[0] == 0
+        agreed[wanted] = record_of(tmp_path / wanted)["hello"]["agreed"]
+    assert agreed["true"].keys() == agreed["false"].keys()
+    assert all(agreed["true"][name] != agreed["false"][name] for name in agreed["true"])
+
+
 @pytest.mark.parametrize("strategy", ["local", "centralized"])
 def test_baselines_start_from_their_own_images(strategy, cli, make_sites, make_config, tmp_path):
     config = make_config(make_sites())

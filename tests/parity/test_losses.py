@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,9 +15,15 @@ from fusseg.segmentation.losses import (
     correspondence_loss,
     pair_up,
 )
-from fusseg.segmentation.objective import Step
+from fusseg.segmentation.objective import Model, Step
 from fusseg.segmentation.objectives import settle_local
-from fusseg.segmentation.objectives.stego import SHIFTS, StegoSettings, estimate_shifts, step_losses
+from fusseg.segmentation.objectives.stego import (
+    SHIFTS,
+    StegoSettings,
+    estimate_shifts,
+    estimate_shifts_at_start,
+    step_losses,
+)
 from fusseg.segmentation.sampling import derangement, draw_batch, query_batches
 
 
@@ -188,3 +195,47 @@ def test_estimated_shifts_are_quantiles_of_all_sampled_pairs(num_images, random_
         below = int(place)
         expected = values[below] + (place - below) * (values[below + 1] - values[below])
         assert shift == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("num_images", [2, 6])
+def test_the_quantiles_of_the_start_are_shares_of_pairs_in_two_regions(
+    num_images, random_features, seeded
+):
+    features, mean = random_features(0, num_images=num_images), torch.full((5,), 0.25)
+    stego = {"positions": 4, "random_supports": 2, "shift_batches": 3}
+    local = settle_local(LocalConfig(batch_size=3, tables={"stego": stego}), num_clusters=3)
+    start = Model(initial_head(5, 2, seeded(1)), draw(4, 3, 2).float())
+    found = estimate_shifts_at_start(features, mean, start, local, seeded(7))
+    assert tuple(found) == SHIFTS
+
+    generator, pairs, apart = seeded(7), ([], [], []), ([], [], [])
+    nearest = nearest_neighbors(torch.from_numpy(features.pooled) - mean, local.settings.neighbors)
+    batches, head = query_batches(len(features), 3, generator), build_head(start.head)
+
+    def region(vector):
+        with torch.no_grad():
+            code = head(vector)
+        return max(
+            range(3), key=lambda k: float(torch.cosine_similarity(code, start.centroids[k], 0))
+        )
+
+    for _ in range(3):
+        batch = draw_batch(features, nearest, next(batches), mean, 4, 2, generator)
+        own, near = batch.features.chunk(2)
+        pairings = [(own, own), (own, near)]
+        for order, counted in zip(batch.partners, batch.counted, strict=True):
+            pairings.append((own[counted], own[order][counted]))
+        for kind, (some, other) in zip((0, 1, 2, 2), pairings, strict=True):
+            if len(some) == 0:
+                continue
+            centered = slow_centering(slow_cosines(some, other))
+            pairs[kind].extend(value for image in centered for row in image for value in row)
+            apart[kind].extend(
+                region(left) != region(right)
+                for one, two in zip(some, other, strict=True)
+                for left in one
+                for right in two
+            )
+    for values, different, shift in zip(pairs, apart, found.values(), strict=True):
+        quantile = sum(different) / len(different)
+        assert shift == pytest.approx(float(np.quantile(values, quantile)), abs=1e-6)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fusseg.config.schema import Config, FederationConfig, ModelConfig
+from fusseg.config.schema import Config, FederationConfig, LocalConfig, ModelConfig
 from fusseg.core.errors import ConfigError
 from fusseg.federation.lloyd_steps import CodeSums
 from fusseg.federation.pca_start import merge_centroids
@@ -14,13 +14,15 @@ from fusseg.federation.strategies import resolve
 from fusseg.federation.traffic import needs
 
 
-def settle(strategy="fedavg", *, init="pca", steps=2, clusters=3, start="", **federation):
+def settle(
+    strategy="fedavg", *, init="pca", steps=2, clusters=3, start="", shifts=False, **federation
+):
     model = ModelConfig(
         num_clusters=2, init=init, init_steps=steps, init_clusters=clusters, start=start
     )
-    return resolve(
-        Config(model=model, federation=FederationConfig(strategy=strategy, **federation))
-    )
+    local = LocalConfig(tables={"stego": {"shift_from_start": shifts}})
+    federated = FederationConfig(strategy=strategy, **federation)
+    return resolve(Config(model=model, local=local, federation=federated))
 
 
 def test_moments_and_lloyd_steps_come_before_round_1():
@@ -33,9 +35,17 @@ def test_moments_and_lloyd_steps_come_before_round_1():
 
 @pytest.mark.parametrize(("steps", "clusters"), [(0, 3), (2, 1)])
 def test_without_steps_or_further_clusters_nothing_is_merged(steps, clusters):
-    tasks = settle(steps=steps, clusters=clusters).tasks(0)
+    tasks = settle("pca", steps=steps, clusters=clusters).tasks(0)
     assert {task.clusters for task in tasks} <= {(None, 2), (2, 2)}
     assert len(tasks) == 1 + steps
+
+
+def test_numbers_are_estimated_from_a_start_that_is_shared_and_trained():
+    for strategy in ("fedavg", "centralized"):
+        tasks = settle(strategy, shifts=True).tasks(0)
+        assert [task.name for task in tasks] == ["moments", "lloyd", "lloyd", "estimate"]
+    for strategy in ("local", "pca"):
+        assert len(settle(strategy, shifts=True).tasks(0)) == 3
 
 
 @pytest.mark.parametrize("settings", [{"init": "random"}, {"start": "runs/saved"}])

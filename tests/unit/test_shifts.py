@@ -5,12 +5,16 @@ import torch
 
 from fusseg.config.schema import LocalConfig
 from fusseg.core.errors import DataError
+from fusseg.segmentation.head import initial_head, linear_head
+from fusseg.segmentation.objective import Model
 from fusseg.segmentation.objectives import settle_local
 from fusseg.segmentation.objectives.stego import (
     SHIFTS,
     StegoSettings,
     balance_quantiles,
+    depend_on_start,
     estimate_shifts,
+    estimate_shifts_at_start,
 )
 
 QUANTILES = (0.75, 0.80, 0.95)
@@ -83,10 +87,48 @@ def test_balanced_quantiles_follow_the_number_of_clusters(num_clusters, expected
 
 def test_given_quantiles_stay_as_they_are():
     settings = StegoSettings(shift_quantiles=QUANTILES)
-    assert balance_quantiles(settings, 2) is settings
+    assert balance_quantiles(settings, 2) == replace(settings, shift_from_start=False)
 
 
 def test_quantiles_have_to_be_balanced_before_they_are_used(random_features, seeded):
     local = replace(settle_local(LocalConfig(), 2), settings=StegoSettings())
     with pytest.raises(ValueError, match="balance them first"):
         estimate_shifts(random_features(0), torch.zeros(5), local, seeded(0))
+
+
+@pytest.mark.parametrize(
+    ("stego", "expected"),
+    [
+        ({}, False),
+        ({"shift_from_start": True}, True),
+        ({"shift_from_start": True, "shift_quantiles": list(QUANTILES)}, False),
+        ({"shift_from_start": True, "shift": [0.1, 0.2, 0.3]}, False),
+    ],
+)
+def test_only_balanced_shifts_depend_on_the_start(stego, expected):
+    local = settle_local(LocalConfig(tables={"stego": stego}), 2)
+    assert depend_on_start(local.settings) is expected
+
+
+def halves(make_features):
+    """Two images, each half one material and half another, and a start that tells these apart."""
+    one, other = torch.tensor([1.0, 0.0]), torch.tensor([0.6, 0.8])
+    image = torch.stack([one.expand(4, 2), other.expand(4, 2)])
+    head = linear_head(torch.eye(2), torch.zeros(2), initial_head(2, 2, torch.Generator()))
+    start = Model(head, torch.stack([one, other]))
+    return make_features(torch.stack([image, image])), start
+
+
+def test_the_start_decides_how_many_pairs_are_pushed_apart(make_features, seeded):
+    """Half of all pairs are of two regions: the shift lies between the two centered values."""
+    features, start = halves(make_features)
+    tables = {"stego": {"positions": 200, "shift_batches": 4}}
+    local = settle_local(LocalConfig(batch_size=2, tables=tables), 2)
+    found = estimate_shifts_at_start(features, torch.zeros(2), start, local, seeded(0))
+    # Cosines are 1 and 0.6, with a mean near 0.8: centering changes nearly nothing.
+    for shift in found.values():
+        assert 0.55 < shift < 1.05
+    everything = replace(start, centroids=torch.tensor([[1.0, 0.5], [-1.0, 0.0]]))
+    alike = estimate_shifts_at_start(features, torch.zeros(2), everything, local, seeded(0))
+    # One region: no pair is pushed apart, so that the shift is the smallest of all values.
+    assert all(alike[name] == pytest.approx(0.6, abs=0.06) for name in alike)

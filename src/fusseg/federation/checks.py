@@ -218,6 +218,18 @@ def cosines_only(name: str) -> PartCheck:
     return check
 
 
+def number_within(name: str, least: float, most: float) -> PartCheck:
+    """Check an estimated number."""
+
+    def check(parts: Parts, _facts: ClientFacts) -> str | None:
+        found = float(parts[name])
+        if least <= found <= most:
+            return None
+        return f"{name} of {found}, which must be {least} to {most}"
+
+    return check
+
+
 def sums_of_unit_codes(name: str, counts: str) -> PartCheck:
     """Check that no sum of unit codes is longer than the number of codes.
 

@@ -16,13 +16,14 @@ from fusseg.federation.lloyd_steps import LLOYD_STEP, CodeSums, move_centroids
 from fusseg.federation.moments import moments_task
 from fusseg.federation.protocol import Gathered, Strategy, Task
 from fusseg.federation.region_merging import merge_clusters
-from fusseg.segmentation.objective import Model
+from fusseg.federation.start_numbers import ESTIMATE
+from fusseg.segmentation.objective import LocalTraining, Model
 
 START = "start"
 """Name of round 0 in the record."""
 
 
-def start_tasks(config: Config, strategy: Strategy) -> tuple[Task, ...]:
+def start_tasks(config: Config, strategy: Strategy, local: LocalTraining) -> tuple[Task, ...]:
     """List the exchanges of round 0; none if the start is drawn or loaded.
 
     Clients that train alone compute their own start. All others share one, even if each keeps a
@@ -31,6 +32,7 @@ def start_tasks(config: Config, strategy: Strategy) -> tuple[Task, ...]:
     Args:
         config: `model.init` and `model.start` say where training starts.
         strategy: Strategy of the federation.
+        local: Its objective may estimate numbers from the start.
     """
     model = config.model
     if model.start or model.init == "random":
@@ -41,8 +43,11 @@ def start_tasks(config: Config, strategy: Strategy) -> tuple[Task, ...]:
     if many > model.num_clusters:
         merge = partial(merge_last, model.num_clusters)
         tasks[-1] = replace(step, merge=merge, clusters=(many, model.num_clusters))
-    alone = strategy.baseline and not strategy.pools_images
-    return tuple(tasks if alone else (replace(task, shared=True) for task in tasks))
+    if strategy.baseline and not strategy.pools_images:
+        return tuple(tasks)
+    if strategy.trains and local.objective.wants_start(local.settings):
+        tasks.append(ESTIMATE)
+    return tuple(replace(task, shared=True) for task in tasks)
 
 
 def merge_last(num_clusters: int, gathered: Gathered) -> Model:

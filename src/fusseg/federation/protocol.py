@@ -16,7 +16,7 @@ from fusseg.federation.clustering import Distance
 from fusseg.federation.parts import Part
 from fusseg.federation.points import KeptCodes
 from fusseg.federation.state import Client, GlobalState
-from fusseg.segmentation.objective import LocalTraining, Model
+from fusseg.segmentation.objective import LocalTraining, Model, Numbers
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,9 @@ class Task:
     """The client's side: computes the parts to send, after training if the task trains."""
     merge: Callable[[Gathered], Model]
     """The server's side: computes the next model."""
+    agree: Callable[[Gathered], Numbers] | None = None
+    """The server's side: computes numbers of the plan, which replace those of before. None: the
+    plan stays."""
     trains: bool = False
     """Whether clients train first."""
     receives: tuple[str, ...] = ("head", "centroids")

@@ -220,6 +220,9 @@ def _enter_round(
     if is_scored(number, federation.config, protocol):
         scores = _score(saved, federation)
         enter_scores(record, number, scores, protocol)
+    if number == 0 and record["hello"] is not None:
+        # Estimates that depend on the start replace those of the hello.
+        record["hello"]["agreed"] = dict(finished.state.plan.agreed)
     log = federation.participants.take_log()
     entry = describe_round(finished, scores, seconds, protocol, log)
     record["rounds"].append(entry)

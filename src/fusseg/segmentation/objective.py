@@ -191,6 +191,15 @@ def average_numbers(numbers: Sequence[Numbers], counts: Sequence[int]) -> Number
     return averages
 
 
+def wants_nothing(_settings: Any) -> bool:  # noqa: ANN401
+    """Tell that no number depends on the start."""
+    return False
+
+
+EstimateAtStart = Callable[[FeatureSet, Tensor, Model, LocalTraining, Generator], Numbers]
+"""Arguments: features, mean feature, the start, the local training, and a random source."""
+
+
 @dataclass(frozen=True)
 class Objective:
     """What clients minimize, as functions of their features alone; none can read a label."""
@@ -225,6 +234,12 @@ class Objective:
     value."""
     estimate: Callable[[FeatureSet, Tensor, LocalTraining, Generator], Numbers] = no_estimate
     """Computes a client's own estimates, using its own mean feature instead of the federation's."""
+    estimate_at_start: EstimateAtStart | None = None
+    """Computes a client's estimates again once the start is computed, from its regions too; the
+    clients' averages replace the numbers of before. None: they stay. It is asked for only where
+    `wants_start` says so."""
+    wants_start: Callable[[Any], bool] = wants_nothing
+    """Tells from the settings whether the estimates depend on the start."""
     combine: Callable[[Sequence[Numbers], Sequence[int]], Numbers] = average_numbers
     """Combines the clients' estimates, given the images each is weighted by."""
     carry: Carry | None = None

@@ -68,7 +68,7 @@ def resolve(config: Config, *, deployed: bool = False, feature_dim: int | None =
         aggregate_centroids=federation.aggregate_centroids if aggregates is None else aggregates,
         server_learning_rate=federation.server_learning_rate,
         wire=federation.wire,
-        start=start_tasks(config, strategy),
+        start=start_tasks(config, strategy, local_training),
     )
     _check_switches(protocol)
     strategy.check(config, feature_dim)

@@ -3,7 +3,7 @@
 In this order: settings, label-free estimates of the shifts, the draw of a step, its losses.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
+from torch.nn.functional import normalize
 
 from fusseg.config.ranges import at_least
 from fusseg.core.errors import ConfigError
@@ -25,8 +26,17 @@ from fusseg.segmentation.losses import (
     pair_up,
     share_weights,
 )
-from fusseg.segmentation.objective import Draw, LocalTraining, Losses, Numbers, Objective, Step
+from fusseg.segmentation.objective import (
+    Draw,
+    LocalTraining,
+    Losses,
+    Model,
+    Numbers,
+    Objective,
+    Step,
+)
 from fusseg.segmentation.sampling import (
+    Batch,
     draw_batch,
     draw_kept,
     draw_places,
@@ -63,6 +73,9 @@ class StegoSettings:
     shift_quantiles: Literal["balanced"] | tuple[float, float, float] = "balanced"
     """Quantiles of the centered feature correspondence that `auto` takes, in (0, 1); `balanced`:
     0.75, 0.80 and 0.95, the first two at most 1 - 1/K."""
+    shift_from_start: bool = False
+    """Whether `balanced` quantiles are replaced by those of the computed start: the share of pairs
+    that its regions tell apart. Without a computed start they stay."""
     shift_batches: int = 8
     """Batches sampled for `auto`."""
     separation_weight: float = 0.0
@@ -101,7 +114,7 @@ def balance_quantiles(settings: StegoSettings, num_clusters: int) -> StegoSettin
         num_clusters: Number of regions, K.
     """
     if settings.shift_quantiles != "balanced":
-        return settings
+        return replace(settings, shift_from_start=False)
     most = 1 - 1 / num_clusters
     quantiles = min(QUANTILES[0], most), min(QUANTILES[1], most), QUANTILES[2]
     return replace(settings, shift_quantiles=quantiles)
@@ -140,27 +153,101 @@ def estimate_shifts(
         raise ValueError("balanced quantiles depend on the number of clusters; balance them first")
     if settings.shift != "auto":
         return {}
+    sampled: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
+    for batch in _sample(features, mean_feature, local, rng):
+        for kind, cosines in zip(sampled, _centered(batch), strict=True):
+            kind.extend(cosines)
+    return _quantiles(sampled, quantiles)
+
+
+def estimate_shifts_at_start(
+    features: FeatureSet,
+    mean_feature: Float[Tensor, " dim"],
+    start: Model,
+    local: LocalTraining,
+    rng: Generator,
+) -> Numbers:
+    """Estimate one client's shifts: as many pairs are pushed apart as the start tells apart.
+
+    For each kind of pair the quantile is the share of sampled pairs whose positions lie in
+    different regions of the start. A fixed quantile pushes apart positions of one region where
+    regions are large, and pulls together those of different regions where they are small (ours).
+
+    Args:
+        features: Features of the client's images.
+        mean_feature: Subtracted from every feature; zeros if features are not centered.
+        start: Its head and centroids decide the region of each position.
+        local: Number of batches, and how they are drawn.
+        rng: Random source.
+    """
+    sampled: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
+    apart, pairs = torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)
+    directions = normalize(start.centroids, dim=1)
+    for batch in _sample(features, mean_feature, local, rng):
+        regions = (project(start.head, batch.features) @ directions.T).argmax(dim=2)
+        for kind, cosines in enumerate(_centered(batch)):
+            sampled[kind].extend(cosines)
+            pairs[kind] += sum(map(torch.numel, cosines))
+        for kind, others in enumerate(_region_pairs(regions, batch)):
+            apart[kind] += sum(int((one != other).sum()) for one, other in others)
+    return _quantiles(sampled, (apart / pairs).tolist())
+
+
+def _region_pairs(
+    regions: Int[Tensor, "both positions"], batch: Batch
+) -> tuple[list[tuple[Tensor, Tensor]], ...]:
+    """Pair the regions of positions as `_centered` pairs their features."""
+    queries, neighbors = regions.chunk(2)
+    rows, columns = queries[:, :, None], queries[:, None, :]
+    return (
+        [(rows, columns)],
+        [(rows, neighbors[:, None, :])],
+        [
+            (rows[counted], columns[order][counted])
+            for order, counted in zip(batch.partners, batch.counted, strict=True)
+        ],
+    )
+
+
+def _sample(
+    features: FeatureSet, mean_feature: Float[Tensor, " dim"], local: LocalTraining, rng: Generator
+) -> Iterator[Batch]:
+    """Draw `shift_batches` batches, and more until one has a pair of two images."""
+    settings: StegoSettings = local.settings
     pooled = torch.from_numpy(features.pooled) - mean_feature
     nearest = nearest_neighbors(pooled, settings.neighbors)
-    sampled: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
-    batches = query_batches(len(features), local.batch_size, rng)
-    for number, queries in enumerate(batches):
-        if number >= settings.shift_batches and any(map(len, sampled[2])):
-            break
-        per_image, supports = settings.positions, settings.random_supports
+    per_image, supports = settings.positions, settings.random_supports
+    found = False
+    for number, queries in enumerate(query_batches(len(features), local.batch_size, rng)):
+        if number >= settings.shift_batches and found:
+            return
         batch = draw_batch(features, nearest, queries, mean_feature, per_image, supports, rng)
-        pairings = pair_up(batch.features, batch.partners)
-        sampled[0].append(center_correspondence(pairings.with_self))
-        sampled[1].append(center_correspondence(pairings.with_neighbor))
-        sampled[2].extend(
-            center_correspondence(cosines, counted)[counted]
-            for cosines, counted in zip(pairings.with_random, batch.counted, strict=True)
-        )
+        found = found or bool(batch.counted.any())
+        yield batch
+
+
+def _centered(batch: Batch) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Center the correspondences of each kind of pair; no image is its own random support."""
+    pairings = pair_up(batch.features, batch.partners)
+    random = [
+        center_correspondence(cosines, counted)[counted]
+        for cosines, counted in zip(pairings.with_random, batch.counted, strict=True)
+    ]
+    with_self = center_correspondence(pairings.with_self)
+    return [with_self], [center_correspondence(pairings.with_neighbor)], random
+
+
+def _quantiles(sampled: Sequence[Sequence[Tensor]], quantiles: Sequence[float]) -> Numbers:
     shifts = [
-        float(np.quantile(torch.cat(cosines).numpy(), quantile))
+        float(np.quantile(torch.cat(list(cosines)).numpy(), quantile))
         for cosines, quantile in zip(sampled, quantiles, strict=True)
     ]
     return dict(zip(SHIFTS, shifts, strict=True))
+
+
+def depend_on_start(settings: StegoSettings) -> bool:
+    """Tell whether the shifts are those of the start's regions, if there is a start."""
+    return settings.shift == "auto" and settings.shift_from_start
 
 
 def find_neighbors(
@@ -262,6 +349,8 @@ OBJECTIVE = Objective(
     given=given_shifts,
     estimated=estimated_shifts,
     estimate=estimate_shifts,
+    estimate_at_start=estimate_shifts_at_start,
+    wants_start=depend_on_start,
     prepare=find_neighbors,
     draw=draw_steps,
     loss=step_losses,
