@@ -83,3 +83,11 @@ def test_a_run_stopped_in_or_after_round_0_goes_on_to_the_same_bits(
     whole = (tmp_path / "whole" / "state.safetensors").read_bytes()
     assert (tmp_path / "cut" / "state.safetensors").read_bytes() == whole
     assert record_of(tmp_path / "cut")["final"] == record_of(tmp_path / "whole")["final"]
+
+
+def test_the_report_counts_the_rounds_after_the_start(cli, make_sites, make_config, tmp_path):
+    config = make_config(make_sites())
+    assert cli("run", config, *sets(*START), "--out", tmp_path / "run")[0] == 0
+    page = " ".join((tmp_path / "run" / "report.html").read_text().split())
+    assert "3 rounds of 4 steps" in page
+    assert "for 3 rounds" in page
