@@ -174,8 +174,13 @@ def test_one_color_can_be_shown_alone(page):
 def test_the_map_shows_the_centroids_of_the_chosen_round(page):
     slider = page.driver.find_element(By.ID, "centroids-round")
     drawing = page.driver.find_element(By.ID, "centroids-drawing")
-    # three rounds of training, in each 4 of the server's and 4 of either client
+    # the start: the clients sent sums, no centroids
     slider.send_keys(Keys.HOME)
+    assert page.driver.find_element(By.ID, "centroids-value").text == "round 0"
+    assert len(drawing.find_elements(By.CSS_SELECTOR, ".server")) == 4
+    assert drawing.find_elements(By.CSS_SELECTOR, "path") == []
+    # three rounds of training, in each 4 of the server's and 4 of either client
+    slider.send_keys(Keys.ARROW_RIGHT)
     first = drawing.get_attribute("innerHTML")
     assert page.driver.find_element(By.ID, "centroids-value").text == "round 1"
     assert len(drawing.find_elements(By.CSS_SELECTOR, ".server")) == 4
