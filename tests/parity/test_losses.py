@@ -160,6 +160,21 @@ def test_both_losses_of_a_step_equal_the_loops(images, seeded):
     assert found.centroids.item() == pytest.approx(expected, abs=1e-12)
 
 
+def sampled_pairs(features, mean, local, generator):
+    """Yield the kind of pair and the features of both sides, drawn as for the estimated shifts."""
+    nearest = nearest_neighbors(torch.from_numpy(features.pooled) - mean, local.settings.neighbors)
+    batches = query_batches(len(features), 3, generator)
+    for _ in range(3):
+        batch = draw_batch(features, nearest, next(batches), mean, 4, 2, generator)
+        own, near = batch.features.chunk(2)
+        pairings = [(own, own), (own, near)]
+        for order, counted in zip(batch.partners, batch.counted, strict=True):
+            pairings.append((own[counted], own[order][counted]))
+        for kind, (some, other) in zip((0, 1, 2, 2), pairings, strict=True):
+            if len(some) > 0:
+                yield kind, some, other
+
+
 @pytest.mark.parametrize("num_images", [2, 6])
 def test_estimated_shifts_are_quantiles_of_all_sampled_pairs(num_images, random_features, seeded):
     features = random_features(0, num_images=num_images)
@@ -175,20 +190,10 @@ def test_estimated_shifts_are_quantiles_of_all_sampled_pairs(num_images, random_
     found = estimate_shifts(features, mean, local, seeded(7))
     assert tuple(found) == SHIFTS
 
-    generator, pairs = seeded(7), ([], [], [])
-    nearest = nearest_neighbors(torch.from_numpy(features.pooled) - mean, local.settings.neighbors)
-    batches = query_batches(len(features), 3, generator)
-    for _ in range(3):
-        batch = draw_batch(features, nearest, next(batches), mean, 4, 2, generator)
-        own, near = batch.features.chunk(2)
-        pairings = [(own, own), (own, near)]
-        for order, counted in zip(batch.partners, batch.counted, strict=True):
-            pairings.append((own[counted], own[order][counted]))
-        for kind, (some, other) in zip((0, 1, 2, 2), pairings, strict=True):
-            if len(some) == 0:
-                continue
-            centered = slow_centering(slow_cosines(some, other))
-            pairs[kind].extend(value for image in centered for row in image for value in row)
+    pairs = ([], [], [])
+    for kind, some, other in sampled_pairs(features, mean, local, seeded(7)):
+        centered = slow_centering(slow_cosines(some, other))
+        pairs[kind].extend(value for image in centered for row in image for value in row)
     for values, quantile, shift in zip(pairs, quantiles, found.values(), strict=True):
         values.sort()
         place = quantile * (len(values) - 1)
@@ -208,9 +213,7 @@ def test_the_quantiles_of_the_start_are_shares_of_pairs_in_two_regions(
     found = estimate_shifts_at_start(features, mean, start, local, seeded(7))
     assert tuple(found) == SHIFTS
 
-    generator, pairs, apart = seeded(7), ([], [], []), ([], [], [])
-    nearest = nearest_neighbors(torch.from_numpy(features.pooled) - mean, local.settings.neighbors)
-    batches, head = query_batches(len(features), 3, generator), build_head(start.head)
+    pairs, apart, head = ([], [], []), ([], [], []), build_head(start.head)
 
     def region(vector):
         with torch.no_grad():
@@ -219,23 +222,15 @@ def test_the_quantiles_of_the_start_are_shares_of_pairs_in_two_regions(
             range(3), key=lambda k: float(torch.cosine_similarity(code, start.centroids[k], 0))
         )
 
-    for _ in range(3):
-        batch = draw_batch(features, nearest, next(batches), mean, 4, 2, generator)
-        own, near = batch.features.chunk(2)
-        pairings = [(own, own), (own, near)]
-        for order, counted in zip(batch.partners, batch.counted, strict=True):
-            pairings.append((own[counted], own[order][counted]))
-        for kind, (some, other) in zip((0, 1, 2, 2), pairings, strict=True):
-            if len(some) == 0:
-                continue
-            centered = slow_centering(slow_cosines(some, other))
-            pairs[kind].extend(value for image in centered for row in image for value in row)
-            apart[kind].extend(
-                region(left) != region(right)
-                for one, two in zip(some, other, strict=True)
-                for left in one
-                for right in two
-            )
+    for kind, some, other in sampled_pairs(features, mean, local, seeded(7)):
+        centered = slow_centering(slow_cosines(some, other))
+        pairs[kind].extend(value for image in centered for row in image for value in row)
+        apart[kind].extend(
+            region(left) != region(right)
+            for one, two in zip(some, other, strict=True)
+            for left in one
+            for right in two
+        )
     for values, different, shift in zip(pairs, apart, found.values(), strict=True):
         quantile = sum(different) / len(different)
         assert shift == pytest.approx(float(np.quantile(values, quantile)), abs=1e-6)
