@@ -66,10 +66,10 @@ def translate_settings(table: Mapping[str, Any]) -> dict[str, Any]:
     return translated
 
 
-def name_start(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Name the start of a run whose configuration was written when there was only one.
+def name_choices(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Name what a run did that was configured when there was no choice.
 
-    >>> name_start({"seed": 3})
+    >>> name_choices({"seed": 3})
     {'seed': 3, 'model': {'init': 'random'}}
 
     Args:
@@ -78,9 +78,14 @@ def name_start(table: Mapping[str, Any]) -> dict[str, Any]:
     model, federation = table.get("model", {}), table.get("federation", {})
     if not isinstance(model, Mapping) or not isinstance(federation, Mapping):
         return dict(table)
+    named = _copy(table)
     # The strategy made its own start.
     start = "pca" if federation.get("strategy") == "pca" else "random"
-    return {**table, "model": {"init": start, **model}}
+    named["model"] = {"init": start, **model}
+    stego = named.get("local", {}).get("stego") if isinstance(named.get("local"), dict) else None
+    if isinstance(stego, dict):
+        stego.setdefault("shift_from_start", False)
+    return named
 
 
 def translate_record(record: Mapping[str, Any]) -> dict[str, Any]:

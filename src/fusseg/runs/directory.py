@@ -13,7 +13,7 @@ from fusseg.config.file import (
     parse_overrides,
     read_toml,
 )
-from fusseg.config.previous_version import name_start, translate_record, translate_settings
+from fusseg.config.previous_version import name_choices, translate_record, translate_settings
 from fusseg.config.schema import Config
 from fusseg.core.errors import ConfigError, DataError
 from fusseg.core.files import is_temporary, write_atomically
@@ -86,7 +86,7 @@ def read_run_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path} is a file; give the run directory that contains it")
     if not (path / CONFIG).exists():
         raise ConfigError(f"{path} is not a run directory: it has no {CONFIG}")
-    table = name_start(translate_settings(read_toml(path / CONFIG)))
+    table = name_choices(translate_settings(read_toml(path / CONFIG)))
     return parse_config(merge_tables(table, parse_overrides(overrides)))
 
 
