@@ -71,6 +71,7 @@ def _variant(settings: FeatureSettings) -> str:
     """Name the settings of features that differ from the usual ones."""
     differences = (
         "mirrored" if settings.mirrored else "",
+        "zoomed" if settings.zoomed else "",
         settings.precision if settings.precision != "float32" else "",
         settings.cache if settings.cache != "float16" else "",
     )

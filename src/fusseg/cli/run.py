@@ -10,6 +10,7 @@ from fusseg.cli.summaries import describe_run
 from fusseg.config.schema import Config
 from fusseg.data.findings import Finding
 from fusseg.features.extraction import Progress
+from fusseg.federation.judge import CHOICE
 from fusseg.federation.pca_start import START
 from fusseg.federation.state import ClientUpdate
 from fusseg.runs.directory import REPORT, read_run_config
@@ -113,6 +114,8 @@ def _describe_round(entry: RoundEntry, num_rounds: int) -> str:
     text = f"round {entry['round']} of {num_rounds}"
     if entry["phase"] == START:
         text = "start: federated PCA"
+    elif entry["phase"] == CHOICE:
+        text = "choice between start and trained model"
     else:
         text += ": Lloyd step" if entry["loss"] is None else f": loss {entry['loss']:.4f}"
     if entry["mean_iou"] is not None:

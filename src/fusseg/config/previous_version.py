@@ -70,7 +70,7 @@ def name_choices(table: Mapping[str, Any]) -> dict[str, Any]:
     """Name what a run did that was configured when there was no choice.
 
     >>> name_choices({"seed": 3})
-    {'seed': 3, 'model': {'init': 'random'}}
+    {'seed': 3, 'model': {'init': 'random'}, 'federation': {'keep': 'last'}}
 
     Args:
         table: Configuration in a run directory.
@@ -82,6 +82,7 @@ def name_choices(table: Mapping[str, Any]) -> dict[str, Any]:
     # The strategy made its own start.
     start = "pca" if federation.get("strategy") == "pca" else "random"
     named["model"] = {"init": start, **model}
+    named["federation"] = {"keep": "last", **federation}
     stego = named.get("local", {}).get("stego") if isinstance(named.get("local"), dict) else None
     if isinstance(stego, dict):
         stego.setdefault("shift_from_start", False)

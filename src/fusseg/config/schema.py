@@ -267,6 +267,9 @@ class FederationConfig:
     """Aggregate the centroids (C); otherwise each client keeps its own."""
     server_learning_rate: float = 1.0
     """Step of the head towards the clients' average; 1: the average itself, as in the paper."""
+    keep: Literal["best", "last"] = "best"
+    """Model after the last round: `best`, the start if training has not improved on it, as the
+    clients judge without labels; `last`, the trained one."""
     wire: Wire = "float32"
     """Format in which heads are sent: `float32`, or `bfloat16`: weights are rounded on the way to
     the client, and the change of each weight is rounded on the way back."""

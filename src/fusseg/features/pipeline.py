@@ -21,8 +21,9 @@ from fusseg.core.errors import DataError
 from fusseg.data.images import fit_image, load_image
 from fusseg.data.items import Item
 from fusseg.features.backbones import Backbone
-from fusseg.features.cache.store import FeatureSettings, Store
+from fusseg.features.cache.store import Store
 from fusseg.features.cache.writer import StoreWriter, writing
+from fusseg.features.zoom import zoom_in
 
 _DECODE_THREADS = 2
 _DECODED_AHEAD = 8
@@ -82,7 +83,7 @@ def extract_site(
             # Again: another process may have extracted some while this one waited for the lock.
             missing = missing_items(store, items)
             check_space(store, len(missing))
-            decoded = _decode_ahead(decoders, missing, store.settings)
+            decoded = _decode_ahead(decoders, missing, store)
             yield from _write_behind(writer, decoded, backbone, batch_size)
     except OSError as error:
         raise DataError(
@@ -101,12 +102,16 @@ _Decoded = tuple[DigestedItem, "UInt8[np.ndarray, 'height width 3'] | DataError"
 
 
 def _decode_ahead(
-    decoders: ThreadPoolExecutor, items: Sequence[DigestedItem], settings: FeatureSettings
+    decoders: ThreadPoolExecutor, items: Sequence[DigestedItem], store: Store
 ) -> Iterator[_Decoded]:
+    settings = store.settings
+
     def decode(entry: DigestedItem) -> _Decoded:
         try:
             image = load_image(entry.item, settings.decoding)
             fitted = fit_image(image, settings.image_size, settings.fit, settings.interpolation)
+            if settings.zoomed:
+                fitted = zoom_in(fitted, store.shape[:2], settings.interpolation)
             return entry, fitted[:, ::-1] if settings.mirrored else fitted
         except DataError as error:
             return entry, error

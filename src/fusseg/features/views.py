@@ -1,5 +1,6 @@
 """Views: how the backbone sees an image, with its size, cropped or whole, mirrored or not."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -10,6 +11,7 @@ from fusseg.data.items import Item
 from fusseg.features.backbones import Backbone, check_image_size
 from fusseg.features.cache.codecs import check_cache
 from fusseg.features.cache.store import FeatureSettings
+from fusseg.features.zoom import pick_zoomed
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,18 @@ def held_out_views(items: Sequence[Item], backbone: Backbone, config: Config) ->
 def mirror(view: View) -> View:
     """View the same image mirrored, left to right."""
     return View(view.item, replace(view.settings, mirrored=not view.settings.mirrored))
+
+
+def zoomed_views(training: Sequence[View]) -> tuple[View, ...]:
+    """View the center of some training images of each client, enlarged."""
+    by_client: dict[str, list[View]] = defaultdict(list)
+    for view in training:
+        by_client[view.item.client].append(view)
+    return tuple(
+        View(views[place].item, replace(views[place].settings, zoomed=True))
+        for views in by_client.values()
+        for place in pick_zoomed(len(views))
+    )
 
 
 def with_mirrored(views: Sequence[View], evaluation: EvaluationConfig) -> tuple[View, ...]:

@@ -281,6 +281,29 @@ def moments_of_features(positions_per_image: int) -> PartCheck:
     return check
 
 
+def judged_positions(positions_per_image: int) -> PartCheck:
+    """Check the sums of the judge: no more positions than there are, and margins of cosines.
+
+    Args:
+        positions_per_image: Positions sampled in each image for the margin; 0: all.
+    """
+
+    def check(parts: Parts, facts: ClientFacts) -> str | None:
+        total = sampled_positions(facts, positions_per_image)
+        wrong = _wrong_total("positions", int(parts["positions"]), total)
+        if wrong is not None:
+            return wrong
+        margin, pairs = float(parts["margin"]), parts["pairs"]
+        if not 0 <= margin <= 2 * total * (1 + _ROUNDING):
+            return f"a sum of margins of {margin:.3g}; it must lie in [0, {2 * total}]"
+        most = facts.num_images * facts.positions_per_image
+        if bool((pairs > most).any()) or int(pairs.sum()) > most:
+            return f"pairs of more than the {most} positions that its images have"
+        return None
+
+    return check
+
+
 def sampled_positions(facts: ClientFacts, positions_per_image: int) -> int:
     """Count the positions that a client samples in all of its images."""
     most = facts.positions_per_image

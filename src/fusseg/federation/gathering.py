@@ -81,16 +81,15 @@ class Gathering:
         if not self.parts and not self.task.trains:
             return self.state
         gathered = self._gathered(generator)
+        if self.task.conclude is not None:
+            return self.task.conclude(gathered)
         model = self.task.merge(gathered)
         num_clusters = self.task.clusters[1] or len(self.state.model.centroids)
         check_model(self.protocol.strategy_name, model, self.state.model, num_clusters)
         if model.region_of is None:
             # Rules move the centroids of clusters; only a rule that merges clusters gives a map.
             model = replace(model, region_of=self.state.model.region_of)
-        plan = self.state.plan
-        if self.task.agree is not None:
-            plan = replace(plan, agreed={**plan.agreed, **self.task.agree(gathered)})
-        return replace(self.state, model=model, plan=plan)
+        return replace(self.state, model=model)
 
     def image_counts(self) -> dict[str, int]:
         """Number of images that each client is weighted by, sorted by client."""

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fusseg.config.schema import Config
+from fusseg.federation.judge import CHOOSE, judge_start
 from fusseg.federation.lloyd_steps import LLOYD_STEP, CodeSums, move_centroids
 from fusseg.federation.moments import moments_task
 from fusseg.federation.protocol import Gathered, Strategy, Task
@@ -45,9 +46,31 @@ def start_tasks(config: Config, strategy: Strategy, local: LocalTraining) -> tup
         tasks[-1] = replace(step, merge=merge, clusters=(many, model.num_clusters))
     if strategy.baseline and not strategy.pools_images:
         return tuple(tasks)
+    if chooses(config, strategy):
+        tasks.append(judge_start(START, last=True))
     if strategy.trains and local.objective.wants_start(local.settings):
         tasks.append(ESTIMATE)
     return tuple(replace(task, shared=True) for task in tasks)
+
+
+def chooses(config: Config, strategy: Strategy) -> bool:
+    """Tell whether the server chooses between the computed start and the trained model.
+
+    Clients that keep a part of the model have no common model to judge, and without a computed
+    start or any round after it there is nothing to choose from.
+    """
+    model, federation = config.model, config.federation
+    computed = model.init == "pca" and not model.start
+    averaged = federation.aggregate_heads and federation.aggregate_centroids
+    shared = averaged if strategy.aggregates is None else strategy.aggregates
+    pooled = strategy.pools_images or not strategy.baseline
+    rounds = strategy.trains or federation.lloyd_rounds > 0
+    return federation.keep == "best" and computed and shared and pooled and rounds
+
+
+def choice_tasks(config: Config, strategy: Strategy) -> tuple[Task, ...]:
+    """List the exchanges after the last round: one if the server chooses, else none."""
+    return (CHOOSE,) if chooses(config, strategy) else ()
 
 
 def merge_last(num_clusters: int, gathered: Gathered) -> Model:

@@ -16,7 +16,7 @@ from fusseg.federation.clustering import Distance
 from fusseg.federation.parts import Part
 from fusseg.federation.points import KeptCodes
 from fusseg.federation.state import Client, GlobalState
-from fusseg.segmentation.objective import LocalTraining, Model, Numbers
+from fusseg.segmentation.objective import LocalTraining, Model
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ class Task:
     """The client's side: computes the parts to send, after training if the task trains."""
     merge: Callable[[Gathered], Model]
     """The server's side: computes the next model."""
-    agree: Callable[[Gathered], Numbers] | None = None
-    """The server's side: computes numbers of the plan, which replace those of before. None: the
-    plan stays."""
+    conclude: Callable[[Gathered], GlobalState] | None = None
+    """The server's side: computes the whole state, in place of `merge`, where an exchange changes
+    more than the model."""
     trains: bool = False
     """Whether clients train first."""
     receives: tuple[str, ...] = ("head", "centroids")
@@ -79,6 +79,8 @@ class Task:
     shared: bool = False
     """Whether the result is one model for all clients, even if each keeps its own later (E or C
     off)."""
+    judges: bool = False
+    """Whether clients judge the model, also on zoomed views of their images."""
 
 
 def check_nothing(_config: Config, _feature_dim: int | None) -> None:
@@ -143,6 +145,9 @@ class Protocol:
     wire: Wire
     start: tuple[Task, ...] = ()
     """Exchanges of round 0, which compute the start; empty: there is no round 0."""
+    choice: tuple[Task, ...] = ()
+    """Exchanges of the round after the last one, in which the server chooses between start and
+    trained model; empty: the trained model is kept."""
 
     @property
     def first_round(self) -> int:
@@ -156,8 +161,26 @@ class Protocol:
 
     @property
     def num_rounds(self) -> int:
-        """Number of the last round: those of training, plus one per step of the finish."""
+        """Number of the last round: those of training, the steps of the finish, the choice."""
+        return self.counted_rounds + (1 if self.choice else 0)
+
+    @property
+    def counted_rounds(self) -> int:
+        """Number of rounds that move the model: those of training and the steps of the finish."""
         return self.rounds + self.lloyd_rounds
+
+    @property
+    def judges(self) -> bool:
+        """Whether clients judge models, for which they need zoomed views of some images."""
+        return any(task.judges for task in (*self.start, *self.choice))
+
+    def asks_all(self, round_number: int) -> bool:
+        """Tell whether all clients take part in a round, however many are drawn for the others."""
+        return round_number == 0 or self.is_choice(round_number)
+
+    def is_choice(self, round_number: int) -> bool:
+        """Tell whether a round is that of the choice."""
+        return bool(self.choice) and round_number == self.num_rounds
 
     @property
     def averages_heads(self) -> bool:
@@ -177,7 +200,11 @@ class Protocol:
 
     def tasks(self, round_number: int) -> tuple[Task, ...]:
         """List the exchanges of a round, from `first_round`."""
-        return self.strategy.tasks(round_number, self) if round_number else self.start
+        if round_number == 0:
+            return self.start
+        if self.is_choice(round_number):
+            return self.choice
+        return self.strategy.tasks(round_number, self)
 
 
 def sent_parts(task: Task, state: GlobalState, protocol: Protocol) -> dict[str, Part]:

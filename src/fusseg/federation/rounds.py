@@ -90,7 +90,7 @@ def draw_participants(
 
     Args:
         client_ids: Available clients, in any order.
-        round_number: Number of the round; in round 0 all clients take part.
+        round_number: Number of the round; all clients take part in round 0 and in the choice.
         protocol: Number of clients per round (all, if there are fewer), and the seed.
 
     Returns:
@@ -106,8 +106,8 @@ def draw_participants(
 
 
 def num_participants(num_clients: int, round_number: int, protocol: Protocol) -> int:
-    """Count the clients that take part in a round: in round 0, as in the hello, all."""
-    if round_number == 0:
+    """Count the clients that take part in a round: all in round 0 and in that of the choice."""
+    if protocol.asks_all(round_number):
         return num_clients
     return min(protocol.clients_per_round or num_clients, num_clients)
 

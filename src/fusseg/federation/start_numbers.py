@@ -1,5 +1,7 @@
 """The exchange in which clients estimate the objective's numbers again, from the computed start."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -8,7 +10,7 @@ from fusseg.federation.checks import number_within
 from fusseg.federation.parts import Part
 from fusseg.federation.protocol import Gathered, Protocol, Task, Work
 from fusseg.federation.state import GlobalState
-from fusseg.segmentation.objective import Model, Numbers
+from fusseg.segmentation.objective import Model
 
 _SOURCE = "/estimate"
 """Added to a client's name for the random source; names of sites contain no slash."""
@@ -41,9 +43,11 @@ def keep_model(gathered: Gathered) -> Model:
     return gathered.state.model
 
 
-def take_numbers(gathered: Gathered) -> Numbers:
-    """Read the averages of the clients' numbers."""
-    return {name: float(total) for name, total in gathered.totals.items()}
+def take_numbers(gathered: Gathered) -> GlobalState:
+    """Put the averages of the clients' numbers in place of those of the hello."""
+    state, plan = gathered.state, gathered.state.plan
+    found = {name: float(total) for name, total in gathered.totals.items()}
+    return replace(state, plan=replace(plan, agreed={**plan.agreed, **found}))
 
 
 ESTIMATE = Task("estimate", number_parts, measure_numbers, keep_model, take_numbers)

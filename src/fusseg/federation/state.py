@@ -23,6 +23,21 @@ class Client:
     """Folder of cached data, such as nearest neighbors."""
     compute: Compute = EXACT
     """Device and precision of its training."""
+    zoomed: FeatureSet | None = None
+    """Zoomed views of some of these images, for the judge; None: no model is judged."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that the clients judged without labels, and the two figures of the judge."""
+
+    name: str
+    agreement: float
+    """Agreement of its regions in an image and in the image's zoomed view, in [0, 1]."""
+    margin: float
+    """Mean margin of its regions in cosine, in [0, 2]."""
+    kept: bool
+    """Whether it is the best so far."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +49,10 @@ class GlobalState:
     0 that computes the start."""
     model: Model
     plan: TrainingPlan
+    candidates: tuple[Candidate, ...] = ()
+    """Models that were judged, in their order."""
+    kept: Model | None = None
+    """The best model so far, as long as others may follow; stays on the server."""
 
 
 @dataclass(frozen=True)

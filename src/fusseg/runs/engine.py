@@ -17,6 +17,7 @@ from fusseg.evaluation.held_out import HeldOut
 from fusseg.features.backbones import Backbone
 from fusseg.features.pipeline import Skipped
 from fusseg.federation.hello import agree
+from fusseg.federation.judge import TRAINED, kept_candidate
 from fusseg.federation.protocol import Protocol
 from fusseg.federation.rounds import Exchange, Round, num_updates, run_rounds
 from fusseg.federation.state import ClientUpdate, GlobalState, Hello
@@ -31,6 +32,7 @@ from fusseg.runs.finished_rounds import (
 from fusseg.runs.model_scores import describe_site_scores, final_models, score_models
 from fusseg.runs.record import (
     RoundLog,
+    describe_candidates,
     describe_hello,
     describe_round,
     describe_skipped,
@@ -203,7 +205,7 @@ def _begun(protocol: Protocol, num_clients: int, rounds_done: int) -> TrainingBe
     clients = 1 if protocol.strategy.pools_images else num_clients
     first = protocol.first_round
     return TrainingBegun(
-        num_rounds=protocol.num_rounds,
+        num_rounds=protocol.counted_rounds,
         updates_done=num_updates(first, rounds_done, clients, protocol),
         start_updates=num_updates(first, 0, clients, protocol),
         num_updates=num_updates(first, protocol.num_rounds, clients, protocol),
@@ -218,11 +220,12 @@ def _enter_round(
     number, protocol = finished.state.round_number, federation.protocol
     scores = None
     if is_scored(number, federation.config, protocol):
-        scores = _score(saved, federation)
+        scores = _known_scores(record, saved.state) or _score(saved, federation)
         enter_scores(record, number, scores, protocol)
     if number == 0 and record["hello"] is not None:
         # Estimates that depend on the start replace those of the hello.
         record["hello"]["agreed"] = dict(finished.state.plan.agreed)
+    record["candidates"] = describe_candidates(saved.state.candidates)
     log = federation.participants.take_log()
     entry = describe_round(finished, scores, seconds, protocol, log)
     record["rounds"].append(entry)
@@ -245,6 +248,12 @@ def _score(saved: SavedState, federation: Federation) -> ModelScores:
         name: build_segmenter(model, state.plan.mean_feature) for name, model in models.items()
     }
     return score_models(segmenters, federation.shown)
+
+
+def _known_scores(record: Record, state: GlobalState) -> ModelScores | None:
+    """Return the scores after training if the choice keeps that model."""
+    kept = kept_candidate(state.candidates)
+    return record["trained"] if kept is not None and kept.name == TRAINED else None
 
 
 def _name_latecomers(record: Record, finished: Round) -> None:

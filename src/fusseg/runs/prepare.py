@@ -22,7 +22,14 @@ from fusseg.evaluation.held_out import HeldOut, gather_held_out
 from fusseg.features.backbones import Backbone, load_backbone
 from fusseg.features.extraction import Elsewhere, Progress, SiteFeatures, extract_features
 from fusseg.features.pipeline import Skipped
-from fusseg.features.views import View, check_views, held_out_views, training_views, with_mirrored
+from fusseg.features.views import (
+    View,
+    check_views,
+    held_out_views,
+    training_views,
+    with_mirrored,
+    zoomed_views,
+)
 from fusseg.federation.state import Client
 from fusseg.federation.strategies import resolve
 from fusseg.runs.warm_start import check_start
@@ -40,6 +47,8 @@ class Lookup:
     """Training images or their crops, each with its client."""
     shown: tuple[View, ...]
     """Images that are scored and pictured, as in `Prepared.shown`."""
+    zoomed: tuple[View, ...]
+    """Zoomed views of some training images, if models are judged."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +90,14 @@ def look_up(config: Config) -> Lookup:
         item if config.evaluation.at_sites or item.mask is None else replace(item, mask=None)
         for item in select_training(dataset, config.data)
     )
+    training = training_views(items, backbone, config)
     return Lookup(
         dataset=dataset,
         backbone=backbone,
         center=is_centered(config, backbone),
-        training=training_views(items, backbone, config),
+        training=training,
         shown=held_out_views(shown, backbone, config),
+        zoomed=zoomed_views(training) if resolve(config).judges else (),
     )
 
 
@@ -144,7 +155,7 @@ def extract(
     """
     set_threads(config.compute)
     backbone, classes = lookup.backbone, lookup.dataset.classes
-    wanted = (*lookup.training, *with_mirrored(lookup.shown, config.evaluation))
+    wanted = (*lookup.training, *lookup.zoomed, *with_mirrored(lookup.shown, config.evaluation))
     decoding = decoding_of(config.data)
     stored = look_over([view.item for view in lookup.training], decoding)
     if config.data.held_out_sites:
@@ -157,7 +168,7 @@ def extract(
     elsewhere = None if workers is None else Elsewhere(workers, config.compute)
     features = yield from extract_features(wanted, backbone, batch_size, cache, elsewhere)
     seconds = time.perf_counter() - started
-    clients = _clients(lookup.training, features, config, cache)
+    clients = _clients(lookup, features, config, cache)
     if config.data.held_out_sites:
         check_held_out(sum(map(features.has, lookup.shown)), len(lookup.shown))
     shown = gather_held_out(lookup.shown, features, classes, config.evaluation)
@@ -198,16 +209,25 @@ def check_scored(config: Config) -> None:
 
 
 def _clients(
-    training: tuple[View, ...], features: SiteFeatures, config: Config, cache: Path
+    lookup: Lookup, features: SiteFeatures, config: Config, cache: Path
 ) -> tuple[Client, ...]:
-    usable: dict[str, list[View]] = {view.item.client: [] for view in training}
-    for view in filter(features.has, training):
+    usable: dict[str, list[View]] = {view.item.client: [] for view in lookup.training}
+    for view in filter(features.has, lookup.training):
         usable[view.item.client].append(view)
+    zoomed: dict[str, list[View]] = {client: [] for client in usable}
+    for view in filter(features.has, lookup.zoomed):
+        zoomed[view.item.client].append(view)
     counts = Counter({client: len(views) for client, views in usable.items()})
     for message in small_clients(counts, config.data, usable=True).values():
         raise DataError(message)
     compute = choose_compute(config.compute)
     return tuple(
-        Client(client, features.of_views(views), cache, compute)
+        Client(
+            client,
+            features.of_views(views),
+            cache,
+            compute,
+            features.of_views(zoomed[client]) if zoomed[client] else None,
+        )
         for client, views in sorted(usable.items())
     )

@@ -20,14 +20,16 @@ from fusseg.core.portable_paths import without_folders, without_folders_in
 from fusseg.core.version import VERSION
 from fusseg.features.backbones import Backbone
 from fusseg.features.pipeline import Skipped
+from fusseg.federation.judge import CHOICE
 from fusseg.federation.lloyd_steps import FINISH
 from fusseg.federation.pca_start import START
 from fusseg.federation.protocol import Protocol
 from fusseg.federation.rounds import Round
-from fusseg.federation.state import Hello
+from fusseg.federation.state import Candidate, Hello
 from fusseg.federation.traffic import NUMBER_BYTES, num_bytes
 from fusseg.runs.directory import CONFIG, FORMAT_VERSION
 from fusseg.runs.record_form import (
+    CandidateEntry,
     ClientRound,
     ComputeEntry,
     HelloEntry,
@@ -271,6 +273,8 @@ def describe_round(
 def _phase(round_number: int, protocol: Protocol) -> str:
     if round_number == 0:
         return START
+    if protocol.is_choice(round_number):
+        return CHOICE
     return "training" if round_number <= protocol.rounds else FINISH
 
 
@@ -292,6 +296,19 @@ def _describe_clients(finished: Round, log: RoundLog) -> list[ClientRound]:
             )
             client["loss"] = update.loss if client["loss"] is None else client["loss"]
     return list(clients.values())
+
+
+def describe_candidates(candidates: Sequence[Candidate]) -> list[CandidateEntry]:
+    """Describe the models that the clients judged."""
+    return [
+        {
+            "name": one.name,
+            "agreement": one.agreement,
+            "margin": one.margin,
+            "kept": one.kept,
+        }
+        for one in candidates
+    ]
 
 
 def describe_skipped(skipped: Sequence[Skipped]) -> list[SkippedImage]:

@@ -169,7 +169,8 @@ class RoundEntry(TypedDict):
     round: int
     """Number of the round, from 1; 0 computes the start."""
     phase: str
-    """`start`, `training`, or `lloyd` for a step of the Lloyd finish."""
+    """`start`, `training`, `lloyd` for a step of the Lloyd finish, or `choice` between the start
+    and the trained model."""
     loss: float | None
     """Mean loss of the clients, weighted by their images; None in a Lloyd step."""
     mean_iou: float | None
@@ -186,6 +187,20 @@ class RoundEntry(TypedDict):
     """The clients that took part."""
     incidents: NotRequired[list[IncidentEntry]]
     """Sites of a deployment that were asked and are not in this round."""
+
+
+class CandidateEntry(TypedDict):
+    """A model that the clients judged without labels."""
+
+    name: str
+    """`start`, or `trained`."""
+    agreement: float
+    """Normalized mutual information of its regions in images and in their zoomed views, in
+    [0, 1]."""
+    margin: float
+    """Mean difference of the cosines with the nearest and the next region, in [0, 2]."""
+    kept: bool
+    """Whether it is the best so far."""
 
 
 class BothScores(TypedDict):
@@ -339,8 +354,11 @@ class Record(TypedDict):
     """What was agreed on before round 1; None before that, and in a baseline without training."""
     rounds: list[RoundEntry]
     """The finished rounds."""
+    candidates: NotRequired[list[CandidateEntry]]
+    """The models that the clients judged without labels, in their order; empty: none."""
     trained: ModelScores | None
-    """Scores before the Lloyd finish; None until then, or where there is none."""
+    """Scores after training, before the Lloyd finish and the choice; None until then, or where
+    there is neither."""
     final: ModelScores | None
     """Scores after the last round; None until then."""
     seconds: SecondsEntry

@@ -4,7 +4,7 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor
 from fusseg.config.previous_version import translate_state
 from fusseg.core.errors import DataError
 from fusseg.core.version import VERSION
-from fusseg.federation.state import GlobalState, Memory
+from fusseg.federation.state import Candidate, GlobalState, Memory
 from fusseg.runs.directory import (
     CONFIG,
     FORMAT_VERSION,
@@ -30,6 +30,8 @@ from fusseg.segmentation.head import HeadWeights, SegmentationHead
 from fusseg.segmentation.objective import Model, check_regions
 from fusseg.segmentation.training import TrainingPlan
 
+_KEPT = "kept/"
+"""Prefix of the tensors of the best model so far."""
 _CARRIED = "carried."
 """Prefix of the names of tensors that the objective left with a client."""
 
@@ -58,6 +60,7 @@ def save_state(path: Path, saved: SavedState) -> None:
     state = saved.state
     tensors = {
         **_model_tensors("", state.model),
+        **({} if state.kept is None else _model_tensors(_KEPT, state.kept)),
         "mean_feature": state.plan.mean_feature,
     }
     for client_id, memory in saved.memories.items():
@@ -70,6 +73,7 @@ def save_state(path: Path, saved: SavedState) -> None:
         "round_number": state.round_number,
         "num_steps": state.plan.num_steps,
         "agreed": dict(state.plan.agreed),
+        "candidates": [asdict(candidate) for candidate in state.candidates],
         "fingerprint": saved.fingerprint,
         "own_models": sorted(saved.memories),
         "client_digests": saved.client_digests,
@@ -160,7 +164,13 @@ def _unpack_state(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) ->
         mean_feature=tensors["mean_feature"],
         agreed=dict(metadata["agreed"]),
     )
-    state = GlobalState(metadata["round_number"], _read_model("", tensors), plan)
+    state = GlobalState(
+        metadata["round_number"],
+        _read_model("", tensors),
+        plan,
+        tuple(Candidate(**noted) for noted in metadata.get("candidates", ())),
+        _read_model(_KEPT, tensors) if f"{_KEPT}centroids" in tensors else None,
+    )
     memories = {name: _read_memory(f"own/{name}/", tensors) for name in metadata["own_models"]}
     digests, held = metadata["client_digests"], metadata.get("held", {})
     return SavedState(state, memories, metadata["fingerprint"], digests, held)

@@ -157,4 +157,7 @@ def _trained(protocol: Protocol, prepared: Prepared) -> tuple[Client, ...]:
 def _pool(clients: tuple[Client, ...], name: str) -> Client:
     first = clients[0]
     pooled = pool_features([client.features for client in clients])
-    return Client(name, pooled, first.cache, first.compute)
+    zoomed = [client.zoomed for client in clients if client.zoomed is not None]
+    return Client(
+        name, pooled, first.cache, first.compute, pool_features(zoomed) if zoomed else None
+    )

@@ -19,6 +19,7 @@ from fusseg.deployment.wire.offer import make_offer
 from fusseg.deployment.wire.payloads import FINISH
 from fusseg.deployment.wire.refusals import refusing
 from fusseg.features.extraction import wait_for
+from fusseg.federation.judge import CHOICE
 from fusseg.federation.pca_start import START
 from fusseg.federation.rounds import Exchange
 from fusseg.federation.state import GlobalState, Hello
@@ -63,14 +64,16 @@ def _run(grid: Grid, run_dir: Path, cache: Path) -> None:
     federation = _open_federation(grid, run_dir, cache)
     for event in run_federation(federation):
         if isinstance(event, RoundDone):
-            text = describe_entry(event.entry, federation.protocol.num_rounds)
+            text = describe_entry(event.entry, federation.protocol.counted_rounds)
             write_event(run_dir, DeploymentEvent("round", text))
     write_event(run_dir, DeploymentEvent("finished", "all rounds are finished"))
 
 
 def describe_entry(entry: RoundEntry, num_rounds: int) -> str:
     """Summarize a finished round in one line."""
-    text = START if entry["phase"] == START else f"round {entry['round']} of {num_rounds}"
+    text = f"round {entry['round']} of {num_rounds}"
+    if entry["phase"] in (START, CHOICE):
+        text = entry["phase"]
     text += "" if entry["loss"] is None else f": loss {entry['loss']:.4f}"
     if entry["mean_iou"] is not None:
         text += f", mIoU {entry['mean_iou']:.4f}"

@@ -26,7 +26,7 @@ from fusseg.features.cache.store import FeatureSettings, open_store
 from fusseg.features.extraction import Progress, extract_features
 from fusseg.features.feature_set import read_features
 from fusseg.features.pipeline import Skipped
-from fusseg.features.views import held_out_views, training_views, with_mirrored
+from fusseg.features.views import held_out_views, training_views, with_mirrored, zoomed_views
 from fusseg.federation.preparation import prepare_images
 from fusseg.federation.state import Client
 from fusseg.federation.strategies import resolve
@@ -139,7 +139,9 @@ def prepare_site(
     yield from doubt_stored(items, config.data)
     training = training_views(cut_up(items, config.data.crops), backbone, config)
     scored = held_out_views(_labeled(items, config), backbone, config)
-    wanted = (*training, *with_mirrored(scored, config.evaluation))
+    protocol = resolve(config)
+    zoomed = zoomed_views(training) if protocol.judges else ()
+    wanted = (*training, *zoomed, *with_mirrored(scored, config.evaluation))
     features = yield from extract_features(wanted, backbone, config.backbone.batch_size, cache)
     usable = [view for view in training if features.has(view)]
     if len(usable) < MIN_IMAGES:
@@ -151,8 +153,15 @@ def prepare_site(
     if any(map(features.has, scored)):
         labeled = gather_held_out(scored, features, dataset.classes, config.evaluation)
     compute = choose_compute(config.compute)
-    client = Client(site.name, features.of_views(usable), cache, compute)
-    yield from prepare_images([client], resolve(config), center=offer.center)
+    seen = [view for view in zoomed if features.has(view)]
+    client = Client(
+        site.name,
+        features.of_views(usable),
+        cache,
+        compute,
+        features.of_views(seen) if seen else None,
+    )
+    yield from prepare_images([client], protocol, center=offer.center)
     return PreparedSite(client, labeled, usable[0].settings, features.skipped)
 
 
@@ -167,13 +176,14 @@ def remember_features(folder: Path, offer: Offer, prepared: PreparedSite) -> Non
     Raises:
         DataError: If the file cannot be written.
     """
-    features = prepared.client.features
+    features, zoomed = prepared.client.features, prepared.client.zoomed
     content = {
         "offer": offer.digest,
         "settings": asdict(prepared.settings),
         "shape": features.map_shape,
         "names": features.names,
         "digests": features.digests,
+        "zoomed": None if zoomed is None else {"names": zoomed.names, "digests": zoomed.digests},
     }
     try:
         write_atomically(folder / _FEATURES, json.dumps(content).encode())
@@ -199,6 +209,10 @@ def recall_client(folder: Path, site: SiteSettings, offer: Offer) -> Client:
             raise DataError(f"{path} was written under other settings; restart fusseg join")
         store = open_store(cache, site.name, settings, tuple(noted["shape"]))
         features = read_features(store, noted["names"], noted["digests"])
+        zoomed = None
+        if noted["zoomed"] is not None:
+            store = open_store(cache, site.name, replace(settings, zoomed=True), store.shape)
+            zoomed = read_features(store, noted["zoomed"]["names"], noted["zoomed"]["digests"])
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -206,7 +220,7 @@ def recall_client(folder: Path, site: SiteSettings, offer: Offer) -> Client:
             f"the features noted in {path} are not in the cache {cache} ({error}); restart fusseg "
             "join"
         ) from error
-    return Client(site.name, features, cache, choose_compute(offer.config.compute))
+    return Client(site.name, features, cache, choose_compute(offer.config.compute), zoomed)
 
 
 def own_config(site: SiteSettings, offer: Offer) -> Config:

@@ -63,6 +63,8 @@ class FeatureSettings:
     """Format of the features on disk, as `backbone.cache`."""
     white_levels: tuple[int, int, int, int] = Decoding().white_levels
     alpha_channel: AlphaChannel = "blend"
+    zoomed: bool = False
+    """Whether the backbone sees only the center of the image, enlarged."""
 
     @property
     def decoding(self) -> Decoding:
@@ -202,6 +204,7 @@ def list_stores(cache: Path) -> list[Store]:
                 meta.get("cache", "float16"),
                 tuple(meta.get("white_levels", Decoding().white_levels)),
                 meta.get("alpha_channel", "blend"),
+                meta.get("zoomed", False),
             )
             row_type(settings.cache, tuple(meta["shape"]))
             stores.append(Store(path.parent, meta["site"], settings, tuple(meta["shape"])))

@@ -6,7 +6,7 @@ add one from a script.
 
 from fusseg.config.schema import Config
 from fusseg.core.errors import ConfigError, nearest_name
-from fusseg.federation.pca_start import start_tasks
+from fusseg.federation.pca_start import choice_tasks, start_tasks
 from fusseg.federation.protocol import Protocol, Strategy
 from fusseg.federation.strategies import (
     centralized,
@@ -69,6 +69,7 @@ def resolve(config: Config, *, deployed: bool = False, feature_dim: int | None =
         server_learning_rate=federation.server_learning_rate,
         wire=federation.wire,
         start=start_tasks(config, strategy, local_training),
+        choice=choice_tasks(config, strategy),
     )
     _check_switches(protocol)
     strategy.check(config, feature_dim)
