@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fusseg.config.compute import EXACT, Compute
 from fusseg.features.feature_set import FeatureSet
+from fusseg.segmentation.head import HeadWeights
 from fusseg.segmentation.objective import Model, Numbers
 from fusseg.segmentation.training import TrainingPlan
 
@@ -27,13 +28,15 @@ class Client:
 
 @dataclass(frozen=True)
 class GlobalState:
-    """The model that the server sends in a round, and the plan that it sent before round 1."""
+    """The model that the server sends in a round, the plan before round 1, and what it keeps."""
 
     round_number: int
     """Number of the last finished round. Before the first round it is 0, or -1 if there is a round
     0 that computes the start."""
     model: Model
     plan: TrainingPlan
+    optimizer: Mapping[str, HeadWeights] = field(default_factory=dict)
+    """Running averages of the server's optimizer by name, float64; never sent."""
 
 
 @dataclass(frozen=True)
