@@ -56,6 +56,11 @@ KINDS = {
     "bfloat16": ["federation.wire=bfloat16", FINISH],
     "consensus and FedMOON": ["federation.strategy=consensus", "local.fedmoon_weight=1"],
     "lloyd": ["federation.strategy=lloyd", FINISH],
+    "momentum, bfloat16": [
+        "federation.server_optimizer=momentum",
+        "federation.wire=bfloat16",
+        FINISH,
+    ],
     "start": START,
     "start, its shifts": [*START, "local.stego.shift_from_start=true"],
     "start, drawn sites": [*START, "federation.clients_per_round=2", "federation.wire=bfloat16"],

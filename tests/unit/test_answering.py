@@ -80,6 +80,13 @@ FEDERATIONS = {
     "consensus": {"strategy": "consensus", "lloyd_rounds": 1},
     "consensus, bfloat16": {"strategy": "consensus", "wire": "bfloat16"},
     "lloyd": {"strategy": "lloyd"},
+    "momentum": {"strategy": "lloyd", "server_optimizer": "momentum"},
+    "adam, bfloat16": {
+        "strategy": "fedavg",
+        "server_optimizer": "adam",
+        "server_learning_rate": 0.01,
+        "wire": "bfloat16",
+    },
     "lloyd, bfloat16": {"strategy": "lloyd", "wire": "bfloat16"},
     "pca": {"strategy": "pca", "lloyd_rounds": 2},
     "from pca": {"strategy": "fedavg"},

@@ -244,6 +244,13 @@ def test_plan_and_head_are_named_where_a_site_keeps_them(state, unpack, same_bit
     assert (found.plan.num_steps, found.plan.agreed) == (7, SHIFTS)
 
 
+def test_what_the_servers_optimizer_keeps_is_not_packed(state):
+    kept = {"velocity": {name: part.double() for name, part in state.model.head.items()}}
+    packet, plain = pack(replace(state, optimizer=kept)), pack(state)
+    assert packet.fields == plain.fields
+    assert packet.tensors.keys() == plain.tensors.keys()
+
+
 def test_the_last_head_that_came_is_the_one_that_is_kept(state, unpack, same_bits):
     first = pack(state)
     held = {name: first.fields[name] for name in ("plan", "head")}

@@ -176,6 +176,7 @@ def test_what_needs_a_trained_head_is_refused():
     )
     refused("local.fedmoon_weight is 1", "set it to 0", local={"fedmoon_weight": 1.0})
     refused("federation.server_learning_rate is 0.5", "set it to 1", server_learning_rate=0.5)
+    refused("federation.server_optimizer is 'momentum'", "'none'", server_optimizer="momentum")
     refused("'lloyd' takes only heads", "choose another strategy", strategy="lloyd")
     refused(
         "federation.aggregate_heads is false", "set it to true", "'primaps'", aggregate_heads=False

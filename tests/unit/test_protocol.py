@@ -32,6 +32,7 @@ COMMON = {
     "federation.rounds": 10,
     "federation.clients_per_round": 0,
     "federation.server_learning_rate": 1.0,
+    "federation.server_optimizer": "none",
     "federation.weighted": True,
     "federation.aggregate_heads": True,
     "federation.aggregate_centroids": True,

@@ -43,6 +43,7 @@ def settle(init="random", **federation):
     )
 
 
+ADAM = {"server_optimizer": "adam", "server_learning_rate": 0.01}
 FEDERATIONS = {
     name: settle(rounds=3, **settings)
     for name, settings in {
@@ -54,6 +55,8 @@ FEDERATIONS = {
         "local": {"strategy": "local"},
         "consensus": {"strategy": "consensus", "lloyd_rounds": 2},
         "lloyd": {"strategy": "lloyd", "positions_per_image": 5},
+        "momentum": {"strategy": "lloyd", "server_optimizer": "momentum", "lloyd_rounds": 1},
+        "adam": {"strategy": "fedavg", "wire": "bfloat16", **ADAM},
         "pca": {"strategy": "pca", "init": "pca", "lloyd_rounds": 3},
         "from pca": {"strategy": "fedcc-kmeans", "init": "pca"},
         "own heads, from pca": {"strategy": "fedavg", "aggregate_heads": False, "init": "pca"},
@@ -146,6 +149,27 @@ def check_every_restart(protocol, clients, start, same_bits, tmp_path):
         state, own = restored.state, restored.memories
     assert own.keys() == whole_own.keys()
     assert all(same_bits(own[key].model, whole_own[key].model) for key in own)
+
+
+@pytest.mark.parametrize(
+    "strategy", ["fedavg", "fedcc-kmeans", "fedcc-maximin", "consensus", "lloyd"]
+)
+def test_an_optimizer_of_the_server_moves_the_heads_of_every_strategy(
+    strategy, clients, start, same_bits
+):
+    rules = {"strategy": strategy, "rounds": 2, "lloyd_rounds": 1, "server_learning_rate": 0.5}
+    plain = finish(start, {}, clients, settle(**rules))
+    moved = finish(start, {}, clients, settle(server_optimizer="momentum", **rules))
+    # The first step has nothing to remember.
+    assert same_bits(plain[0].state.model, moved[0].state.model)
+    velocity = moved[0].state.optimizer["velocity"]
+    for name, weight in start.model.head.items():
+        step = moved[0].state.model.head[name].double() - weight.double()
+        assert torch.allclose(0.5 * velocity[name], step, atol=1e-7)
+    assert not same_bits(plain[1].state.model, moved[1].state.model)
+    # The finish moves centroids alone.
+    assert moved[2].state.optimizer is moved[1].state.optimizer
+    assert plain[2].state.optimizer == {}
 
 
 @pytest.mark.parametrize("name", FEDERATIONS)

@@ -176,7 +176,11 @@ def saved(seeded):
     carried = {"average": torch.tensor([[0.5, 1 / 3]]), "steps": torch.tensor(7)}
     own = {"site a": Memory(model(1)), "b.c": Memory(model(2), carried)}
     held = {"b.c": {"plan": "0" * 32, "head": "1" * 32}}
-    return SavedState(GlobalState(5, model(0), plan), own, "f" * 64, held=held)
+    optimizer = {
+        kind: {name: part.double() / 3 for name, part in initial_head(3, 2, seeded(3)).items()}
+        for kind in ("mean", "square")
+    }
+    return SavedState(GlobalState(5, model(0), plan, optimizer), own, "f" * 64, held=held)
 
 
 def test_a_state_is_read_back_to_the_same_bits(saved, same_bits, tmp_path):
@@ -187,6 +191,12 @@ def test_a_state_is_read_back_to_the_same_bits(saved, same_bits, tmp_path):
     assert found.state.plan.num_steps == 7
     assert found.state.plan.agreed == {"shift": 1 / 3, "other": -0.7}
     assert torch.equal(found.state.plan.mean_feature, saved.state.plan.mean_feature)
+    assert found.state.optimizer.keys() == {"mean", "square"}
+    for kind, weights in saved.state.optimizer.items():
+        kept = found.state.optimizer[kind]
+        assert kept.keys() == weights.keys()
+        assert all(kept[name].dtype == torch.float64 for name in weights)
+        assert all(torch.equal(kept[name], part) for name, part in weights.items())
     assert found.fingerprint == "f" * 64
     assert found.held == saved.held
     assert found.memories.keys() == saved.memories.keys()
@@ -195,6 +205,19 @@ def test_a_state_is_read_back_to_the_same_bits(saved, same_bits, tmp_path):
         assert same_bits(kept.model, memory.model)
         assert kept.carried.keys() == memory.carried.keys()
         assert all(torch.equal(kept.carried[name], part) for name, part in memory.carried.items())
+
+
+@pytest.mark.parametrize("change", ["missing", "shape", "name"])
+def test_averages_of_an_optimizer_that_do_not_fit_the_head_are_refused(change, saved, tmp_path):
+    weights = dict(saved.state.optimizer["mean"])
+    if change == "shape":
+        weights["linear.bias"] = weights["linear.bias"][1:]
+    else:
+        part = weights.pop("linear.bias")
+        weights |= {"other": part} if change == "name" else {}
+    save_state(tmp_path, replace(saved, state=replace(saved.state, optimizer={"mean": weights})))
+    with pytest.raises(DataError, match=r"damaged state: .*optimizer\.mean is not of the shapes"):
+        load_state(tmp_path)
 
 
 def test_a_later_state_replaces_the_earlier_one(saved, tmp_path):

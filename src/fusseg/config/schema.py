@@ -18,6 +18,7 @@ Interpolation = Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
 AlphaChannel = Literal["blend", "ignore"]
 WhiteLevel = int | dict[str, int]
 Wire = Literal["float32", "bfloat16"]
+ServerOptimizer = Literal["none", "momentum", "adam"]
 Grid = Literal["square"] | tuple[int, int]
 NumRegions = int | Literal["auto"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -265,8 +266,14 @@ class FederationConfig:
     """Average the heads (E); otherwise each client keeps its own."""
     aggregate_centroids: bool = True
     """Aggregate the centroids (C); otherwise each client keeps its own."""
+    server_optimizer: ServerOptimizer = "none"
+    """How the server moves the head towards the clients' average: `none`, straight; `momentum`
+    (FedAvgM) or `adam` (FedAdam), which remember the changes of earlier rounds."""
     server_learning_rate: float = 1.0
-    """Step of the head towards the clients' average; 1: the average itself, as in the paper."""
+    """Length of the server's step; 1 without an optimizer: the average itself, as in the paper.
+    `adam` takes at most 0.1."""
+    server_momentum: float = 0.9
+    """Share of the running average of changes that stays in a round; for `momentum` and `adam`."""
     keep: Literal["best", "last"] = "best"
     """Model after the last round: `best`, the start if training has not improved on it, as the
     clients judge without labels; `last`, the trained one."""
@@ -288,14 +295,18 @@ class FederationConfig:
         """Check the ranges.
 
         Raises:
-            ConfigError: If there is no round, a count is negative, a timeout too short, or a round
-                needs more answers than it asks for.
+            ConfigError: If there is no round, a count is negative, a rate or share out of range, a
+                timeout too short, or a round needs more answers than it asks for.
         """
         at_least("federation.rounds", self.rounds, 1)
         at_least("federation.lloyd_rounds", self.lloyd_rounds, 0)
         at_least("federation.positions_per_image", self.positions_per_image, 0)
         above_zero("federation.server_learning_rate", self.server_learning_rate)
         at_least("federation.server_learning_rate", self.server_learning_rate, 0, 100)
+        if not 0 <= self.server_momentum < 1:
+            raise ConfigError(
+                f"federation.server_momentum must lie in [0, 1), got {self.server_momentum}"
+            )
         at_least("federation.clients_per_round", self.clients_per_round, 0, 100_000)
         if self.max_weight_share != "auto":
             at_least("federation.max_weight_share", self.max_weight_share, 0.01, 1)

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from fusseg.core.errors import FederationError
 from fusseg.federation.checks import check_first, check_model, check_update
 from fusseg.federation.protocol import Gathered, Protocol, Task, sent_parts
+from fusseg.federation.server_step import step_server
 from fusseg.federation.state import ClientUpdate, GlobalState
 from fusseg.federation.summation import RunningSum
 from fusseg.federation.weights import bounded_counts, num_bounded
@@ -70,7 +71,8 @@ class Gathering:
             generator: The server's random source of this round.
 
         Raises:
-            FederationError: If no client answered, or the strategy returned an invalid model.
+            FederationError: If no client answered, the strategy returned an invalid model, or the
+                server's step made a head that is not finite.
         """
         if not self._arrived:
             raise FederationError(f"no client answered in round {self.state.round_number + 1}")
@@ -89,7 +91,11 @@ class Gathering:
         if model.region_of is None:
             # Rules move the centroids of clusters; only a rule that merges clusters gives a map.
             model = replace(model, region_of=self.state.model.region_of)
-        return replace(self.state, model=model)
+        optimizer = self.state.optimizer
+        if self.task.trains and self.protocol.averages_heads:
+            head, optimizer = step_server(self.state, model.head, self.protocol)
+            model = replace(model, head=head)
+        return replace(self.state, model=model, optimizer=optimizer)
 
     def image_counts(self) -> dict[str, int]:
         """Number of images that each client is weighted by, sorted by client."""

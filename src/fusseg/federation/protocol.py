@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from fusseg.config.schema import Config, NumRegions, Wire
+from fusseg.config.schema import Config, NumRegions, ServerOptimizer, Wire
 from fusseg.federation.clustering import Distance
 from fusseg.federation.parts import Part
 from fusseg.federation.points import KeptCodes
@@ -141,7 +141,9 @@ class Protocol:
     """Largest share of one client in every average; 1: no limit."""
     aggregate_heads: bool
     aggregate_centroids: bool
+    server_optimizer: ServerOptimizer
     server_learning_rate: float
+    server_momentum: float
     wire: Wire
     start: tuple[Task, ...] = ()
     """Exchanges of round 0, which compute the start; empty: there is no round 0."""

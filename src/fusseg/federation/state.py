@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fusseg.config.compute import EXACT, Compute
 from fusseg.features.feature_set import FeatureSet
+from fusseg.segmentation.head import HeadWeights
 from fusseg.segmentation.objective import Model, Numbers
 from fusseg.segmentation.training import TrainingPlan
 
@@ -42,7 +43,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class GlobalState:
-    """The model that the server sends in a round, and the plan that it sent before round 1."""
+    """The model that the server sends in a round, the plan before round 1, and what it keeps."""
 
     round_number: int
     """Number of the last finished round. Before the first round it is 0, or -1 if there is a round
@@ -53,6 +54,8 @@ class GlobalState:
     """Models that were judged, in their order."""
     kept: Model | None = None
     """The best model so far, as long as others may follow; stays on the server."""
+    optimizer: Mapping[str, HeadWeights] = field(default_factory=dict)
+    """Running averages of the server's optimizer by name, float64; never sent."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from fusseg.federation.lloyd_steps import LLOYD_STEP
 from fusseg.federation.parts import CENTROIDS, HEAD, Part, PartCheck, head_parts, name_head
 from fusseg.federation.protocol import Gathered, Protocol, Task, Work
 from fusseg.federation.state import GlobalState
-from fusseg.segmentation.head import HeadWeights
 from fusseg.segmentation.objective import Model
 
 TRAIN = "train"
@@ -109,24 +108,7 @@ def _merge(rule: _Rule, gathered: Gathered) -> Model:
     protocol, model = gathered.protocol, gathered.state.model
     head, centroids = model.head, model.centroids
     if protocol.averages_heads:
-        average = {name: gathered.totals[f"{HEAD}{name}"] for name in head}
-        head = step_towards(head, average, protocol.server_learning_rate)
+        head = {name: gathered.totals[f"{HEAD}{name}"] for name in head}
     if protocol.aggregate_centroids:
         centroids = check_centroids(protocol.strategy_name, rule.merge(gathered), centroids)
     return Model(head, centroids)
-
-
-def step_towards(head: HeadWeights, average: HeadWeights, learning_rate: float) -> HeadWeights:
-    """Take the server's step from the old head towards the average (FedOpt, arXiv 2003.00295).
-
-    Args:
-        head: Global head at the start of the round.
-        average: Average of the clients' heads.
-        learning_rate: 1 returns the average itself, to the last bit.
-    """
-    if learning_rate == 1:
-        return average
-    return {
-        name: (old.double() + learning_rate * (average[name].double() - old.double())).to(old.dtype)
-        for name, old in head.items()
-    }

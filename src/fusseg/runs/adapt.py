@@ -85,7 +85,9 @@ def adapt_run(
     codes = _codes(prepared.clients, old.model.head, plan, config)
     # Each cluster keeps its region.
     centroids, moved = move_to_codes(old.model.centroids, codes, adaptation)
-    state = replace(old, model=replace(old.model, centroids=centroids), plan=plan)
+    model = replace(old.model, centroids=centroids)
+    # The head stays, so no optimizer goes on.
+    state = replace(old, model=model, plan=plan, optimizer={})
     segmenters = {
         name: build_segmenter(one.model, one.plan.mean_feature)
         for name, one in (("Before", old), ("After", state))

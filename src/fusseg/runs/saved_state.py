@@ -34,6 +34,8 @@ _KEPT = "kept/"
 """Prefix of the tensors of the best model so far."""
 _CARRIED = "carried."
 """Prefix of the names of tensors that the objective left with a client."""
+_OPTIMIZER = "optimizer."
+"""Prefix of the names of the running averages of the server's optimizer."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ def save_state(path: Path, saved: SavedState) -> None:
         **({} if state.kept is None else _model_tensors(_KEPT, state.kept)),
         "mean_feature": state.plan.mean_feature,
     }
+    for average, weights in state.optimizer.items():
+        tensors |= {f"{_OPTIMIZER}{average}.{name}": part for name, part in weights.items()}
     for client_id, memory in saved.memories.items():
         prefix = f"own/{client_id}/"
         tensors |= _model_tensors(prefix, memory.model)
@@ -164,12 +168,14 @@ def _unpack_state(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) ->
         mean_feature=tensors["mean_feature"],
         agreed=dict(metadata["agreed"]),
     )
+    model = _read_model("", tensors)
     state = GlobalState(
-        metadata["round_number"],
-        _read_model("", tensors),
-        plan,
-        tuple(Candidate(**noted) for noted in metadata.get("candidates", ())),
-        _read_model(_KEPT, tensors) if f"{_KEPT}centroids" in tensors else None,
+        round_number=metadata["round_number"],
+        model=model,
+        plan=plan,
+        candidates=tuple(Candidate(**noted) for noted in metadata.get("candidates", ())),
+        kept=_read_model(_KEPT, tensors) if f"{_KEPT}centroids" in tensors else None,
+        optimizer=_read_optimizer(tensors, model.head),
     )
     memories = {name: _read_memory(f"own/{name}/", tensors) for name in metadata["own_models"]}
     digests, held = metadata["client_digests"], metadata.get("held", {})
@@ -177,12 +183,28 @@ def _unpack_state(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) ->
 
 
 def _read_memory(prefix: str, tensors: Mapping[str, Tensor]) -> Memory:
-    carried = {
-        name.removeprefix(f"{prefix}{_CARRIED}"): tensor
+    return Memory(_read_model(prefix, tensors), _named(f"{prefix}{_CARRIED}", tensors))
+
+
+def _read_optimizer(tensors: Mapping[str, Tensor], head: HeadWeights) -> dict[str, HeadWeights]:
+    found: dict[str, HeadWeights] = {}
+    for name, tensor in _named(_OPTIMIZER, tensors).items():
+        average, _, weight = name.partition(".")
+        found.setdefault(average, {})[weight] = tensor
+    shapes = {name: weight.shape for name, weight in head.items()}
+    for average, weights in found.items():
+        if {name: weight.shape for name, weight in weights.items()} != shapes:
+            raise ValueError(f"{_OPTIMIZER}{average} is not of the shapes of the head")
+    return found
+
+
+def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take the tensors whose name begins with a prefix, by the rest of their names."""
+    return {
+        name.removeprefix(prefix): tensor
         for name, tensor in tensors.items()
-        if name.startswith(f"{prefix}{_CARRIED}")
+        if name.startswith(prefix)
     }
-    return Memory(_read_model(prefix, tensors), carried)
 
 
 def _model_tensors(prefix: str, model: Model) -> dict[str, Tensor]:
@@ -194,12 +216,7 @@ def _model_tensors(prefix: str, model: Model) -> dict[str, Tensor]:
 
 
 def _read_model(prefix: str, tensors: Mapping[str, Tensor]) -> Model:
-    start = f"{prefix}head."
-    head = {
-        name.removeprefix(start): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(start)
-    }
+    head = _named(f"{prefix}head.", tensors)
     centroids = tensors[f"{prefix}centroids"]
     region_of = tensors.get(f"{prefix}region_of")
     _check_model(head, centroids)

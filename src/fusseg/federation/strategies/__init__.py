@@ -8,6 +8,7 @@ from fusseg.config.schema import Config
 from fusseg.core.errors import ConfigError, nearest_name
 from fusseg.federation.pca_start import choice_tasks, start_tasks
 from fusseg.federation.protocol import Protocol, Strategy
+from fusseg.federation.server_step import LARGEST_ADAM_RATE
 from fusseg.federation.strategies import (
     centralized,
     consensus,
@@ -66,7 +67,9 @@ def resolve(config: Config, *, deployed: bool = False, feature_dim: int | None =
         max_weight_share=weight_bound(federation, deployed=deployed),
         aggregate_heads=federation.aggregate_heads if aggregates is None else aggregates,
         aggregate_centroids=federation.aggregate_centroids if aggregates is None else aggregates,
+        server_optimizer=federation.server_optimizer,
         server_learning_rate=federation.server_learning_rate,
+        server_momentum=federation.server_momentum,
         wire=federation.wire,
         start=start_tasks(config, strategy, local_training),
         choice=choice_tasks(config, strategy),
@@ -74,6 +77,7 @@ def resolve(config: Config, *, deployed: bool = False, feature_dim: int | None =
     _check_switches(protocol)
     strategy.check(config, feature_dim)
     _check_regularizers(protocol)
+    _check_server_optimizer(protocol)
     _check_merging(protocol)
     _check_fixed_head(protocol, config)
     return protocol
@@ -142,6 +146,30 @@ def _check_regularizers(protocol: Protocol) -> None:
             )
 
 
+def _check_server_optimizer(protocol: Protocol) -> None:
+    """Check that an optimizer of the server has averages of heads to follow, in small steps."""
+    optimizer, rate = protocol.server_optimizer, protocol.server_learning_rate
+    if optimizer == "none":
+        return
+    name, strategy = protocol.strategy_name, protocol.strategy
+    begin = f"federation.server_optimizer is {optimizer!r}, but"
+    if strategy.baseline or not strategy.trains:
+        raise ConfigError(
+            f"{begin} federation.strategy {name!r} does not average heads of clients; set it to "
+            "'none', or choose another strategy"
+        )
+    if not protocol.aggregate_heads:
+        raise ConfigError(
+            f"{begin} federation.aggregate_heads is false, so there is no global head to move; set "
+            "federation.server_optimizer to 'none' or federation.aggregate_heads to true"
+        )
+    if optimizer == "adam" and rate > LARGEST_ADAM_RATE:
+        raise ConfigError(
+            f"{begin} federation.server_learning_rate is {rate}, and with it every weight moves by "
+            f"about that much in a round; set it to at most {LARGEST_ADAM_RATE}, such as 0.01"
+        )
+
+
 def _check_fixed_head(protocol: Protocol, config: Config) -> None:
     """Check that nothing is asked of the heads of an objective that trains none."""
     strategy, name = protocol.strategy, config.local.objective
@@ -161,9 +189,10 @@ def _check_fixed_head(protocol: Protocol, config: Config) -> None:
         ("local.fedprox_weight", protocol.local.fedprox_weight, 0),
         ("local.fedmoon_weight", protocol.local.fedmoon_weight, 0),
         ("federation.server_learning_rate", protocol.server_learning_rate, 1),
+        ("federation.server_optimizer", protocol.server_optimizer, "none"),
     ):
         if value != neutral:
             raise ConfigError(
-                f"{key} is {value}, but local.objective {name!r} trains no head; set it to "
-                f"{neutral}"
+                f"{key} is {value!r}, but local.objective {name!r} trains no head; set it to "
+                f"{neutral!r}"
             )
