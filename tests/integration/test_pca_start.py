@@ -91,3 +91,32 @@ def test_the_report_counts_the_rounds_after_the_start(cli, make_sites, make_conf
     page = " ".join((tmp_path / "run" / "report.html").read_text().split())
     assert "3 rounds of 4 steps" in page
     assert "for 3 rounds" in page
+
+
+@pytest.mark.parametrize("strategy", ["pca", "fedcc-kmeans"])
+def test_a_whitened_start_is_trained_on_and_started_from(
+    strategy, cli, make_sites, make_config, tmp_path
+):
+    config = make_config(make_sites())
+    chosen = [*START, f"federation.strategy={strategy}", "federation.rounds=1"]
+    states = []
+    for whitening in (0, 1):
+        more, out = sets(*chosen, f"model.whitening={whitening}"), tmp_path / str(whitening)
+        assert cli("run", config, *more, "--out", out)[0] == 0
+        assert record_of(out)["settings"]["model.whitening"] == whitening
+        states.append((out / "state.safetensors").read_bytes())
+    assert states[0] != states[1]
+    more = sets("federation.strategy=fedavg", "federation.rounds=1")
+    code, _, err = cli("run", "--from", tmp_path / "1", *more, "--out", tmp_path / "more")
+    assert (code, err) == (0, "")
+    assert record_of(tmp_path / "more")["settings"]["model.whitening"] == 0
+
+
+def test_whitening_of_a_drawn_start_is_refused(cli, make_sites, make_config, tmp_path):
+    code, _, err = cli(
+        *("run", make_config(make_sites()), *sets("model.whitening=0.5")),
+        *("--out", tmp_path / "run"),
+    )
+    assert code == 2
+    assert "because model.init is 'random'; set model.whitening to 0" in err
+    assert not (tmp_path / "run").exists()

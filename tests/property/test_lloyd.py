@@ -12,6 +12,7 @@ from fusseg.federation.moments import (
     principal_components,
     starting_centroids,
     sum_moments,
+    whiten,
 )
 from fusseg.federation.summation import RunningSum
 from fusseg.segmentation.head import build_head, initial_head
@@ -73,6 +74,38 @@ def test_federated_pca_equals_pooled_pca(seed, cuts, components, seeded):
     codes = build_head(head)(features).detach().numpy()
     expected = pooled.transform(features.double().numpy())
     assert np.allclose(np.abs(codes), np.abs(expected), atol=1e-2)
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    cuts=st.lists(st.integers(0, 1000), max_size=5),
+    rank=st.integers(1, 6),
+)
+def test_whitened_codes_have_unit_variance_as_far_as_features_vary(seed, cuts, rank, seeded):
+    generator = seeded(seed)
+    scales = torch.tensor([9.0, 7.0, 5.0, 3.0, 2.0, 1.0])[:rank]
+    mix = torch.linalg.qr(torch.randn(6, 6, generator=generator)).Q[:rank]
+    features = (torch.randn(80, rank, generator=generator) * scales) @ mix + 3
+    moments = FeatureMoments(**add([sum_moments([part], 6) for part in split(features, cuts)]))
+    directions, variances, mean = principal_components(moments, 6)
+    whitened, left = whiten(directions, variances, 1.0)
+    assert torch.allclose(left, (torch.arange(6) < rank).double())
+    head = pca_head(whitened, mean, initial_head(6, 6, generator))
+    codes = build_head(head)(features).detach().double()
+    covariance = torch.cov(codes.T, correction=0)
+    assert torch.allclose(covariance, left.diag(), atol=1e-3)
+    pooled = PCA(rank, svd_solver="full", whiten=True).fit(features.double().numpy())
+    expected = pooled.transform(features.double().numpy()) * (80 / 79) ** 0.5
+    assert np.allclose(codes[:, :rank].abs().numpy(), np.abs(expected), atol=1e-2)
+
+
+@given(seed=st.integers(0, 2**31), exponent=st.floats(0.1, 1))
+def test_whitening_lies_between_the_variances_and_unit_variances(seed, exponent, seeded):
+    drawn = torch.rand(5, generator=seeded(seed), dtype=torch.float64) + 1e-3
+    variances = drawn.sort(descending=True).values
+    whitened, left = whiten(torch.eye(5).double(), variances, exponent)
+    assert torch.allclose(left, variances ** (1 - exponent))
+    assert torch.allclose(whitened.diagonal() ** 2 * variances, left)
 
 
 @given(seed=st.integers(0, 2**31))

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from fusseg.config.schema import Config
+from fusseg.config.schema import Config, ModelConfig
 from fusseg.core.errors import ConfigError, DataError
 from fusseg.federation.lloyd_steps import (
     MIN_POSITIONS,
@@ -75,6 +75,12 @@ def test_all_centroids_stay_within_the_bound():
 def test_settings_out_of_range_are_refused(values, name):
     with pytest.raises(ConfigError, match=f"{name} must lie in"):
         Adaptation(**values)
+
+
+def test_an_adapted_run_starts_from_its_model_and_whitens_nothing(tmp_path):
+    parent = Config(model=ModelConfig(whitening=0.5))
+    adapted = adapted_config(parent, tmp_path / "run", tmp_path).model
+    assert (adapted.start, adapted.whitening) == (str(tmp_path / "run"), 0.0)
 
 
 def test_the_layout_follows_from_the_folder(tmp_path):

@@ -93,6 +93,13 @@ def test_a_base_file_lies_below_the_grid_and_is_found_beside_it(write):
     assert grid.seeds == (0, 1, 2)
 
 
+def test_a_preset_of_settings_can_lie_below_a_grid(write):
+    grid = load_grid(write('base = "paper"\n[config.federation]\nrounds = 3\n[methods.a]\n'))
+    config = cell_config(grid, grid.columns[0], grid.methods[0], 0)
+    assert (config.model.init, config.federation.distance) == ("random", "euclidean")
+    assert config.federation.rounds == 3
+
+
 def test_a_grid_written_back_is_the_same_grid(write):
     grid = load_grid(write(GRID))
     assert load_grid(write(dump_grid(grid), "again.toml")) == grid

@@ -108,6 +108,26 @@ def test_more_clusters_than_an_8_bit_image_has_indices_are_refused():
     assert ModelConfig(num_clusters=255).num_clusters == 255
 
 
+@pytest.mark.parametrize(
+    ("value", "bound"), [(-0.1, "at least 0"), (1.5, "at most 1"), (float("nan"), "at least 0")]
+)
+def test_whitening_is_a_power_from_0_to_1(value, bound):
+    message = f"model.whitening must be {bound}, got {value}"
+    expect_refusal(message, ModelConfig, whitening=value)
+    assert ModelConfig(whitening=1.0).whitening == 1
+
+
+@pytest.mark.parametrize("settings", [{"init": "random"}, {"start": "runs/a"}])
+def test_components_that_are_not_computed_cannot_be_whitened(settings):
+    ((key, value),) = settings.items()
+    message = (
+        "model.whitening is 0.5, but no principal components are computed, because "
+        f"model.{key} is {value!r}; set model.whitening to 0"
+    )
+    expect_refusal(message, ModelConfig, whitening=0.5, **settings)
+    assert ModelConfig(whitening=0.0, **settings).whitening == 0
+
+
 @pytest.mark.parametrize("dropout", [1.0, -0.1, float("nan")])
 def test_dropout_of_all_channels_is_refused(dropout):
     message = f"local.stego.dropout must lie in [0, 1), got {dropout}"

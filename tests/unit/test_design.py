@@ -13,8 +13,8 @@ from fusseg.segmentation.objectives import OBJECTIVES
 SOURCE = Path(fusseg.__file__).parent
 STRATEGY_FOLDER, OBJECTIVE_FOLDER = "federation/strategies", "segmentation/objectives"
 
-EXCEPTED = ("bench/", "config/previous_version.py")
-"""Experiments choose strategies, and names of the previous version are translated."""
+EXCEPTED = ("bench/", "config/presets.py", "config/previous_version.py")
+"""Experiments and presets choose strategies, and names of the previous version are translated."""
 DEFAULTS = {
     ("config/schema.py", FederationConfig().strategy),
     ("config/schema.py", LocalConfig().objective),
@@ -23,6 +23,7 @@ DEFAULTS = {
 HOMONYMS = {
     # The section of the configuration.
     ("config/file.py", "local"),
+    ("cli/first_config.py", "local"),
     # Where training starts.
     ("config/schema.py", "pca"),
     # How a cache keeps features.

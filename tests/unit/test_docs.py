@@ -13,6 +13,7 @@ import torch
 from typed_form import check_form, form_fields
 
 from fusseg.config.file import load_config, to_table
+from fusseg.config.presets import find_preset
 from fusseg.config.previous_version import MOVED_KEYS
 from fusseg.config.schema import Config, LocalConfig
 from fusseg.core.version import VERSION
@@ -111,6 +112,12 @@ def test_every_key_is_documented_with_its_default_and_no_other():
     assert {key: type(value) for key, value in documented.items()} == {
         key: type(value) for key, value in defaults.items()
     }
+
+
+def test_the_settings_of_the_paper_are_documented_and_no_other():
+    (text,) = (text for name, text in sections("docs/configuration.md", 2) if name == "Presets")
+    (block,) = re.findall(r"^```toml$(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert tomllib.loads(block) == find_preset("paper")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -7,18 +7,22 @@ import torch
 
 from fusseg.config.schema import Config, FederationConfig, LocalConfig, ModelConfig
 from fusseg.core.errors import ConfigError
+from fusseg.federation.gathering import aggregate
 from fusseg.federation.lloyd_steps import CodeSums
+from fusseg.federation.moments import starting_centroids, sum_moments
 from fusseg.federation.pca_start import merge_centroids
 from fusseg.federation.rounds import draw_participants, num_updates
+from fusseg.federation.state import ClientUpdate
 from fusseg.federation.strategies import resolve
 from fusseg.federation.traffic import needs
+from fusseg.segmentation.head import initial_head, project
 
 
 def settle(
-    strategy="fedavg", *, init="pca", steps=2, clusters=3, start="", shifts=False, **federation
+    strategy="fedavg", *, init="pca", steps=2, clusters=3, shifts=False, model=None, **federation
 ):
     model = ModelConfig(
-        num_clusters=2, init=init, init_steps=steps, init_clusters=clusters, start=start
+        num_clusters=2, init=init, init_steps=steps, init_clusters=clusters, **(model or {})
     )
     local = LocalConfig(tables={"stego": {"shift_from_start": shifts}})
     federated = FederationConfig(strategy=strategy, **federation)
@@ -48,10 +52,26 @@ def test_numbers_are_estimated_from_a_start_that_is_shared_and_trained():
         assert len(settle(strategy, shifts=True).tasks(0)) == 3
 
 
-@pytest.mark.parametrize("settings", [{"init": "random"}, {"start": "runs/saved"}])
+@pytest.mark.parametrize("settings", [{"init": "random"}, {"model": {"start": "runs/saved"}}])
 def test_a_drawn_or_loaded_start_has_no_round_0(settings):
     protocol = settle(**settings)
     assert (protocol.first_round, protocol.tasks(0)) == (1, ())
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "pca"])
+def test_the_start_has_whitened_components_and_centroids_drawn_among_them(
+    strategy, make_state, seeded
+):
+    """Of two channels the first varies 100 times as far; whitened, both count alike."""
+    features = torch.randn(500, 2, generator=seeded(0)) * torch.tensor([100.0, 1.0])
+    sent = [ClientUpdate("client", 500, parts=vars(sum_moments([features], 2)))]
+    start = make_state(initial_head(2, 3, seeded(1)), torch.zeros(2, 3), dim=2)
+    protocol = settle(strategy, model={"code_dim": 3, "whitening": 1.0})
+    found = aggregate(start, sent, protocol, protocol.tasks(0)[0], seeded(2)).model
+    spread = project(found.head, features).std(dim=0, correction=0)
+    assert spread.tolist() == pytest.approx([1, 1, 0], abs=1e-5)
+    expected = starting_centroids(torch.tensor([1.0, 1.0, 0.0]).double(), 6, seeded(2))
+    assert torch.allclose(found.centroids, expected, atol=1e-5)
 
 
 def test_all_clients_take_part_in_round_0_whatever_is_drawn_later():

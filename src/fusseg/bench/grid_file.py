@@ -10,6 +10,7 @@ import tomli_w
 
 from fusseg.bench.grid import Anchor, Column, Grid, Method, cell_config
 from fusseg.config.file import merge_tables, read_toml
+from fusseg.config.presets import PRESETS, find_preset
 from fusseg.config.schema import Config
 from fusseg.core.errors import ConfigError, nearest_name
 
@@ -65,8 +66,9 @@ def load_grid(path: Path, preset: str | None = None) -> Grid:
     _check_keys(f"{path}", table, _KEYS)
     config = _read_section(table, "config")
     if "base" in table:
-        base = _read_typed(table, "base", str, "a file name")
-        config = merge_tables(read_toml(path.parent / base), config)
+        base = _read_typed(table, "base", str, "a file name or the name of a preset")
+        below = find_preset(base) if base in PRESETS else read_toml(path.parent / base)
+        config = merge_tables(below, config)
     columns = _read_columns(_read_section(table, "columns"))
     grid = Grid(
         title=_read_typed(table, "title", str, "a string", path.stem),

@@ -16,6 +16,7 @@ from fusseg.cli.options import (
     ConfigArgument,
     DaskOption,
     NewOrResumedArgument,
+    PresetOption,
     ResumeOption,
     RunArgument,
     RunDirOption,
@@ -75,12 +76,15 @@ def init(
         str | None,
         typer.Option(help="How the tokens of an ONNX file are arranged: square, or ROWSxCOLUMNS."),
     ] = None,
+    preset: Annotated[
+        str, typer.Option(help="Settings to write: paper also writes those of arXiv 2505.23292.")
+    ] = "default",
 ) -> None:
     """Write a first configuration for a folder of images."""
     from fusseg.cli.init import InitOptions, parse_grid, run_init
 
     file = Path(f"{root.resolve().name or 'fusseg'}.toml") if out is None else out
-    run_init(InitOptions(root, file, backbone, num_clusters, parse_grid(grid)))
+    run_init(InitOptions(root, file, backbone, num_clusters, parse_grid(grid), preset))
 
 
 @commands.command()
@@ -158,9 +162,10 @@ def suggest_k(
 
 
 @commands.command()
-def run(
+def run(  # noqa: PLR0913 - one per option
     config: NewOrResumedArgument = None,
     set_: SetOption = None,
+    preset: PresetOption = "default",
     out: RunDirOption = None,
     resume: ResumeOption = False,
     start: Annotated[
@@ -182,6 +187,11 @@ def run(
             raise typer.BadParameter(
                 "--from starts a new run, --resume continues one; leave out one of the two"
             )
+        if config is None and preset != "default":
+            raise typer.BadParameter(
+                "--preset fills in what CONFIG.toml leaves out, and the settings of the run of "
+                "--from leave out none; give CONFIG.toml, or leave out --preset"
+            )
         out = out or (None if config else dated_run_dir(start.resolve().name))
         overrides = start_overrides(start, overrides)
     out = new_run_dir(config or start, out, resume=resume)
@@ -190,7 +200,7 @@ def run(
         resume_command += f" --cache {shlex.quote(str(cache))}"
     with interruptible(out, resume_command):
         folder = cache_folder(cache)
-        settings = choose_settings(config, overrides, out if resume else start)
+        settings = choose_settings(config, overrides, out if resume else start, preset)
         run_training(settings, out, folder, resume=resume, trackers=track or [])
 
 

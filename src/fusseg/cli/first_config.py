@@ -1,22 +1,19 @@
 """A first configuration for a folder of images: chosen by its content, written as TOML."""
 
 import math
+import tomllib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 
 from fusseg.config.compute import choose_compute
-from fusseg.config.schema import (
-    BackboneConfig,
-    Config,
-    DataConfig,
-    EvaluationConfig,
-    LocalConfig,
-    ModelConfig,
-)
+from fusseg.config.file import parse_config
+from fusseg.config.presets import DEFAULT, find_preset
+from fusseg.config.schema import BackboneConfig, Config, DataConfig, EvaluationConfig
 from fusseg.data.checks.survey import (
     choose_size,
     choose_split_sites,
@@ -37,7 +34,7 @@ FEWEST_STEPS, MOST_STEPS = 20, 200
 """Bounds of the steps per round; between them, a round is one pass over the largest site."""
 
 _TEMPLATE = """\
-# Written by fusseg init.
+# Written by fusseg init{preset}.
 # A run writes every other key, with its default, to its config.toml.
 seed = 0
 
@@ -54,15 +51,17 @@ seed = 0
 {local}
 
 [federation]
-strategy = {strategy}
-rounds = {rounds}
+{federation}
 {evaluation}"""
 _REMARK_COLUMN = 32
 _BACKBONE = BackboneConfig()
 
 
 def choose_config(
-    root: Path, chosen: BackboneConfig = _BACKBONE, num_clusters: int | None = None
+    root: Path,
+    chosen: BackboneConfig = _BACKBONE,
+    num_clusters: int | None = None,
+    preset: str = DEFAULT,
 ) -> Config:
     """Choose settings for a folder of images by what the folder holds.
 
@@ -70,11 +69,14 @@ def choose_config(
         root: Folder of sites, of images, or of a known data set.
         chosen: Name and grid of the backbone.
         num_clusters: Number of regions; None: one per named class, or a guess without names.
+        preset: Name of the settings that do not depend on the images.
 
     Raises:
-        ConfigError: If the folder or the backbone does not exist, or the number is out of range.
+        ConfigError: If the folder, the backbone or the preset does not exist, or the number is out
+            of range.
         DataError: If there is no image, or none can be read.
     """
+    settings = parse_config(find_preset(preset))
     data = find_layout(root)
     dataset = open_dataset(data)
     backbone = load_backbone(chosen.name, choose_compute(Config().compute), chosen.grid)
@@ -84,12 +86,14 @@ def choose_config(
     labeled = any(item.mask is not None for item in dataset.items)
     known = NUM_CLUSTERS if dataset.classes is None else len(dataset.classes.names)
     largest = max(Counter(item.client for item in dataset.items).values())
-    steps = math.ceil(largest / Config().local.batch_size)
-    return Config(
+    steps = math.ceil(largest / settings.local.batch_size)
+    regions = known if num_clusters is None else num_clusters
+    return replace(
+        settings,
         data=data,
         backbone=chosen,
-        model=ModelConfig(num_clusters=known if num_clusters is None else num_clusters),
-        local=LocalConfig(steps=min(max(steps, FEWEST_STEPS), MOST_STEPS)),
+        model=replace(settings.model, num_clusters=regions),
+        local=replace(settings.local, steps=min(max(steps, FEWEST_STEPS), MOST_STEPS)),
         evaluation=EvaluationConfig(
             at_sites=labeled and not data.held_out_sites, every=1 if labeled else 0
         ),
@@ -117,12 +121,15 @@ def _choose_held_out(data: DataConfig, dataset: Dataset) -> DataConfig:
     return data
 
 
-def describe_config(config: Config, sites: Sequence[str], *, guessed: bool) -> str:
+def describe_config(
+    config: Config, sites: Sequence[str], preset: str = DEFAULT, *, guessed: bool
+) -> str:
     """Write a chosen configuration as TOML, with a remark on what each setting is for.
 
     Args:
         config: Result of `choose_config`.
         sites: Names of all sites.
+        preset: That of `choose_config`; its settings are written out.
         guessed: Whether the number of regions is a guess.
     """
     data, (height, width) = config.data, config.data.image_size
@@ -151,15 +158,30 @@ def describe_config(config: Config, sites: Sequence[str], *, guessed: bool) -> s
         settings.append(_row(f"# {held_out}", "sites that do not train, to score or look at"))
     clusters = "how many regions to tell apart" + ("; fusseg suggest-k guesses" if guessed else "")
     steps = f"training steps of each site per round, of {config.local.batch_size} images"
+    rows = {
+        "model": [_row(f"num_clusters = {config.model.num_clusters}", clusters)],
+        "local": [_row(f"steps = {config.local.steps}", steps)],
+        "federation": [
+            f"strategy = {_value(config.federation.strategy)}",
+            f"rounds = {config.federation.rounds}",
+        ],
+    }
+    more = find_preset(preset)
     return _TEMPLATE.format(
+        preset="" if preset == DEFAULT else f" --preset {preset}",
         data="\n".join(settings),
         backbone=_describe_backbone(config.backbone),
-        model=_row(f"num_clusters = {config.model.num_clusters}", clusters),
-        local=_row(f"steps = {config.local.steps}", steps),
-        rounds=config.federation.rounds,
-        strategy=_value(config.federation.strategy),
         evaluation=_describe_evaluation(config.evaluation, held_out),
+        **{name: _section(name, chosen, more.get(name, {})) for name, chosen in rows.items()},
     )
+
+
+def _section(name: str, rows: Sequence[str], more: Mapping[str, Any]) -> str:
+    """Write a section: its rows, then what a preset says beyond them."""
+    written = tomllib.loads("\n".join(rows))
+    rest = {key: value for key, value in more.items() if key not in written}
+    added = tomli_w.dumps({name: rest}).removeprefix(f"[{name}]\n")
+    return "\n".join([*rows, added]).rstrip()
 
 
 def _describe_backbone(backbone: BackboneConfig) -> str:

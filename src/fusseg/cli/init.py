@@ -9,6 +9,7 @@ from pathlib import Path
 from fusseg.cli.first_config import choose_config, describe_config
 from fusseg.cli.summaries import describe_finding
 from fusseg.config.file import parse_config
+from fusseg.config.presets import DEFAULT
 from fusseg.config.schema import BackboneConfig, Config, Grid
 from fusseg.core.errors import ConfigError
 from fusseg.core.files import write_atomically
@@ -36,6 +37,8 @@ class InitOptions:
     """None: one region per named class, or a guess without named classes."""
     grid: Grid | None = None
     """As `backbone.grid`."""
+    preset: str = DEFAULT
+    """Name of the settings to write that do not depend on the images."""
 
 
 def parse_grid(text: str | None) -> Grid | None:
@@ -64,12 +67,12 @@ def run_init(options: InitOptions) -> None:
     if options.out.exists():
         raise ConfigError(f"{options.out} already exists; give another --out, or delete it")
     backbone = BackboneConfig(name=options.backbone, grid=options.grid)
-    config = choose_config(options.root, backbone, options.num_clusters)
+    config = choose_config(options.root, backbone, options.num_clusters, options.preset)
     dataset = open_dataset(config.data)
     num_training = len(select_training(dataset, config.data))
     num_held_out = len(select_held_out(dataset, config.data))
     guessed = options.num_clusters is None and dataset.classes is None
-    text = describe_config(config, dataset.sites, guessed=guessed)
+    text = describe_config(config, dataset.sites, options.preset, guessed=guessed)
     assert parse_config(tomllib.loads(text)) == config
     try:
         write_atomically(options.out, text.encode())

@@ -3,6 +3,7 @@
 Heavy modules are imported inside the functions that need them, so that `--help` stays quick.
 """
 
+import json
 import os
 import shlex
 import sys
@@ -34,6 +35,13 @@ DaskOption = Annotated[
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a setting: section.key=value; can be repeated."),
+]
+PresetOption = Annotated[
+    str,
+    typer.Option(
+        help="Settings in place of the defaults: paper for those of arXiv 2505.23292. Keys that "
+        "CONFIG.toml or --set sets win."
+    ),
 ]
 RunArgument = Annotated[Path, typer.Argument(help="Run directory.", show_default=False)]
 ConfigArgument = Annotated[Path, typer.Argument(help="TOML file.", show_default=False)]
@@ -68,7 +76,10 @@ def cache_folder(option: Path | None) -> Path:
 
 
 def choose_settings(
-    config_path: Path | None, overrides: Sequence[str], run_dir: Path | None
+    config_path: Path | None,
+    overrides: Sequence[str],
+    run_dir: Path | None,
+    preset: str = "default",
 ) -> "Config | None":
     """Read the settings of a run: from a file, or from the run that it continues.
 
@@ -76,18 +87,23 @@ def choose_settings(
         config_path: TOML file, or None if none was given.
         overrides: Values of `--set`; they override the file, or the settings of the run.
         run_dir: Run to resume or to start from, or None.
+        preset: Name of the settings for keys that neither sets. The settings of a run set every
+            key, so that its preset overrides them: a run resumed with another one is refused.
 
     Returns:
         The settings, or None for a resumed run that keeps its own.
 
     Raises:
-        ConfigError: If the settings cannot be read, or an override is wrong.
+        ConfigError: If the settings cannot be read, or an override or the preset is wrong.
     """
-    from fusseg.config.file import load_config
+    from fusseg.config.file import flatten, load_config
+    from fusseg.config.presets import find_preset
     from fusseg.runs.directory import read_run_config
 
     if config_path is not None:
-        return load_config(config_path, overrides)
+        return load_config(config_path, overrides, preset)
+    settings = flatten(find_preset(preset)).items()
+    overrides = [*(f"{key}={json.dumps(value)}" for key, value in settings), *overrides]
     return read_run_config(run_dir, overrides) if overrides and run_dir is not None else None
 
 

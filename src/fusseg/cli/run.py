@@ -23,6 +23,8 @@ from fusseg.runs.train import Event, Finished, run_experiment
 def start_overrides(run_dir: Path, overrides: Sequence[str]) -> list[str]:
     """Make a new run start from a saved model, with its number of regions and channels.
 
+    No start is computed, so no component can be whitened.
+
     Args:
         run_dir: Run directory of the saved model.
         overrides: Values of `--set`; they take precedence.
@@ -38,6 +40,7 @@ def start_overrides(run_dir: Path, overrides: Sequence[str]) -> list[str]:
         f"model.start={json.dumps(str(run_dir), ensure_ascii=False)}",
         f"model.num_clusters={model.num_clusters}",
         f"model.code_dim={model.code_dim}",
+        "model.whitening=0",
         *overrides,
     ]
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import tomli_w
 
+from fusseg.config.presets import DEFAULT, find_preset
 from fusseg.config.previous_version import refuse_moved_keys
 from fusseg.config.schema import Config
 from fusseg.config.values import convert
@@ -22,17 +23,20 @@ _TABLES = "tables"
 """Field in which a section keeps, as written, the tables that it has no field for."""
 
 
-def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: Path | str, overrides: Sequence[str] = (), preset: str = DEFAULT) -> Config:
     """Read a configuration file, with `section.key=value` overrides on top.
 
     Args:
         path: TOML file.
         overrides: Values that are not valid TOML are taken as strings.
+        preset: Name of the settings that keys take which are set in neither.
 
     Raises:
-        ConfigError: If the file cannot be read, a key is unknown or a value out of range.
+        ConfigError: If the file cannot be read, a key or the preset is unknown, or a value out of
+            range.
     """
-    return parse_config(_override(read_toml(Path(path)), overrides))
+    table = merge_tables(find_preset(preset), read_toml(Path(path)))
+    return parse_config(_override(table, overrides))
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -161,6 +161,9 @@ class ModelConfig:
     """Lloyd steps of `pca` before round 1; 0: none, and no merging."""
     init_clusters: int = 3
     """Clusters per region in the Lloyd steps of `pca`, merged to the regions afterwards; 1: one."""
+    whitening: float = 0.0
+    """Power of its standard deviation that `pca` divides each principal component by; 0: none; 1:
+    all components vary alike."""
     start: str = ""
     """Run directory of the model that training starts from, in place of `init`; empty: a new
     model."""
@@ -169,8 +172,8 @@ class ModelConfig:
         """Check the ranges.
 
         Raises:
-            ConfigError: If a size or count is too small, there are more than 255 clusters, or more
-                regions than clusters.
+            ConfigError: If a size or count is too small, there are more than 255 clusters, more
+                regions than clusters, or components are whitened that are not computed.
         """
         at_least("model.init_steps", self.init_steps, 0, 10_000)
         at_least("model.init_clusters", self.init_clusters, 1, 100)
@@ -184,6 +187,13 @@ class ModelConfig:
                     "first or raise the second"
                 )
         at_least("model.code_dim", self.code_dim, 1, 4096)
+        at_least("model.whitening", self.whitening, 0, 1)
+        if self.whitening > 0 and (self.start or self.init != "pca"):
+            key, value = ("start", self.start) if self.start else ("init", self.init)
+            raise ConfigError(
+                f"model.whitening is {self.whitening}, but no principal components are computed, "
+                f"because model.{key} is {value!r}; set model.whitening to 0"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

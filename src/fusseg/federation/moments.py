@@ -21,6 +21,9 @@ from fusseg.segmentation.objective import Model
 _START_POINTS = 4096
 """Number of random codes used to place the first centroids."""
 _START_RESTARTS = 3
+_SMALLEST_VARIANCE = 1e-6
+"""Smallest variance that is whitened, as a share of the largest: products in float32 leave up to
+about 1e-7 where features do not vary."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +81,40 @@ def principal_components(
     return pad(directions, (0, 0, 0, missing)), pad(variances, (0, missing)), mean
 
 
+def whiten(
+    directions: Float[Tensor, "components dim"],
+    variances: Float[Tensor, " components"],
+    exponent: float,
+) -> tuple[Float[Tensor, "components dim"], Float[Tensor, " components"]]:
+    """Divide each component by its standard deviation to a power, as far as it varies.
+
+    >>> directions, variances = whiten(torch.eye(2), torch.tensor([16.0, 4.0]), exponent=0.5)
+    >>> directions.diagonal(), variances
+    (tensor([0.5000, 0.7071]), tensor([4.0000, 2.0000]))
+
+    Args:
+        directions: Principal directions.
+        variances: Variance along each, largest first.
+        exponent: In [0, 1]; 0: everything stays as it is; 1: all variances become 1.
+
+    Returns:
+        The divided directions and the variances along them. Above 0, components whose variance is
+        below a millionth of the largest are zero, because they would be mostly rounding.
+    """
+    if exponent == 0:
+        return directions, variances
+    counted = (variances > 0) & (variances >= _SMALLEST_VARIANCE * variances[0])
+    factors = torch.where(counted, variances, torch.inf) ** (-exponent / 2)
+    return directions * factors[:, None], variances * factors**2
+
+
 def pca_head(
     directions: Float[Tensor, "components dim"], mean: Float[Tensor, " dim"], drawn: HeadWeights
 ) -> HeadWeights:
     """Make a head that projects centered features onto directions until it is trained.
 
     Args:
-        directions: Principal directions.
+        directions: Principal directions, of any length.
         mean: Mean feature, subtracted first.
         drawn: Randomly drawn head; its hidden layer is used, so that training can continue.
     """
@@ -123,32 +153,35 @@ def measure_moments(work: Work) -> dict[str, Tensor]:
     return {"second": found.second, "first": found.first, "count": found.count}
 
 
-def merge_moments(num_clusters: int, gathered: Gathered) -> Model:
+def merge_moments(num_clusters: int, whitening: float, gathered: Gathered) -> Model:
     """Make the head from the principal components, and centroids for Lloyd to start from.
 
     Args:
         num_clusters: Number of centroids.
+        whitening: Exponent, as in `whiten`.
         gathered: The moments of all clients.
     """
     start, totals = gathered.state.model, gathered.totals
     code_dim = start.centroids.shape[1]
     moments = FeatureMoments(totals["second"], totals["first"], totals["count"])
     directions, variances, mean = principal_components(moments, code_dim)
+    directions, variances = whiten(directions, variances, whitening)
     head = pca_head(directions, mean, start.head)
     return Model(head, starting_centroids(variances, num_clusters, gathered.generator))
 
 
-def moments_task(num_clusters: int) -> Task:
+def moments_task(num_clusters: int, whitening: float = 0.0) -> Task:
     """Make the exchange of the moments of all features, which gives the starting model.
 
     Args:
         num_clusters: Number of centroids of that model.
+        whitening: Exponent, as in `whiten`.
     """
     return Task(
         name="moments",
         parts=moment_parts,
         measure=measure_moments,
-        merge=partial(merge_moments, num_clusters),
+        merge=partial(merge_moments, num_clusters, whitening),
         receives=(),
         clusters=(None, num_clusters),
     )

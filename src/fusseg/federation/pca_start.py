@@ -40,7 +40,7 @@ def start_tasks(config: Config, strategy: Strategy, local: LocalTraining) -> tup
         return ()
     many = model.num_clusters * (model.init_clusters if model.init_steps > 0 else 1)
     step = replace(LLOYD_STEP, clusters=(many, many))
-    tasks = [moments_task(many), *[step] * model.init_steps]
+    tasks = [moments_task(many, model.whitening), *[step] * model.init_steps]
     if many > model.num_clusters:
         merge = partial(merge_last, model.num_clusters)
         tasks[-1] = replace(step, merge=merge, clusters=(many, model.num_clusters))

@@ -149,7 +149,7 @@ def adapted_config(parent: Config, run_dir: Path, folder: Path) -> Config:
     return replace(
         parent,
         data=data,
-        model=replace(parent.model, start=str(run_dir)),
+        model=replace(parent.model, start=str(run_dir), whitening=0.0),
         evaluation=replace(parent.evaluation, at_sites=True),
     )
 
