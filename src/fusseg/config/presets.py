@@ -38,7 +38,9 @@ PRESETS: dict[str, dict[str, Any]] = {
             "weighted": True,
             "aggregate_heads": True,
             "aggregate_centroids": True,
+            "server_optimizer": "none",
             "server_learning_rate": 1.0,
+            "keep": "last",
         },
     },
 }

@@ -70,7 +70,7 @@ def name_choices(table: Mapping[str, Any]) -> dict[str, Any]:
     """Name what a run did that was configured when there was no choice.
 
     >>> name_choices({"seed": 3})
-    {'seed': 3, 'model': {'init': 'random'}, 'federation': {'keep': 'last'}}
+    {'seed': 3, 'model': {'init': 'random', 'whitening': 0.0}, 'federation': {'keep': 'last'}}
 
     Args:
         table: Configuration in a run directory.
@@ -81,7 +81,7 @@ def name_choices(table: Mapping[str, Any]) -> dict[str, Any]:
     named = _copy(table)
     # The strategy made its own start.
     start = "pca" if federation.get("strategy") == "pca" else "random"
-    named["model"] = {"init": start, **model}
+    named["model"] = {"init": start, "whitening": 0.0, **model}
     named["federation"] = {"keep": "last", **federation}
     stego = named.get("local", {}).get("stego") if isinstance(named.get("local"), dict) else None
     if isinstance(stego, dict):

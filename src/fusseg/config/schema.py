@@ -157,13 +157,13 @@ class ModelConfig:
     init: Init = "pca"
     """Model before round 1: `pca`, federated PCA and Lloyd steps, from sums alone; `random`, drawn
     weights, as in the paper."""
-    init_steps: int = 40
+    init_steps: int = 10
     """Lloyd steps of `pca` before round 1; 0: none, and no merging."""
     init_clusters: int = 3
     """Clusters per region in the Lloyd steps of `pca`, merged to the regions afterwards; 1: one."""
-    whitening: float = 0.0
+    whitening: float | Literal["auto"] = "auto"
     """Power of its standard deviation that `pca` divides each principal component by; 0: none; 1:
-    all components vary alike."""
+    all components vary alike; `auto`: 0, 0.5 or 1, as the clients judge without labels."""
     start: str = ""
     """Run directory of the model that training starts from, in place of `init`; empty: a new
     model."""
@@ -187,6 +187,8 @@ class ModelConfig:
                     "first or raise the second"
                 )
         at_least("model.code_dim", self.code_dim, 1, 4096)
+        if self.whitening == "auto":
+            return
         at_least("model.whitening", self.whitening, 0, 1)
         if self.whitening > 0 and (self.start or self.init != "pca"):
             key, value = ("start", self.start) if self.start else ("init", self.init)

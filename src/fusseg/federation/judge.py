@@ -146,7 +146,10 @@ def keep_better_start(name: str, last: bool, gathered: Gathered) -> GlobalState:
     before = kept_candidate(state.candidates)
     better = before is None or found.agreement > before.agreement * (1 + GAIN)
     state = _enter(state, name, found, better=better)
-    return replace(state, model=_kept(state)) if last else state
+    if not last:
+        return state
+    kept = state.kept if gathered.protocol.choice else None
+    return replace(state, model=_kept(state), kept=kept)
 
 
 def keep_better_model(gathered: Gathered) -> GlobalState:

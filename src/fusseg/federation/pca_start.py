@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fusseg.config.schema import Config
+from fusseg.config.schema import Config, ModelConfig
 from fusseg.federation.judge import CHOOSE, judge_start
 from fusseg.federation.lloyd_steps import LLOYD_STEP, CodeSums, move_centroids
 from fusseg.federation.moments import moments_task
@@ -22,6 +22,8 @@ from fusseg.segmentation.objective import LocalTraining, Model
 
 START = "start"
 """Name of round 0 in the record."""
+WHITENINGS = (0.0, 0.5, 1.0)
+"""Exponents that `model.whitening = "auto"` tries, in this order."""
 
 
 def start_tasks(config: Config, strategy: Strategy, local: LocalTraining) -> tuple[Task, ...]:
@@ -38,19 +40,31 @@ def start_tasks(config: Config, strategy: Strategy, local: LocalTraining) -> tup
     model = config.model
     if model.start or model.init == "random":
         return ()
-    many = model.num_clusters * (model.init_clusters if model.init_steps > 0 else 1)
-    step = replace(LLOYD_STEP, clusters=(many, many))
-    tasks = [moments_task(many, model.whitening), *[step] * model.init_steps]
-    if many > model.num_clusters:
-        merge = partial(merge_last, model.num_clusters)
-        tasks[-1] = replace(step, merge=merge, clusters=(many, model.num_clusters))
     if strategy.baseline and not strategy.pools_images:
-        return tuple(tasks)
-    if chooses(config, strategy):
-        tasks.append(judge_start(START, last=True))
+        return one_start(model, 0.0 if model.whitening == "auto" else model.whitening)
+    tasks: list[Task] = []
+    if model.whitening == "auto":
+        for whitening in WHITENINGS:
+            name, last = f"whitening {whitening:g}", whitening == WHITENINGS[-1]
+            tasks += [*one_start(model, whitening), judge_start(name, last=last)]
+    else:
+        tasks += one_start(model, model.whitening)
+        if chooses(config, strategy):
+            tasks.append(judge_start(START, last=True))
     if strategy.trains and local.objective.wants_start(local.settings):
         tasks.append(ESTIMATE)
     return tuple(replace(task, shared=True) for task in tasks)
+
+
+def one_start(model: ModelConfig, whitening: float) -> tuple[Task, ...]:
+    """List the exchanges that compute a start: the moments, then the Lloyd steps."""
+    many = model.num_clusters * (model.init_clusters if model.init_steps > 0 else 1)
+    step = replace(LLOYD_STEP, clusters=(many, many))
+    tasks = [moments_task(many, whitening), *[step] * model.init_steps]
+    if many > model.num_clusters:
+        merge = partial(merge_last, model.num_clusters)
+        tasks[-1] = replace(step, merge=merge, clusters=(many, model.num_clusters))
+    return tuple(tasks)
 
 
 def chooses(config: Config, strategy: Strategy) -> bool:
