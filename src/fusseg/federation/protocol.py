@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from fusseg.config.schema import Config, NumRegions, Wire
+from fusseg.config.schema import Config, Wire
 from fusseg.federation.clustering import Distance
 from fusseg.federation.parts import Part
 from fusseg.federation.points import KeptCodes
@@ -118,8 +118,6 @@ class Protocol:
 
     seed: int
     num_clusters: int
-    num_regions: NumRegions | None
-    """Number of regions that the clusters are merged to; None: each cluster is a region."""
     code_dim: int
     strategy: Strategy
     strategy_name: str
@@ -143,6 +141,9 @@ class Protocol:
     wire: Wire
     start: tuple[Task, ...] = ()
     """Exchanges of round 0, which compute the start; empty: there is no round 0."""
+    merging: tuple[Task, ...] = ()
+    """Last exchange of every round, which merges clusters to regions; empty: each cluster is a
+    region, or stays in the region that a loaded model gives it."""
 
     @property
     def first_round(self) -> int:
@@ -177,7 +178,8 @@ class Protocol:
 
     def tasks(self, round_number: int) -> tuple[Task, ...]:
         """List the exchanges of a round, from `first_round`."""
-        return self.strategy.tasks(round_number, self) if round_number else self.start
+        tasks = self.strategy.tasks(round_number, self) if round_number else self.start
+        return (*tasks, *self.merging)
 
 
 def sent_parts(task: Task, state: GlobalState, protocol: Protocol) -> dict[str, Part]:
