@@ -61,6 +61,7 @@ KINDS = {
     "start, its shifts": [FEDAVG, *START, "local.stego.shift_from_start=true"],
     "start, own heads": [FEDAVG, *START, "federation.aggregate_heads=false"],
     "start, drawn sites": [FEDAVG, *START, "federation.clients_per_round=2"],
+    "start, merged": [*START, "model.num_clusters=6", "model.num_regions=3"],
     "training": [FEDAVG],
     "consensus": ["federation.strategy=consensus", "federation.lloyd_rounds=1"],
     "lloyd": ["federation.strategy=lloyd", "federation.lloyd_rounds=2"],

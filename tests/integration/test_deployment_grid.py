@@ -34,7 +34,7 @@ from fusseg.report.gallery import write_report
 from fusseg.runs.directory import load_record
 from fusseg.runs.load import load_run
 from fusseg.runs.record_form import Record
-from fusseg.runs.saved_state import has_state, load_state, save_state
+from fusseg.runs.saved_state import has_state, load_state
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +62,13 @@ KINDS = {
         FINISH,
     ],
     "start": START,
+    "start, merged": [*START, "model.num_clusters=6", "model.num_regions=3", FINISH],
+    "merged by borders": [
+        "model.num_clusters=6",
+        "model.num_regions=auto",
+        "model.merge_by=borders",
+        "federation.clients_per_round=2",
+    ],
     "start, its shifts": [*START, "local.stego.shift_from_start=true"],
     "start, drawn sites": [*START, "federation.clients_per_round=2", "federation.wire=bfloat16"],
     "start, own heads": [*START, "federation.strategy=fedavg", "federation.aggregate_heads=false"],
@@ -914,11 +921,10 @@ def test_sites_count_their_labeled_pixels_like_the_simulation(federation, tmp_pa
 
 def test_sites_score_and_keep_the_regions_of_merged_clusters(federation, tmp_path):
     more = ("evaluation.at_sites=true", "federation.strategy=lloyd", "model.num_clusters=5")
-    first, _, folders = federation(*more, held_out=(), name="first")
+    first, _, folders = federation(*more, "model.num_regions=3", held_out=(), name="first")
     serve_rounds(LoopbackGrid(folders), first, tmp_path / "cache")
-    saved, region_of = load_state(first), torch.tensor([0, 1, 0, 2, 1])
-    merged = replace(saved.state.model, region_of=region_of)
-    save_state(first, replace(saved, state=replace(saved.state, model=merged)))
+    region_of = load_state(first).state.model.region_of
+    assert len(load_record(first)["final"]["confusion"]) == 3
     run_dir, config, folders = federation(
         *more, f'model.start="{first}"', held_out=(), name="second"
     )

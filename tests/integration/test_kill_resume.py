@@ -55,15 +55,22 @@ def test_extraction_killed_again_and_again_ends_in_the_same_bytes(
 
 
 @pytest.mark.parametrize(
-    ("strategy", "drawn"),
-    [("fedcc-kmeans", 0), ("fedcc-kmeans", 1), ("local", 0), ("lloyd", 0)],
+    ("strategy", "drawn", "model"),
+    [
+        ("fedcc-kmeans", 0, ()),
+        ("fedcc-kmeans", 1, ()),
+        ("fedcc-kmeans", 1, ("model.num_clusters=6", "model.num_regions=auto")),
+        ("local", 0, ()),
+        ("lloyd", 0, ()),
+    ],
 )
 def test_training_killed_in_a_round_ends_in_the_same_bits(
-    start_cli, make_sites, make_config, tmp_path, strategy, drawn
+    start_cli, make_sites, make_config, tmp_path, strategy, drawn, model
 ):
     more = f'strategy = "{strategy}"\nlloyd_rounds = 2\nclients_per_round = {drawn}'
     config = make_config(make_sites(), more=more)
-    sets = ("--set", "local.steps=40", "--set", "federation.rounds=6")
+    given = ("local.steps=40", "federation.rounds=6", *model)
+    sets = [word for one in given for word in ("--set", one)]
     finish(start_cli("run", config, *sets, "--out", tmp_path / "whole"))
     cut = tmp_path / "cut"
     process = start_cli("run", config, *sets, "--out", cut)

@@ -6,19 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from safetensors import safe_open
 
-from fusseg import Segmenter, load_run
-from fusseg.features.extraction import wait_for
-from fusseg.federation.region_merging import merge_clusters
-from fusseg.runs.directory import load_record, save_record
-from fusseg.runs.load import evaluate_run
-from fusseg.runs.record_form import ModelScores
-from fusseg.runs.saved_state import load_state, save_state
+from fusseg import Segmenter
+from fusseg.runs.directory import load_record
+from fusseg.runs.saved_state import load_state
 
-CLUSTERS, REGIONS = 9, 3
+CLUSTERS, REGIONS = 12, 3
+MERGED = ("--set", f"model.num_regions={REGIONS}")
 MODEL = f"""
 strategy = "lloyd"
 lloyd_rounds = 2
@@ -32,38 +28,45 @@ init = "random"
 
 @pytest.fixture
 def runs(cli, make_sites, make_config, tmp_path):
-    """A run with a region per cluster, and the same run with merged clusters."""
+    """A run with a region per cluster, and the same run that merges its clusters."""
     config = make_config(make_sites())
     text = config.read_text()
     model = '[model]\nnum_clusters = 2\ncode_dim = 8\ninit = "random"\n'
     assert model in text
     config.write_text(text.replace(model, "") + MODEL)
-    for name in ("plain", "merged"):
-        assert cli("run", config, "--out", tmp_path / name)[0] == 0
     plain, merged = tmp_path / "plain", tmp_path / "merged"
-    merge(merged, tmp_path / "cache")
+    assert cli("run", config, "--out", plain)[0] == 0
+    code, out, _ = cli("run", config, *MERGED, "--out", merged)
+    assert code == 0
+    assert f"{REGIONS} regions, merged from {CLUSTERS} clusters" in out
     return plain, merged
-
-
-def merge(run_dir, cache):
-    """Merge the clusters of a run by its own shares, and score it again."""
-    saved, record = load_state(run_dir), load_record(run_dir)
-    model = saved.state.model
-    shares = torch.tensor(record["final"]["quality"]["cluster_share"])
-    counts = (shares * 10_000).round().long()
-    region_of = merge_clusters(model.centroids, counts, REGIONS)
-    assert sorted(set(region_of.tolist())) == list(range(REGIONS))
-    state = replace(saved.state, model=replace(model, region_of=region_of))
-    save_state(run_dir, replace(saved, state=state))
-    run = load_run(run_dir)
-    scores = wait_for(evaluate_run(run, run.config.data, cache))
-    record["final"] = {name: scores[name] for name in ModelScores.__annotations__}
-    record["num_regions"] = state.model.num_regions
-    save_record(run_dir, record)
 
 
 def map_of(run_dir):
     return load_state(run_dir).state.model.region_of.numpy()
+
+
+def test_merging_changes_no_bit_of_head_and_centroids(runs, same_bits):
+    plain, merged = (load_state(run).state.model for run in runs)
+    assert merged.num_regions == REGIONS
+    assert same_bits(replace(merged, region_of=None), plain)
+
+
+@pytest.mark.parametrize(
+    "setting", ["model.num_regions=auto", "model.merge_by=borders", "model.init=pca"]
+)
+def test_the_regions_of_other_settings_are_scored_and_predicted(setting, runs, cli, tmp_path):
+    out = tmp_path / "other"
+    assert cli("run", runs[0] / "config.toml", *MERGED, "--set", setting, "--out", out)[0] == 0
+    record, segmenter = load_record(out), Segmenter.load(out)
+    regions = record["num_regions"]
+    assert 2 <= regions < CLUSTERS
+    assert setting.endswith("auto") or regions == REGIONS
+    assert len(record["final"]["confusion"]) == segmenter.model.num_regions == regions
+    images = tmp_path / "sites" / "west" / "images"
+    assert cli("predict", out, images, "--out", tmp_path / "found")[0] == 0
+    found = [np.asarray(Image.open(file)).max() for file in (tmp_path / "found").glob("*.png")]
+    assert 0 < max(found) < regions
 
 
 @pytest.fixture
@@ -177,6 +180,7 @@ def test_names_are_given_to_regions(runs, cli, picture):
 def test_scores_and_the_report_are_of_regions(runs, cli, tmp_path):
     plain, merged = runs
     record = load_record(merged)
+    assert record["num_clusters"] == CLUSTERS
     before = load_record(plain)["final"]
     final = record["final"]
     assert len(final["confusion"]) == len(final["matching"]) == REGIONS
@@ -213,7 +217,7 @@ def test_two_runs_with_other_numbers_of_regions_are_compared(runs, cli, tmp_path
 
 
 def test_a_new_site_keeps_the_regions(runs, cli, make_sites, tmp_path):
-    merged, new = runs[1], tmp_path / "moved"
+    (plain, merged), new = runs, tmp_path / "moved"
     sites = make_sites(sites=("east", "harbor"), name="others")
     code, _, err = cli("adapt", merged, sites, "--out", new)
     assert (code, err) == (0, "")
@@ -223,7 +227,9 @@ def test_a_new_site_keeps_the_regions(runs, cli, make_sites, tmp_path):
     assert Segmenter.load(new).model.num_regions == REGIONS
     assert "cluster 2" in (new / "adaptation.html").read_text()
     wider = tmp_path / "wider"
-    code, _, err = cli("run", "--from", merged, "--set", "seed=4", "--out", wider)
+    # The settings of a run that merges nothing itself.
+    config = plain / "config.toml"
+    code, _, err = cli("run", config, "--from", merged, "--set", "seed=4", "--out", wider)
     assert (code, err) == (0, "")
     assert np.array_equal(map_of(wider), map_of(merged))
     record = load_record(wider)
@@ -232,8 +238,23 @@ def test_a_new_site_keeps_the_regions(runs, cli, make_sites, tmp_path):
 
 
 def test_a_strategy_that_renumbers_clusters_does_not_start_from_merged_ones(runs, cli, tmp_path):
-    strategy = ("--set", "federation.strategy=fedcc-kmeans")
-    code, _, err = cli("run", "--from", runs[1], *strategy, "--out", tmp_path / "new")
+    config, new = runs[0] / "config.toml", tmp_path / "new"
+    given = ("--from", runs[1], "--set", "federation.strategy=fedcc-kmeans", "--out", new)
+    code, _, err = cli("run", config, *given)
     assert code == 2
     assert "has merged clusters, but federation.strategy 'fedcc-kmeans' numbers the clusters" in err
-    assert not (tmp_path / "new").exists()
+    assert not new.exists()
+    # Merged again in every round, they need no old regions.
+    assert cli("run", *given)[0] == 0
+    assert load_record(new)["num_regions"] == REGIONS
+
+
+def test_named_regions_are_not_merged_anew(runs, cli, tmp_path):
+    merged, new = runs[1], tmp_path / "new"
+    assert cli("name", merged)[0] == 0
+    code, _, err = cli("run", "--from", merged, "--out", new)
+    assert code == 2
+    assert f"the regions of {merged} have names, but model.num_regions merges clusters" in err
+    assert not new.exists()
+    assert cli("run", runs[0] / "config.toml", "--from", merged, "--out", new)[0] == 0
+    assert (new / "regions.toml").read_bytes() == (merged / "regions.toml").read_bytes()

@@ -5,14 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fusseg.config.schema import Config, FederationConfig, LocalConfig
+from fusseg.config.schema import Config, FederationConfig, LocalConfig, ModelConfig
 from fusseg.core.errors import FederationError
 from fusseg.core.version import VERSION
-from fusseg.federation.checks import ADAM_REACH, check_hello, check_plausible
+from fusseg.federation.checks import ADAM_REACH, check_hello, check_plausible, check_update
 from fusseg.federation.lloyd_steps import LLOYD_STEP
 from fusseg.federation.moments import moments_task
 from fusseg.federation.parts import ClientFacts
 from fusseg.federation.protocol import sent_parts
+from fusseg.federation.region_exchange import region_tasks
 from fusseg.federation.state import ClientUpdate, Hello
 from fusseg.federation.strategies import resolve
 
@@ -92,6 +93,33 @@ def test_sums_are_no_longer_than_their_counts(state):
         summed(state, [[0.0, 1.0], [0.0, 3.0]], [10, 2])
     with pytest.raises(FederationError, match="counts of 13 positions in all, expected 12"):
         summed(state, [[0.0, 0.0], [0.0, 0.0]], [10, 3])
+
+
+@pytest.mark.parametrize(
+    ("borders", "said"),
+    [
+        ([[0, 37], [37, 0]], "borders of more neighbors than its positions have, which is at most"),
+        ([[0, 2**62], [2**62, 0]], "borders of more neighbors"),
+        ([[0, 5], [6, 0]], "borders that differ between the two directions"),
+        ([[1, 5], [5, 0]], "borders that differ between the two directions, or of a cluster with"),
+        ([[0, -5], [-5, 0]], "borders with a value below 0: -5"),
+    ],
+)
+def test_borders_are_no_more_than_18_positions_have_and_alike_in_both_directions(
+    borders, said, state
+):
+    (task,) = region_tasks(ModelConfig(num_regions=2, merge_by="borders"))
+    parts = sent_parts(task, state, FEDAVG)
+    sent = {"sums": torch.zeros(2, 2).double(), "counts": torch.tensor([12, 0])}
+
+    def send(counts):
+        update = ClientUpdate("a", 3, parts=sent | {"borders": torch.tensor(counts)})
+        check_update(update, parts)
+        check_plausible(update, parts, FACTS)
+
+    send([[0, 36], [36, 0]])
+    with pytest.raises(FederationError, match=f"^client 'a' sent {said}"):
+        send(borders)
 
 
 def test_centroid_usage_counts_every_position_once(state):

@@ -242,11 +242,3 @@ def test_numbers_of_regions_up_to_that_of_clusters_are_taken(number):
 def test_other_numbers_of_regions_are_refused(number, message):
     with pytest.raises(ConfigError, match=message):
         ModelConfig(num_clusters=4, num_regions=number)
-
-
-@pytest.mark.parametrize("number", [2, "auto"])
-def test_a_number_of_regions_that_nothing_would_make_is_refused(number):
-    config = Config(model=ModelConfig(num_clusters=4, num_regions=number))
-    message = rf"^model.num_regions is {number!r}, but no strategy merges clusters yet; remove it"
-    with pytest.raises(ConfigError, match=message):
-        resolve(config)

@@ -1,5 +1,6 @@
 from dataclasses import replace
 from itertools import combinations
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -32,11 +33,11 @@ STEGO = {"positions": 9, "shift_quantiles": (0.75, 0.80, 0.95)}
 LOCAL = LocalConfig(steps=2, batch_size=4, tables={"stego": STEGO})
 
 
-def settle(init="random", **federation):
+def settle(init="random", merging=MappingProxyType({}), **federation):
     return resolve(
         Config(
             seed=SEED,
-            model=ModelConfig(init=init, init_steps=2, num_clusters=3, code_dim=4),
+            model=ModelConfig(init=init, init_steps=2, num_clusters=3, code_dim=4, **merging),
             local=LOCAL,
             federation=FederationConfig(**federation),
         )
@@ -60,6 +61,12 @@ FEDERATIONS = {
         "pca": {"strategy": "pca", "init": "pca", "lloyd_rounds": 3},
         "from pca": {"strategy": "fedcc-kmeans", "init": "pca"},
         "own heads, from pca": {"strategy": "fedavg", "aggregate_heads": False, "init": "pca"},
+        "merged": {"strategy": "fedcc-kmeans", "init": "pca", "merging": {"num_regions": 2}},
+        "merged by borders": {
+            "strategy": "lloyd",
+            "lloyd_rounds": 1,
+            "merging": {"num_regions": "auto", "merge_by": "borders"},
+        },
         "local, from pca": {"strategy": "local", "init": "pca"},
         "local, finished": {"strategy": "local", "lloyd_rounds": 2},
         "own heads, finished": {"strategy": "fedavg", "aggregate_heads": False, "lloyd_rounds": 2},

@@ -35,6 +35,7 @@ _SETTINGS: tuple[tuple[str, str], ...] = (
     ("CRF", "evaluation.crf"),
     ("backbone", "backbone.name"),
     ("K", "model.num_clusters"),
+    ("regions", "model.num_regions"),
     ("code channels", "model.code_dim"),
     ("rounds", "federation.rounds"),
     ("Lloyd rounds of the finish", "federation.lloyd_rounds"),

@@ -20,8 +20,11 @@ def describe_skipped(images: Sequence[SkippedImage]) -> Iterator[str]:
 def describe_run(record: Record) -> list[str]:
     """Sum up a finished run in a few lines."""
     seconds, final = record["seconds"], record["final"]
+    clusters = record["num_clusters"]
+    regions = record.get("num_regions", clusters)
     return [
         *describe_skipped(record["skipped_images"]),
+        *([f"{regions} regions, merged from {clusters} clusters"] if regions < clusters else []),
         *([] if final is None else describe_scores(final)),
         f"seconds: extraction {seconds['extract']:.1f}, training {seconds['train']:.1f}, "
         f"evaluation {seconds['evaluate']:.1f}",

@@ -21,6 +21,7 @@ Wire = Literal["float32", "bfloat16"]
 ServerOptimizer = Literal["none", "momentum", "adam"]
 Grid = Literal["square"] | tuple[int, int]
 NumRegions = int | Literal["auto"]
+MergeBy = Literal["codes", "borders"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Init = Literal["pca", "random"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
@@ -152,6 +153,9 @@ class ModelConfig:
     num_regions: NumRegions | None = None
     """Number of regions after merging clusters, or `auto`: as the clusters suggest; unset: each
     cluster is a region."""
+    merge_by: MergeBy = "codes"
+    """Which clusters are merged first: `codes`, those with the nearest codes; `borders`, also those
+    that meet most often in the images."""
     code_dim: int = 70
     """Channels of the code, D in the paper."""
     init: Init = "pca"
@@ -173,7 +177,8 @@ class ModelConfig:
 
         Raises:
             ConfigError: If a size or count is too small, there are more than 255 clusters, more
-                regions than clusters, or components are whitened that are not computed.
+                regions than clusters, nothing is merged by borders, or components are whitened
+                that are not computed.
         """
         at_least("model.init_steps", self.init_steps, 0, 10_000)
         at_least("model.init_clusters", self.init_clusters, 1, 100)
@@ -186,6 +191,11 @@ class ModelConfig:
                     f"{self.num_clusters} clusters of model.num_clusters can be merged; lower the "
                     "first or raise the second"
                 )
+        if self.num_regions is None and self.merge_by != "codes":
+            raise ConfigError(
+                f"model.merge_by is {self.merge_by!r}, but no clusters are merged; set "
+                "model.num_regions, or leave model.merge_by out"
+            )
         at_least("model.code_dim", self.code_dim, 1, 4096)
         if self.whitening == "auto":
             return

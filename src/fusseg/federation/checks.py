@@ -250,6 +250,27 @@ def sums_of_unit_codes(name: str, counts: str) -> PartCheck:
     return check
 
 
+def borders_of_clusters(name: str) -> PartCheck:
+    """Check that counts of neighbors are alike in both directions, and no more than there are.
+
+    Args:
+        name: Name of the part with a count for each pair of clusters.
+    """
+
+    def check(parts: Parts, facts: ClientFacts) -> str | None:
+        borders = parts[name]
+        # A position has at most one neighbor to the right and one below.
+        most = 2 * facts.num_images * facts.positions_per_image
+        # Check each count first, as in `counts_of_positions`.
+        if bool((borders > most).any()) or int(borders.triu().sum()) > most:
+            return f"{name} of more neighbors than its positions have, which is at most {most}"
+        if not torch.equal(borders, borders.T) or bool(borders.diagonal().any()):
+            return f"{name} that differ between the two directions, or of a cluster with itself"
+        return None
+
+    return check
+
+
 def moments_of_features(positions_per_image: int) -> PartCheck:
     """Check that first and second moments can be moments of features.
 

@@ -88,8 +88,9 @@ class Gathering:
         model = self.task.merge(gathered)
         num_clusters = self.task.clusters[1] or len(self.state.model.centroids)
         check_model(self.protocol.strategy_name, model, self.state.model, num_clusters)
-        if model.region_of is None:
-            # Rules move the centroids of clusters; only a rule that merges clusters gives a map.
+        if model.region_of is None and not self.protocol.merging:
+            # Rules move centroids and leave a loaded map as it is. Where clusters are merged, the
+            # last exchange of the round makes a new one: an old one may be of other clusters.
             model = replace(model, region_of=self.state.model.region_of)
         optimizer = self.state.optimizer
         if self.task.trains and self.protocol.averages_heads:

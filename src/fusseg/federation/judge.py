@@ -134,22 +134,20 @@ def measure_model(work: Work) -> dict[str, Tensor]:
     return {"pairs": pairs, "margin": margin, "positions": torch.tensor(positions)}
 
 
-def keep_better_start(name: str, last: bool, gathered: Gathered) -> GlobalState:
-    """Keep a start if its agreement is higher than that of the one kept so far, by `GAIN`.
-
-    Args:
-        name: Name of the start.
-        last: Whether it is the last one: the kept start is then the model of round 0.
-        gathered: Its sums.
-    """
+def add_start(name: str, gathered: Gathered) -> GlobalState:
+    """Keep a start if its agreement is higher than that of the one kept so far, by `GAIN`."""
     state, found = gathered.state, _figures(gathered)
     before = kept_candidate(state.candidates)
     better = before is None or found.agreement > before.agreement * (1 + GAIN)
-    state = _enter(state, name, found, better=better)
-    if not last:
-        return state
+    return _enter(state, name, found, better=better)
+
+
+def keep_best_start(name: str, gathered: Gathered) -> GlobalState:
+    """Add the last start, and make the best one the model of round 0."""
+    state = add_start(name, gathered)
+    # It is only needed further to be compared with the trained model.
     kept = state.kept if gathered.protocol.choice else None
-    return replace(state, model=_kept(state), kept=kept)
+    return replace(state, model=_kept(state), kept=kept, moments={})
 
 
 def keep_better_model(gathered: Gathered) -> GlobalState:
@@ -169,14 +167,13 @@ def keep_better_model(gathered: Gathered) -> GlobalState:
     return replace(state, model=_kept(state), kept=None)
 
 
-def judge_start(name: str, *, last: bool) -> Task:
-    """Make the exchange that judges a start.
+def judge_start(name: str) -> Task:
+    """Make the exchange that judges the last start of round 0.
 
     Args:
         name: Name of the start in the record.
-        last: Whether it is the last start of round 0.
     """
-    return replace(_JUDGE, conclude=partial(keep_better_start, name, last))
+    return replace(_JUDGE, conclude=partial(keep_best_start, name))
 
 
 def kept_candidate(candidates: Sequence[Candidate]) -> Candidate | None:

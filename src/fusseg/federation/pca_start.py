@@ -12,12 +12,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fusseg.config.schema import Config, ModelConfig
-from fusseg.federation.judge import CHOOSE, judge_start
+from fusseg.federation.judge import CHOOSE, add_start, judge_start
 from fusseg.federation.lloyd_steps import LLOYD_STEP, CodeSums, move_centroids
-from fusseg.federation.moments import moments_task
+from fusseg.federation.moments import merge_moments, moments_task
 from fusseg.federation.protocol import Gathered, Strategy, Task
+from fusseg.federation.region_exchange import region_tasks
 from fusseg.federation.region_merging import merge_clusters
 from fusseg.federation.start_numbers import ESTIMATE
+from fusseg.federation.state import GlobalState
 from fusseg.segmentation.objective import LocalTraining, Model
 
 START = "start"
@@ -40,31 +42,69 @@ def start_tasks(config: Config, strategy: Strategy, local: LocalTraining) -> tup
     model = config.model
     if model.start or model.init == "random":
         return ()
+    many = model.num_clusters * (model.init_clusters if model.init_steps > 0 else 1)
+    placing = (*lloyd_tasks(model, many), *region_tasks(model))
     if strategy.baseline and not strategy.pools_images:
-        return one_start(model, 0.0 if model.whitening == "auto" else model.whitening)
-    tasks: list[Task] = []
+        whitening = 0.0 if model.whitening == "auto" else model.whitening
+        return (moments_task(many, whitening), *placing)
     if model.whitening == "auto":
-        for whitening in WHITENINGS:
-            name, last = f"whitening {whitening:g}", whitening == WHITENINGS[-1]
-            tasks += [*one_start(model, whitening), judge_start(name, last=last)]
+        tasks = [*several_starts(many, placing)]
     else:
-        tasks += one_start(model, model.whitening)
+        tasks = [moments_task(many, model.whitening), *placing]
         if chooses(config, strategy):
-            tasks.append(judge_start(START, last=True))
+            tasks.append(judge_start(START))
     if strategy.trains and local.objective.wants_start(local.settings):
         tasks.append(ESTIMATE)
     return tuple(replace(task, shared=True) for task in tasks)
 
 
-def one_start(model: ModelConfig, whitening: float) -> tuple[Task, ...]:
-    """List the exchanges that compute a start: the moments, then the Lloyd steps."""
-    many = model.num_clusters * (model.init_clusters if model.init_steps > 0 else 1)
+def lloyd_tasks(model: ModelConfig, many: int) -> tuple[Task, ...]:
+    """List the Lloyd steps of a start with `many` clusters; the last one merges them."""
     step = replace(LLOYD_STEP, clusters=(many, many))
-    tasks = [moments_task(many, whitening), *[step] * model.init_steps]
-    if many > model.num_clusters:
-        merge = partial(merge_last, model.num_clusters)
-        tasks[-1] = replace(step, merge=merge, clusters=(many, model.num_clusters))
+    if many == model.num_clusters:
+        return (step,) * model.init_steps
+    merge = partial(merge_last, model.num_clusters)
+    last = replace(step, merge=merge, clusters=(many, model.num_clusters))
+    return (*(step,) * (model.init_steps - 1), last)
+
+
+def several_starts(many: int, placing: tuple[Task, ...]) -> tuple[Task, ...]:
+    """List the exchanges of all whitenings: the moments once, then each start and its judgment.
+
+    Args:
+        many: Number of centroids that each start begins with.
+        placing: Exchanges that place the centroids of a start.
+    """
+    first, *others = WHITENINGS
+    tasks = [replace(moments_task(many, first), conclude=partial(begin_starts, many, first))]
+    for whitening, following in zip(WHITENINGS, (*others, None), strict=True):
+        name = f"whitening {whitening:g}"
+        judge = judge_start(name)
+        if following is not None:
+            begin = partial(begin_next, name, many, following)
+            judge = replace(judge, conclude=begin, clusters=(None, many))
+        tasks += [*placing, judge]
     return tuple(tasks)
+
+
+def begin_starts(num_clusters: int, whitening: float, gathered: Gathered) -> GlobalState:
+    """Begin the first start, and remember the moments for the others: the server's side."""
+    model = merge_moments(num_clusters, whitening, gathered)
+    return replace(gathered.state, model=model, moments=gathered.totals)
+
+
+def begin_next(name: str, num_clusters: int, whitening: float, gathered: Gathered) -> GlobalState:
+    """Take the judgment of a start, and begin the next one from the same moments.
+
+    Args:
+        name: Name of the judged start.
+        num_clusters: Number of centroids that the next one begins with.
+        whitening: Its exponent.
+        gathered: The sums of the judgment.
+    """
+    state = add_start(name, gathered)
+    again = replace(gathered, totals=state.moments)
+    return replace(state, model=merge_moments(num_clusters, whitening, again))
 
 
 def chooses(config: Config, strategy: Strategy) -> bool:

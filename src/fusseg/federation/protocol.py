@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from fusseg.config.schema import Config, NumRegions, ServerOptimizer, Wire
+from fusseg.config.schema import Config, ServerOptimizer, Wire
 from fusseg.federation.clustering import Distance
 from fusseg.federation.parts import Part
 from fusseg.federation.points import KeptCodes
@@ -120,8 +120,6 @@ class Protocol:
 
     seed: int
     num_clusters: int
-    num_regions: NumRegions | None
-    """Number of regions that the clusters are merged to; None: each cluster is a region."""
     code_dim: int
     strategy: Strategy
     strategy_name: str
@@ -150,6 +148,9 @@ class Protocol:
     choice: tuple[Task, ...] = ()
     """Exchanges of the round after the last one, in which the server chooses between start and
     trained model; empty: the trained model is kept."""
+    merging: tuple[Task, ...] = ()
+    """Last exchange of every round that moves the model, which merges clusters to regions; empty:
+    each cluster is a region, or stays in the region that a loaded model gives it."""
 
     @property
     def first_round(self) -> int:
@@ -206,7 +207,7 @@ class Protocol:
             return self.start
         if self.is_choice(round_number):
             return self.choice
-        return self.strategy.tasks(round_number, self)
+        return (*self.strategy.tasks(round_number, self), *self.merging)
 
 
 def sent_parts(task: Task, state: GlobalState, protocol: Protocol) -> dict[str, Part]:

@@ -54,6 +54,8 @@ class GlobalState:
     """Models that were judged, in their order."""
     kept: Model | None = None
     """The best model so far, as long as others may follow; stays on the server."""
+    moments: Mapping[str, Tensor] = field(default_factory=dict)
+    """Moments of all features, only while several starts are computed from them; never sent."""
     optimizer: Mapping[str, HeadWeights] = field(default_factory=dict)
     """Running averages of the server's optimizer by name, float64; never sent."""
 

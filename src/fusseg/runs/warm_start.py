@@ -118,12 +118,20 @@ def _check_center(saved: SavedState, run_dir: Path, *, center: bool) -> None:
 
 
 def _check_regions_kept(saved: SavedState, protocol: Protocol, run_dir: Path) -> None:
-    """Refuse to renumber clusters under the map that says which of them form a region."""
-    if saved.state.model.region_of is not None and protocol.strategy.renumbers:
+    """Refuse a map or names of regions that the rounds would make meaningless."""
+    if protocol.merging:
+        if regions_file(run_dir).exists():
+            raise ConfigError(
+                f"the regions of {run_dir} have names, but model.num_regions merges clusters to "
+                "other regions in every round; remove model.num_regions to keep regions and names, "
+                "or start from a copy of the run without regions.toml"
+            )
+    elif saved.state.model.region_of is not None and protocol.strategy.renumbers:
         raise ConfigError(
             f"{run_dir} has merged clusters, but federation.strategy {protocol.strategy_name!r} "
             "numbers the clusters anew in every round, so that their regions would be lost; set "
-            "federation.strategy to 'lloyd', 'consensus' or 'fedavg'"
+            "federation.strategy to 'lloyd', 'consensus' or 'fedavg', or set model.num_regions to "
+            "merge them again"
         )
 
 

@@ -8,6 +8,7 @@ from fusseg.config.schema import Config
 from fusseg.core.errors import ConfigError, nearest_name
 from fusseg.federation.pca_start import choice_tasks, start_tasks
 from fusseg.federation.protocol import Protocol, Strategy
+from fusseg.federation.region_exchange import region_tasks
 from fusseg.federation.server_step import LARGEST_ADAM_RATE
 from fusseg.federation.strategies import (
     centralized,
@@ -53,7 +54,6 @@ def resolve(config: Config, *, deployed: bool = False, feature_dim: int | None =
     protocol = Protocol(
         seed=config.seed,
         num_clusters=config.model.num_clusters,
-        num_regions=config.model.num_regions,
         code_dim=config.model.code_dim,
         strategy=strategy,
         strategy_name=name,
@@ -73,12 +73,13 @@ def resolve(config: Config, *, deployed: bool = False, feature_dim: int | None =
         wire=federation.wire,
         start=start_tasks(config, strategy, local_training),
         choice=choice_tasks(config, strategy),
+        merging=region_tasks(config.model),
     )
+    _check_merging(protocol, config)
     _check_switches(protocol)
     strategy.check(config, feature_dim)
     _check_regularizers(protocol)
     _check_server_optimizer(protocol)
-    _check_merging(protocol)
     _check_fixed_head(protocol, config)
     return protocol
 
@@ -119,11 +120,13 @@ def _check_switches(protocol: Protocol) -> None:
         )
 
 
-def _check_merging(protocol: Protocol) -> None:
-    if protocol.num_regions is not None:
+def _check_merging(protocol: Protocol, config: Config) -> None:
+    if protocol.merging and protocol.keeps_own_models:
         raise ConfigError(
-            f"model.num_regions is {protocol.num_regions!r}, but no strategy merges clusters yet; "
-            "remove it: each cluster is then a region"
+            f"model.num_regions is {config.model.num_regions!r}, which merges the clusters of one "
+            f"model for all clients, but federation.strategy {protocol.strategy_name!r} with these "
+            "switches keeps a model per client; remove it, or choose a strategy and switches that "
+            "aggregate heads and centroids"
         )
 
 
