@@ -30,7 +30,7 @@ def widen_head(sent: HeadWeights) -> HeadWeights:
 def receive_state(state: GlobalState, wire: Wire) -> GlobalState:
     """Return the state as a client receives it, without what stays with the server."""
     head = widen_head(narrow_head(state.model.head, wire))
-    return replace(state, model=replace(state.model, head=head), optimizer={})
+    return GlobalState(state.round_number, replace(state.model, head=head), state.plan)
 
 
 def narrow_update(

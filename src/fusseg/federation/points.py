@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 
 from fusseg.core.randomness import image_generator
 from fusseg.features.feature_set import FeatureSet
-from fusseg.segmentation.head import HeadWeights, build_head
+from fusseg.segmentation.head import HeadWeights, apply_head, build_head
 
 _CHUNK_POSITIONS = 4096
 """Number of positions with features in memory at once, but at least those of one image."""
@@ -57,11 +57,9 @@ def unit_codes(
     mean_feature: Float[Tensor, " dim"],
 ) -> Iterator[Float[Tensor, "points code"]]:
     """Project the positions to codes of unit length, a few images at a time."""
-    project = build_head(head)
+    built = build_head(head)
     for chunk in feature_chunks(features, positions, mean_feature):
-        with torch.no_grad():
-            codes = normalize(project(chunk), dim=1)
-        yield codes
+        yield normalize(apply_head(built, chunk), dim=1)
 
 
 class KeptCodes:

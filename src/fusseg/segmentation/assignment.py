@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
-from fusseg.segmentation.head import SegmentationHead, build_head
+from fusseg.segmentation.head import SegmentationHead, apply_head, build_head
 from fusseg.segmentation.objective import Model, count_regions, group_clusters
 
 _STRIP_BYTES = 2**19
@@ -82,8 +82,7 @@ def encode(
     segmenter: Segmenter, features: Float[Tensor, "height width dim"]
 ) -> Float[Tensor, "height width code"]:
     """Project a feature map to codes."""
-    codes: Tensor = segmenter.head(features - segmenter.mean_feature)
-    return codes
+    return apply_head(segmenter.head, features - segmenter.mean_feature)
 
 
 def similarities(

@@ -46,6 +46,21 @@ def project(
     return code + linear(hidden, weights["output.weight"], weights["output.bias"])
 
 
+@torch.no_grad()
+def apply_head(
+    head: SegmentationHead, features: Float[Tensor, "*positions dim"]
+) -> Float[Tensor, "*positions code"]:
+    """Project features to codes without gradients.
+
+    As long as the output weights are zero, the hidden layer, which takes most of the time, is left
+    out: it adds nothing.
+    """
+    if bool(head.output.weight.any()) or bool(head.output.bias.any()):
+        codes: Tensor = head(features)
+        return codes
+    return linear(features, head.linear.weight, head.linear.bias)
+
+
 def narrow(weights: HeadWeights, precision: torch.dtype) -> HeadWeights:
     """Cast weights to the precision of a product; gradients keep the weights' own precision."""
     return {name: weight.to(precision) for name, weight in weights.items()}
