@@ -91,6 +91,8 @@ FEDERATIONS = {
     "pca": {"strategy": "pca", "lloyd_rounds": 2},
     "from pca": {"strategy": "fedavg"},
     "from pca, bfloat16": {"strategy": "fedavg", "wire": "bfloat16"},
+    "from pca, last": {"strategy": "fedavg", "keep": "last"},
+    "from pca, regions": {"strategy": "fedcc-maximin"},
     "from pca, own heads": {"strategy": "fedavg", "aggregate_heads": False, "lloyd_rounds": 1},
     "own heads": {"strategy": "fedavg", "aggregate_heads": False, "lloyd_rounds": 1},
     "own centroids": {"strategy": "fedavg", "aggregate_centroids": False, "lloyd_rounds": 1},
@@ -103,6 +105,8 @@ def federated(name, local=LOCAL):
     model = CONFIG.model
     if "pca" in name:
         model = replace(model, init="pca", init_steps=2, init_clusters=2)
+    if "regions" in name:
+        model = replace(model, num_regions=2)
     return replace(CONFIG, federation=federation, local=local, model=model)
 
 
@@ -167,7 +171,7 @@ def task_of(config, name="train", round_number=1):
 def client_of(folder, site, config=CONFIG):
     """The same client in memory, its neighbors kept elsewhere."""
     found = recall_client(folder, site, offer_of(config))
-    return Client(found.client_id, found.features, Path(site.cache) / "simulated")
+    return replace(found, cache=Path(site.cache) / "simulated")
 
 
 def packet_of(state, config=CONFIG, task="train", round_number=1, place=0, held=None):

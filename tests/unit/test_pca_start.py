@@ -22,10 +22,14 @@ def settle(
     strategy="fedavg", *, init="pca", steps=2, clusters=3, shifts=False, model=None, **federation
 ):
     model = ModelConfig(
-        num_clusters=2, init=init, init_steps=steps, init_clusters=clusters, **(model or {})
+        num_clusters=2,
+        init=init,
+        init_steps=steps,
+        init_clusters=clusters,
+        **{"whitening": 0.0, **(model or {})},
     )
     local = LocalConfig(tables={"stego": {"shift_from_start": shifts}})
-    federated = FederationConfig(strategy=strategy, **federation)
+    federated = FederationConfig(strategy=strategy, **{"keep": "last", **federation})
     return resolve(Config(model=model, local=local, federation=federated))
 
 

@@ -21,11 +21,11 @@ def test_every_preset_is_a_valid_configuration_of_known_keys(name):
     assert settings_of(config).items() >= flatten(find_preset(name)).items()
 
 
-def test_the_paper_draws_its_start_and_compares_centroids_by_euclidean_distance():
+def test_the_paper_draws_its_start_compares_by_euclidean_distance_and_keeps_the_last_model():
     paper, default = (settings_of(parse_config(find_preset(name))) for name in ("paper", "default"))
     differing = {key for key in default if paper[key] != default[key]}
-    assert differing == {"model.init", "federation.distance"}
-    assert (paper["model.init"], paper["federation.distance"]) == ("random", "euclidean")
+    chosen = {"model.init": "random", "federation.distance": "euclidean", "federation.keep": "last"}
+    assert {key: paper[key] for key in differing} == chosen
 
 
 @pytest.mark.parametrize("name", ["cityscapes", "coco_stuff"])

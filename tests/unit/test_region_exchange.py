@@ -33,14 +33,12 @@ def settle(
         code_dim=2,
         init=init,
         init_steps=2,
+        whitening=0.0,
     )
     tables = {"stego": {"positions": 4, "neighbors": 2}}
     local = LocalConfig(steps=2, batch_size=2, tables=tables)
-    return resolve(
-        Config(
-            model=model, local=local, federation=FederationConfig(strategy=strategy, **federation)
-        )
-    )
+    federated = FederationConfig(strategy=strategy, **{"keep": "last", **federation})
+    return resolve(Config(model=model, local=local, federation=federated))
 
 
 def at(*degrees):

@@ -180,7 +180,7 @@ def saved(seeded):
         kind: {name: part.double() / 3 for name, part in initial_head(3, 2, seeded(3)).items()}
         for kind in ("mean", "square")
     }
-    return SavedState(GlobalState(5, model(0), plan, optimizer), own, "f" * 64, held=held)
+    return SavedState(GlobalState(5, model(0), plan, optimizer=optimizer), own, "f" * 64, held=held)
 
 
 def test_a_state_is_read_back_to_the_same_bits(saved, same_bits, tmp_path):

@@ -9,7 +9,14 @@ import torch
 from PIL import Image
 
 from fusseg.config.file import dump_config
-from fusseg.config.schema import BackboneConfig, Config, DataConfig, EvaluationConfig
+from fusseg.config.schema import (
+    BackboneConfig,
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    FederationConfig,
+    ModelConfig,
+)
 from fusseg.core.errors import ConfigError, DataError, FederationError
 from fusseg.data.findings import Finding
 from fusseg.data.items import Classes
@@ -30,7 +37,13 @@ from fusseg.runs.prepare import prepare
 from fusseg.segmentation.objectives import spell_out
 
 FILTERBANK = load_backbone("filterbank")
-CONFIG = Config(data=DataConfig(image_size=(64, 64)))
+CONFIG = Config(
+    data=DataConfig(image_size=(64, 64)),
+    model=ModelConfig(whitening=0.0),
+    federation=FederationConfig(keep="last"),
+)
+JUDGED = Config(data=CONFIG.data)
+"""Clients judge models, as by default."""
 
 
 def offered(config=CONFIG, fingerprint=FILTERBANK.fingerprint):
@@ -215,6 +228,18 @@ def test_mirror_images_are_extracted_where_codes_are_averaged_with_theirs(site):
     assert len(prepared.client.features) == 4
 
 
+def test_where_models_are_judged_one_image_in_eight_is_also_seen_zoomed(site):
+    _, plain = run(prepare_site(site, offered()))
+    assert plain.client.zoomed is None
+    events, prepared = run(prepare_site(site, offered(JUDGED)))
+    assert events[-1] == Progress("extract", 1, 1)
+    zoomed, features = prepared.client.zoomed, prepared.client.features
+    assert zoomed.names == ("north/0",)
+    assert zoomed.digests == features.digests[:1]
+    assert zoomed.map_shape == features.map_shape
+    assert not torch.equal(zoomed.feature_map(0), features.feature_map(0))
+
+
 def test_only_the_split_that_trains_is_used(site, tmp_path):
     table = tmp_path / "data" / "north" / "splits.csv"
     table.write_text("stem,site,split\n0,north,train\n2,north,train\n3,north,val\n")
@@ -290,6 +315,24 @@ def test_features_that_were_noted_are_found_again_without_images(site, tmp_path)
     for image in range(4):
         left, right = found.features.feature_map(image), expected.features.feature_map(image)
         assert torch.equal(left, right)
+
+
+def test_zoomed_views_that_were_noted_are_found_again(site, tmp_path):
+    _, prepared = run(prepare_site(site, offered(JUDGED)))
+    remember_features(tmp_path, offered(JUDGED), prepared)
+    shutil.rmtree(site.data)
+    found, expected = recall_client(tmp_path, site, offered(JUDGED)).zoomed, prepared.client.zoomed
+    assert (found.names, found.digests) == (expected.names, expected.digests)
+    assert torch.equal(found.feature_map(0), expected.feature_map(0))
+
+
+def test_a_note_from_before_there_were_zoomed_views_asks_for_a_restart(site, noted, tmp_path):
+    content = json.loads(noted.read_text())
+    del content["zoomed"]
+    noted.write_text(json.dumps(content))
+    message = recall_refused(site, tmp_path)
+    assert "('zoomed')" in message
+    assert message.endswith("; restart fusseg join")
 
 
 @pytest.fixture

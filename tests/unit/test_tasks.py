@@ -9,7 +9,7 @@ from fusseg.federation.strategies import resolve
 
 
 def settle(**federation):
-    return resolve(Config(federation=FederationConfig(**federation)))
+    return resolve(Config(federation=FederationConfig(**{"keep": "last", **federation})))
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,9 @@ PLAN = 3 * 4 + 4 * NUMBER
 def settle(**federation):
     """Rules for two rounds of training and three centroids of four channels."""
     init = "pca" if federation["strategy"] == "pca" else "random"
-    model = ModelConfig(init=init, init_steps=1, num_clusters=3, code_dim=4)
-    return resolve(Config(model=model, federation=FederationConfig(rounds=2, **federation)))
+    model = ModelConfig(init=init, init_steps=1, whitening=0.0, num_clusters=3, code_dim=4)
+    federated = FederationConfig(rounds=2, **{"keep": "last", **federation})
+    return resolve(Config(model=model, federation=federated))
 
 
 def send(traffic, state, task, protocol, client="a"):

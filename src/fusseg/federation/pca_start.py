@@ -114,7 +114,7 @@ def chooses(config: Config, strategy: Strategy) -> bool:
     start or any round after it there is nothing to choose from.
     """
     model, federation = config.model, config.federation
-    computed = model.init == "pca" and not model.start
+    computed = model.init != "random" and not model.start
     averaged = federation.aggregate_heads and federation.aggregate_centroids
     shared = averaged if strategy.aggregates is None else strategy.aggregates
     pooled = strategy.pools_images or not strategy.baseline
