@@ -52,7 +52,6 @@ from fusseg.federation.hello import agree, say_hello
 from fusseg.federation.protocol import sent_parts
 from fusseg.federation.rounds import Round, initial_state, num_updates, run_rounds
 from fusseg.federation.simulation import simulate
-from fusseg.federation.state import Client
 from fusseg.federation.strategies import resolve
 from fusseg.federation.traffic import Traffic, make_delivery
 from fusseg.runs.load import load_run

@@ -3,6 +3,7 @@ import torch
 
 from fusseg.segmentation.head import (
     SegmentationHead,
+    apply_head,
     build_head,
     initial_head,
     linear_head,
@@ -37,6 +38,24 @@ def test_head_treats_every_position_alike_whatever_the_leading_shape(seeded):
     features = torch.randn(2, 3, 5, 4, generator=seeded(1))
     code = head(features)
     torch.testing.assert_close(code.flatten(0, 2), head(features.flatten(0, 2)))
+
+
+@pytest.mark.parametrize("output", ["zero", "of weights alone", "of a bias alone", "drawn"])
+def test_a_hidden_layer_is_left_out_only_where_it_adds_nothing(output, seeded):
+    weights = initial_head(4, 2, seeded(0))
+    if output in ("zero", "of a bias alone"):
+        weights["output.weight"] = torch.zeros_like(weights["output.weight"])
+    if output in ("zero", "of weights alone"):
+        weights["output.bias"] = torch.zeros_like(weights["output.bias"])
+    head = build_head(weights)
+    features = torch.randn(3, 5, 4, generator=seeded(1))
+    codes = apply_head(head, features)
+    assert torch.equal(codes, head(features))
+    assert not codes.requires_grad
+    # Weights of the hidden layer that are not finite show whether it was used.
+    with torch.no_grad():
+        head.hidden.weight.fill_(float("nan"))
+    assert bool(apply_head(head, features).isfinite().all()) is (output == "zero")
 
 
 @pytest.mark.parametrize(("feature_dim", "bound"), [(4, 0.5), (100, 0.1)])

@@ -56,6 +56,55 @@ def test_numbers_are_estimated_from_a_start_that_is_shared_and_trained():
         assert len(settle(strategy, shifts=True).tasks(0)) == 3
 
 
+def test_three_whitenings_are_tried_from_one_exchange_of_moments():
+    tasks = settle(model={"whitening": "auto"}).tasks(0)
+    assert [task.name for task in tasks] == ["moments", *["lloyd", "lloyd", "judge"] * 3]
+    sizes = [(6, 6), (6, 2)]
+    between, last = (None, 6), (None, None)
+    expected = [(None, 6), *sizes, between, *sizes, between, *sizes, last]
+    assert [task.clusters for task in tasks] == expected
+    assert [task.judges for task in tasks] == [task.name == "judge" for task in tasks]
+
+
+def test_numbers_are_estimated_and_clusters_merged_from_the_start_that_is_kept():
+    protocol = settle(model={"whitening": "auto", "num_regions": 2}, shifts=True)
+    names = [task.name for task in protocol.tasks(0)]
+    assert names == ["moments", *["lloyd", "lloyd", "regions", "judge"] * 3, "estimate"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "judged", "chosen"),
+    [
+        ({}, 3, True),
+        ({"keep": "last"}, 3, False),
+        ({"whitening": 0.5}, 1, True),
+        ({"whitening": 0.5, "keep": "last"}, 0, False),
+        ({"strategy": "centralized"}, 3, True),
+        # Nothing follows the start, or one start follows another.
+        ({"strategy": "pca"}, 3, False),
+        ({"strategy": "pca", "lloyd_rounds": 1}, 3, True),
+        # There is no common trained model, or no common start either.
+        ({"aggregate_heads": False}, 3, False),
+        ({"aggregate_centroids": False}, 3, False),
+        ({"strategy": "local"}, 0, False),
+        # Nothing was computed that could be kept.
+        ({"init": "random"}, 0, False),
+        ({"start": "runs/saved"}, 0, False),
+    ],
+)
+def test_models_are_judged_where_there_is_more_than_one_to_choose_from(settings, judged, chosen):
+    given = dict(settings)
+    model = {"whitening": given.pop("whitening", "auto"), "start": given.pop("start", "")}
+    protocol = settle(given.pop("strategy", "fedavg"), model=model, **{"keep": "best", **given})
+    names = [task.name for task in protocol.start]
+    assert (names.count("judge"), bool(protocol.choice)) == (judged, chosen)
+    assert protocol.judges is bool(judged or chosen)
+    last = protocol.counted_rounds + chosen
+    assert protocol.num_rounds == last
+    asked = [task.name for task in protocol.tasks(last)]
+    assert (asked == ["judge"], protocol.is_choice(last)) == (chosen, chosen)
+
+
 @pytest.mark.parametrize("settings", [{"init": "random"}, {"model": {"start": "runs/saved"}}])
 def test_a_drawn_or_loaded_start_has_no_round_0(settings):
     protocol = settle(**settings)
@@ -83,6 +132,12 @@ def test_all_clients_take_part_in_round_0_whatever_is_drawn_later():
     assert draw_participants("cab", 0, protocol) == ("a", "b", "c")
     assert len(draw_participants("cab", 1, protocol)) == 1
     assert num_updates(0, 2, 3, protocol) == 3 * 3 + 2
+
+
+def test_all_clients_take_part_in_the_choice_whatever_is_drawn_before():
+    protocol = settle(clients_per_round=1, rounds=2, keep="best")
+    assert [len(draw_participants("cab", number, protocol)) for number in range(4)] == [3, 1, 1, 3]
+    assert num_updates(0, 3, 3, protocol) == 3 * 4 + 2 + 3
 
 
 def test_clients_that_keep_a_part_share_its_start_and_those_that_train_alone_do_not():

@@ -337,6 +337,14 @@ def test_mirrored_features_have_a_key_of_their_own_and_others_keep_theirs():
     assert replace(SETTINGS, mirrored=True).key != SETTINGS.key
 
 
+def test_zoomed_features_have_a_key_of_their_own_and_others_keep_theirs(tmp_path):
+    assert replace(SETTINGS, zoomed=False).key.startswith("09f8dfe7efc904d9")
+    zoomed = replace(SETTINGS, zoomed=True)
+    assert len({one.key for one in (SETTINGS, zoomed, replace(zoomed, mirrored=True))}) == 3
+    stores = [open_store(tmp_path, "s", one, SHAPE) for one in (SETTINGS, zoomed)]
+    assert sorted(map(str, list_stores(tmp_path))) == sorted(map(str, stores))
+
+
 def test_bfloat16_features_have_a_key_of_their_own_and_say_so(tmp_path):
     narrow = replace(SETTINGS, precision="bfloat16")
     assert narrow.key != SETTINGS.key
@@ -355,7 +363,7 @@ def test_mean_features_are_mapped_and_writing_to_them_changes_no_file(store):
 def test_a_store_from_before_there_was_a_choice_is_read(tmp_path):
     store = open_store(tmp_path, "s", SETTINGS, (2, 4, 3))
     meta = json.loads((store.path / "meta.json").read_text())
-    for name in ("mirrored", "precision", "cache"):
+    for name in ("mirrored", "precision", "cache", "zoomed"):
         del meta[name]
     (store.path / "meta.json").write_text(json.dumps(meta))
     assert open_store(tmp_path, "s", SETTINGS, (2, 4, 3)) == store

@@ -16,6 +16,7 @@ from fusseg.features.views import (
     training_views,
     whole_size,
     with_mirrored,
+    zoomed_views,
 )
 
 
@@ -107,6 +108,21 @@ def test_mirror_images_are_wanted_for_flip_averaging_only(items):
     assert mirror(mirrored) == view
     assert with_mirrored([view], EvaluationConfig()) == (view,)
     assert with_mirrored([view], EvaluationConfig(flip=True)) == (view, mirrored)
+
+
+def test_one_training_image_in_eight_of_each_client_is_viewed_zoomed(tmp_path):
+    def views(client, count):
+        items = [Item("s", f"{client}{n}", "", tmp_path / f"{n}.png") for n in range(count)]
+        return [View(replace(item, client=client), settings((24, 24))) for item in items]
+
+    large, small = views("a", 9), views("b", 2)
+    # In whatever order the images of the clients come.
+    mixed = [large[0], *small, *large[1:]]
+    expected = [
+        View(view.item, settings((24, 24), zoomed=True)) for view in (*large[::8], small[0])
+    ]
+    assert list(zoomed_views(mixed)) == expected
+    assert zoomed_views([]) == ()
 
 
 def test_a_size_that_does_not_suit_the_backbone_is_refused_by_its_key(items):

@@ -65,7 +65,7 @@ def pick_zoomed(num_images: int) -> list[int]:
     """Pick the images that are seen zoomed, too: one in eight, evenly spaced, at most 32.
 
     >>> pick_zoomed(20)
-    [0, 10, 19]
+    [0, 9, 19]
 
     Args:
         num_images: Number of a client's images, at least 1.
