@@ -232,6 +232,27 @@ def test_a_dry_run_shows_what_would_be_sent_and_connects_to_nobody(
     assert not (tmp_path / "state" / "ledger.jsonl").exists()
 
 
+def test_a_dry_run_shows_the_sums_of_the_judge_and_how_often_they_would_be_sent(
+    join, make_sites, make_config
+):
+    root = make_sites()
+    config = make_config(root, held_out=())
+    config.write_text(config.read_text().replace('init = "random"', 'init = "pca"'))
+    _, out, _ = join(root / "north", "--dry-run", "--config", config)
+    lines = [line.strip() for line in out.splitlines()]
+    (place,) = [place for place, line in enumerate(lines) if line.startswith("judge: ")]
+    # Three starts, and the trained model.
+    assert lines[place].endswith(", 4 times")
+    sums = [
+        "tensor margin: 1 float64, 8 bytes",
+        "tensor pairs: 2x2 int64, 32 bytes",
+        "tensor positions: 1 int64, 8 bytes",
+    ]
+    assert lines[place + 1 : place + 4] == sums
+    tensors = [line for line in lines[place:] if line.startswith("tensor ")]
+    assert tensors == sums
+
+
 def test_a_dry_run_shows_counts_where_the_site_would_be_scored(join, make_sites, make_config):
     root = make_sites()
     config = make_config(root, held_out=(), more="[evaluation]\nat_sites = true")

@@ -54,7 +54,8 @@ def deploy(federation, tmp_path):
     return run
 
 
-START = ("model.init=pca", "model.init_steps=2")
+JUDGED = ("model.init=pca", "model.init_steps=2")
+START = (*JUDGED, "model.whitening=0", "federation.keep=last")
 """A start that is computed in round 0."""
 KINDS = {
     "start": [FEDAVG, *START],
@@ -62,6 +63,7 @@ KINDS = {
     "start, own heads": [FEDAVG, *START, "federation.aggregate_heads=false"],
     "start, drawn sites": [FEDAVG, *START, "federation.clients_per_round=2"],
     "start, merged": [*START, "model.num_clusters=6", "model.num_regions=3"],
+    "judged": [FEDAVG, *JUDGED, "federation.clients_per_round=2"],
     "training": [FEDAVG],
     "consensus": ["federation.strategy=consensus", "federation.lloyd_rounds=1"],
     "lloyd": ["federation.strategy=lloyd", "federation.lloyd_rounds=2"],

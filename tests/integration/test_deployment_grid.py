@@ -50,7 +50,8 @@ def federation(tmp_path, make_sites, make_config):
 
 QUORUM = "federation.min_sites=2"
 FINISH = "federation.lloyd_rounds=1"
-START = ("model.init=pca", "model.init_steps=2")
+JUDGED = ("model.init=pca", "model.init_steps=2")
+START = (*JUDGED, "model.whitening=0", "federation.keep=last")
 KINDS = {
     "fedavg": ["federation.strategy=fedavg"],
     "bfloat16": ["federation.wire=bfloat16", FINISH],
@@ -69,6 +70,9 @@ KINDS = {
         "model.merge_by=borders",
         "federation.clients_per_round=2",
     ],
+    "judged": [*JUDGED, FINISH],
+    "judged, merged": [*JUDGED, "model.num_clusters=6", "model.num_regions=auto"],
+    "judged, drawn sites": [*JUDGED, "federation.clients_per_round=1", "federation.wire=bfloat16"],
     "start, its shifts": [*START, "local.stego.shift_from_start=true"],
     "start, drawn sites": [*START, "federation.clients_per_round=2", "federation.wire=bfloat16"],
     "start, own heads": [*START, "federation.strategy=fedavg", "federation.aggregate_heads=false"],
@@ -116,6 +120,7 @@ def test_a_deployment_ends_in_the_bits_of_the_simulation(kind, federation, tmp_p
         assert record["final"]["mean_iou"] is None
         return
     assert record["final"] == simulated_record["final"]
+    assert record["candidates"] == simulated_record["candidates"]
     losses = [[entry["loss"] for entry in one["rounds"]] for one in (record, simulated_record)]
     assert losses[0] == losses[1]
     for folder in folders:

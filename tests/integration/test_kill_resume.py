@@ -1,5 +1,6 @@
 """SIGKILL at any point, then resume: the same bits as an undisturbed run."""
 
+import json
 import signal
 import time
 from pathlib import Path
@@ -82,6 +83,48 @@ def test_training_killed_in_a_round_ends_in_the_same_bits(
     finish(start_cli("run", "--resume", "--out", cut))
     whole = (tmp_path / "whole" / "state.safetensors").read_bytes()
     assert (cut / "state.safetensors").read_bytes() == whole
+
+
+KILLED = """
+import os, signal, sys
+import fusseg
+from fusseg.federation.state import ClientUpdate
+from fusseg.runs.engine import RoundDone
+
+config, out, cache, rounds, updates = sys.argv[1:]
+rounds, updates = int(rounds), int(updates)
+for event in fusseg.run_experiment(fusseg.load_config(config), out, cache):
+    rounds -= isinstance(event, RoundDone)
+    updates -= rounds == 0 and isinstance(event, ClientUpdate)
+    if updates == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+"""Train, and be killed at the n-th update after some rounds."""
+
+
+@pytest.mark.parametrize(
+    ("rounds", "updates"), [(0, 11), (3, 2)], ids=["with the second start", "in the choice"]
+)
+def test_a_run_killed_where_models_are_judged_ends_in_the_same_bits(
+    rounds, updates, start_cli, make_sites, make_config, tmp_path
+):
+    config = make_config(make_sites())
+    text = config.read_text().replace('init = "random"', 'init = "pca"\ninit_steps = 2')
+    config.write_text(text.replace("rounds = 3", "rounds = 2"))
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    finish(start_cli("run", config, "--out", whole))
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    given = (config, cut, tmp_path / "cache", rounds, updates)
+    process = start_cli(*given, module="killed", cwd=tmp_path)
+    assert process.wait(timeout=240) == -signal.SIGKILL, process.communicate()[0]
+    assert (cut / "state.safetensors").exists() is (rounds > 0)
+    finish(start_cli("run", "--resume", "--out", cut))
+    expected = (whole / "state.safetensors").read_bytes()
+    assert (cut / "state.safetensors").read_bytes() == expected
+    records = [json.loads((run / "record.json").read_text()) for run in (whole, cut)]
+    assert records[0]["candidates"] == records[1]["candidates"]
+    assert records[0]["final"] == records[1]["final"]
 
 
 def test_ctrl_c_leaves_a_resumable_run_and_says_how(start_cli, make_sites, make_config, tmp_path):

@@ -8,7 +8,7 @@ import fusseg
 from fusseg.federation.state import ClientUpdate
 from fusseg.runs.engine import RoundDone
 
-START = ("model.init=pca", "model.init_steps=3")
+START = ("model.init=pca", "model.init_steps=3", "model.whitening=0", "federation.keep=last")
 
 
 def record_of(run_dir):

@@ -24,7 +24,12 @@ def test_every_preset_is_a_valid_configuration_of_known_keys(name):
 def test_the_paper_draws_its_start_compares_by_euclidean_distance_and_keeps_the_last_model():
     paper, default = (settings_of(parse_config(find_preset(name))) for name in ("paper", "default"))
     differing = {key for key in default if paper[key] != default[key]}
-    chosen = {"model.init": "random", "federation.distance": "euclidean", "federation.keep": "last"}
+    chosen = {
+        "model.init": "random",
+        "model.whitening": 0.0,
+        "federation.distance": "euclidean",
+        "federation.keep": "last",
+    }
     assert {key: paper[key] for key in differing} == chosen
 
 

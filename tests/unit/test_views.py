@@ -13,10 +13,11 @@ from fusseg.features.views import (
     View,
     held_out_views,
     mirror,
+    pick_images,
+    second_views,
     training_views,
     whole_size,
     with_mirrored,
-    zoomed_views,
 )
 
 
@@ -110,19 +111,36 @@ def test_mirror_images_are_wanted_for_flip_averaging_only(items):
     assert with_mirrored([view], EvaluationConfig(flip=True)) == (view, mirrored)
 
 
-def test_one_training_image_in_eight_of_each_client_is_viewed_zoomed(tmp_path):
+@pytest.mark.parametrize(
+    ("num_images", "expected"),
+    [(1, [0]), (4, [0]), (5, [0, 4]), (8, [0, 7]), (10, [0, 4, 9])],
+)
+def test_one_image_in_four_has_a_second_view(num_images, expected):
+    assert pick_images(num_images) == expected
+
+
+def test_no_more_than_64_images_have_a_second_view_and_none_has_two():
+    for num_images in (252, 256, 257, 10_000):
+        picked = pick_images(num_images)
+        assert len(set(picked)) == len(picked) == min(64, -(-num_images // 4))
+        assert (picked[0], picked[-1]) == (0, num_images - 1)
+
+
+@pytest.mark.parametrize("zoomable", [True, False])
+def test_second_views_are_zoomed_or_mirrored_where_the_backbone_depends_on_the_scale(
+    zoomable, tmp_path
+):
     def views(client, count):
         items = [Item("s", f"{client}{n}", "", tmp_path / f"{n}.png") for n in range(count)]
         return [View(replace(item, client=client), settings((24, 24))) for item in items]
 
-    large, small = views("a", 9), views("b", 2)
+    large, small = views("a", 5), views("b", 2)
     # In whatever order the images of the clients come.
     mixed = [large[0], *small, *large[1:]]
-    expected = [
-        View(view.item, settings((24, 24), zoomed=True)) for view in (*large[::8], small[0])
-    ]
-    assert list(zoomed_views(mixed)) == expected
-    assert zoomed_views([]) == ()
+    other = settings((24, 24), zoomed=zoomable, mirrored=not zoomable)
+    expected = tuple(View(view.item, other) for view in (large[0], large[4], small[0]))
+    assert second_views(mixed, replace(backbone(), zoomable=zoomable)) == expected
+    assert second_views([], backbone()) == ()
 
 
 def test_a_size_that_does_not_suit_the_backbone_is_refused_by_its_key(items):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fusseg.features.zoom import ZOOM, Window, central_window, pick_zoomed, zoom_in
+from fusseg.features.zoom import ZOOM, Window, central_window, zoom_in
 
 
 @pytest.mark.parametrize(
@@ -45,18 +45,3 @@ def test_things_are_larger_by_the_zoom():
     whole[16:32, 16:32] = 255
     white = (zoom_in(whole, (6, 6), "nearest")[..., 0] > 0).sum()
     assert white == (16 * ZOOM) ** 2
-
-
-@pytest.mark.parametrize(
-    ("num_images", "expected"),
-    [(1, [0]), (2, [0]), (8, [0]), (9, [0, 8]), (16, [0, 15]), (20, [0, 9, 19])],
-)
-def test_one_image_in_eight_is_seen_zoomed(num_images, expected):
-    assert pick_zoomed(num_images) == expected
-
-
-def test_no_more_than_32_images_are_seen_zoomed_and_none_twice():
-    for num_images in (248, 256, 257, 10_000):
-        picked = pick_zoomed(num_images)
-        assert len(set(picked)) == len(picked) == min(32, -(-num_images // 8))
-        assert (picked[0], picked[-1]) == (0, num_images - 1)
