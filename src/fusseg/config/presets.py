@@ -13,7 +13,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # "FedAvg + FedCC" of arXiv 2505.23292. What depends on the images is left out: backbone, sizes,
     # number of clusters and steps, and the shifts and weights, which were tuned with labels.
     "paper": {
-        "model": {"code_dim": 70, "init": "random"},
+        "model": {"code_dim": 70, "init": "random", "whitening": 0.0},
         "local": {
             "objective": "stego",
             "batch_size": 8,
@@ -55,7 +55,7 @@ def find_preset(name: str) -> dict[str, Any]:
 
     Examples:
         >>> find_preset("paper")["model"]
-        {'code_dim': 70, 'init': 'random'}
+        {'code_dim': 70, 'init': 'random', 'whitening': 0.0}
         >>> find_preset("papers")
         Traceback (most recent call last):
             ...

@@ -18,7 +18,7 @@ from fusseg.data.images import read_bytes
 from fusseg.data.items import Item, Source
 from fusseg.features.backbones import Backbone
 from fusseg.features.cache.store import FeatureSettings, Store, open_store
-from fusseg.features.feature_set import FeatureSet, pool_features, read_features
+from fusseg.features.feature_set import FeatureSet, SecondViews, pool_features, read_features
 from fusseg.features.on_workers.shard_queue import extract_on
 from fusseg.features.on_workers.shards import BackboneSource
 from fusseg.features.pipeline import DigestedItem, Extracted, Skipped, extract_site
@@ -99,6 +99,13 @@ class SiteFeatures:
             return parts[0]
         order = np.argsort(np.concatenate(list(places.values())))
         return pool_features(parts).pick(order)
+
+    def second_of(self, views: Iterable[View]) -> SecondViews | None:
+        """Join the features of some second views; None if there are none."""
+        present = [view for view in views if self.has(view)]
+        if not present:
+            return None
+        return SecondViews(self.of_views(present), present[0].settings.mirrored)
 
     def _of_store(self, key: StoreKey, items: Sequence[Item]) -> FeatureSet:
         names = [f"{item.site}/{item.stem}" for item in items]

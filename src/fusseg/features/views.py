@@ -11,7 +11,11 @@ from fusseg.data.items import Item
 from fusseg.features.backbones import Backbone, check_image_size
 from fusseg.features.cache.codecs import check_cache
 from fusseg.features.cache.store import FeatureSettings
-from fusseg.features.zoom import pick_zoomed
+
+_SHARE = 4
+"""One of so many of a client's images has a second view."""
+_MOST = 64
+"""Most images of a client with a second view."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +74,34 @@ def mirror(view: View) -> View:
     return View(view.item, replace(view.settings, mirrored=not view.settings.mirrored))
 
 
-def zoomed_views(training: Sequence[View]) -> tuple[View, ...]:
-    """View the center of some training images of each client, enlarged."""
+def second_views(training: Sequence[View], backbone: Backbone) -> tuple[View, ...]:
+    """View some training images of each client a second time, for the judge.
+
+    What an image shows stays the same: its center is enlarged or, for a backbone that is not
+    zoomable, the image is mirrored.
+    """
     by_client: dict[str, list[View]] = defaultdict(list)
     for view in training:
         by_client[view.item.client].append(view)
+    zoomed = backbone.zoomable
     return tuple(
-        View(views[place].item, replace(views[place].settings, zoomed=True))
+        View(views[place].item, replace(views[place].settings, zoomed=zoomed, mirrored=not zoomed))
         for views in by_client.values()
-        for place in pick_zoomed(len(views))
+        for place in pick_images(len(views))
     )
+
+
+def pick_images(num_images: int) -> list[int]:
+    """Pick the images that have a second view: one in four, evenly spaced, at most 64.
+
+    >>> pick_images(10)
+    [0, 4, 9]
+
+    Args:
+        num_images: Number of a client's images, at least 1.
+    """
+    count = min(-(-num_images // _SHARE), _MOST)
+    return [place * (num_images - 1) // max(1, count - 1) for place in range(count)]
 
 
 def with_mirrored(views: Sequence[View], evaluation: EvaluationConfig) -> tuple[View, ...]:

@@ -1,7 +1,4 @@
-"""The zoomed view of an image: its center, enlarged to the size of the whole.
-
-Regions that depend on what is shown, and not on its size, are the same in both views.
-"""
+"""The zoomed view of an image: its center, enlarged to the size of the whole."""
 
 from dataclasses import dataclass
 
@@ -13,9 +10,6 @@ from fusseg.data.images import fit_image
 
 ZOOM = 1.5
 """How many times larger the zoomed view shows the center of an image."""
-_SHARE = 8
-"""One of so many of a client's images is also seen zoomed."""
-_MOST = 32
 
 
 @dataclass(frozen=True)
@@ -59,19 +53,6 @@ def zoom_in(
     rows = slice(*(round(edge * height / grid[0]) for edge in _edges(window.rows)))
     columns = slice(*(round(edge * width / grid[1]) for edge in _edges(window.columns)))
     return fit_image(image[rows, columns], (height, width), "stretch", interpolation)
-
-
-def pick_zoomed(num_images: int) -> list[int]:
-    """Pick the images that are seen zoomed, too: one in eight, evenly spaced, at most 32.
-
-    >>> pick_zoomed(20)
-    [0, 10, 19]
-
-    Args:
-        num_images: Number of a client's images, at least 1.
-    """
-    count = min(-(-num_images // _SHARE), _MOST)
-    return [place * (num_images - 1) // max(1, count - 1) for place in range(count)]
 
 
 def _central(side: int) -> slice:

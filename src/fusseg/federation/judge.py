@@ -2,13 +2,13 @@
 
 Two figures of a model, from one exchange of sums:
 
-- *agreement*: the normalized mutual information of the regions of an image and those of its zoomed
-  view. Regions of things stay the same; regions of what depends on the scale change.
+- *agreement*: the normalized mutual information of the regions of an image and those of its second
+  view: its center enlarged or, for a backbone that depends on the scale, its mirror image.
 - *margin*: how much nearer a code is to its own region than to the next one, in cosine.
 
 Starts are compared by their agreement: margins in different code spaces say little. Training
-replaces the start if it increases the margin; where it splits what belongs together, the margin
-decreases.
+replaces the start if it increases the margin and keeps the agreement: where it splits what belongs
+together, one of the two decreases.
 """
 
 from collections.abc import Sequence
@@ -40,6 +40,8 @@ TRAINED = "trained"
 """Name of the candidate that went through all rounds."""
 GAIN = 0.05
 """Share by which a figure must be higher for a candidate to replace the one before it."""
+LOSS = 0.05
+"""Largest share of the start's agreement that training may lose."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def figures_of(
     Figures(agreement=1.0, margin=0.25)
 
     Args:
-        pairs: Number of positions with one region in the image and another in its zoomed view.
+        pairs: Number of positions with one region in the image and another in its second view.
         margin: Sum of the margins.
         positions: Number of positions in that sum.
     """
@@ -78,20 +80,27 @@ def figures_of(
 def count_pairs(
     segmenter: Segmenter,
     whole: Float[Tensor, "height width dim"],
-    zoomed: Float[Tensor, "height width dim"],
+    other: Float[Tensor, "height width dim"],
+    *,
+    mirrored: bool,
 ) -> Int[Tensor, "regions regions"]:
-    """Count the regions of an image and of its zoomed view, position by position.
+    """Count the regions of an image and of its second view, position by position.
 
     Args:
         segmenter: The judged model.
         whole: Feature map of the image.
-        zoomed: Feature map of its center, enlarged.
+        other: Feature map of its second view.
+        mirrored: Whether that is the mirror image; otherwise it is the center, enlarged.
     """
-    window = central_window(*whole.shape[:2])
-    near = similarities(segmenter, encode(segmenter, zoomed))
-    shrunk = interpolate(near[None], window.shape, mode="area")[0]
-    inside = similarities(segmenter, encode(segmenter, whole))[:, window.rows, window.columns]
-    first, second = _regions(segmenter, inside), _regions(segmenter, shrunk)
+    seen = similarities(segmenter, encode(segmenter, whole))
+    again = similarities(segmenter, encode(segmenter, other))
+    if mirrored:
+        again = again.flip(2)
+    else:
+        window = central_window(*whole.shape[:2])
+        seen = seen[:, window.rows, window.columns]
+        again = interpolate(again[None], window.shape, mode="area")[0]
+    first, second = _regions(segmenter, seen), _regions(segmenter, again)
     number = segmenter.num_regions
     counts = torch.bincount(first * number + second, minlength=number**2)
     return counts.reshape(number, number)
@@ -121,11 +130,12 @@ def measure_model(work: Work) -> dict[str, Tensor]:
     segmenter = build_segmenter(work.model, mean_feature)
     number = segmenter.num_regions
     pairs = torch.zeros(number, number, dtype=torch.int64)
-    if client.zoomed is not None:
+    if client.second is not None:
+        views, mirrored = client.second.features, client.second.mirrored
         place_of = {digest: place for place, digest in enumerate(client.features.digests)}
-        for place, digest in enumerate(client.zoomed.digests):
+        for place, digest in enumerate(views.digests):
             whole = client.features.feature_map(place_of[digest])
-            pairs += count_pairs(segmenter, whole, client.zoomed.feature_map(place))
+            pairs += count_pairs(segmenter, whole, views.feature_map(place), mirrored=mirrored)
     codes = work.kept.of_client(client.client_id, client.features, work.model.head, mean_feature)
     margin, positions = torch.zeros((), dtype=torch.float64), 0
     for chunk in codes:
@@ -151,7 +161,7 @@ def keep_best_start(name: str, gathered: Gathered) -> GlobalState:
 
 
 def keep_better_model(gathered: Gathered) -> GlobalState:
-    """Keep the trained model if its margin is larger than that of the start, by `GAIN`.
+    """Keep the trained model if its margin is larger than the start's, and it agrees as well.
 
     Args:
         gathered: Its sums.
@@ -162,7 +172,8 @@ def keep_better_model(gathered: Gathered) -> GlobalState:
     state, found = gathered.state, _figures(gathered)
     before = kept_candidate(state.candidates)
     assert before is not None
-    better = found.margin > before.margin * (1 + GAIN)
+    agrees = found.agreement >= before.agreement * (1 - LOSS)
+    better = agrees and found.margin > before.margin * (1 + GAIN)
     state = _enter(state, TRAINED, found, better=better)
     return replace(state, model=_kept(state), kept=None)
 

@@ -195,7 +195,7 @@ class CandidateEntry(TypedDict):
     name: str
     """`start`, or `trained`."""
     agreement: float
-    """Normalized mutual information of its regions in images and in their zoomed views, in
+    """Normalized mutual information of its regions in images and in their second views, in
     [0, 1]."""
     margin: float
     """Mean difference of the cosines with the nearest and the next region, in [0, 2]."""

@@ -61,6 +61,7 @@ def load_filterbank(name: str = "filterbank") -> Backbone:
         center=True,
         extract=extract,
         same_on_any_threads=True,
+        zoomable=False,
     )
 
 
