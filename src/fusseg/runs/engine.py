@@ -220,7 +220,7 @@ def _enter_round(
     number, protocol = finished.state.round_number, federation.protocol
     scores = None
     if is_scored(number, federation.config, protocol):
-        scores = _known_scores(record, saved.state) or _score(saved, federation)
+        scores = _known_scores(record, saved.state, protocol) or _score(saved, federation)
         enter_scores(record, number, scores, protocol)
     if number == 0 and record["hello"] is not None:
         # Estimates that depend on the start replace those of the hello.
@@ -250,9 +250,11 @@ def _score(saved: SavedState, federation: Federation) -> ModelScores:
     return score_models(segmenters, federation.shown)
 
 
-def _known_scores(record: Record, state: GlobalState) -> ModelScores | None:
-    """Return the scores after training if the choice keeps that model."""
+def _known_scores(record: Record, state: GlobalState, protocol: Protocol) -> ModelScores | None:
+    """Return the scores after training if the choice keeps that model, without a finish."""
     kept = kept_candidate(state.candidates)
+    if protocol.lloyd_rounds or not protocol.is_choice(state.round_number):
+        return None
     return record["trained"] if kept is not None and kept.name == TRAINED else None
 
 
