@@ -249,8 +249,7 @@ def test_a_dry_run_shows_the_sums_of_the_judge_and_how_often_they_would_be_sent(
         "tensor positions: 1 int64, 8 bytes",
     ]
     assert lines[place + 1 : place + 4] == sums
-    tensors = [line for line in lines[place:] if line.startswith("tensor ")]
-    assert tensors == sums
+    assert not lines[place + 4].startswith("tensor ")
 
 
 def test_a_dry_run_shows_counts_where_the_site_would_be_scored(join, make_sites, make_config):

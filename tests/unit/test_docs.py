@@ -24,12 +24,13 @@ from fusseg.evaluation.quality import Quality
 from fusseg.features.backbones.filterbank import load_filterbank
 from fusseg.features.pipeline import Skipped
 from fusseg.federation.rounds import Answers, Round
-from fusseg.federation.state import ClientUpdate, GlobalState, Hello
+from fusseg.federation.state import Candidate, ClientUpdate, GlobalState, Hello
 from fusseg.federation.strategies import resolve
 from fusseg.runs.model_scores import describe_evaluations
 from fusseg.runs.record import (
     Incident,
     RoundLog,
+    describe_candidates,
     describe_hello,
     describe_round,
     describe_skipped,
@@ -268,6 +269,7 @@ def example_record():
         },
         "hello": describe_hello([hello], plan, {"b": "too far"}, sent=True),
         "rounds": [describe_round(Round(state, finished), found, 1.0, protocol, log)],
+        "candidates": describe_candidates([Candidate("trained", 0.5, 0.1, kept=True)]),
         "final": found,
         "skipped_images": describe_skipped([skipped]),
         "stored_values": sum_up([Stored("a", gray=True, largest=65535, white=65535, highest=4095)]),

@@ -8,6 +8,7 @@ import torch
 
 from fusseg.config.schema import Config, FederationConfig
 from fusseg.federation.head_precision import narrow_parts
+from fusseg.federation.judge import CHOOSE
 from fusseg.federation.lloyd_steps import LLOYD_STEP
 from fusseg.federation.moments import moments_task
 from fusseg.federation.protocol import sent_parts
@@ -59,6 +60,7 @@ def messages(dim):
     pca = resolve(Config(federation=FederationConfig(strategy="pca", lloyd_rounds=1)))
     sizes["*lloyd*, up"] = sent_up(LLOYD_STEP, state, pca)
     sizes["*moments*, up"] = sent_up(moments_task(27), state, pca)
+    sizes["*judge*, up"] = sent_up(CHOOSE, state, pca)
     hello = Hello("a", 8, torch.zeros(dim).double(), 8, SHIFTS, "f" * 64, "0.2.0", 1.0)
     sizes["hello, up"] = describe_hello([hello], plan, sent=True)["bytes_up"]
     # 224 and 320 pixels a side in patches of 8

@@ -155,7 +155,7 @@ def add_start(name: str, gathered: Gathered) -> GlobalState:
 def keep_best_start(name: str, gathered: Gathered) -> GlobalState:
     """Add the last start, and make the best one the model of round 0."""
     state = add_start(name, gathered)
-    # It is only needed further to be compared with the trained model.
+    # Without a choice, nothing is compared with it later.
     kept = state.kept if gathered.protocol.choice else None
     return replace(state, model=_kept(state), kept=kept, moments={})
 
@@ -167,7 +167,7 @@ def keep_better_model(gathered: Gathered) -> GlobalState:
         gathered: Its sums.
 
     Returns:
-        The state with the kept model as the model.
+        The state with the kept model as the model, from which more rounds may follow.
     """
     state, found = gathered.state, _figures(gathered)
     before = kept_candidate(state.candidates)
@@ -175,7 +175,7 @@ def keep_better_model(gathered: Gathered) -> GlobalState:
     agrees = found.agreement >= before.agreement * (1 - LOSS)
     better = agrees and found.margin > before.margin * (1 + GAIN)
     state = _enter(state, TRAINED, found, better=better)
-    return replace(state, model=_kept(state), kept=None)
+    return replace(state, model=_kept(state))
 
 
 def judge_start(name: str) -> Task:

@@ -53,7 +53,7 @@ class GlobalState:
     candidates: tuple[Candidate, ...] = ()
     """Models that were judged, in their order."""
     kept: Model | None = None
-    """The best model so far, as long as others may follow; stays on the server."""
+    """The best of them; stays on the server."""
     moments: Mapping[str, Tensor] = field(default_factory=dict)
     """Moments of all features, only while several starts are computed from them; never sent."""
     optimizer: Mapping[str, HeadWeights] = field(default_factory=dict)

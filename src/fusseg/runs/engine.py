@@ -251,10 +251,11 @@ def _score(saved: SavedState, federation: Federation) -> ModelScores:
 
 
 def _known_scores(record: Record, state: GlobalState, protocol: Protocol) -> ModelScores | None:
-    """Return the scores after training if the choice keeps that model, which no finish moved."""
+    """Return the scores after training if the choice keeps that model, without a finish."""
     kept = kept_candidate(state.candidates)
-    known = kept is not None and kept.name == TRAINED and protocol.lloyd_rounds == 0
-    return record["trained"] if known else None
+    if protocol.lloyd_rounds or not protocol.is_choice(state.round_number):
+        return None
+    return record["trained"] if kept is not None and kept.name == TRAINED else None
 
 
 def _name_latecomers(record: Record, finished: Round) -> None:

@@ -193,7 +193,8 @@ class CandidateEntry(TypedDict):
     """A model that the clients judged without labels."""
 
     name: str
-    """`start`, or `trained`."""
+    """`start`, or `whitening 0`, `whitening 0.5` and `whitening 1` if there are several starts;
+    `trained`."""
     agreement: float
     """Normalized mutual information of its regions in images and in their second views, in
     [0, 1]."""

@@ -31,7 +31,7 @@ from fusseg.segmentation.objective import Model, check_regions
 from fusseg.segmentation.training import TrainingPlan
 
 _KEPT = "kept/"
-"""Prefix of the tensors of the best model so far."""
+"""Prefix of the tensors of the best model so far, if it is not the model itself."""
 _CARRIED = "carried."
 """Prefix of the names of tensors that the objective left with a client."""
 _OPTIMIZER = "optimizer."
@@ -62,7 +62,7 @@ def save_state(path: Path, saved: SavedState) -> None:
     state = saved.state
     tensors = {
         **_model_tensors("", state.model),
-        **({} if state.kept is None else _model_tensors(_KEPT, state.kept)),
+        **_kept_tensors(state),
         "mean_feature": state.plan.mean_feature,
     }
     for average, weights in state.optimizer.items():
@@ -77,6 +77,7 @@ def save_state(path: Path, saved: SavedState) -> None:
         "round_number": state.round_number,
         "num_steps": state.plan.num_steps,
         "agreed": dict(state.plan.agreed),
+        "kept_is_model": state.kept is state.model,
         "candidates": [asdict(candidate) for candidate in state.candidates],
         "fingerprint": saved.fingerprint,
         "own_models": sorted(saved.memories),
@@ -174,12 +175,27 @@ def _unpack_state(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) ->
         model=model,
         plan=plan,
         candidates=tuple(Candidate(**noted) for noted in metadata.get("candidates", ())),
-        kept=_read_model(_KEPT, tensors) if f"{_KEPT}centroids" in tensors else None,
+        kept=_read_kept(metadata, tensors, model),
         optimizer=_read_optimizer(tensors, model.head),
     )
     memories = {name: _read_memory(f"own/{name}/", tensors) for name in metadata["own_models"]}
     digests, held = metadata["client_digests"], metadata.get("held", {})
     return SavedState(state, memories, metadata["fingerprint"], digests, held)
+
+
+def _kept_tensors(state: GlobalState) -> dict[str, Tensor]:
+    """Name the tensors of the best model so far, unless it is the model itself."""
+    if state.kept is None or state.kept is state.model:
+        return {}
+    return _model_tensors(_KEPT, state.kept)
+
+
+def _read_kept(
+    metadata: Mapping[str, Any], tensors: Mapping[str, Tensor], model: Model
+) -> Model | None:
+    if metadata.get("kept_is_model"):
+        return model
+    return _read_model(_KEPT, tensors) if f"{_KEPT}centroids" in tensors else None
 
 
 def _read_memory(prefix: str, tensors: Mapping[str, Tensor]) -> Memory:
