@@ -205,6 +205,16 @@ def test_runs_without_a_round_or_labels_can_be_compared():
     assert 'id="curves"' not in page
 
 
+def test_a_choice_is_no_round_and_no_point_of_a_curve():
+    record = make_record()
+    choice = {**record["rounds"][0], "round": 3, "phase": "choice", "loss": None, "mean_iou": 0.9}
+    record["rounds"].append(choice)
+    page = render_comparison([make_run("A", record=record), make_run("B")], "c")
+    assert page.count('<td class="number">2</td></tr>') == 2
+    assert "round 2, mIoU: 0.2000" in page
+    assert "round 3" not in page
+
+
 def test_names_from_outside_stay_text():
     record = with_final(per_class_iou={"<script>": 0.5})
     page = render_comparison([make_run("A", record=record), make_run("B", record=record)], "c")

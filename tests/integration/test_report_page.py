@@ -395,7 +395,7 @@ def test_centroids_are_drawn_from_numbers_in_the_page_and_agreement_is_a_table()
     (drawing,) = page.attributes("data-map")
     content = json.loads(drawing)
     assert content["clients"] == ["<b>", "north"]
-    assert [entry["number"] for entry in content["rounds"]] == [1, 2]
+    assert [entry["name"] for entry in content["rounds"]] == ["round 1", "round 2"]
     # the last round is a finish in which clients send none: the first is shown
     assert [slider["value"] for slider in page.tags("input")] == ["0"]
     assert "Round <b> north 1 0.000 1.000 2 \N{EN DASH} \N{EN DASH}" in page.text
@@ -420,3 +420,66 @@ def test_where_nothing_is_held_out_the_page_names_training_images(labeled):
     assert "<dt>Held-out images</dt>" in held_out
     assert "<p>3 held-out images" in held_out
     assert "training image" not in held_out
+
+
+def make_chosen_record(kept="start"):
+    """A run of three rounds of training, two starts and a choice."""
+    record = make_record()
+    for entry in record["rounds"]:
+        entry["phase"] = "training"
+    start = {**record["rounds"][0], "round": 0, "phase": "start", "loss": None, "mean_iou": 0.2037}
+    choice = {**start, "round": 4, "phase": "choice", "bytes_up": 56, "bytes_down": 4_321}
+    record["rounds"] = [start, *record["rounds"], choice]
+    margin = 0.31 if kept == "start" else 0.45
+    record["candidates"] = [
+        {"name": "whitening 0", "agreement": 0.611, "margin": 0.3, "kept": kept == "start"},
+        {"name": "whitening 0.5", "agreement": 0.522, "margin": 0.2, "kept": False},
+        {"name": "trained", "agreement": 0.633, "margin": margin, "kept": kept == "trained"},
+    ]
+    record["trained"] = {"mean_iou": 0.1911, "pixel_accuracy": 0.4321}
+    return record
+
+
+def read_chosen(kept="start", **more):
+    return Page(render_report({**make_chosen_record(kept), **more}, CONFIG, PageContent()))
+
+
+def test_the_kept_model_is_named_with_the_reason_and_all_that_were_judged():
+    text = read_chosen().text
+    assert "Training did not improve on the start, which was kept: the trained model's" in text
+    assert "Trained model, which was not kept: mIoU 0.191, pixel accuracy 0.432." in text
+    assert "whitening 0 0.611 0.300 kept whitening 0.5 0.522 0.200" in text
+    assert "trained model 0.633 0.310" in text
+    text = read_chosen(kept="trained").text
+    assert "The trained model was kept: its margin 0.450 is more than 5 % above" in text
+    assert "whitening 0 0.611 0.300 round 1 began with it" in text
+    # Then it has the scores on top of the page.
+    assert "0.191" not in text
+
+
+def test_a_choice_is_no_round_of_training():
+    page = read_chosen()
+    assert "3 rounds of 25 steps" in page.text
+    assert "2 min 22 s for 3 rounds" in page.text
+    assert f"choice {formatting.ABSENT} 0.204" in page.text
+    assert "round 4" not in page.text
+    curve = next(label for label in page.attributes("aria-label") if label.startswith("mIoU per"))
+    assert curve == "mIoU per round, from 0.204 to 0.143; the first was kept"
+
+
+def test_runs_without_judged_models_say_nothing_of_a_choice(page):
+    for found in (page, read_chosen(candidates=[])):
+        assert "kept" not in found.text
+        assert "judged" not in " ".join(found.attributes("id"))
+
+
+def test_the_map_of_centroids_ends_with_the_choice():
+    history = {
+        3: {"global": torch.eye(3), "client/north": torch.eye(3)},
+        4: {"global": torch.eye(3).flip(0)},
+    }
+    content = PageContent(centroids=project_rounds(history))
+    page = Page(render_report(make_chosen_record(), CONFIG, content))
+    (drawing,) = page.attributes("data-map")
+    names = [entry["name"] for entry in json.loads(drawing)["rounds"]]
+    assert names == ["round 3", "the choice"]

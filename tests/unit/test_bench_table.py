@@ -18,8 +18,8 @@ from fusseg.runs.directory import FORMAT_VERSION, RECORD
 from fusseg.runs.record_form import Record
 
 
-def result(trained=None, finished=None, bytes_sent=0.0, seconds=1.0):
-    found = {"trained": trained, "finished": finished}
+def result(trained=None, finished=None, bytes_sent=0.0, seconds=1.0, kept=None):
+    found = {"trained": trained, "finished": finished, "kept": kept}
     scores = {
         phase: Scores(value, value + 0.5, {"north": value}, value / 2)
         for phase, value in found.items()
@@ -114,6 +114,25 @@ def test_negative_differences_of_one_seed_have_a_sign_and_no_error():
     section = sections_by_heading(grid, results)["mIoU against a"]
     assert section.header == ("method", "3")
     assert texts(section)[0] == ["b", "\N{MINUS SIGN}25.00"]
+
+
+def test_rows_with_and_without_a_choice_are_compared_by_the_models_they_end_with():
+    grid = make_grid(columns=(Column("3", {}),), seeds=(0,), published=None)
+    results = {
+        ("a", "3"): {0: result(0.25, kept=0.5)},
+        ("b", "3"): {0: result(0.125, 0.25)},
+        ("c", "3"): {0: result(0.75)},
+    }
+    found = sections_by_heading(grid, results)
+    assert found["mIoU"].header == ("method", "3, trained", "3, + finish", "3, kept")
+    assert texts(found["mIoU"])[0] == ["a", "25.00", ABSENT, "50.00"]
+    assert "Kept: the start or the last model" in found["mIoU"].note
+    # b without a choice ends with its finish, c with its training; a has no score of a finish.
+    minus = "\N{MINUS SIGN}"
+    assert texts(found["mIoU against a"]) == [
+        ["b", f"{minus}12.50", ABSENT, f"{minus}25.00"],
+        ["c", "+50.00", ABSENT, "+25.00"],
+    ]
 
 
 def test_cost_is_the_mean_per_run():

@@ -234,6 +234,13 @@ def test_the_card_says_how_the_model_came_about(artifact, tmp_path):
     assert "| rounds | 3 of 20 planned |" in card
 
 
+def test_the_card_says_which_model_was_kept(artifact, tmp_path):
+    training = {**artifact.training, "choice": "The trained model was kept: why."}
+    write_repository(tmp_path, replace(artifact, training=training), Publication("someone/pipes"))
+    card = (tmp_path / "README.md").read_text()
+    assert "with 4 clients. The trained model was kept: why. Training used no label." in card
+
+
 def test_the_card_says_that_a_backbone_was_trained_with_labels(artifact, tmp_path):
     need = replace(artifact.backbone, kind="package", name="efficientnet-lite2")
     write_repository(tmp_path, replace(artifact, backbone=need), Publication("someone/pipes"))

@@ -156,3 +156,21 @@ def test_long_names_are_cut():
 
 def test_wide_letters_take_more_room():
     assert text_width("天") > text_width("a")
+
+
+def test_a_choice_is_no_point_of_the_curve_and_has_its_name_in_the_traffic():
+    choice = {**ROUNDS[0], "round": 4, "phase": "choice", "bytes_up": 5, "bytes_down": 6}
+    assert _tips(figures.mean_iou_curve([*ROUNDS, choice])) == [
+        "round 1, mIoU: 0.1000",
+        "round 3, mIoU: 0.3000",
+    ]
+    svg = figures.traffic_bars([*TRAFFIC, choice])
+    assert "choice: 5 bytes sent" in _tips(svg)
+    assert "choice" in _texts(svg)
+
+
+def test_the_number_on_the_curve_is_that_of_the_kept_model():
+    assert "0.300" in _texts(figures.mean_iou_curve(ROUNDS))
+    kept = _texts(figures.mean_iou_curve(ROUNDS, start_kept=True))
+    assert "0.100" in kept
+    assert "0.300" not in kept

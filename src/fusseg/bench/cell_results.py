@@ -7,12 +7,14 @@ from typing import Literal
 
 from fusseg.bench.cells import Cell, cell_progress
 from fusseg.core.errors import DataError
+from fusseg.federation.strategies import resolve
 from fusseg.runs.directory import load_record
 from fusseg.runs.record_form import HelloEntry, ModelScores, Record, RoundEntry
 
-Phase = Literal["trained", "finished"]
-PHASES: tuple[Phase, ...] = ("trained", "finished")
-"""After the last training round, and after the Lloyd finish."""
+Phase = Literal["trained", "finished", "kept"]
+PHASES: tuple[Phase, ...] = ("trained", "finished", "kept")
+"""After the last training round, after the Lloyd finish, and after the choice between the start and
+the last model."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Result:
     """Scores and cost of one seed of one row and column."""
 
     scores: Mapping[Phase, Scores]
-    """A row without training, or without the Lloyd finish, has only one of the two phases."""
+    """By phase, in the order of `PHASES`; a row has those that it goes through, and after a choice
+    none for its finish."""
     bytes_sent: float
     """By all clients in one run, up and down."""
     seconds: float
@@ -99,10 +102,8 @@ def _join_scores(scores: Sequence[Scores]) -> Scores:
 
 
 def _read_record(record: Record, cell: Cell) -> Result:
-    finish = cell.config.federation.lloyd_rounds > 0 and cell.anchor is None
-    found: dict[Phase, ModelScores | None] = {"trained": record["final"]}
-    if finish:
-        found = {"trained": record["trained"], "finished": record["final"]}
+    found: dict[Phase, ModelScores | None] = {"trained": record["trained"]}
+    found[_last_phase(cell)] = record["final"]
     sent: list[HelloEntry | RoundEntry] = [*record["rounds"]]
     if record["hello"] is not None:
         sent.append(record["hello"])
@@ -111,6 +112,15 @@ def _read_record(record: Record, cell: Cell) -> Result:
         bytes_sent=float(sum(part.get("bytes_up", 0) + part.get("bytes_down", 0) for part in sent)),
         seconds=record["seconds"]["train"] + record["seconds"]["evaluate"],
     )
+
+
+def _last_phase(cell: Cell) -> Phase:
+    if cell.anchor is not None:
+        return "trained"
+    protocol = resolve(cell.config)
+    if protocol.choice:
+        return "kept"
+    return "finished" if protocol.lloyd_rounds else "trained"
 
 
 def _scores(part: ModelScores, cell: Cell) -> Scores:

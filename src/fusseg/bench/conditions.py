@@ -37,8 +37,10 @@ _SETTINGS: tuple[tuple[str, str], ...] = (
     ("K", "model.num_clusters"),
     ("regions", "model.num_regions"),
     ("code channels", "model.code_dim"),
+    ("whitening of the start", "model.whitening"),
     ("rounds", "federation.rounds"),
     ("Lloyd rounds of the finish", "federation.lloyd_rounds"),
+    ("model that is kept", "federation.keep"),
     ("batch size", "local.batch_size"),
     ("shifts", "local.stego.shift"),
 )
@@ -62,8 +64,8 @@ def settings_section(grid: Grid, cells: Sequence[Cell]) -> Section:
     ]
     return Section(
         "Settings",
-        "After the last round, never the best one. A row sets nothing but what its name says, "
-        "listed below.",
+        "Scores are of the model that the run ends with, never of the round that scores best. A "
+        "row sets nothing but what its name says, listed below.",
         ("setting", *by_column),
         tuple((Entry(name), *map(Entry, values.values())) for name, values in rows),
     )

@@ -29,9 +29,12 @@ from fusseg.report.bench_page import PageFigure
 from fusseg.report.class_distribution import draw_class_distribution
 from fusseg.report.cluster_colors import choose_coloring, class_colors
 from fusseg.report.drawings import Color, clouds_png, panels_png, seed_curves_png
+from fusseg.report.numbers import is_choice
+from fusseg.runs.choice import keeps_start
 from fusseg.runs.directory import load_record
 from fusseg.runs.model_scores import final_models
 from fusseg.runs.prepare import prepare
+from fusseg.runs.record_form import Record
 from fusseg.runs.saved_state import load_state
 from fusseg.segmentation.assignment import Segmenter, build_segmenter
 
@@ -135,8 +138,7 @@ def _draw_clouds(
             if len(found.clients) > 1
         }
         record = load_record(cell.path)
-        trained = record["trained"] or record["final"]
-        matching = None if trained is None else _class_of_clusters(trained["matching"], cell)
+        matching = _class_of_clusters(record, cell)
         rounds = resolve(cell.config).rounds
         training = {number: found for number, found in history.items() if number <= rounds}
         if rounds in training and matching is not None and len(histories) < NUM_CLOUDS:
@@ -155,11 +157,16 @@ def _draw_clouds(
         yield file, PageFigure(f"Centroids, {kind}: {where}", png)
 
 
-def _class_of_clusters(matching: list[int] | None, cell: Cell) -> list[int] | None:
-    """Give each cluster, and so each centroid, the class that its region is matched with."""
+def _class_of_clusters(record: Record, cell: Cell) -> list[int] | None:
+    """Give each cluster of the trained model, and so each centroid, the class of its region."""
+    trained = record["trained"] or record["final"]
+    matching = None if trained is None else trained["matching"]
     region_of = load_state(cell.path).state.model.region_of
     if matching is None or region_of is None or len(matching) == len(region_of):
         return matching
+    if keeps_start(record.get("candidates") or ()):
+        # The state has the start's regions; those of the trained model are not saved.
+        return None
     return [matching[region] for region in region_of.tolist()]
 
 
@@ -191,7 +198,7 @@ def _curves(cells: Sequence[Cell]) -> dict[str, dict[int, list[float]]]:
     runs: dict[tuple[str, int, int], list[float]] = {}
     for cell in cells:
         for entry in load_record(cell.path)["rounds"]:
-            if entry["mean_iou"] is not None:
+            if entry["mean_iou"] is not None and not is_choice(entry):
                 key = cell.method, entry["round"], cell.seed
                 runs.setdefault(key, []).append(entry["mean_iou"])
     series: dict[str, dict[int, list[float]]] = {}

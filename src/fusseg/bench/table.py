@@ -8,7 +8,11 @@ from fusseg.bench.grid import Grid
 from fusseg.bench.statistics import Difference, Spread, paired_difference, spread
 from fusseg.report import formatting
 
-PHASE_NAMES: Mapping[Phase, str] = {"trained": "trained", "finished": "+ finish"}
+PHASE_NAMES: Mapping[Phase, str] = {
+    "trained": "trained",
+    "finished": "+ finish",
+    "kept": "kept",
+}
 MISSING = "missing"
 """Shown for a cell that is not finished."""
 
@@ -95,12 +99,16 @@ def _score_section(view: _View, heading: str, read: Reading, *, published: bool 
     return Section(
         heading,
         "Percent, mean ± standard deviation over seeds; the best of a column is bold."
+        + (_KEPT_NOTE if "kept" in view.phases else "")
         + (_STEGO_NOTE if any(with_paper.values()) else ""),
         tuple(header),
         _by_row(view.methods, columns),
     )
 
 
+_KEPT_NOTE = (
+    " Kept: the start or the last model, whichever the clients judge better without labels."
+)
 _STEGO_NOTE = (
     " STEGO's mIoU, for published figures: a class that no label has counts as 0 where it is "
     "predicted."
@@ -153,8 +161,8 @@ def _difference_section(view: _View, reference: str) -> Section:
         f"mIoU against {reference}",
         f"Points, mean of the paired differences over n = {len(view.grid.seeds)} seeds ± half the "
         "width of its 95 % confidence interval (Student's t, n - 1 degrees of freedom); an "
-        "interval that holds 0 shows no difference. A row without finish enters both comparisons "
-        "with its one score.",
+        "interval that holds 0 shows no difference. A row with one score enters every comparison "
+        "with it, and a row without a choice is compared under 'kept' by its last score.",
         tuple(header),
         _by_row(rows, columns),
     )
@@ -241,8 +249,8 @@ def _phase_values(
     values = {}
     for seed, result in found.items():
         scores = result.scores.get(phase)
-        if scores is None and either and len(result.scores) == 1:
-            scores = next(iter(result.scores.values()))
+        if scores is None and either and (phase == PHASES[-1] or len(result.scores) == 1):
+            scores = list(result.scores.values())[-1]
         if scores is not None:
             values[seed] = scores.mean_iou
     return values

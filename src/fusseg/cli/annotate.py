@@ -79,7 +79,7 @@ def run_annotate(options: AnnotateOptions) -> bool:
                     continue
                 annotations += len(image.annotations)
                 small += image.num_small
-                display.advance("annotating", done, len(found.predictions))
+                display.advance("annotating", done, len(found.predictions), "images")
         except OSError as error:
             raise DataError(f"cannot write {options.out}: {error.strerror}") from error
         if found.num_without:

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from fusseg.bench.cell_results import PHASES, read_cell
+from fusseg.bench.cell_results import read_cell
 from fusseg.bench.cells import Cell, cell_progress, list_cells
 from fusseg.bench.grid import Grid, check_names, override_grid
 from fusseg.bench.grid_file import dump_grid, find_grid, load_grid, read_seeds
 from fusseg.bench.output import FIGURES, GRID, MARKDOWN, PAGE, Bench, write_file, write_tables
 from fusseg.bench.pictures import draw_figures
 from fusseg.bench.run_cells import CellDone, run_cells, run_cells_on
+from fusseg.bench.table import PHASE_NAMES
 from fusseg.cli.progress import Display, follow
 from fusseg.cli.spreading import check_dask, workers_at
 from fusseg.cluster.workers import TOKEN, Workers
@@ -188,8 +189,11 @@ def _run(
 def _describe(cell: Cell) -> str:
     result = read_cell(cell)
     assert result is not None
-    scores = [result.scores[phase].mean_iou for phase in PHASES if phase in result.scores]
-    return f"mIoU {', with finish '.join(f'{score:.4f}' for score in scores)}"
+    several = len(result.scores) > 1
+    return "mIoU " + ", ".join(
+        f"{scores.mean_iou:.4f}" + (f" {PHASE_NAMES[phase]}" if several else "")
+        for phase, scores in result.scores.items()
+    )
 
 
 def _draw(bench: Bench, cache: Path, display: Display) -> list[PageFigure]:

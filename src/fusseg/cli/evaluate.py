@@ -8,13 +8,12 @@ from typing import Any
 
 from fusseg.cli.output_files import write_output
 from fusseg.cli.progress import Display, follow
-from fusseg.cli.summaries import describe_scores, describe_skipped
+from fusseg.cli.summaries import describe_scores, describe_skipped, describe_unfinished
 from fusseg.config.schema import DataConfig
 from fusseg.core.errors import ConfigError
 from fusseg.data.layouts import open_dataset
 from fusseg.data.selection import check_names, check_split
 from fusseg.evaluation.scores import score_named
-from fusseg.federation.strategies import resolve
 from fusseg.runs.linear_probes import probe_run
 from fusseg.runs.load import RunScores, TrainedRun, evaluate_run, load_run
 from fusseg.runs.model_scores import GLOBAL
@@ -106,11 +105,8 @@ def _describe_probe(name: str, scores: Mapping[str, float]) -> str:
 
 
 def _caveats(run: TrainedRun, scores: RunScores) -> list[str]:
-    rounds = resolve(run.config).num_rounds
     trained = scores["trained_images"]
-    lines = []
-    if run.rounds_done < rounds:
-        lines.append(f"the run is not finished: round {run.rounds_done} of {rounds}")
+    lines = describe_unfinished(run.rounds_done, run.config)
     if trained:
         lines.append(f"not held out: {trained} of the scored images trained this run")
     return lines

@@ -98,7 +98,7 @@ def _name_by_labels(segmenter: Segmenter, folder: Path, display: Display) -> lis
     counts = torch.zeros(segmenter.model.num_regions, len(classes.names), dtype=torch.int64)
     for done, found in enumerate(count_labels(segmenter, items, classes), 1):
         counts += found
-        display.advance("matching labels", done, len(items))
+        display.advance("matching labels", done, len(items), "images")
     matches = match_names(counts, classes)
     for match in matches:
         display.line(_describe(match))

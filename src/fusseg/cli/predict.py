@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from fusseg.cli.progress import Display
-from fusseg.cli.summaries import describe_finding
+from fusseg.cli.summaries import describe_finding, describe_unfinished
 from fusseg.data.images import decoding_of
 from fusseg.data.stored import judge_unlike
-from fusseg.federation.strategies import resolve
 from fusseg.prediction.batches import AlreadyThere, NotPredicted, Predicted, predict_images
 from fusseg.prediction.segmenter import Segmenter
 from fusseg.prediction.sources import find_images
@@ -67,12 +66,13 @@ def run_predict(
             elif isinstance(outcome, Predicted):
                 predicted.append(outcome)
             already_done += isinstance(outcome, AlreadyThere)
-            display.advance("segmenting", done, len(sources))
+            display.advance("segmenting", done, len(sources), "images")
         for line in _remarks(predicted, already_done, segmenter):
             display.line(line)
-        planned = _planned_rounds(run_dir)
-        if segmenter.round_number < planned:
-            display.line(f"the run is not finished: round {segmenter.round_number} of {planned}")
+        # A model file does not know how many rounds were planned.
+        if run_dir.is_dir():
+            for line in describe_unfinished(segmenter.round_number, read_run_config(run_dir)):
+                display.line(line)
         display.line(f"{len(sources) - skipped} of {len(sources)} images are in {out}")
     return skipped == 0
 
@@ -92,13 +92,6 @@ def _remarks(
             "replaced results of other images of the same name, or of earlier content of these "
             f"images: {replaced}"
         )
-
-
-def _planned_rounds(run_dir: Path) -> int:
-    """Count the rounds that a run was planned for; 0 for a model file."""
-    if not run_dir.is_dir():
-        return 0
-    return resolve(read_run_config(run_dir)).num_rounds
 
 
 def _tracked(bands: Bands, number: int, display: Display) -> Bands:

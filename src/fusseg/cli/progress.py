@@ -61,13 +61,16 @@ class Display:
     ) -> None:
         self._bars.stop()
 
-    def advance(self, stage: str, done: int, total: int, *, lines: bool = True) -> None:
+    def advance(
+        self, stage: str, done: int, total: int, unit: str = "", *, lines: bool = True
+    ) -> None:
         """Show how far a stage is; each stage has its own bar.
 
         Args:
             stage: Name of the bar.
             done: Number of parts that are done.
             total: Number of all parts.
+            unit: What the parts are, in lines; empty: the stage's name says it.
             lines: Print lines if there is no terminal.
         """
         if self._console.is_terminal:
@@ -75,7 +78,7 @@ class Display:
                 self._tasks[stage] = self._bars.add_task(stage, total=total)
             self._bars.update(self._tasks[stage], completed=done)
         elif lines and (done == total or done % max(1, total // _LINES_PER_STAGE) == 0):
-            self.line(f"{stage}: {done} of {total}")
+            self.line(f"{stage}: {done} of {total} {unit}".rstrip())
 
     def line(self, text: str, keep: str = "") -> None:
         r"""Print a line, above the bars if there are any.

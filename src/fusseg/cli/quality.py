@@ -131,7 +131,7 @@ def _judge(
     for done, found in enumerate(judge_regions(segmenter, other, shown), 1):
         if isinstance(found, Judgement):
             return found
-        display.advance("judging", done, len(shown.items))
+        display.advance("judging", done, len(shown.items), "images")
     raise AssertionError("judge_regions ends with the judgement")
 
 

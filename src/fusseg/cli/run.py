@@ -105,10 +105,10 @@ class _TrainingDisplay:
             self._done += 1
             # Apart from training: its updates take a fraction of the time.
             if self._done <= self._started:
-                self._display.advance("start", self._done, self._started)
+                self._display.advance("start", self._done, self._started, "updates")
             else:
                 done, total = self._done - self._started, self._total - self._started
-                self._display.advance("training", done, total)
+                self._display.advance("training", done, total, "updates")
         elif isinstance(event, RoundDone):
             self._display.line(_describe_round(event.entry, self._rounds))
 

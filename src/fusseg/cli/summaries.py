@@ -2,7 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
+from fusseg.config.schema import Config
 from fusseg.data.findings import Finding
+from fusseg.federation.strategies import resolve
+from fusseg.runs.choice import describe_choice
 from fusseg.runs.record_form import ModelScores, Record, SkippedImage
 
 
@@ -22,13 +25,26 @@ def describe_run(record: Record) -> list[str]:
     seconds, final = record["seconds"], record["final"]
     clusters = record["num_clusters"]
     regions = record.get("num_regions", clusters)
+    choice = describe_choice(record)
     return [
         *describe_skipped(record["skipped_images"]),
         *([f"{regions} regions, merged from {clusters} clusters"] if regions < clusters else []),
         *([] if final is None else describe_scores(final)),
+        *([] if choice is None else [choice]),
         f"seconds: extraction {seconds['extract']:.1f}, training {seconds['train']:.1f}, "
         f"evaluation {seconds['evaluate']:.1f}",
     ]
+
+
+def describe_unfinished(rounds_done: int, config: Config) -> list[str]:
+    """Say that rounds of a run are missing; nothing if it is finished."""
+    protocol = resolve(config)
+    if rounds_done >= protocol.num_rounds:
+        return []
+    missing = f"round {rounds_done} of {protocol.counted_rounds}"
+    if rounds_done == protocol.counted_rounds:
+        missing = "the choice between start and trained model is missing"
+    return [f"the run is not finished: {missing}"]
 
 
 def describe_scores(scores: ModelScores) -> list[str]:

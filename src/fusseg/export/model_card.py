@@ -70,6 +70,8 @@ def _origin(training: Mapping[str, Any]) -> str:
             "Afterwards its centroids were moved to other images; the clients and images below are "
             "those that the centroids were moved to."
         )
+    if training.get("choice"):
+        parts.append(training["choice"])
     return " ".join(parts)
 
 

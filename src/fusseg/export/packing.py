@@ -10,6 +10,7 @@ from fusseg.export.artifact import Artifact, BackboneKind, BackboneNeed
 from fusseg.features.backbones import Backbone
 from fusseg.features.backbones.efficientnet import EFFICIENTNET
 from fusseg.federation.strategies import resolve
+from fusseg.runs.choice import describe_choice
 from fusseg.runs.directory import load_record
 from fusseg.runs.finished_rounds import check_same_round
 from fusseg.runs.load import TrainedRun, pick_segmenter
@@ -95,13 +96,14 @@ def _training(
     run: TrainedRun, record: Record, site: str | None, *, with_sites: bool
 ) -> dict[str, Any]:
     """Summarize the record without names of classes and files, and of sites unless asked for."""
-    config = run.config
-    clients = record["clients"]
+    clients, planned = record["clients"], resolve(run.config).counted_rounds
     summary = {
         "strategy": record["strategy"],
         "seed": record["seed"],
-        "rounds": run.rounds_done,
-        "rounds_planned": resolve(config).num_rounds,
+        # Without the choice, which is no round of training.
+        "rounds": min(run.rounds_done, planned),
+        "rounds_planned": planned,
+        "choice": describe_choice(record),
         "local_steps": None if record["hello"] is None else record["hello"]["local_steps"],
         "num_clients": len(clients),
         "num_images": sum(client["num_images"] for client in clients),

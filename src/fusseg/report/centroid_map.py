@@ -90,14 +90,19 @@ def project_rounds(history: Mapping[int, Mapping[str, Tensor]]) -> CentroidMap |
     return CentroidMap(rounds, tuple(names), explained)
 
 
-def as_json(centroids: CentroidMap) -> dict[str, Any]:
-    """Convert the map to flat lists of numbers, for the script that draws it."""
+def as_json(centroids: CentroidMap, choice: int | None = None) -> dict[str, Any]:
+    """Convert the map to flat lists of numbers, for the script that draws it.
+
+    Args:
+        centroids: The map.
+        choice: Round of the choice between start and trained model; None: there was none.
+    """
     numbers = {client_id: number for number, client_id in enumerate(centroids.client_ids)}
     return {
         "clients": list(centroids.client_ids),
         "rounds": [
             {
-                "number": number,
+                "name": "the choice" if number == choice else f"round {number}",
                 "server": one.server.ravel().tolist(),
                 "clients": [
                     [

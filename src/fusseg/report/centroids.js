@@ -48,7 +48,7 @@
     drawServer(group, round.server);
     round.clients.forEach(([client, points]) => drawClient(group, round, client, points));
     drawing.replaceChildren(group);
-    const text = `round ${round.number}`;
+    const text = round.name;
     output.value = text;
     slider.setAttribute("aria-valuetext", text);
     drawing.setAttribute("aria-label", `Centroids after ${text}: ${round.server.length / 2} of the server, from ${round.clients.length} clients`);

@@ -51,6 +51,7 @@ def render_comparison(runs: Sequence[ComparedRun], command: str) -> str:
             run.key: {name: numbers.total_bytes(run.record, f"bytes_{name}") for name in _WAYS}
             for run in runs
         },
+        rounds={run.key: numbers.counted_rounds(run.record["rounds"]) for run in runs},
         classes=comparison.class_table(runs),
         sites=comparison.site_table(runs),
         settings={key: [comparison.setting(run, key) for run in runs] for key in changed},
@@ -70,7 +71,9 @@ def _draw_figures(runs: Sequence[ComparedRun]) -> dict[str, str]:
 
 def _curve(run: ComparedRun, name: str) -> Curve:
     return [
-        (entry["round"], entry[name]) for entry in run.record["rounds"] if entry[name] is not None
+        (entry["round"], entry[name])
+        for entry in run.record["rounds"]
+        if entry[name] is not None and not numbers.is_choice(entry)
     ]
 
 

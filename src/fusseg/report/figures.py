@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fusseg.report import formatting
+from fusseg.report import formatting, numbers
 from fusseg.report.svg import (
     COLORS,
     MARKERS,
@@ -25,9 +25,14 @@ _MAX_POINTS = 40
 """Most rounds for which every round gets its own mark."""
 
 
-def mean_iou_curve(rounds: Sequence[Mapping[str, Any]]) -> str:
-    """Draw the mIoU of each scored round."""
-    points = [(entry["round"], entry["mean_iou"]) for entry in rounds if _scored(entry)]
+def mean_iou_curve(rounds: Sequence[Mapping[str, Any]], *, start_kept: bool = False) -> str:
+    """Draw the mIoU of each scored round; the number of the model that is kept stands beside it."""
+    points = [
+        (entry["round"], entry["mean_iou"])
+        for entry in rounds
+        if entry["mean_iou"] is not None and not numbers.is_choice(entry)
+    ]
+    place = 0 if start_kept else -1
 
     def draw(figure: Figure) -> None:
         axes = figure.add_axes(_CURVE_AREA)
@@ -36,15 +41,16 @@ def mean_iou_curve(rounds: Sequence[Mapping[str, Any]]) -> str:
         _draw_points(axes, points, "mIoU", COLORS["chart-accent"])
         axes.set_ylim(0, 1.18 * max([0.05, *(value for _, value in points)]))
         axes.annotate(
-            formatting.score(points[-1][1]),
-            points[-1],
+            formatting.score(points[place][1]),
+            points[place],
             (0, 8),
             textcoords="offset points",
-            ha="right",
+            ha="left" if start_kept else "right",
             fontweight="bold",
         )
 
     label = f"mIoU per round, from {points[0][1]:.3f} to {points[-1][1]:.3f}"
+    label += "; the first was kept" if start_kept else ""
     return draw_svg("miou-curve", label, (_WIDTH, 230.0), draw)
 
 
@@ -104,7 +110,7 @@ def cluster_bars(shares: Sequence[float], names: Sequence[str]) -> str:
 
 def traffic_bars(rounds: Sequence[Mapping[str, Any]]) -> str:
     """Draw the bytes of each round: filled bars for sent, hollow bars for received by clients."""
-    numbers = [entry["round"] for entry in rounds]
+    names = {entry["round"]: numbers.round_name(entry) for entry in rounds}
     width = 0.38
     kinds = (("bytes_up", -width / 2, "sent"), ("bytes_down", width / 2, "received"))
 
@@ -112,11 +118,12 @@ def traffic_bars(rounds: Sequence[Mapping[str, Any]]) -> str:
         axes = figure.add_axes(_CURVE_AREA)
         largest = max(1, *(entry[name] for entry in rounds for name, _, _ in kinds))
         unit, divisor = formatting.byte_unit(largest)
-        style_curve(axes, numbers, unit)
+        style_curve(axes, list(names), unit)
+        axes.xaxis.set_major_formatter(lambda place, _: names.get(round(place), f"{place:.0f}"))
         for name, shift, word in kinds:
             face = COLORS["chart-accent"] if name == "bytes_up" else "none"
             for entry in rounds:
-                text = f"round {entry['round']}: {entry[name]:,} bytes {word}"
+                text = f"{_round_text(entry)}: {entry[name]:,} bytes {word}"
                 axes.bar(
                     entry["round"] + shift,
                     entry[name] / divisor,
@@ -126,16 +133,12 @@ def traffic_bars(rounds: Sequence[Mapping[str, Any]]) -> str:
                     linewidth=1.2,
                     gid=tip(text),
                 )
-        axes.set_xlim(min(numbers) - 0.6, max(numbers) + 0.6)
+        axes.set_xlim(min(names) - 0.6, max(names) + 0.6)
         axes.set_ylim(0, 1.1 * largest / divisor)
 
     totals = [sum(entry[name] for entry in rounds) for name, _, _ in kinds]
     label = f"Bytes per round; {totals[0]:,} sent and {totals[1]:,} received in all"
     return draw_svg("traffic-bars", label, (_WIDTH, 230.0), draw)
-
-
-def _scored(entry: Mapping[str, Any]) -> bool:
-    return entry["mean_iou"] is not None
 
 
 def style_curve(axes: Axes, numbers: Sequence[int], label: str) -> None:
@@ -155,6 +158,11 @@ def style_curve(axes: Axes, numbers: Sequence[int], label: str) -> None:
     axes.set_axisbelow(True)
     axes.tick_params(length=0, pad=5)
     axes.spines[["top", "left", "right"]].set_visible(False)
+
+
+def _round_text(entry: Mapping[str, Any]) -> str:
+    name = numbers.round_name(entry)
+    return name if numbers.is_choice(entry) else f"round {name}"
 
 
 def _draw_points(

@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
+from fusseg.federation.judge import CHOICE, TRAINED
+from fusseg.federation.lloyd_steps import FINISH
+from fusseg.runs.choice import chosen_start, keeps_start, name_last
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -33,6 +37,56 @@ def latest_scores(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
         return None if record["final"]["mean_iou"] is None else record["final"]
     scored = [entry for entry in record["rounds"] if entry["mean_iou"] is not None]
     return scored[-1] if scored else None
+
+
+def is_choice(entry: Mapping[str, Any]) -> bool:
+    """Tell whether an entry is the choice between start and trained model, which moves no model."""
+    return entry.get("phase") == CHOICE
+
+
+def counted_rounds(rounds: Sequence[Mapping[str, Any]]) -> int:
+    """Count the rounds that move the model: those of training and of the Lloyd finish."""
+    return sum(entry["round"] > 0 and not is_choice(entry) for entry in rounds)
+
+
+def round_name(entry: Mapping[str, Any]) -> str:
+    """Name a round by its number, and the choice by its name."""
+    return CHOICE if is_choice(entry) else str(entry["round"])
+
+
+def name_trained(record: Mapping[str, Any]) -> str | None:
+    """Say which model has the scores after training; None: the one that all other scores are of."""
+    trained = record.get("trained")
+    if trained is None or trained["mean_iou"] is None:
+        return None
+    # Older records have no phase, and such scores only before a finish.
+    finish = any(entry.get("phase", FINISH) == FINISH for entry in record["rounds"])
+    if keeps_start(record.get("candidates") or ()):
+        return "Trained model, which was not kept" + (", before its Lloyd steps" if finish else "")
+    return "Before the finish of Lloyd steps" if finish else None
+
+
+@dataclass(frozen=True)
+class JudgedModel:
+    """A model that the clients judged without labels, as a row of a table."""
+
+    name: str
+    agreement: float
+    margin: float
+    use: str
+    """What it was used for; empty: nothing."""
+
+
+def judged_models(record: Mapping[str, Any]) -> list[JudgedModel]:
+    """List the models that were judged, in their order; older records have none."""
+    candidates = record.get("candidates") or ()
+    start = chosen_start(candidates)
+    models = []
+    for one in candidates:
+        name = name_last(record) if one["name"] == TRAINED else one["name"]
+        use = "kept" if one["kept"] else "round 1 began with it" if one is start else ""
+        models.append(JudgedModel(name, one["agreement"], one["margin"], use))
+    return models
 
 
 def site_spread(record: Mapping[str, Any], name: str) -> Spread | None:

@@ -17,6 +17,7 @@ from fusseg.report.formatting import name_scored
 from fusseg.report.numbers import confusion_rows
 from fusseg.report.svg import SHAPES, series_mark
 from fusseg.report.templates import render_page
+from fusseg.runs.choice import MORE_THAN, describe_choice, keeps_start, name_last
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,13 @@ def render_report(record: Mapping[str, Any], config_toml: str, content: PageCont
         version=record["versions"]["fusseg"],
         record=record,
         num_regions=numbers.num_regions(record),
+        num_rounds=numbers.counted_rounds(record["rounds"]),
+        round_names={entry["round"]: numbers.round_name(entry) for entry in record["rounds"]},
+        choice=describe_choice(record),
+        judged=numbers.judged_models(record),
+        last_name=name_last(record),
+        more_than=MORE_THAN,
+        trained_name=numbers.name_trained(record),
         config_toml=config_toml,
         held_out=content.held_out,
         scored=name_scored([content.held_out]),
@@ -89,11 +97,16 @@ def render_report(record: Mapping[str, Any], config_toml: str, content: PageCont
         legend=content.legend,
         marks=[_mark(number) for number in range(centroid_map.MAX_CLIENTS)],
         centroids=centroids,
-        centroids_json=None if centroids is None else json.dumps(centroid_map.as_json(centroids)),
+        centroids_json=None if centroids is None else _centroids_json(record, centroids),
         map_size=(centroid_map.WIDTH, centroid_map.HEIGHT),
         first_round=0 if centroids is None else _last_shared(centroids),
         num_senders=len({name for entry in record["rounds"] for name in _senders(entry)}),
     )
+
+
+def _centroids_json(record: Mapping[str, Any], centroids: CentroidMap) -> str:
+    choice = next((one["round"] for one in record["rounds"] if numbers.is_choice(one)), None)
+    return json.dumps(centroid_map.as_json(centroids, choice))
 
 
 def _mark(number: int) -> dict[str, str]:
@@ -126,7 +139,8 @@ def _draw_figures(record: Mapping[str, Any], names: Sequence[str]) -> dict[str, 
     drawn = {}
     rounds, final = record["rounds"], record["final"]
     if any(entry["mean_iou"] is not None for entry in rounds):
-        drawn["mean_iou"] = figures.mean_iou_curve(rounds)
+        start_kept = keeps_start(record.get("candidates") or ())
+        drawn["mean_iou"] = figures.mean_iou_curve(rounds, start_kept=start_kept)
     trained = [entry for entry in rounds if entry["loss"] is not None]
     if trained:
         drawn["loss"] = figures.loss_curves(trained)
