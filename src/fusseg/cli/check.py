@@ -85,7 +85,7 @@ def run_check(root: Path, backbone: str | None, image_size: str | None, cache: P
 def estimate_features(lookup: Lookup, config: Config, cache: Path) -> Estimate:
     """Time the backbone on a few images, and scale the time up to all images of a run."""
     backbone = lookup.backbone
-    views = (*lookup.training, *lookup.second, *with_mirrored(lookup.shown, config.evaluation))
+    views = (*lookup.training, *lookup.zoomed, *with_mirrored(lookup.shown, config.evaluation))
     # The client of an image and its mask do not affect its features.
     distinct = {replace(view, item=replace(view.item, mask=None, client="")) for view in views}
     sizes = Counter(view.settings.image_size for view in distinct)

@@ -167,7 +167,8 @@ class ModelConfig:
     """Clusters per region in the Lloyd steps of `pca`, merged to the regions afterwards; 1: one."""
     whitening: float | Literal["auto"] = "auto"
     """Power of its standard deviation that `pca` divides each principal component by; 0: none; 1:
-    all components vary alike; `auto`: 0, 0.5 or 1, as the clients judge without labels."""
+    all components vary alike; `auto`: 0, 0.5 or 1, as the clients judge without labels; 0 for
+    the backbone `filterbank`."""
     start: str = ""
     """Run directory of the model that training starts from, in place of `init`; empty: a new
     model."""

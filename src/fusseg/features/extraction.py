@@ -18,7 +18,7 @@ from fusseg.data.images import read_bytes
 from fusseg.data.items import Item, Source
 from fusseg.features.backbones import Backbone
 from fusseg.features.cache.store import FeatureSettings, Store, open_store
-from fusseg.features.feature_set import FeatureSet, SecondViews, pool_features, read_features
+from fusseg.features.feature_set import FeatureSet, pool_features, read_features
 from fusseg.features.on_workers.shard_queue import extract_on
 from fusseg.features.on_workers.shards import BackboneSource
 from fusseg.features.pipeline import DigestedItem, Extracted, Skipped, extract_site
@@ -100,12 +100,10 @@ class SiteFeatures:
         order = np.argsort(np.concatenate(list(places.values())))
         return pool_features(parts).pick(order)
 
-    def second_of(self, views: Iterable[View]) -> SecondViews | None:
-        """Join the features of some second views; None if there are none."""
+    def of_views_if_any(self, views: Iterable[View]) -> FeatureSet | None:
+        """Join the features of some views; None if no view has features."""
         present = [view for view in views if self.has(view)]
-        if not present:
-            return None
-        return SecondViews(self.of_views(present), present[0].settings.mirrored)
+        return self.of_views(present) if present else None
 
     def _of_store(self, key: StoreKey, items: Sequence[Item]) -> FeatureSet:
         names = [f"{item.site}/{item.stem}" for item in items]

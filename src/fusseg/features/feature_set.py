@@ -107,15 +107,6 @@ class FeatureSet:
         return len(self) * height * width
 
 
-@dataclass(frozen=True)
-class SecondViews:
-    """The features of other views of some images, which show the same."""
-
-    features: FeatureSet
-    mirrored: bool
-    """Whether the images are mirrored, left to right; otherwise their center is enlarged."""
-
-
 def read_features(store: Store, names: Sequence[str], digests: Sequence[str]) -> FeatureSet:
     """View the rows of some images in a store.
 

@@ -8,14 +8,14 @@ from fusseg.config.schema import Config, EvaluationConfig
 from fusseg.core.errors import ConfigError, DataError
 from fusseg.data.images import decoding_of, image_shape
 from fusseg.data.items import Item
-from fusseg.features.backbones import Backbone, check_image_size
+from fusseg.features.backbones import Backbone, check_image_size, is_zoomable
 from fusseg.features.cache.codecs import check_cache
 from fusseg.features.cache.store import FeatureSettings
 
 _SHARE = 4
-"""One of so many of a client's images has a second view."""
+"""One of so many of a client's images is also seen zoomed."""
 _MOST = 64
-"""Most images of a client with a second view."""
+"""Most images of a client that are also seen zoomed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,25 +74,25 @@ def mirror(view: View) -> View:
     return View(view.item, replace(view.settings, mirrored=not view.settings.mirrored))
 
 
-def second_views(training: Sequence[View], backbone: Backbone) -> tuple[View, ...]:
-    """View some training images of each client a second time, for the judge.
+def zoomed_views(training: Sequence[View], backbone: Backbone) -> tuple[View, ...]:
+    """View the center of some training images of each client, enlarged, for the judge.
 
-    What an image shows stays the same: its center is enlarged or, for a backbone that is not
-    zoomable, the image is mirrored.
+    There are none for a backbone that is not zoomable.
     """
+    if not is_zoomable(backbone.name):
+        return ()
     by_client: dict[str, list[View]] = defaultdict(list)
     for view in training:
         by_client[view.item.client].append(view)
-    zoomed = backbone.zoomable
     return tuple(
-        View(views[place].item, replace(views[place].settings, zoomed=zoomed, mirrored=not zoomed))
+        View(views[place].item, replace(views[place].settings, zoomed=True))
         for views in by_client.values()
         for place in pick_images(len(views))
     )
 
 
 def pick_images(num_images: int) -> list[int]:
-    """Pick the images that have a second view: one in four, evenly spaced, at most 64.
+    """Pick the images that are also seen zoomed: one in four, evenly spaced, at most 64.
 
     >>> pick_images(10)
     [0, 4, 9]

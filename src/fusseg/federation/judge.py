@@ -2,13 +2,14 @@
 
 Two figures of a model, from one exchange of sums:
 
-- *agreement*: the normalized mutual information of the regions of an image and those of its second
-  view: its center enlarged or, for a backbone that depends on the scale, its mirror image.
+- *agreement*: the normalized mutual information of the regions of an image and those of its zoomed
+  view. Regions of things stay the same; regions of what depends on the scale change.
 - *margin*: how much nearer a code is to its own region than to the next one, in cosine.
 
 Starts are compared by their agreement: margins in different code spaces say little. Training
 replaces the start if it increases the margin and keeps the agreement: where it splits what belongs
-together, one of the two decreases.
+together, one of the two decreases. For a backbone that measures structures of a fixed size, there
+are no zoomed views: there is one start then, and the margin alone decides on training.
 """
 
 from collections.abc import Sequence
@@ -65,7 +66,7 @@ def figures_of(
     Figures(agreement=1.0, margin=0.25)
 
     Args:
-        pairs: Number of positions with one region in the image and another in its second view.
+        pairs: Number of positions with one region in the image and another in its zoomed view.
         margin: Sum of the margins.
         positions: Number of positions in that sum.
     """
@@ -80,27 +81,20 @@ def figures_of(
 def count_pairs(
     segmenter: Segmenter,
     whole: Float[Tensor, "height width dim"],
-    other: Float[Tensor, "height width dim"],
-    *,
-    mirrored: bool,
+    zoomed: Float[Tensor, "height width dim"],
 ) -> Int[Tensor, "regions regions"]:
-    """Count the regions of an image and of its second view, position by position.
+    """Count the regions of an image and of its zoomed view, position by position.
 
     Args:
         segmenter: The judged model.
         whole: Feature map of the image.
-        other: Feature map of its second view.
-        mirrored: Whether that is the mirror image; otherwise it is the center, enlarged.
+        zoomed: Feature map of its center, enlarged.
     """
-    seen = similarities(segmenter, encode(segmenter, whole))
-    again = similarities(segmenter, encode(segmenter, other))
-    if mirrored:
-        again = again.flip(2)
-    else:
-        window = central_window(*whole.shape[:2])
-        seen = seen[:, window.rows, window.columns]
-        again = interpolate(again[None], window.shape, mode="area")[0]
-    first, second = _regions(segmenter, seen), _regions(segmenter, again)
+    window = central_window(*whole.shape[:2])
+    near = similarities(segmenter, encode(segmenter, zoomed))
+    shrunk = interpolate(near[None], window.shape, mode="area")[0]
+    inside = similarities(segmenter, encode(segmenter, whole))[:, window.rows, window.columns]
+    first, second = _regions(segmenter, inside), _regions(segmenter, shrunk)
     number = segmenter.num_regions
     counts = torch.bincount(first * number + second, minlength=number**2)
     return counts.reshape(number, number)
@@ -130,12 +124,11 @@ def measure_model(work: Work) -> dict[str, Tensor]:
     segmenter = build_segmenter(work.model, mean_feature)
     number = segmenter.num_regions
     pairs = torch.zeros(number, number, dtype=torch.int64)
-    if client.second is not None:
-        views, mirrored = client.second.features, client.second.mirrored
+    if client.zoomed is not None:
         place_of = {digest: place for place, digest in enumerate(client.features.digests)}
-        for place, digest in enumerate(views.digests):
+        for place, digest in enumerate(client.zoomed.digests):
             whole = client.features.feature_map(place_of[digest])
-            pairs += count_pairs(segmenter, whole, views.feature_map(place), mirrored=mirrored)
+            pairs += count_pairs(segmenter, whole, client.zoomed.feature_map(place))
     codes = work.kept.of_client(client.client_id, client.features, work.model.head, mean_feature)
     margin, positions = torch.zeros((), dtype=torch.float64), 0
     for chunk in codes:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fusseg.config.schema import Config, ModelConfig
+from fusseg.features.backbones import is_zoomable
 from fusseg.federation.judge import CHOOSE, add_start, judge_start
 from fusseg.federation.lloyd_steps import LLOYD_STEP, CodeSums, move_centroids
 from fusseg.federation.moments import merge_moments, moments_task
@@ -44,13 +45,15 @@ def start_tasks(config: Config, strategy: Strategy, local: LocalTraining) -> tup
         return ()
     many = model.num_clusters * (model.init_clusters if model.init_steps > 0 else 1)
     placing = (*lloyd_tasks(model, many), *region_tasks(model))
-    if strategy.baseline and not strategy.pools_images:
-        whitening = 0.0 if model.whitening == "auto" else model.whitening
-        return (moments_task(many, whitening), *placing)
-    if model.whitening == "auto":
+    alone = strategy.baseline and not strategy.pools_images
+    # Starts are compared by zoomed views, and by all clients together.
+    if model.whitening == "auto" and not alone and is_zoomable(config.backbone.name):
         tasks = [*several_starts(many, placing)]
     else:
-        tasks = [moments_task(many, model.whitening), *placing]
+        whitening = 0.0 if model.whitening == "auto" else model.whitening
+        tasks = [moments_task(many, whitening), *placing]
+        if alone:
+            return tuple(tasks)
         if chooses(config, strategy):
             tasks.append(judge_start(START))
     if strategy.trains and local.objective.wants_start(local.settings):

@@ -80,7 +80,7 @@ class Task:
     """Whether the result is one model for all clients, even if each keeps its own later (E or C
     off)."""
     judges: bool = False
-    """Whether clients judge the model, also on second views of their images."""
+    """Whether clients judge the model, also on zoomed views of their images."""
 
 
 def check_nothing(_config: Config, _feature_dim: int | None) -> None:
@@ -174,7 +174,7 @@ class Protocol:
 
     @property
     def judges(self) -> bool:
-        """Whether clients judge models, for which they need second views of some images."""
+        """Whether clients judge models, for which they need zoomed views of some images."""
         return any(task.judges for task in (*self.start, *self.choice))
 
     def asks_all(self, round_number: int) -> bool:

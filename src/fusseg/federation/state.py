@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fusseg.config.compute import EXACT, Compute
-from fusseg.features.feature_set import FeatureSet, SecondViews
+from fusseg.features.feature_set import FeatureSet
 from fusseg.segmentation.head import HeadWeights
 from fusseg.segmentation.objective import Model, Numbers
 from fusseg.segmentation.training import TrainingPlan
@@ -24,8 +24,8 @@ class Client:
     """Folder of cached data, such as nearest neighbors."""
     compute: Compute = EXACT
     """Device and precision of its training."""
-    second: SecondViews | None = None
-    """Second views of some of these images, for the judge; None: no model is judged."""
+    zoomed: FeatureSet | None = None
+    """Zoomed views of some of these images, for the judge; None: there are none."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Candidate:
 
     name: str
     agreement: float
-    """Agreement of its regions in an image and in the image's second view, in [0, 1]."""
+    """Agreement of its regions in an image and in the image's zoomed view, in [0, 1]; 0 without
+    zoomed views."""
     margin: float
     """Mean margin of its regions in cosine, in [0, 2]."""
     kept: bool

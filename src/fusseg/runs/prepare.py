@@ -26,9 +26,9 @@ from fusseg.features.views import (
     View,
     check_views,
     held_out_views,
-    second_views,
     training_views,
     with_mirrored,
+    zoomed_views,
 )
 from fusseg.federation.state import Client
 from fusseg.federation.strategies import resolve
@@ -47,8 +47,8 @@ class Lookup:
     """Training images or their crops, each with its client."""
     shown: tuple[View, ...]
     """Images that are scored and pictured, as in `Prepared.shown`."""
-    second: tuple[View, ...]
-    """Second views of some training images, if models are judged."""
+    zoomed: tuple[View, ...]
+    """Zoomed views of some training images, if models are judged."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def look_up(config: Config) -> Lookup:
         center=is_centered(config, backbone),
         training=training,
         shown=held_out_views(shown, backbone, config),
-        second=second_views(training, backbone) if resolve(config).judges else (),
+        zoomed=zoomed_views(training, backbone) if resolve(config).judges else (),
     )
 
 
@@ -155,7 +155,7 @@ def extract(
     """
     set_threads(config.compute)
     backbone, classes = lookup.backbone, lookup.dataset.classes
-    wanted = (*lookup.training, *lookup.second, *with_mirrored(lookup.shown, config.evaluation))
+    wanted = (*lookup.training, *lookup.zoomed, *with_mirrored(lookup.shown, config.evaluation))
     decoding = decoding_of(config.data)
     stored = look_over([view.item for view in lookup.training], decoding)
     if config.data.held_out_sites:
@@ -214,9 +214,9 @@ def _clients(
     usable: dict[str, list[View]] = {view.item.client: [] for view in lookup.training}
     for view in filter(features.has, lookup.training):
         usable[view.item.client].append(view)
-    second: dict[str, list[View]] = {client: [] for client in usable}
-    for view in lookup.second:
-        second[view.item.client].append(view)
+    zoomed: dict[str, list[View]] = {client: [] for client in usable}
+    for view in lookup.zoomed:
+        zoomed[view.item.client].append(view)
     counts = Counter({client: len(views) for client, views in usable.items()})
     for message in small_clients(counts, config.data, usable=True).values():
         raise DataError(message)
@@ -227,7 +227,7 @@ def _clients(
             features.of_views(views),
             cache,
             compute,
-            features.second_of(second[client]),
+            features.of_views_if_any(zoomed[client]),
         )
         for client, views in sorted(usable.items())
     )

@@ -196,7 +196,7 @@ class CandidateEntry(TypedDict):
     """`start`, or `whitening 0`, `whitening 0.5` and `whitening 1` if there are several starts;
     `trained`."""
     agreement: float
-    """Normalized mutual information of its regions in images and in their second views, in
+    """Normalized mutual information of its regions in images and in their zoomed views, in
     [0, 1]."""
     margin: float
     """Mean difference of the cosines with the nearest and the next region, in [0, 2]."""

@@ -1,6 +1,6 @@
 """Training a simulated federation: data, features, clients in this process, engine."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from fusseg.config.schema import Config
 from fusseg.core.errors import ConfigError, FussegError
 from fusseg.data.findings import Finding
 from fusseg.features.extraction import Progress
-from fusseg.features.feature_set import SecondViews, pool_features
+from fusseg.features.feature_set import pool_features
 from fusseg.federation.hello import say_hello
 from fusseg.federation.preparation import prepare_images
 from fusseg.federation.protocol import Protocol
@@ -154,15 +154,10 @@ def _trained(protocol: Protocol, prepared: Prepared) -> tuple[Client, ...]:
     return prepared.clients
 
 
-def pool_second(parts: Sequence[SecondViews]) -> SecondViews | None:
-    """Join the second views of several clients; all are of the same kind."""
-    if not parts:
-        return None
-    return SecondViews(pool_features([part.features for part in parts]), parts[0].mirrored)
-
-
 def _pool(clients: tuple[Client, ...], name: str) -> Client:
     first = clients[0]
     pooled = pool_features([client.features for client in clients])
-    second = [client.second for client in clients if client.second is not None]
-    return Client(name, pooled, first.cache, first.compute, pool_second(second))
+    zoomed = [client.zoomed for client in clients if client.zoomed is not None]
+    return Client(
+        name, pooled, first.cache, first.compute, pool_features(zoomed) if zoomed else None
+    )

@@ -1,10 +1,9 @@
 """A site's images, backbone and features under the settings that a server offers."""
 
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from fusseg.config.compute import choose_compute, set_threads
 from fusseg.config.file import load_config
@@ -23,11 +22,11 @@ from fusseg.deployment.wire.offer import Offer, differing_settings, shared_setti
 from fusseg.evaluation.held_out import HeldOut, gather_held_out
 from fusseg.features.backbones import Backbone, load_backbone
 from fusseg.features.backbones.efficientnet import EFFICIENTNET, INSTALL
-from fusseg.features.cache.store import FeatureSettings, Store, open_store
+from fusseg.features.cache.store import FeatureSettings, open_store
 from fusseg.features.extraction import Progress, extract_features
-from fusseg.features.feature_set import SecondViews, read_features
+from fusseg.features.feature_set import read_features
 from fusseg.features.pipeline import Skipped
-from fusseg.features.views import held_out_views, second_views, training_views, with_mirrored
+from fusseg.features.views import held_out_views, training_views, with_mirrored, zoomed_views
 from fusseg.federation.preparation import prepare_images
 from fusseg.federation.state import Client
 from fusseg.federation.strategies import resolve
@@ -141,8 +140,8 @@ def prepare_site(
     training = training_views(cut_up(items, config.data.crops), backbone, config)
     scored = held_out_views(_labeled(items, config), backbone, config)
     protocol = resolve(config)
-    second = second_views(training, backbone) if protocol.judges else ()
-    wanted = (*training, *second, *with_mirrored(scored, config.evaluation))
+    zoomed = zoomed_views(training, backbone) if protocol.judges else ()
+    wanted = (*training, *zoomed, *with_mirrored(scored, config.evaluation))
     features = yield from extract_features(wanted, backbone, config.backbone.batch_size, cache)
     usable = [view for view in training if features.has(view)]
     if len(usable) < MIN_IMAGES:
@@ -159,7 +158,7 @@ def prepare_site(
         features.of_views(usable),
         cache,
         compute,
-        features.second_of(second),
+        features.of_views_if_any(zoomed),
     )
     yield from prepare_images([client], protocol, center=offer.center)
     return PreparedSite(client, labeled, usable[0].settings, features.skipped)
@@ -176,14 +175,14 @@ def remember_features(folder: Path, offer: Offer, prepared: PreparedSite) -> Non
     Raises:
         DataError: If the file cannot be written.
     """
-    features, second = prepared.client.features, prepared.client.second
+    features, zoomed = prepared.client.features, prepared.client.zoomed
     content = {
         "offer": offer.digest,
         "settings": asdict(prepared.settings),
         "shape": features.map_shape,
         "names": features.names,
         "digests": features.digests,
-        "second": None if second is None else _note_second(second),
+        "zoomed": None if zoomed is None else {"names": zoomed.names, "digests": zoomed.digests},
     }
     try:
         write_atomically(folder / _FEATURES, json.dumps(content).encode())
@@ -209,9 +208,10 @@ def recall_client(folder: Path, site: SiteSettings, offer: Offer) -> Client:
             raise DataError(f"{path} was written under other settings; restart fusseg join")
         store = open_store(cache, site.name, settings, tuple(noted["shape"]))
         features = read_features(store, noted["names"], noted["digests"])
-        second = None
-        if noted["second"] is not None:
-            second = _recall_second(store, cache, noted["second"])
+        zoomed = None
+        if noted["zoomed"] is not None:
+            store = open_store(cache, site.name, replace(settings, zoomed=True), store.shape)
+            zoomed = read_features(store, noted["zoomed"]["names"], noted["zoomed"]["digests"])
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -219,23 +219,7 @@ def recall_client(folder: Path, site: SiteSettings, offer: Offer) -> Client:
             f"the features noted in {path} are not in the cache {cache} ({error}); restart fusseg "
             "join"
         ) from error
-    return Client(site.name, features, cache, choose_compute(offer.config.compute), second)
-
-
-def _note_second(second: SecondViews) -> dict[str, Any]:
-    features = second.features
-    return {
-        "mirrored": second.mirrored,
-        "names": features.names,
-        "digests": features.digests,
-    }
-
-
-def _recall_second(training: Store, cache: Path, noted: Mapping[str, Any]) -> SecondViews:
-    mirrored = bool(noted["mirrored"])
-    settings = replace(training.settings, mirrored=mirrored, zoomed=not mirrored)
-    store = open_store(cache, training.site, settings, training.shape)
-    return SecondViews(read_features(store, noted["names"], noted["digests"]), mirrored)
+    return Client(site.name, features, cache, choose_compute(offer.config.compute), zoomed)
 
 
 def own_config(site: SiteSettings, offer: Offer) -> Config:

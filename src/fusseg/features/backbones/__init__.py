@@ -17,7 +17,14 @@ from fusseg.features.backbones.filterbank import load_filterbank
 from fusseg.features.backbones.onnx_backbone import load_onnx, onnx_path
 from fusseg.features.backbones.vit import load_hub_vit, load_local_vit
 
-__all__ = ["BACKBONES", "Backbone", "check_backbone_name", "check_image_size", "load_backbone"]
+__all__ = [
+    "BACKBONES",
+    "Backbone",
+    "check_backbone_name",
+    "check_image_size",
+    "is_zoomable",
+    "load_backbone",
+]
 
 BACKBONES: dict[str, Callable[[str, Compute], Backbone]] = {
     EFFICIENTNET: load_efficientnet,
@@ -28,6 +35,18 @@ BACKBONES: dict[str, Callable[[str, Compute], Backbone]] = {
 }
 """Loader of each form of `backbone.name`. A loader gets the name as written, and the device and
 precision; loaders that ignore these run in float32 on the CPU."""
+
+
+FIXED_SCALE = frozenset({"filterbank"})
+"""Backbones that measure structures of a fixed size in pixels."""
+
+
+def is_zoomable(name: str) -> bool:
+    """Tell whether a backbone recognizes things at another size.
+
+    Only then can the judge compare regions with those of zoomed views.
+    """
+    return name not in FIXED_SCALE
 
 
 def load_backbone(name: str, compute: Compute = EXACT, grid: Grid | None = None) -> Backbone:

@@ -32,9 +32,6 @@ class Backbone:
     """RGB in [0, 255] to float32 features; normalization is inside."""
     image_size: tuple[int, int] | None = None
     """The only height and width it takes; None: any multiples of the stride."""
-    zoomable: bool = True
-    """Whether it recognizes what it sees at another size; not if it measures structures of a fixed
-    size in pixels."""
     precision: Precision = "float32"
     """Precision of its matrix products; never `auto`."""
     same_on_any_threads: bool = False

@@ -61,7 +61,6 @@ def load_filterbank(name: str = "filterbank") -> Backbone:
         center=True,
         extract=extract,
         same_on_any_threads=True,
-        zoomable=False,
     )
 
 
