@@ -188,7 +188,9 @@ def test_the_map_shows_the_centroids_of_the_chosen_round(page):
     slider.send_keys(Keys.ARROW_RIGHT)
     assert page.driver.find_element(By.ID, "centroids-value").text == "round 2"
     assert drawing.get_attribute("innerHTML") != first
-    # the finish: the clients send sums, no centroids
+    # finish and choice: the clients send sums, no centroids
     slider.send_keys(Keys.END)
+    assert drawing.accessible_name == "Centroids after the choice: 4 of the server, from 0 clients"
+    slider.send_keys(Keys.ARROW_LEFT)
     assert drawing.accessible_name == "Centroids after round 4: 4 of the server, from 0 clients"
     assert drawing.find_elements(By.CSS_SELECTOR, "path") == []

@@ -28,6 +28,7 @@ references = ["FedAvg"]
 [config.federation]
 rounds = 2
 lloyd_rounds = 1
+keep = "last"
 
 [methods.PCA]
 anchor = "pca"

@@ -103,7 +103,6 @@ def _training(
         # Without the choice, which is no round of training.
         "rounds": min(run.rounds_done, planned),
         "rounds_planned": planned,
-        "choice": describe_choice(record),
         "local_steps": None if record["hello"] is None else record["hello"]["local_steps"],
         "num_clients": len(clients),
         "num_images": sum(client["num_images"] for client in clients),
@@ -118,6 +117,9 @@ def _training(
         "stored_values": list(run.stored_values),
         **_scores(record, site),
     }
+    choice = describe_choice(record)
+    if choice is not None:
+        summary["choice"] = choice
     if with_sites:
         summary["sites"] = [
             {"name": client["client_id"], "num_images": client["num_images"]} for client in clients
