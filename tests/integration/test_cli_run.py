@@ -386,7 +386,8 @@ def test_pca_trains_nothing_and_segments_all_the_same(cli, make_sites, make_conf
     code, _, err = cli("run", config, "--out", tmp_path / "run", "--set", "model.init=pca")
     assert (code, err) == (0, "")
     record = record_of(tmp_path / "run")
-    assert [entry["loss"] for entry in record["rounds"]] == [None] * 6
+    # The start, five Lloyd steps, and the choice.
+    assert [entry["loss"] for entry in record["rounds"]] == [None] * 7
     assert record["trained"] is None
     assert record["final"]["mean_iou"] > 0.5
     assert "loss-curves" not in (tmp_path / "run" / "report.html").read_text()

@@ -99,7 +99,8 @@ def test_a_run_is_not_resumed_with_another_preset(named, cli, tmp_path):
     before = (tmp_path / "run" / "state.safetensors").read_bytes()
     code, _, err = cli("run", *named, "--resume", "--preset", "paper", "--out", "run")
     assert code == 2
-    assert "another configuration (differs in model.init, federation.distance)" in err
+    keys = "model.init, model.whitening, federation.distance, federation.keep"
+    assert f"another configuration (differs in {keys})" in err
     assert (tmp_path / "run" / "state.safetensors").read_bytes() == before
 
 
