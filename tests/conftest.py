@@ -116,3 +116,9 @@ def same_bits() -> Callable[[Model, Model], bool]:
         return torch.equal(left, right)
 
     return same
+
+
+@pytest.fixture
+def all_zoomable(monkeypatch):
+    """Let the judge use zoomed views with the filter bank, too, which needs no weights."""
+    monkeypatch.setattr("fusseg.features.backbones.FIXED_SCALE", frozenset())

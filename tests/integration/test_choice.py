@@ -24,7 +24,7 @@ def record_of(run_dir):
 
 
 @pytest.fixture
-def train(cli, make_sites, make_config, tmp_path):
+def train(cli, make_sites, make_config, tmp_path, all_zoomable):
     """Train with a computed start and all other defaults of the rules; returns the run."""
     config = make_config(make_sites())
 

@@ -1,147 +1,95 @@
-"""Models that the clients judge: several starts, and the choice between start and trained model."""
+"""The choice between start and trained model, as commands, pages and tables show it."""
 
+import csv
 import json
 
 import pytest
-from typed_form import check_form
+import torch
+from tiny_grid import TINY
 
-import fusseg
-from fusseg.federation.state import ClientUpdate
-from fusseg.runs.engine import RoundDone
-from fusseg.runs.record_form import Record
+from fusseg.export.artifact import load_artifact
 from fusseg.runs.saved_state import load_state
 
-COMPUTED = "model.init=pca"
-LAST = "federation.keep=last"
-WHITENED = ("model.whitening=1", "model.init_steps=2")
-"""A start that training improves on, by both figures."""
-THREE = ("model.init_steps=2",)
-"""Three starts, of which the first is kept to the end."""
+# Steps too small to change any figure: the start is kept.
+STILL = ("local.head_learning_rate=1e-12", "local.centroid_learning_rate=1e-12")
+START_KEPT = "Training did not improve on the start, which was kept: the trained model's margin"
 
 
-def record_of(run_dir):
-    return json.loads((run_dir / "record.json").read_text())
+def sets(*overrides):
+    return [part for override in overrides for part in ("--set", override)]
 
 
 @pytest.fixture
-def train(cli, make_sites, make_config, tmp_path):
-    """Train with a computed start and all other defaults of the rules; returns the run."""
+def run(cli, make_sites, make_config, tmp_path):
     config = make_config(make_sites())
-
-    def run(name, *overrides):
-        sets = [word for one in (COMPUTED, *overrides) for word in ("--set", one)]
-        code, _, err = cli("run", config, *sets, "--out", tmp_path / name)
-        assert (code, err) == (0, "")
-        return tmp_path / name
-
-    return run
+    more = sets("model.init=pca", "federation.rounds=2", *STILL)
+    code, out, err = cli("run", config, "--out", tmp_path / "run", *more)
+    assert (code, err) == (0, "")
+    return tmp_path / "run", out
 
 
-def kept_by(run_dir):
-    return [one["name"] for one in record_of(run_dir)["candidates"] if one["kept"]]
+def test_a_run_says_in_one_line_which_model_it_kept(run):
+    _, out = run
+    assert [line.startswith(START_KEPT) for line in out.splitlines() if "kept" in line] == [True]
+    last = next(line for line in reversed(out.splitlines()) if line.startswith("training: "))
+    assert last.endswith(" updates")
+    assert "start: " in out
+    assert "round 2 of 2: loss" in out
+    assert "round 3" not in out
 
 
-def model_of(run_dir):
-    return load_state(run_dir).state.model
+def test_page_and_model_file_of_a_kept_start_count_the_rounds_of_training(cli, run):
+    run_dir, _ = run
+    page = (run_dir / "report.html").read_text()
+    assert START_KEPT.split(":")[0] in page
+    assert "2 rounds of 4 steps" in " ".join(page.split())
+    record = json.loads((run_dir / "record.json").read_text())
+    assert [entry["phase"] for entry in record["rounds"]][-1] == "choice"
+    assert cli("pack", run_dir, "--out", run_dir / "model.safetensors")[0] == 0
+    training = load_artifact(run_dir / "model.safetensors").training
+    assert (training["rounds"], training["rounds_planned"]) == (2, 2)
+    assert training["choice"].startswith(START_KEPT)
 
 
-def test_the_defaults_judge_three_starts_and_the_trained_model(train):
-    record = record_of(run := train("run"))
-    check_form(record, Record, "record")
-    assert record["settings"]["model.whitening"] == "auto"
-    assert record["settings"]["federation.keep"] == "best"
-    names = ["whitening 0", "whitening 0.5", "whitening 1", "trained"]
-    assert [one["name"] for one in record["candidates"]] == names
-    assert all(0 < one["agreement"] <= 1 for one in record["candidates"])
-    assert all(0 < one["margin"] <= 2 for one in record["candidates"])
-    assert len(kept_by(run)) == 1
-    phases = [(entry["round"], entry["phase"]) for entry in record["rounds"]]
-    expected = ["start", "training", "training", "training", "choice"]
-    assert phases == list(enumerate(expected))
-    # Two sites: a count of pairs for each of 2 x 2 regions, a margin, and two numbers of positions
-    # and images.
-    assert record["rounds"][-1]["bytes_up"] == 2 * 8 * (4 + 1 + 1 + 1)
-    saved = load_state(run).state
-    # The best one is the model itself, from which more rounds may follow.
-    assert saved.kept is saved.model
-    assert saved.moments == {}
+def test_a_model_without_its_choice_is_said_to_lack_it(cli, make_sites, make_config, tmp_path):
+    config = make_config(make_sites())
+    last = sets("model.init=pca", "federation.rounds=1", "federation.keep=last")
+    assert cli("run", config, "--out", tmp_path / "run", *last)[0] == 0
+    written = tmp_path / "run" / "config.toml"
+    written.write_text(written.read_text().replace('keep = "last"', 'keep = "best"'))
+    out = cli("evaluate", tmp_path / "run")[1]
+    assert "the run is not finished: the choice between start and trained model is missing" in out
 
 
-def test_a_start_that_is_kept_has_the_bits_and_scores_of_a_run_without_training(train, same_bits):
-    chosen, start = train("chosen"), train("start", "federation.strategy=pca")
-    assert kept_by(chosen) == kept_by(start) == ["whitening 0"]
-    assert record_of(chosen)["candidates"][:3] == record_of(start)["candidates"]
-    assert same_bits(model_of(chosen), model_of(start))
-    found, expected = record_of(chosen), record_of(start)
-    assert found["final"] == expected["final"]
-    assert found["rounds"][-1]["mean_iou"] == found["rounds"][0]["mean_iou"]
-    # The scores after training are still told.
-    assert found["trained"] != found["final"]
-
-
-@pytest.mark.parametrize("finish", [0, 1])
-def test_a_trained_model_that_is_kept_has_the_bits_and_scores_of_the_last_one(
-    finish, train, same_bits
-):
-    settings = (*WHITENED, f"federation.lloyd_rounds={finish}")
-    chosen, last = train("chosen", *settings), train("last", *settings, LAST)
-    assert kept_by(chosen) == ["trained"]
-    assert record_of(last)["candidates"] == []
-    assert same_bits(model_of(chosen), model_of(last))
-    found, expected = record_of(chosen), record_of(last)
-    assert found["final"] == expected["final"]
-    assert len(found["rounds"]) == len(expected["rounds"]) + 1
-
-
-def test_all_clients_judge_however_few_are_drawn_for_training(train):
-    rounds = record_of(train("run", "federation.clients_per_round=1"))["rounds"]
-    assert [len(entry["clients"]) for entry in rounds] == [2, 1, 1, 1, 2]
-
-
-def test_models_of_merged_clusters_are_judged_by_their_regions(train):
-    run = train("run", "model.num_clusters=6", "model.num_regions=3")
-    assert model_of(run).num_regions == record_of(run)["num_regions"] == 3
-    assert record_of(run)["rounds"][-1]["bytes_up"] == 2 * 8 * (9 + 3)
-    assert len(record_of(run)["final"]["confusion"]) == 3
-
-
-@pytest.mark.parametrize(
-    ("settings", "rounds", "updates"),
-    [
-        # In round 0: while the only start is judged, and with the second of three starts.
-        (WHITENED, 0, 7),
-        (THREE, 0, 11),
-        # After the last round of training, and in the choice.
-        (WHITENED, 4, 0),
-        (WHITENED, 4, 1),
-        (THREE, 4, 1),
-    ],
-)
-def test_a_run_stopped_where_models_are_judged_goes_on_to_the_same_bits(
-    settings, rounds, updates, train, cli, tmp_path
-):
-    whole, cut = train("whole", *settings), tmp_path / "cut"
-    config = fusseg.load_config(tmp_path / "config.toml", [COMPUTED, *settings])
-    events = fusseg.run_experiment(config, cut, tmp_path / "cache")
-    done = 0
-    for event in events:
-        done += isinstance(event, RoundDone)
-        updates -= done == rounds and isinstance(event, ClientUpdate)
-        if done == rounds and updates == 0:
-            break
-    events.close()
-    assert (cut / "state.safetensors").exists() is (rounds > 0)
-    assert cli("run", "--resume", "--out", cut)[0] == 0
-    expected = (whole / "state.safetensors").read_bytes()
-    assert (cut / "state.safetensors").read_bytes() == expected
-    for field in ("candidates", "trained", "final"):
-        assert record_of(cut)[field] == record_of(whole)[field]
-
-
-def test_other_rounds_do_not_depend_on_the_choice(train):
-    runs = [train("best"), train("last", LAST)]
-    best, last = (record_of(run)["rounds"] for run in runs)
-    scores = [[entry["mean_iou"] for entry in rounds] for rounds in (best, last)]
-    assert scores[0][:-1] == scores[1]
-    losses = [[entry["loss"] for entry in rounds] for rounds in (best, last)]
-    assert losses[0][:-1] == losses[1]
+def test_a_table_has_the_kept_models_beside_the_trained_and_their_start_as_a_row(cli, tmp_path):
+    grid, out = tmp_path / "grid.toml", tmp_path / "out"
+    still = "".join(f"{line.split('.')[1].replace('=', ' = ')}\n" for line in STILL)
+    grid.write_text(
+        'title = "Pipes"\nseeds = 1\nreferences = ["start"]\n'
+        + TINY.replace("steps = 2\n", f"steps = 2\n{still}")
+        + "[config.federation]\nrounds = 2\n"
+        + '[methods.start]\nfederation = { strategy = "pca" }\n'
+        + '[methods.FedCC]\nfederation = { strategy = "fedcc-kmeans" }\n'
+        + '[methods.local]\nfederation = { strategy = "local" }\n'
+    )
+    code, printed, err = cli("bench", grid, "--out", out)
+    assert (code, err) == (0, "")
+    table = (out / "table.md").read_text()
+    assert "| method | all, trained | all, kept |" in table
+    assert "| FedCC | +0.00 | +0.00 |" in table
+    with (out / "table.csv").open() as file:
+        phases = {(row["method"], row["phase"]) for row in csv.DictReader(file) if row["phase"]}
+    assert phases == {
+        ("start", "trained"),
+        ("FedCC", "trained"),
+        ("FedCC", "kept"),
+        ("local", "trained"),
+    }
+    assert " trained, 0." in printed
+    # A row of the strategy `pca` is the start of the others, bit for bit.
+    start, kept = (load_state(out / f"cells/all/{name}/0").state for name in ("start", "fedcc"))
+    assert start.candidates == kept.candidates[:-1]
+    assert torch.equal(start.model.centroids, kept.model.centroids)
+    assert start.model.head.keys() == kept.model.head.keys()
+    for name, weights in start.model.head.items():
+        assert torch.equal(weights, kept.model.head[name])

@@ -8,7 +8,6 @@ from torch import Generator
 
 from fusseg.config.schema import Config, FederationConfig, ModelConfig
 from fusseg.core.errors import FederationError
-from fusseg.features.feature_set import SecondViews
 from fusseg.federation.checks import check_plausible, check_update
 from fusseg.federation.judge import (
     CHOOSE,
@@ -91,25 +90,19 @@ def features(regions, lengths=(1.0, 1.0)):
     return torch.diag(torch.tensor(lengths))[torch.tensor(regions)]
 
 
-SECOND = {
-    # Shrunk to 2 x 2, the first row is region 0; of the second, half is region 1 and counts more:
-    # [[0, 0], [1, 0]] in the image, [[0, 0], [1, 1]] in the zoomed view.
-    False: ([[0, 0, 0], [0, 0, 0], [1, 1, 1]], [[2, 1], [0, 1]]),
-    # Turned back it is [[0, 0, 1], [1, 1, 1], [1, 1, 0]]: two of nine differ.
-    True: ([[1, 0, 0], [1, 1, 1], [0, 1, 1]], [[2, 1], [1, 5]]),
-}
-"""By whether it is mirrored: the second view of `MAP`, and its pairs."""
+ZOOMED = [[0, 0, 0], [0, 0, 0], [1, 1, 1]]
+"""The zoomed view of `MAP`. Shrunk to 2 x 2, its first row is region 0; of the second, half is
+region 1 and counts more: [[0, 0], [1, 0]] in the image, [[0, 0], [1, 1]] in the zoomed view."""
+PAIRS = [[2, 1], [0, 1]]
 
 
-def second_view(mirrored):
-    return features(SECOND[mirrored][0], lengths=(1.0, 3.0))
+def zoomed_view():
+    return features(ZOOMED, lengths=(1.0, 3.0))
 
 
-@pytest.mark.parametrize("mirrored", [False, True])
-def test_pairs_are_those_of_the_window_or_of_the_mirror_image(mirrored, axes):
+def test_pairs_are_those_of_the_window(axes):
     segmenter = build_segmenter(axes, torch.zeros(2))
-    found = count_pairs(segmenter, features(MAP), second_view(mirrored), mirrored=mirrored)
-    assert found.tolist() == SECOND[mirrored][1]
+    assert count_pairs(segmenter, features(MAP), zoomed_view()).tolist() == PAIRS
 
 
 def test_pairs_of_merged_clusters_are_those_of_their_regions(axes):
@@ -118,17 +111,16 @@ def test_pairs_of_merged_clusters_are_those_of_their_regions(axes):
     segmenter = build_segmenter(merged, torch.zeros(2))
     whole = features(MAP)
     whole[1, 0] *= -1  # of cluster 2, which is of region 1
-    found = count_pairs(segmenter, whole, features([[1] * 3] * 3), mirrored=False)
+    found = count_pairs(segmenter, whole, features([[1] * 3] * 3))
     assert found.tolist() == [[0, 3], [0, 1]]
 
 
-@pytest.mark.parametrize("mirrored", [False, True])
-def test_the_mean_feature_is_subtracted_from_both_views(mirrored, axes):
+def test_the_mean_feature_is_subtracted_from_both_views(axes):
     mean = torch.tensor([5.0, -2.0])
     plain, moved = (build_segmenter(axes, offset) for offset in (torch.zeros(2), mean))
     views = features(MAP), features([[0, 1, 0]] * 3)
-    expected = count_pairs(plain, *views, mirrored=mirrored)
-    found = count_pairs(moved, *(view + mean for view in views), mirrored=mirrored)
+    expected = count_pairs(plain, *views)
+    found = count_pairs(moved, *(view + mean for view in views))
     assert torch.equal(found, expected)
 
 
@@ -148,25 +140,24 @@ def test_margins_between_clusters_of_one_region_do_not_count(axes):
     assert float(found) == pytest.approx(1.4)
 
 
-def client_of(make_features, tmp_path, mirrored=None):
-    """Two images of 3 x 3; the second has a second view, zoomed or mirrored."""
+def client_of(make_features, tmp_path, *, zooms):
+    """Two images of 3 x 3; the second may also be seen zoomed."""
     whole = make_features(torch.stack([features([[1] * 3] * 3), features(MAP)]))
-    if mirrored is None:
+    if not zooms:
         return Client("a", whole, tmp_path)
-    view = make_features(second_view(mirrored)[None])
+    view = make_features(zoomed_view()[None])
     view = replace(view, names=whole.names[1:], digests=whole.digests[1:])
-    return Client("a", whole, tmp_path, second=SecondViews(view, mirrored))
+    return Client("a", whole, tmp_path, zoomed=view)
 
 
 @pytest.mark.parametrize("sampled", [0, 4])
-@pytest.mark.parametrize("mirrored", [False, True])
-def test_a_client_sends_sums_over_second_views_and_sampled_positions(
-    mirrored, sampled, state, make_features, tmp_path
+def test_a_client_sends_sums_over_zoomed_views_and_sampled_positions(
+    sampled, state, make_features, tmp_path
 ):
-    client = client_of(make_features, tmp_path, mirrored)
+    client = client_of(make_features, tmp_path, zooms=True)
     rules = settle(positions_per_image=sampled)
     sent = CHOOSE.measure(Work(client, state.model, state, rules, KeptCodes(sampled, rules.seed)))
-    assert sent["pairs"].tolist() == SECOND[mirrored][1]
+    assert sent["pairs"].tolist() == PAIRS
     # Every code lies on an axis.
     positions = 2 * (sampled or 9)
     assert (float(sent["margin"]), int(sent["positions"])) == (positions, positions)
@@ -176,8 +167,8 @@ def test_a_client_sends_sums_over_second_views_and_sampled_positions(
     check_plausible(update, parts, ClientFacts(num_images=2, positions_per_image=9))
 
 
-def test_a_client_without_second_views_sends_no_pairs(state, make_features, tmp_path):
-    client = client_of(make_features, tmp_path)
+def test_a_client_without_zoomed_views_sends_no_pairs(state, make_features, tmp_path):
+    client = client_of(make_features, tmp_path, zooms=False)
     sent = CHOOSE.measure(Work(client, state.model, state, PROTOCOL, KeptCodes(0, 0)))
     assert not sent["pairs"].any()
     assert int(sent["positions"]) == 18

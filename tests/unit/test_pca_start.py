@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fusseg.config.schema import Config, FederationConfig, LocalConfig, ModelConfig
+from fusseg.config.schema import BackboneConfig, Config, FederationConfig, LocalConfig, ModelConfig
 from fusseg.core.errors import ConfigError
 from fusseg.federation.gathering import aggregate
 from fusseg.federation.lloyd_steps import CodeSums
@@ -30,7 +30,8 @@ def settle(
     )
     local = LocalConfig(tables={"stego": {"shift_from_start": shifts}})
     federated = FederationConfig(strategy=strategy, **{"keep": "last", **federation})
-    return resolve(Config(model=model, local=local, federation=federated))
+    zoomable = BackboneConfig(name="onnx:any.onnx")
+    return resolve(Config(model=model, local=local, federation=federated, backbone=zoomable))
 
 
 def test_moments_and_lloyd_steps_come_before_round_1():
@@ -64,6 +65,12 @@ def test_three_whitenings_are_tried_from_one_exchange_of_moments():
     expected = [(None, 6), *sizes, between, *sizes, between, *sizes, last]
     assert [task.clusters for task in tasks] == expected
     assert [task.judges for task in tasks] == [task.name == "judge" for task in tasks]
+
+
+def test_the_filter_bank_has_one_start_and_is_judged_by_the_margin():
+    protocol = resolve(Config(model=ModelConfig(num_clusters=2, init_steps=1)))
+    assert [task.name for task in protocol.start] == ["moments", "lloyd", "judge"]
+    assert protocol.choice
 
 
 def test_numbers_are_estimated_and_clusters_merged_from_the_start_that_is_kept():

@@ -31,7 +31,7 @@ from fusseg.deployment.site.site_data import (
 from fusseg.deployment.site.site_disk import SiteSettings
 from fusseg.deployment.wire.offer import Offer, shared_settings
 from fusseg.evaluation.held_out import read_labels
-from fusseg.features.backbones import BACKBONES, load_backbone
+from fusseg.features.backbones import load_backbone
 from fusseg.features.extraction import Progress
 from fusseg.runs.prepare import prepare
 from fusseg.segmentation.objectives import spell_out
@@ -228,18 +228,21 @@ def test_mirror_images_are_extracted_where_codes_are_averaged_with_theirs(site):
     assert len(prepared.client.features) == 4
 
 
-def test_where_models_are_judged_one_image_in_four_has_a_second_view(site):
+def test_where_models_are_judged_one_image_in_four_is_also_seen_zoomed(site, all_zoomable):
     _, plain = run(prepare_site(site, offered()))
-    assert plain.client.second is None
+    assert plain.client.zoomed is None
     events, prepared = run(prepare_site(site, offered(JUDGED)))
     assert events[-1] == Progress("extract", 1, 1)
-    second, features = prepared.client.second, prepared.client.features
-    # The filter bank depends on the scale.
-    assert second.mirrored
-    assert second.features.names == ("north/0",)
-    assert second.features.digests == features.digests[:1]
-    assert second.features.map_shape == features.map_shape
-    assert not torch.equal(second.features.feature_map(0), features.feature_map(0))
+    zoomed, features = prepared.client.zoomed, prepared.client.features
+    assert zoomed.names == ("north/0",)
+    assert zoomed.digests == features.digests[:1]
+    assert zoomed.map_shape == features.map_shape
+    assert not torch.equal(zoomed.feature_map(0), features.feature_map(0))
+
+
+def test_the_filter_bank_sees_no_image_zoomed(site):
+    _, prepared = run(prepare_site(site, offered(JUDGED)))
+    assert prepared.client.zoomed is None
 
 
 def test_only_the_split_that_trains_is_used(site, tmp_path):
@@ -319,26 +322,21 @@ def test_features_that_were_noted_are_found_again_without_images(site, tmp_path)
         assert torch.equal(left, right)
 
 
-@pytest.mark.parametrize("zoomable", [False, True])
-def test_second_views_that_were_noted_are_found_again(zoomable, site, tmp_path, monkeypatch):
-    loaded = replace(FILTERBANK, zoomable=zoomable)
-    monkeypatch.setitem(BACKBONES, "filterbank", lambda *_: loaded)
+def test_zoomed_views_that_were_noted_are_found_again(site, tmp_path, all_zoomable):
     _, prepared = run(prepare_site(site, offered(JUDGED)))
     remember_features(tmp_path, offered(JUDGED), prepared)
     shutil.rmtree(site.data)
-    found, expected = recall_client(tmp_path, site, offered(JUDGED)).second, prepared.client.second
-    assert found.mirrored is expected.mirrored is not zoomable
-    assert found.features.names == expected.features.names
-    assert found.features.digests == expected.features.digests
-    assert torch.equal(found.features.feature_map(0), expected.features.feature_map(0))
+    found, expected = recall_client(tmp_path, site, offered(JUDGED)).zoomed, prepared.client.zoomed
+    assert (found.names, found.digests) == (expected.names, expected.digests)
+    assert torch.equal(found.feature_map(0), expected.feature_map(0))
 
 
-def test_a_note_from_before_there_were_second_views_asks_for_a_restart(site, noted, tmp_path):
+def test_a_note_from_before_there_were_zoomed_views_asks_for_a_restart(site, noted, tmp_path):
     content = json.loads(noted.read_text())
-    del content["second"]
+    del content["zoomed"]
     noted.write_text(json.dumps(content))
     message = recall_refused(site, tmp_path)
-    assert "('second')" in message
+    assert "('zoomed')" in message
     assert message.endswith("; restart fusseg join")
 
 

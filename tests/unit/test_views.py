@@ -14,10 +14,10 @@ from fusseg.features.views import (
     held_out_views,
     mirror,
     pick_images,
-    second_views,
     training_views,
     whole_size,
     with_mirrored,
+    zoomed_views,
 )
 
 
@@ -115,21 +115,18 @@ def test_mirror_images_are_wanted_for_flip_averaging_only(items):
     ("num_images", "expected"),
     [(1, [0]), (4, [0]), (5, [0, 4]), (8, [0, 7]), (10, [0, 4, 9])],
 )
-def test_one_image_in_four_has_a_second_view(num_images, expected):
+def test_one_image_in_four_is_also_seen_zoomed(num_images, expected):
     assert pick_images(num_images) == expected
 
 
-def test_no_more_than_64_images_have_a_second_view_and_none_has_two():
+def test_no_more_than_64_images_are_also_seen_zoomed_and_none_twice():
     for num_images in (252, 256, 257, 10_000):
         picked = pick_images(num_images)
         assert len(set(picked)) == len(picked) == min(64, -(-num_images // 4))
         assert (picked[0], picked[-1]) == (0, num_images - 1)
 
 
-@pytest.mark.parametrize("zoomable", [True, False])
-def test_second_views_are_zoomed_or_mirrored_where_the_backbone_depends_on_the_scale(
-    zoomable, tmp_path
-):
+def test_the_images_of_each_client_are_zoomed_unless_the_backbone_depends_on_the_scale(tmp_path):
     def views(client, count):
         items = [Item("s", f"{client}{n}", "", tmp_path / f"{n}.png") for n in range(count)]
         return [View(replace(item, client=client), settings((24, 24))) for item in items]
@@ -137,10 +134,11 @@ def test_second_views_are_zoomed_or_mirrored_where_the_backbone_depends_on_the_s
     large, small = views("a", 5), views("b", 2)
     # In whatever order the images of the clients come.
     mixed = [large[0], *small, *large[1:]]
-    other = settings((24, 24), zoomed=zoomable, mirrored=not zoomable)
+    other = settings((24, 24), zoomed=True)
     expected = tuple(View(view.item, other) for view in (large[0], large[4], small[0]))
-    assert second_views(mixed, replace(backbone(), zoomable=zoomable)) == expected
-    assert second_views([], backbone()) == ()
+    assert zoomed_views(mixed, backbone()) == expected
+    assert zoomed_views([], backbone()) == ()
+    assert zoomed_views(mixed, replace(backbone(), name="filterbank")) == ()
 
 
 def test_a_size_that_does_not_suit_the_backbone_is_refused_by_its_key(items):
