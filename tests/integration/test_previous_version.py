@@ -61,8 +61,9 @@ def todays_config():
     table = tomllib.loads((WRITTEN / "experiment.toml").read_text())
     local = table["local"]
     table["local"] = {key: local.pop(key) for key in ("steps", "batch_size")} | {"stego": local}
-    # There was no other start.
-    table["model"]["init"] = "random"
+    # There was no other start, and no choice.
+    table["model"] |= {"init": "random", "whitening": 0.0}
+    table["federation"]["keep"] = "last"
     return parse_config(table)
 
 
