@@ -121,4 +121,4 @@ def same_bits() -> Callable[[Model, Model], bool]:
 @pytest.fixture
 def all_zoomable(monkeypatch):
     """Let the judge use zoomed views with the filter bank, too, which needs no weights."""
-    monkeypatch.setattr("fusseg.features.backbones.FIXED_SCALE", frozenset())
+    monkeypatch.setattr("fusseg.features.backbones.FIXED_SCALE", set())

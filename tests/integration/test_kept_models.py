@@ -61,7 +61,9 @@ def test_a_model_without_its_choice_is_said_to_lack_it(cli, make_sites, make_con
     assert "the run is not finished: the choice between start and trained model is missing" in out
 
 
-def test_a_table_has_the_kept_models_beside_the_trained_and_their_start_as_a_row(cli, tmp_path):
+def test_a_table_has_the_kept_models_beside_the_trained_and_their_start_as_a_row(
+    cli, tmp_path, all_zoomable
+):
     grid, out = tmp_path / "grid.toml", tmp_path / "out"
     still = "".join(f"{line.split('.')[1].replace('=', ' = ')}\n" for line in STILL)
     grid.write_text(

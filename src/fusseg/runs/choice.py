@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fusseg.federation.judge import GAIN, TRAINED
+from fusseg.federation.judge import GAIN, LOSS, TRAINED
 from fusseg.runs.record_form import CandidateEntry
 
 MORE_THAN = f"more than {100 * GAIN:g} % above"
@@ -41,9 +41,13 @@ def describe_choice(record: Mapping[str, Any]) -> str | None:
     name = name_last(record)
     if trained["kept"]:
         return f"The {name} was kept: its margin {own} is {MORE_THAN} {other}."
+    reason = f"margin {own} is not {MORE_THAN} {other}"
+    if trained["agreement"] < start["agreement"] * (1 - LOSS):
+        own, other = (f"{one['agreement']:.3f}" for one in (trained, start))
+        reason = f"agreement {own} is more than {100 * LOSS:g} % below the start's {other}"
     return (
         f"{'Training' if _trains(record) else 'The Lloyd steps'} did not improve on the start, "
-        f"which was kept: the {name}'s margin {own} is not {MORE_THAN} {other}."
+        f"which was kept: the {name}'s {reason}."
     )
 
 

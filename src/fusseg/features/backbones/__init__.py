@@ -37,7 +37,7 @@ BACKBONES: dict[str, Callable[[str, Compute], Backbone]] = {
 precision; loaders that ignore these run in float32 on the CPU."""
 
 
-FIXED_SCALE = frozenset({"filterbank"})
+FIXED_SCALE = {"filterbank"}
 """Backbones that measure structures of a fixed size in pixels."""
 
 
