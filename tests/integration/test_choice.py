@@ -138,6 +138,15 @@ def test_a_run_stopped_where_models_are_judged_goes_on_to_the_same_bits(
         assert record_of(cut)[field] == record_of(whole)[field]
 
 
+def test_no_rounds_can_be_added_after_the_choice(train, cli):
+    run = train("run", "model.whitening=0")
+    config = run / "config.toml"
+    config.write_text(config.read_text().replace("\nrounds = 3\n", "\nrounds = 5\n"))
+    code, _, err = cli("run", "--resume", "--out", run)
+    assert code == 2
+    assert "no rounds can be added; train on from it: fusseg run --from" in err
+
+
 def test_other_rounds_do_not_depend_on_the_choice(train):
     runs = [train("best"), train("last", LAST)]
     best, last = (record_of(run)["rounds"] for run in runs)

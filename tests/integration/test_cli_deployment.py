@@ -241,8 +241,8 @@ def test_a_dry_run_shows_the_sums_of_the_judge_and_how_often_they_would_be_sent(
     _, out, _ = join(root / "north", "--dry-run", "--config", config)
     lines = [line.strip() for line in out.splitlines()]
     (place,) = [place for place, line in enumerate(lines) if line.startswith("judge: ")]
-    # Three starts, and the trained model.
-    assert lines[place].endswith(", 4 times")
+    # The start, and the trained model.
+    assert lines[place].endswith(", 2 times")
     sums = [
         "tensor margin: 1 float64, 8 bytes",
         "tensor pairs: 2x2 int64, 32 bytes",

@@ -95,7 +95,9 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_deployment_ends_in_the_bits_of_the_simulation(kind, federation, tmp_path, same_bits):
+def test_a_deployment_ends_in_the_bits_of_the_simulation(
+    kind, federation, tmp_path, same_bits, all_zoomable
+):
     run_dir, config, folders = federation(*KINDS[kind])
     serve_rounds(LoopbackGrid(folders), run_dir, tmp_path / "cache")
     deployed, expected = load_state(run_dir), load_state(simulated(config, tmp_path))

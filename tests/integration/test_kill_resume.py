@@ -103,7 +103,7 @@ for event in fusseg.run_experiment(fusseg.load_config(config), out, cache):
 
 
 @pytest.mark.parametrize(
-    ("rounds", "updates"), [(0, 11), (3, 2)], ids=["with the second start", "in the choice"]
+    ("rounds", "updates"), [(0, 7), (3, 2)], ids=["while the start is judged", "in the choice"]
 )
 def test_a_run_killed_where_models_are_judged_ends_in_the_same_bits(
     rounds, updates, start_cli, make_sites, make_config, tmp_path

@@ -154,6 +154,7 @@ seeds = 1
     + """
 [config.federation]
 rounds = 2
+keep = "last"
 
 [methods.PCA]
 anchor = "pca"

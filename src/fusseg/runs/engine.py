@@ -39,7 +39,12 @@ from fusseg.runs.record import (
     new_record,
 )
 from fusseg.runs.record_form import ModelScores, Record, RoundEntry
-from fusseg.runs.resuming import check_fingerprint, check_resumable, check_same_images
+from fusseg.runs.resuming import (
+    check_fingerprint,
+    check_not_chosen,
+    check_resumable,
+    check_same_images,
+)
 from fusseg.runs.saved_state import SavedState, has_state, load_state
 from fusseg.runs.warm_start import start_state
 from fusseg.segmentation.assignment import build_segmenter
@@ -172,6 +177,7 @@ def _restore(federation: Federation) -> tuple[SavedState, Record]:
     check_not_behind(run_dir, record, saved.state.round_number)
     check_fingerprint(saved, federation.backbone, run_dir)
     check_resumable(run_dir, config)
+    check_not_chosen(saved, federation.protocol, run_dir)
     check_same_images(saved, federation.participants.digests, run_dir)
     num_clusters, code_dim = saved.state.model.centroids.shape
     if (num_clusters, code_dim) != (config.model.num_clusters, config.model.code_dim):

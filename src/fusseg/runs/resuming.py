@@ -1,5 +1,6 @@
 """Resuming a run, only with the configuration, backbone and images it was started with."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from fusseg.config.schema import Config
 from fusseg.core.errors import ConfigError
 from fusseg.core.version import VERSION
 from fusseg.features.backbones import Backbone
+from fusseg.federation.judge import TRAINED
+from fusseg.federation.protocol import Protocol
 from fusseg.runs.directory import CONFIG, RECORD, load_record, read_raw_record
 from fusseg.runs.record import describe_settings
 from fusseg.runs.record_form import Record
@@ -70,6 +73,27 @@ def check_resumable(run_dir: Path, config: Config) -> None:
                 f"started with {begun.get(name)!r}; set it back, or start a new run"
             )
     _check_precision(record, config, run_dir)
+
+
+def check_not_chosen(saved: SavedState, protocol: Protocol, run_dir: Path) -> None:
+    """Refuse to go on with a run that has ended with its choice.
+
+    Args:
+        saved: Its state.
+        protocol: The rules of its configuration, which may ask for more rounds by now.
+        run_dir: Run directory.
+
+    Raises:
+        ConfigError: If rounds would follow the choice: the trained model may be gone.
+    """
+    state = saved.state
+    chosen = any(candidate.name == TRAINED for candidate in state.candidates)
+    if chosen and not protocol.is_choice(state.round_number):
+        raise ConfigError(
+            f"{run_dir} has ended with the choice between start and trained model, so no rounds "
+            f"can be added; train on from it: fusseg run --from {shlex.quote(str(run_dir))} --out "
+            "ANOTHER"
+        )
 
 
 def check_fingerprint(saved: SavedState, backbone: Backbone, run_dir: Path) -> None:
