@@ -47,7 +47,7 @@ def test_it_runs_from_top_to_bottom(notebook, tmp_path, monkeypatch):
         if cell.cell_type == "code"
         for output in cell.outputs
     )
-    assert "round 5: loss" in text
+    assert "round 10: mIoU" in text
     assert float(text.rpartition("IoU of the pipe at hall: ")[2]) > 0.7
     pictures = [
         output
