@@ -62,7 +62,7 @@ def test_the_defaults_judge_three_starts_and_the_trained_model(train):
     # and images.
     assert record["rounds"][-1]["bytes_up"] == 2 * 8 * (4 + 1 + 1 + 1)
     saved = load_state(run).state
-    # The best one is the model itself, from which more rounds may follow.
+    # The best one is the model itself, which is saved once.
     assert saved.kept is saved.model
     assert saved.moments == {}
 

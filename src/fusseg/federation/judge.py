@@ -160,7 +160,7 @@ def keep_better_model(gathered: Gathered) -> GlobalState:
         gathered: Its sums.
 
     Returns:
-        The state with the kept model as the model, from which more rounds may follow.
+        The state with the kept model as the model; it ends the run.
     """
     state, found = gathered.state, _figures(gathered)
     before = kept_candidate(state.candidates)
