@@ -17,7 +17,7 @@ from fusseg.report.formatting import name_scored
 from fusseg.report.numbers import confusion_rows
 from fusseg.report.svg import SHAPES, series_mark
 from fusseg.report.templates import render_page
-from fusseg.runs.choice import MORE_THAN, describe_choice, keeps_start, name_last
+from fusseg.runs.choice import MORE_THAN, MOST_LOST, describe_choice, keeps_start, name_last
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ def render_report(record: Mapping[str, Any], config_toml: str, content: PageCont
         judged=numbers.judged_models(record),
         last_name=name_last(record),
         more_than=MORE_THAN,
+        most_lost=MOST_LOST,
         trained_name=numbers.name_trained(record),
         config_toml=config_toml,
         held_out=content.held_out,

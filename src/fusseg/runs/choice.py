@@ -9,6 +9,9 @@ from fusseg.runs.record_form import CandidateEntry
 MORE_THAN = f"more than {100 * GAIN:g} % above"
 """By how much a model's figure must exceed that of the one before it, in words."""
 
+MOST_LOST = f"{100 * LOSS:g} %"
+"""Largest share of the start's agreement that the trained model may lose, in words."""
+
 
 def chosen_start(candidates: Sequence[CandidateEntry]) -> CandidateEntry | None:
     """Find the start that the first round began with; None: no start was judged."""
@@ -44,7 +47,7 @@ def describe_choice(record: Mapping[str, Any]) -> str | None:
     reason = f"margin {own} is not {MORE_THAN} {other}"
     if trained["agreement"] < start["agreement"] * (1 - LOSS):
         own, other = (f"{one['agreement']:.3f}" for one in (trained, start))
-        reason = f"agreement {own} is more than {100 * LOSS:g} % below the start's {other}"
+        reason = f"agreement {own} is more than {MOST_LOST} below the start's {other}"
     return (
         f"{'Training' if _trains(record) else 'The Lloyd steps'} did not improve on the start, "
         f"which was kept: the {name}'s {reason}."
