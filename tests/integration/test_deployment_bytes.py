@@ -38,7 +38,11 @@ def _in_a_flower_process(monkeypatch):
 @pytest.fixture
 def federation(tmp_path, make_sites, make_config):
     """A run directory, the configuration in it, and a folder per site that has joined."""
-    return federation_in(tmp_path, make_sites(sites=(*SITES, "west"), num_images=6), make_config)
+    root = make_sites(sites=(*SITES, "west"), num_images=6)
+    for site in SITES:
+        # A site does not see the file beside its folder.
+        (root / site / "classes.toml").write_bytes((root / "classes.toml").read_bytes())
+    return federation_in(tmp_path, root, make_config)
 
 
 @pytest.fixture
@@ -65,6 +69,7 @@ KINDS = {
     "start, merged": [*START, "model.num_clusters=6", "model.num_regions=3"],
     "judged": [FEDAVG, *JUDGED, "federation.clients_per_round=2"],
     "training": [FEDAVG],
+    "taught": [FEDAVG, "federation.teach=true"],
     "consensus": ["federation.strategy=consensus", "federation.lloyd_rounds=1"],
     "lloyd": ["federation.strategy=lloyd", "federation.lloyd_rounds=2"],
     "pca": ["federation.strategy=pca", "federation.lloyd_rounds=2", *START],

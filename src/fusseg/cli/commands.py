@@ -17,6 +17,7 @@ from fusseg.cli.options import (
     DaskOption,
     NewOrResumedArgument,
     PresetOption,
+    RegionsOption,
     ResumeOption,
     RunArgument,
     RunDirOption,
@@ -300,6 +301,46 @@ def adapt(
 
 
 @commands.command()
+def teach(
+    run_dir: RunArgument,
+    labels: Annotated[
+        Path | None,
+        typer.Option("--labels", help="Folder with images/ and masks/ (or of such folders)."),
+    ] = None,
+    clicks: Annotated[
+        Path | None,
+        typer.Option("--clicks", help="Table of labeled pixels: stem, x, y, class."),
+    ] = None,
+    label_list: Annotated[
+        Path | None,
+        typer.Option("--list", help="Only the masks of the images in this file teach."),
+    ] = None,
+    shrinkage: Annotated[
+        float | None,
+        typer.Option(help="Share of the mean variance added to all; default: chosen by trial."),
+    ] = None,
+    unknown_below: Annotated[
+        float, typer.Option(help="Posterior below which a pixel keeps its region.")
+    ] = 0.0,
+    cache: CacheOption = None,
+) -> None:
+    """Teach a run classes from a few labels.
+
+    Predictions, exports and reports name classes from then on.
+    """
+    from fusseg.cli.teach import run_teach
+    from fusseg.config.schema import TeachConfig
+    from fusseg.runs.teach import LabelSource
+
+    settings = TeachConfig(
+        shrinkage="auto" if shrinkage is None else shrinkage,
+        unknown_below=unknown_below,
+        label_list="" if label_list is None else str(label_list),
+    )
+    run_teach(run_dir, LabelSource(labels, clicks), settings, cache_folder(cache))
+
+
+@commands.command()
 def predict(  # noqa: PLR0913 - one per option
     run_dir: Annotated[
         Path, typer.Argument(help="Run directory, or a model file.", show_default=False)
@@ -330,6 +371,7 @@ def predict(  # noqa: PLR0913 - one per option
         str | None,
         typer.Option(help="For a model file: this machine's backbone, onnx:PATH or FOLDER."),
     ] = None,
+    regions: RegionsOption = False,
 ) -> None:
     """Segment images of any size.
 
@@ -337,9 +379,10 @@ def predict(  # noqa: PLR0913 - one per option
     """
     from fusseg.cli.predict import run_predict
 
+    loaded = {"site": site, "backbone": backbone, "regions": regions}
     chosen = {"scale": scale, "tile": tile, "refine": refine, "batch": batch}
     with stopped_with("stopped; run the same command again to continue"):
-        done = run_predict(run_dir, images, out, site, chosen, backbone=backbone, again=again)
+        done = run_predict(run_dir, images, out, loaded, chosen, again=again)
     if not done:
         raise typer.Exit(1)
 
@@ -467,6 +510,7 @@ def export(
     force: Annotated[
         bool, typer.Option("--force", help="Keep the file even if it differs from the model.")
     ] = False,
+    regions: RegionsOption = False,
 ) -> None:
     """Export a run's model to ONNX, and compare the two.
 
@@ -476,7 +520,7 @@ def export(
         require(module, "fusseg export")
     from fusseg.cli.export import run_export
 
-    if not run_export(run_dir, out, images or [], site, force=force):
+    if not run_export(run_dir, out, images or [], site, regions=regions, force=force):
         raise typer.Exit(1)
 
 

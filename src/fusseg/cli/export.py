@@ -14,7 +14,7 @@ from fusseg.data.images import Decoding, decoding_of, load_image
 from fusseg.data.items import Item
 from fusseg.data.layouts import open_dataset
 from fusseg.data.selection import select_held_out
-from fusseg.export.artifact import Artifact, describe_backbone
+from fusseg.export.artifact import Artifact, describe_backbone, describe_classes
 from fusseg.export.onnx.onnx_model import build_onnx, save_onnx
 from fusseg.export.onnx.parity import Graph, Parity, Pixels, measure_parity
 from fusseg.export.packing import pack_run
@@ -22,7 +22,7 @@ from fusseg.prediction.segmenter import segment_image
 from fusseg.prediction.sources import find_images
 from fusseg.prediction.viewing import MAX_AREA
 from fusseg.runs.directory import read_run_config
-from fusseg.runs.load import load_run, pick_segmenter
+from fusseg.runs.load import load_run, pick_answering
 
 MOST_IMAGES = 8
 """Largest number of images to compare on."""
@@ -34,7 +34,13 @@ float16 causes as much if two sums fall on either side of a rounding boundary.""
 
 
 def run_export(
-    run_dir: Path, out: Path, images: Sequence[Path], site: str | None, *, force: bool
+    run_dir: Path,
+    out: Path,
+    images: Sequence[Path],
+    site: str | None,
+    *,
+    regions: bool = False,
+    force: bool,
 ) -> bool:
     """Export a model, compare the graph with it, and keep the graph if they agree.
 
@@ -43,6 +49,7 @@ def run_export(
         out: File to write.
         images: Images or folders to compare on; empty: the run's held-out images.
         site: Site that the model belongs to, if each site has its own.
+        regions: Use label-free regions, though labels taught the model classes.
         force: Keep the file even if the two differ.
 
     Returns:
@@ -60,9 +67,10 @@ def run_export(
     pictures.append(_another_shape(pictures[0]))
     # The graph computes in float32, whatever precision the run had.
     run = load_run(run_dir, EXACT)
-    segmenter = pick_segmenter(run, site)
+    segmenter = pick_answering(run, site, regions=regions)
     say("exporting (up to a minute)")
-    model = build_onnx(run, segmenter, MAX_AREA, _metadata(pack_run(run, run_dir, site)))
+    artifact = pack_run(run, run_dir, site, regions=regions)
+    model = build_onnx(run, segmenter, MAX_AREA, _metadata(artifact))
     pairs = [(picture, segment_image(picture, run, segmenter)) for picture in pictures]
     parity = measure_parity(Graph(model.SerializeToString()), run, segmenter, pairs)
     say(_describe(parity))
@@ -110,6 +118,7 @@ def _metadata(artifact: Artifact) -> Mapping[str, object]:
     return {
         "backbone": describe_backbone(artifact.backbone),
         "clusters": clusters and [asdict(cluster) for cluster in clusters],
+        "classes": describe_classes(artifact.classes),
         "training": artifact.training,
         "white_level": artifact.data.white_level,
         "alpha_channel": artifact.data.alpha_channel,

@@ -55,6 +55,10 @@ ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue the run i
 SiteOption = Annotated[
     str | None, typer.Option("--site", help="Use this site's model, if each site has its own.")
 ]
+RegionsOption = Annotated[
+    bool,
+    typer.Option("--regions", help="Use label-free regions, though the run was taught classes."),
+]
 WithSitesOption = Annotated[
     bool, typer.Option("--with-sites", help="Name the training sites, with their image counts.")
 ]

@@ -23,10 +23,9 @@ def run_predict(
     run_dir: Path,
     images: Sequence[Path],
     out: Path,
-    site: str | None,
+    loaded: Mapping[str, Any],
     chosen: Mapping[str, Any],
     *,
-    backbone: str | None = None,
     again: bool,
 ) -> bool:
     """Segment images and print what was skipped.
@@ -35,9 +34,8 @@ def run_predict(
         run_dir: Run directory, or a file that `fusseg pack` wrote.
         images: Files, folders and patterns.
         out: Folder of the results.
-        site: Site that the model belongs to; None: the global model.
+        loaded: Arguments of `Segmenter.load`: `site`, `backbone` and `regions`.
         chosen: Fields of `PredictOptions`.
-        backbone: For a model file: this machine's copy of its backbone.
         again: Also segment images that are already done.
 
     Returns:
@@ -47,7 +45,7 @@ def run_predict(
         FussegError: If the model, an option or a path cannot be used.
     """
     options = PredictOptions(**chosen)
-    segmenter = Segmenter.load(run_dir, site, backbone=backbone)
+    segmenter = Segmenter.load(run_dir, **loaded)
     # A tile or scale that suits no image is refused once here, not again for every image.
     view_image(segmenter.data.image_size, segmenter.data, segmenter.backbone, options)
     sources = find_images(images, out)

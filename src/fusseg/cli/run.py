@@ -13,6 +13,7 @@ from fusseg.features.extraction import Progress
 from fusseg.federation.judge import CHOICE
 from fusseg.federation.pca_start import START
 from fusseg.federation.state import ClientUpdate
+from fusseg.federation.teaching import TEACH
 from fusseg.runs.directory import REPORT, read_run_config
 from fusseg.runs.engine import RoundDone, TrainingBegun
 from fusseg.runs.record_form import RoundEntry
@@ -119,6 +120,8 @@ def _describe_round(entry: RoundEntry, num_rounds: int) -> str:
         text = "start: federated PCA"
     elif entry["phase"] == CHOICE:
         text = "choice between start and trained model"
+    elif entry["phase"] == TEACH:
+        text = "classes taught by labels"
     else:
         text += ": Lloyd step" if entry["loss"] is None else f": loss {entry['loss']:.4f}"
     if entry["mean_iou"] is not None:

@@ -6,7 +6,7 @@ from fusseg.config.schema import Config
 from fusseg.data.findings import Finding
 from fusseg.federation.strategies import resolve
 from fusseg.runs.choice import describe_choice
-from fusseg.runs.record_form import ModelScores, Record, SkippedImage
+from fusseg.runs.record_form import ModelScores, Record, SkippedImage, TaughtEntry
 
 
 def describe_finding(finding: Finding) -> str:
@@ -31,9 +31,37 @@ def describe_run(record: Record) -> list[str]:
         *([f"{regions} regions, merged from {clusters} clusters"] if regions < clusters else []),
         *([] if final is None else describe_scores(final)),
         *([] if choice is None else [choice]),
+        *_describe_teaching(record),
         f"seconds: extraction {seconds['extract']:.1f}, training {seconds['train']:.1f}, "
         f"evaluation {seconds['evaluate']:.1f}",
     ]
+
+
+def _describe_teaching(record: Record) -> Iterator[str]:
+    hello = record["hello"]
+    differing = {} if hello is None else hello.get("differing_classes", {})
+    for name, clients in differing.items():
+        yield f"class {name!r} is only at {', '.join(clients)}; teach.class_map can join names"
+    entry = record.get("taught")
+    if entry is not None:
+        yield from describe_taught(entry)
+
+
+def describe_taught(entry: TaughtEntry) -> Iterator[str]:
+    """Describe taught classes and their scores in a few lines."""
+    positions = entry["positions_per_class"]
+    yield (
+        f"{len(positions)} classes taught from {entry['num_labeled_images']} labeled images, "
+        f"{sum(positions.values()):,} positions; shrinkage {entry['shrinkage']:g}"
+    )
+    if entry["lacking"]:
+        yield f"left to the regions, with too few labeled positions: {', '.join(entry['lacking'])}"
+    if entry["mean_iou"] is None or entry["pixel_accuracy"] is None:
+        yield "no labeled held-out images: scores of the classes are null"
+        return
+    yield f"by class: mIoU {entry['mean_iou']:.4f}, accuracy {entry['pixel_accuracy']:.4f}"
+    if entry["unknown_share"]:
+        yield f"unknown: {entry['unknown_share']:.1%} of the labeled pixels"
 
 
 def describe_unfinished(rounds_done: int, config: Config) -> list[str]:

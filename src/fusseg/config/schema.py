@@ -300,6 +300,9 @@ class FederationConfig:
     keep: Literal["best", "last"] = "best"
     """Model after the last round: `best`, the start if training has not improved on it, as the
     clients judge without labels; `last`, the trained one."""
+    teach: bool = False
+    """Whether clients with masks teach classes after the last round: `[teach]` says how. It is the
+    only setting with which clients read labels."""
     wire: Wire = "float32"
     """Format in which heads are sent: `float32`, or `bfloat16`: weights are rounded on the way to
     the client, and the change of each weight is rounded on the way back."""
@@ -342,6 +345,33 @@ class FederationConfig:
             )
         for name in ("round_timeout", "wait_timeout"):
             at_least(f"federation.{name}", getattr(self, name), 1, 30 * 86400)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeachConfig:
+    """How labels teach classes, with `federation.teach` or `fusseg teach`."""
+
+    shrinkage: float | Literal["auto"] = "auto"
+    """Number added to all variances within the classes, as a share of their mean; `auto`: as images
+    that are left out in turn are classified best."""
+    unknown_below: float = 0.0
+    """Largest posterior below which a pixel keeps its label-free region, called unknown; 0: every
+    pixel has a class."""
+    label_list: str = ""
+    """File with one `stem` or `site/stem` per line: only the masks of these images teach."""
+    class_map: str = ""
+    """File that joins classes which clients call by different names."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigError: If a number is out of range.
+        """
+        if self.shrinkage != "auto":
+            at_least("teach.shrinkage", self.shrinkage, 0, 1e6)
+        if not 0 <= self.unknown_below < 1:
+            raise ConfigError(f"teach.unknown_below must lie in [0, 1), got {self.unknown_below}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -407,6 +437,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     local: LocalConfig = field(default_factory=LocalConfig)
     federation: FederationConfig = field(default_factory=FederationConfig)
+    teach: TeachConfig = field(default_factory=TeachConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
 

@@ -18,7 +18,7 @@ def pick_listed(items: Sequence[Item], dataset: Dataset, path: str, key: str) ->
         items: Selected images; the list may also name other images of the data set.
         dataset: All images.
         path: The list; empty: none.
-        key: Setting that holds the path.
+        key: Setting that holds the path, such as `data.train_list`.
 
     Raises:
         DataError: If the list cannot be read, names an image that does not exist or is at several
@@ -30,7 +30,7 @@ def pick_listed(items: Sequence[Item], dataset: Dataset, path: str, key: str) ->
     kept = tuple(item for item in items if (item.site, item.stem) in listed)
     if items and not kept:
         raise DataError(
-            f"data.{key} names {len(listed)} images, but none of the {len(items)} images of the "
+            f"{key} names {len(listed)} images, but none of the {len(items)} images of the "
             f"chosen sites and split; choose another list, sites or split: {path}"
         )
     return kept
@@ -45,14 +45,14 @@ def _read_list(path: Path, dataset: Dataset, key: str) -> set[Image]:
     if unknown:
         line, entry = unknown[0]
         raise DataError(
-            f"data.{key} names {len(found)} images, of which {len(unknown)} do not exist, the "
+            f"{key} names {len(found)} images, of which {len(unknown)} do not exist, the "
             f"first: {entry!r} on line {line}; write one stem or site/stem per line, without a "
             f"suffix: {path}"
         )
     for line, entry, matches in found:
         if len(matches) > 1:
             raise DataError(
-                f"data.{key} names {entry!r} on line {line}, which exists at the sites "
+                f"{key} names {entry!r} on line {line}, which exists at the sites "
                 f"{', '.join(site for site, _ in matches)}; write site/stem: {path}"
             )
     return {match for _, _, matches in found for match in matches}
@@ -62,13 +62,13 @@ def _lines(path: Path, key: str) -> list[tuple[int, str]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise DataError(f"data.{key} cannot be read ({error.strerror}): {path}") from error
+        raise DataError(f"{key} cannot be read ({error.strerror}): {path}") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"data.{key} is not UTF-8; save it as UTF-8: {path}") from error
+        raise DataError(f"{key} is not UTF-8; save it as UTF-8: {path}") from error
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1)]
     filled = [(number, line) for number, line in lines if line]
     if not filled:
-        raise DataError(f"data.{key} names no image; write one stem per line: {path}")
+        raise DataError(f"{key} names no image; write one stem per line: {path}")
     return filled
 
 

@@ -45,7 +45,7 @@ def select_training(dataset: Dataset, config: DataConfig) -> tuple[Item, ...]:
             f"no image trains: data.held_out_sites names every site, {', '.join(dataset.sites)}; "
             "remove a site from it, or set data.train_split and data.held_out_split"
         )
-    items = pick_listed(items, dataset, config.train_list, "train_list")
+    items = pick_listed(items, dataset, config.train_list, "data.train_list")
     held_out = set(select_held_out(dataset, config))
     both = [item for item in items if item in held_out]
     if both:
@@ -75,7 +75,7 @@ def select_held_out(dataset: Dataset, config: DataConfig) -> tuple[Item, ...]:
     check_split(dataset, config.held_out_split, "data.held_out_split")
     items = select(dataset, config.held_out_sites, config.held_out_split)
     _check_filled(items, config.held_out_sites, config.held_out_split, "held_out_sites")
-    return pick_listed(items, dataset, config.held_out_list, "held_out_list")
+    return pick_listed(items, dataset, config.held_out_list, "data.held_out_list")
 
 
 def _other_sites(dataset: Dataset, config: DataConfig) -> tuple[str, ...]:

@@ -19,19 +19,22 @@ from fusseg.core.errors import DataError, FussegError
 from fusseg.core.files import write_atomically
 from fusseg.core.version import VERSION
 from fusseg.runs.regions import Color, NamedCluster
+from fusseg.runs.taught_classes import NamedClassifier
 from fusseg.segmentation.assignment import Segmenter
+from fusseg.segmentation.classifier import Classifier, check_classifier
 from fusseg.segmentation.head import HeadWeights, SegmentationHead, build_head
 from fusseg.segmentation.objective import check_regions
 
-FORMAT_VERSION = 3
-"""Newest version that is read. Version 3 is written only if clusters are merged, and version 2 only
-if images are decoded in a way that version 1 did not know, so that an older fusseg does not misread
-them."""
+FORMAT_VERSION = 4
+"""Newest version that is read. Version 4 is written only if labels taught the model classes,
+version 3 only if clusters are merged, and version 2 only if images are decoded in a way that 1 did
+not know, so that an older fusseg does not misread them."""
 KEY = "fusseg"
 """Key of the metadata, which is a JSON object; see docs/share.md."""
 BackboneKind = Literal["filterbank", "package", "hub", "folder", "onnx"]
 _DECODED = ("white_level", "alpha_channel")
 _HEAD, _CENTROIDS, _MEAN, _REGIONS = "head.", "centroids", "mean_feature", "region_of"
+_WEIGHT, _BIAS = "classifier.weight", "classifier.bias"
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ class Artifact:
     """Name and color of every region; None: they have no names."""
     training: Mapping[str, Any]
     """How the model was trained; see docs/share.md."""
+    classes: NamedClassifier | None = None
+    """Classes that labels taught; None: there are none."""
 
 
 def save_artifact(path: Path, artifact: Artifact) -> None:
@@ -71,7 +76,7 @@ def save_artifact(path: Path, artifact: Artifact) -> None:
     Raises:
         DataError: If the file cannot be written.
     """
-    tensors = _tensors(artifact.segmenter)
+    tensors = _tensors(artifact)
     decoded = {
         name: getattr(artifact.data, name)
         for name in _DECODED
@@ -90,8 +95,11 @@ def save_artifact(path: Path, artifact: Artifact) -> None:
         "clusters": artifact.clusters and [asdict(cluster) for cluster in artifact.clusters],
     }
     if artifact.segmenter.region_of is not None:
-        described["format_version"] = FORMAT_VERSION
+        described["format_version"] = 3
         described["num_regions"] = artifact.segmenter.num_regions
+    if artifact.classes is not None:
+        described["format_version"] = FORMAT_VERSION
+        described["classes"] = describe_classes(artifact.classes)
     # Through JSON once, so that what is hashed equals what is read: lists, not tuples.
     metadata = json.loads(json.dumps(described))
     metadata["sha256"] = _digest(metadata, tensors)
@@ -107,6 +115,17 @@ def describe_backbone(need: BackboneNeed) -> dict[str, Any]:
     if need.grid is None:
         del described["grid"]
     return described
+
+
+def describe_classes(classes: NamedClassifier | None) -> dict[str, Any] | None:
+    """Describe taught classes as JSON; the tensors of the classifier go beside it."""
+    if classes is None:
+        return None
+    return {
+        "names": classes.names,
+        "colors": classes.colors,
+        "unknown_below": classes.classifier.unknown_below,
+    }
 
 
 def load_artifact(path: Path) -> Artifact:
@@ -152,11 +171,14 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return metadata, tensors
 
 
-def _tensors(segmenter: Segmenter) -> dict[str, Tensor]:
+def _tensors(artifact: Artifact) -> dict[str, Tensor]:
+    segmenter, classes = artifact.segmenter, artifact.classes
     head = {f"{_HEAD}{name}": weight for name, weight in segmenter.head.state_dict().items()}
     tensors = head | {_CENTROIDS: segmenter.centroids, _MEAN: segmenter.mean_feature}
     if segmenter.region_of is not None:
         tensors[_REGIONS] = segmenter.region_of
+    if classes is not None:
+        tensors |= {_WEIGHT: classes.classifier.weight, _BIAS: classes.classifier.bias}
     return {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
 
 
@@ -179,7 +201,24 @@ def _unpack(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Artif
         data=parse_config({"data": seen}).data,
         clusters=_clusters(metadata["clusters"], segmenter.num_regions),
         training=dict(metadata["training"]),
+        classes=_classes(metadata.get("classes"), tensors, need.feature_dim),
     )
+
+
+def _classes(
+    entry: Mapping[str, Any] | None, tensors: Mapping[str, Tensor], feature_dim: int
+) -> NamedClassifier | None:
+    if entry is None:
+        return None
+    names = entry["names"]
+    if not all(isinstance(name, str) and name.isprintable() for name in names):
+        raise ValueError("names of classes must be text on one line")
+    if len(entry["colors"]) != len(names):
+        raise ValueError(f"{len(entry['colors'])} colors for {len(names)} classes")
+    unknown = float(entry["unknown_below"])
+    classifier = Classifier(tensors[_WEIGHT], tensors[_BIAS], unknown)
+    check_classifier(classifier, len(names), feature_dim)
+    return NamedClassifier(classifier, tuple(names), tuple(map(_color, entry["colors"])))
 
 
 def _need(entry: Mapping[str, Any]) -> BackboneNeed:

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from fusseg.config.schema import WhiteLevel
-from fusseg.export.artifact import Artifact, BackboneNeed
+from fusseg.export.artifact import Artifact
 from fusseg.export.opening import describe_need, regions_of
 from fusseg.features.backbones.efficientnet import ORIGIN
 from fusseg.federation.strategies import STRATEGIES
 from fusseg.runs.record import DEPLOYMENT
 from fusseg.runs.regions import hex_color
+from fusseg.runs.taught_classes import regions_of_classes
 from fusseg.segmentation.assignment import Segmenter
 
 MODEL_FILE, CARD, PREVIEW = "model.safetensors", "README.md", "preview"
@@ -43,7 +44,7 @@ def model_card(
         f"# {name}\n",
         f"A model for unsupervised semantic segmentation: it splits images into "
         f"{artifact.segmenter.num_regions} regions. {_origin(artifact.training)} "
-        f"{_labels(artifact.backbone)}\n",
+        f"{_labels(artifact)}\n",
         *([f"![Regions of an image]({preview})\n"] if preview else []),
         _use(artifact, repo_id),
         _regions(artifact),
@@ -75,10 +76,14 @@ def _origin(training: Mapping[str, Any]) -> str:
     return " ".join(parts)
 
 
-def _labels(need: BackboneNeed) -> str:
-    if need.kind == "package":
-        return f"Training used no label, but its frozen backbone was {ORIGIN}."
-    return "Training used no label."
+def _labels(artifact: Artifact) -> str:
+    text = "Training used no label."
+    if artifact.backbone.kind == "package":
+        text = f"Training used no label, but its frozen backbone was {ORIGIN}."
+    if artifact.classes is not None:
+        images = artifact.training.get("labeled_images")
+        text += f" Afterwards, labels of {images} images taught it the classes below."
+    return text
 
 
 def _use(artifact: Artifact, repo_id: str) -> str:
@@ -98,7 +103,11 @@ def _use(artifact: Artifact, repo_id: str) -> str:
 
 
 def _regions(artifact: Artifact) -> str:
-    regions = regions_of(artifact)
+    regions, title = regions_of(artifact), "Regions"
+    if artifact.classes is not None:
+        # Without the regions of unknown pixels, which follow the classes.
+        title = "Classes"
+        regions = regions_of_classes(artifact.classes.names, artifact.classes.colors, None)
     if regions is None:
         return ""
     rows = [
@@ -106,7 +115,7 @@ def _regions(artifact: Artifact) -> str:
         for region in regions.regions
     ]
     lines = [f"| {' | '.join(row)} |\n" for row in rows]
-    return "## Regions\n\n| pixel value | name | color |\n|---|---|---|\n" + "".join(lines)
+    return f"## {title}\n\n| pixel value | name | color |\n|---|---|---|\n" + "".join(lines)
 
 
 def _training_rows(artifact: Artifact) -> list[tuple[str, object]]:

@@ -53,6 +53,7 @@ def load_model(
         name=path.stem,
         digest=sha256(path.read_bytes()).hexdigest(),
         stored_values=tuple(artifact.training.get("stored_values", ())),
+        classes=artifact.classes,
     )
     return run, regions_of(artifact)
 

@@ -20,7 +20,12 @@ from fusseg.runs.regions import NamedCluster, load_regions
 
 
 def pack_run(
-    run: TrainedRun, run_dir: Path, site: str | None = None, *, with_sites: bool = False
+    run: TrainedRun,
+    run_dir: Path,
+    site: str | None = None,
+    *,
+    with_sites: bool = False,
+    regions: bool = False,
 ) -> Artifact:
     """Pack a run as the content of a model file, without images, paths and commands.
 
@@ -29,6 +34,7 @@ def pack_run(
         run_dir: Its directory.
         site: Site whose model is packed, if each site has its own.
         with_sites: Whether to include the names of the training sites and their numbers of images.
+        regions: Whether to leave out the classes that the run was taught.
 
     Raises:
         ConfigError: As for `pick_segmenter`.
@@ -42,6 +48,7 @@ def pack_run(
         data=seen_alike(DataConfig(), run.config.data),
         clusters=_clusters(run_dir, segmenter.num_regions, site),
         training=_training(run, record, site, with_sites=with_sites),
+        classes=None if regions else run.classes,
     )
 
 
@@ -120,6 +127,10 @@ def _training(
     choice = describe_choice(record)
     if choice is not None:
         summary["choice"] = choice
+    taught = record.get("taught")
+    if taught is not None and run.classes is not None:
+        summary["labeled_images"] = taught["num_labeled_images"]
+        summary["mean_iou_by_class"] = taught["mean_iou"]
     if with_sites:
         summary["sites"] = [
             {"name": client["client_id"], "num_images": client["num_images"]} for client in clients

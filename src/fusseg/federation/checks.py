@@ -325,6 +325,44 @@ def judged_positions(positions_per_image: int) -> PartCheck:
     return check
 
 
+def counts_of_classes() -> PartCheck:
+    """Check class statistics: no more labels than positions, and sums that features can have."""
+    moments = moments_of_features(0)
+
+    def check(parts: Parts, facts: ClientFacts) -> str | None:
+        counts, first, images = parts["counts"], parts["first"], int(parts["images"])
+        most = facts.num_images * facts.positions_per_image
+        labeled = int(counts.double().sum())
+        if labeled > most or images > facts.num_images:
+            return (
+                f"labels at {labeled} positions of {images} images, but it has {most} positions "
+                f"of {facts.num_images} images"
+            )
+        largest = counts[:, None] * LARGEST_FEATURE * 2 * _SLACK
+        if bool((first.abs() > largest).any()):
+            return "a sum of features of a class that is too large for its number of positions"
+        total = {"second": parts["second"], "first": first.sum(dim=0), "count": counts.sum()}
+        return moments(total, ClientFacts(1, labeled))
+
+    return check
+
+
+def trials_of_classes() -> PartCheck:
+    """Check the counts of left-out images: no more than there are positions, and likelihoods."""
+
+    def check(parts: Parts, facts: ClientFacts) -> str | None:
+        confusion, likelihood = parts["confusion"], parts["likelihood"]
+        most = facts.num_images * facts.positions_per_image
+        counted = confusion.double().sum(dim=(1, 2))
+        if bool((counted > most).any()):
+            return f"counts of {float(counted.max()):.0f} positions, but it has {most}"
+        if bool((likelihood > 0).any()):
+            return "a sum of logarithms of probabilities above 0"
+        return None
+
+    return check
+
+
 def sampled_positions(facts: ClientFacts, positions_per_image: int) -> int:
     """Count the positions that a client samples in all of its images."""
     most = facts.positions_per_image

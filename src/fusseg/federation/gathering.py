@@ -133,7 +133,10 @@ class Gathering:
         summed = [name for name in self._outline if self.parts[name].reduce == "sum"]
         if summed:
             terms = {
-                name: _scale_sum(update.parts[name], count, update.num_images) for name in summed
+                name: _scale_sum(update.parts[name], count, update.num_images)
+                if self.parts[name].bounded
+                else update.parts[name]
+                for name in summed
             }
             self._sums.add(terms, 1, summed)
 

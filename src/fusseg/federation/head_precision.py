@@ -30,7 +30,8 @@ def widen_head(sent: HeadWeights) -> HeadWeights:
 def receive_state(state: GlobalState, wire: Wire) -> GlobalState:
     """Return the state as a client receives it, without what stays with the server."""
     head = widen_head(narrow_head(state.model.head, wire))
-    return GlobalState(state.round_number, replace(state.model, head=head), state.plan)
+    model = replace(state.model, head=head)
+    return GlobalState(state.round_number, model, state.plan, class_sums=state.class_sums)
 
 
 def narrow_update(

@@ -13,9 +13,10 @@ from fusseg.core.randomness import round_generator
 from fusseg.core.version import VERSION
 from fusseg.federation.protocol import Protocol
 from fusseg.federation.state import Client, Hello
+from fusseg.federation.teaching import agree_on_classes, check_classes
 from fusseg.federation.weights import bounded_counts
 from fusseg.segmentation.objective import LocalTraining, Numbers
-from fusseg.segmentation.training import TrainingPlan
+from fusseg.segmentation.training import ClassNames, TrainingPlan
 
 MOST_TIMES_MEDIAN = 10
 """Limit of the steps per round, in multiples of the median client's steps. No client can make all
@@ -46,6 +47,7 @@ def say_hello(client: Client, protocol: Protocol, *, center: bool) -> Hello:
         fingerprint=features.fingerprint,
         version=VERSION,
         feature_spread=features.feature_spread(),
+        classes=() if client.labeled is None else client.labeled.classes,
     )
 
 
@@ -67,7 +69,12 @@ def check_same_backbone(hello: Hello, fingerprint: str) -> None:
 
 
 def agree(
-    hellos: Sequence[Hello], protocol: Protocol, fingerprint: str, *, center: bool
+    hellos: Sequence[Hello],
+    protocol: Protocol,
+    fingerprint: str,
+    *,
+    center: bool,
+    joined: Mapping[str, str] | None = None,
 ) -> TrainingPlan:
     """Make the plan shared by all clients: steps per round, mean feature, agreed numbers.
 
@@ -76,9 +83,11 @@ def agree(
         protocol: Steps or epochs, the objective, and the largest weight of one client.
         fingerprint: Fingerprint of the server's backbone.
         center: Whether the mean feature is subtracted before computing cosines.
+        joined: Names of classes by other names that clients use for them.
 
     Raises:
-        FederationError: If no client answered, or a client has another backbone or version.
+        FederationError: If no client answered, a client has another backbone or version, or classes
+            are to be taught and there are none.
     """
     if not hellos:
         raise FederationError("no client answered the hello")
@@ -95,6 +104,7 @@ def agree(
         num_steps=local_steps(protocol.local, images),
         mean_feature=_mean(torch.stack(sums).sum(dim=0), count, center=center),
         agreed=_agree_on_numbers(hellos, counts, protocol.local),
+        classes=_agree_on_classes(hellos, protocol, joined or {}),
     )
 
 
@@ -136,6 +146,16 @@ def _agree_on_numbers(
             f"{sorted(wanted)}; its combine must return the numbers that its estimated names"
         )
     return _as_floats({**combined, **objective.given(local.settings)})
+
+
+def _agree_on_classes(
+    hellos: Sequence[Hello], protocol: Protocol, joined: Mapping[str, str]
+) -> ClassNames:
+    if not protocol.teaching:
+        return ()
+    classes = agree_on_classes({hello.client_id: hello.classes for hello in hellos}, joined)
+    check_classes(classes, protocol.teach, protocol.num_clusters)
+    return classes
 
 
 def _as_floats(numbers: Mapping[str, SupportsFloat]) -> Numbers:

@@ -61,6 +61,8 @@ class Part:
     `start`."""
     longest: int = 4096
     """Largest length of a side that the client chooses."""
+    bounded: bool = True
+    """Whether `federation.max_weight_share` bounds its part of a sum."""
 
     def __post_init__(self) -> None:
         """Refuse parts that cannot be sent.

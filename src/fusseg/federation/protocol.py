@@ -6,12 +6,12 @@ a strategy by name.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from fusseg.config.schema import Config, ServerOptimizer, Wire
+from fusseg.config.schema import Config, ServerOptimizer, TeachConfig, Wire
 from fusseg.federation.clustering import Distance
 from fusseg.federation.parts import Part
 from fusseg.federation.points import KeptCodes
@@ -152,6 +152,11 @@ class Protocol:
     """Last exchange of every round that moves the model, which merges clusters to regions; empty:
     each cluster is a region, or stays in the region that a loaded model gives it."""
 
+    teaching: tuple[Task, ...] = ()
+    """Exchanges of the last round, in which clients with labels teach classes; empty: none is."""
+    teach: TeachConfig = field(default_factory=TeachConfig)
+    """How labels teach classes."""
+
     @property
     def first_round(self) -> int:
         """Number of the first round: 0 if the start is computed, 1 if it is drawn or loaded."""
@@ -164,7 +169,12 @@ class Protocol:
 
     @property
     def num_rounds(self) -> int:
-        """Number of the last round: those of training, the steps of the finish, the choice."""
+        """Number of the last round: those that move the model, the choice, teaching."""
+        return self.last_scored + (1 if self.teaching else 0)
+
+    @property
+    def last_scored(self) -> int:
+        """Number of the round after which the model is final; teaching adds classes to it."""
         return self.counted_rounds + (1 if self.choice else 0)
 
     @property
@@ -179,11 +189,15 @@ class Protocol:
 
     def asks_all(self, round_number: int) -> bool:
         """Tell whether all clients take part in a round, however many are drawn for the others."""
-        return round_number == 0 or self.is_choice(round_number)
+        return round_number == 0 or round_number > self.counted_rounds
 
     def is_choice(self, round_number: int) -> bool:
         """Tell whether a round is that of the choice."""
-        return bool(self.choice) and round_number == self.num_rounds
+        return bool(self.choice) and round_number == self.last_scored
+
+    def is_teaching(self, round_number: int) -> bool:
+        """Tell whether a round is that of teaching."""
+        return bool(self.teaching) and round_number == self.num_rounds
 
     @property
     def averages_heads(self) -> bool:
@@ -207,6 +221,8 @@ class Protocol:
             return self.start
         if self.is_choice(round_number):
             return self.choice
+        if self.is_teaching(round_number):
+            return self.teaching
         return (*self.strategy.tasks(round_number, self), *self.merging)
 
 

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from fusseg.config.compute import EXACT, Compute
 from fusseg.features.feature_set import FeatureSet
+from fusseg.features.labeled_features import LabeledFeatures
+from fusseg.segmentation.classifier import Chosen, Classifier
 from fusseg.segmentation.head import HeadWeights
 from fusseg.segmentation.objective import Model, Numbers
 from fusseg.segmentation.training import TrainingPlan
@@ -26,6 +28,9 @@ class Client:
     """Device and precision of its training."""
     zoomed: FeatureSet | None = None
     """Zoomed views of some of these images, for the judge; None: there are none."""
+    labeled: LabeledFeatures | None = None
+    """Those of these images that have labels, for teaching; None: it has none, or none is asked
+    for. Training does not read them."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,23 @@ class Candidate:
     """Mean margin of its regions in cosine, in [0, 2]."""
     kept: bool
     """Whether it is the best so far."""
+
+
+@dataclass(frozen=True)
+class Taught:
+    """The classes that labels have taught, and what they were taught from."""
+
+    names: tuple[str, ...]
+    """Names of the classes, in the order of the classifier."""
+    lacking: tuple[str, ...]
+    """Names of the classes with too few labeled positions, which are left to the regions."""
+    positions: tuple[int, ...]
+    """Number of labeled positions of each class."""
+    num_images: int
+    """Number of labeled images."""
+    chosen: Chosen
+    classifier: Classifier | None = None
+    """None: fewer than two classes have enough positions."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +81,10 @@ class GlobalState:
     """Moments of all features, only while several starts are computed from them; never sent."""
     optimizer: Mapping[str, HeadWeights] = field(default_factory=dict)
     """Running averages of the server's optimizer by name, float64; never sent."""
+    class_sums: Mapping[str, Tensor] = field(default_factory=dict)
+    """Class statistics of all clients, only while a classifier is made from them."""
+    taught: Taught | None = None
+    """None: no class was taught."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +104,8 @@ class Hello:
     """Version of this package."""
     feature_spread: float
     """Standard deviation of the client's feature vectors around their mean."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes of its labels; empty: it has none, or none is asked for."""
 
 
 @dataclass(frozen=True)

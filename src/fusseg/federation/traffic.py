@@ -4,6 +4,7 @@ Simulation and deployment both use this module to decide what a client still nee
 the bytes.
 """
 
+import json
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -14,12 +15,19 @@ from torch import Tensor
 from fusseg.federation.head_precision import narrow_head
 from fusseg.federation.parts import CENTROIDS, REGION_OF, name_head
 from fusseg.federation.protocol import Protocol, Task
-from fusseg.federation.state import ClientUpdate, GlobalState
+from fusseg.federation.state import ClientUpdate, GlobalState, Taught
+from fusseg.federation.teaching import CLASS_SUMS
 from fusseg.segmentation.training import TrainingPlan
 
+SUMS_SENT = ("counts", "first", "second")
+"""Class statistics that clients need to leave out an image."""
 NUMBER_BYTES = 8
 """Bytes of a count, loss or agreed number sent with the tensors."""
 MEAN_FEATURE = "mean_feature"
+CLASSES = "taught_classes"
+"""Field with the names of the classes that are taught, as JSON."""
+CLASSIFIER = "classifier."
+"""Prefix of the tensors of a classifier."""
 PLAN, HEAD_BUNDLE = "plan", "head"
 """Names of the bundles that clients keep once received."""
 
@@ -40,10 +48,10 @@ class Delivery:
     kept: Mapping[str, Bundle]
     """Bundles by name: `plan`, and `head` if heads are shared and the task needs one."""
     fresh: Mapping[str, Tensor]
-    """Tensors sent every time: the centroids, if they are shared and the task needs them, and the
-    regions of merged clusters."""
+    """Tensors sent every time: the centroids, if they are shared and the task needs them, the
+    regions of merged clusters, class statistics or the classifier."""
     numbers: int
-    """How many numbers the plan has."""
+    """How many numbers the plan has, with names of classes as one."""
 
     def news(self, held: Mapping[str, str]) -> dict[str, Bundle]:
         """Select the bundles that a client lacks, given the digests of those it has by name."""
@@ -121,15 +129,30 @@ def make_delivery(state: GlobalState, task: Task | None, protocol: Protocol) -> 
     fresh = {CENTROIDS: model.centroids} if needs_centroids else {}
     if needs_centroids and model.region_of is not None:
         fresh[REGION_OF] = model.region_of
+    if task is not None and CLASS_SUMS in task.receives:
+        fresh |= {f"{CLASS_SUMS}.{name}": state.class_sums[name] for name in SUMS_SENT}
+    if task is None and state.taught is not None:
+        fresh |= name_classifier(state.taught)
     return Delivery(kept, fresh, len(numbers))
 
 
-def plan_numbers(plan: TrainingPlan) -> dict[str, int | float]:
-    """Name the numbers of a plan, which are sent with the mean feature."""
-    return {"num_steps": plan.num_steps, **plan.agreed}
+def name_classifier(taught: Taught) -> dict[str, Tensor]:
+    """Name the tensors of a classifier; none if nothing could be taught."""
+    if taught.classifier is None:
+        return {}
+    return {
+        f"{CLASSIFIER}weight": taught.classifier.weight,
+        f"{CLASSIFIER}bias": taught.classifier.bias,
+    }
 
 
-def make_bundle(tensors: Mapping[str, Tensor], numbers: Mapping[str, int | float]) -> Bundle:
+def plan_numbers(plan: TrainingPlan) -> dict[str, int | float | str]:
+    """Name the numbers of a plan, which are sent with the mean feature, and its classes."""
+    classes = {CLASSES: json.dumps(plan.classes)} if plan.classes else {}
+    return {"num_steps": plan.num_steps, **plan.agreed, **classes}
+
+
+def make_bundle(tensors: Mapping[str, Tensor], numbers: Mapping[str, int | float | str]) -> Bundle:
     """Make a bundle, with a digest of its tensors and numbers."""
     digest = sha256(repr(sorted(numbers.items())).encode())
     for name, tensor in sorted(tensors.items()):

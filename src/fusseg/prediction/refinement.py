@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, normalize
+from torch.nn.functional import avg_pool2d
 
 from fusseg.core.errors import ConfigError
 from fusseg.prediction.strips import (
@@ -27,7 +27,7 @@ from fusseg.prediction.strips import (
 )
 from fusseg.prediction.tiling import Pixels
 from fusseg.runs.regions import Regions
-from fusseg.segmentation.assignment import Segmenter, largest_of_regions, pixel_cosines
+from fusseg.segmentation.assignment import Segmenter, cosines, pixel_cosines
 
 MAX_CRF_PIXELS = 2_000_000
 """Larger images are refused: the CRF processes all pixels at once."""
@@ -99,7 +99,7 @@ def refine_guided(
         regions: The regions, each of one or more clusters.
     """
     seen_size = (seen.shape[0], seen.shape[1])
-    side = int((BLOCK_VALUES / model.num_clusters) ** 0.5)
+    side = int((BLOCK_VALUES / model.num_scores) ** 0.5)
     side = max(MIN_BLOCK, min(side, MAX_BLOCK))
     rows = _blocks(image.shape[0], seen_size[0], side)
     columns = _blocks(image.shape[1], seen_size[1], side)
@@ -175,8 +175,8 @@ def _cosines_around(
     rows, columns = (part.around for part in block)
     tall = _between(codes, 0, rows, map_size[0] / seen_size[0], (first, map_size[0]))
     wide = _between(tall, 1, columns, map_size[1] / seen_size[1], (0, map_size[1]))
-    cosine = torch.einsum("kc,hwc->khw", model.centroids, normalize(wide, dim=2))
-    return largest_of_regions(model, cosine, dim=0)
+    height, width, _ = wide.shape
+    return cosines(model, wide).T.reshape(-1, height, width)
 
 
 def _apply(

@@ -28,8 +28,9 @@ from fusseg.prediction.viewing import PredictOptions, Viewing, view_image
 from fusseg.report.cluster_colors import numbered_regions
 from fusseg.runs.load import TrainedRun, load_run, pick_segmenter
 from fusseg.runs.regions import Regions, load_regions
+from fusseg.runs.taught_classes import regions_of_classes
 from fusseg.segmentation.assignment import Segmenter as Model
-from fusseg.segmentation.assignment import encode
+from fusseg.segmentation.assignment import encode, with_classes
 
 DEFAULT_OPTIONS = PredictOptions()
 
@@ -41,6 +42,7 @@ class Source:
     path: Path
     site: str | None
     backbone: str | None
+    regions: bool
 
 
 @dataclass(frozen=True)
@@ -92,15 +94,21 @@ class Segmenter:
 
     @classmethod
     def load(
-        cls, path: Path | str, site: str | None = None, *, backbone: str | None = None
+        cls,
+        path: Path | str,
+        site: str | None = None,
+        *,
+        backbone: str | None = None,
+        regions: bool = False,
     ) -> "Segmenter":
-        """Load the model of a run, or of a file, with the names of its regions.
+        """Load the model of a run, or of a file, with the names of its regions or classes.
 
         Args:
             path: Run directory, or a file written by `fusseg pack`.
             site: Site to load the model of, if each site of the run has its own.
             backbone: For a file: this machine's copy of the backbone, as in `backbone.name`; None:
                 the filter bank, or the id on the hub that the file names.
+            regions: Whether to use label-free regions, though labels taught the model classes.
 
         Raises:
             ConfigError: If the folder is not a run, the backbone is a different one or has to be
@@ -108,17 +116,17 @@ class Segmenter:
                 needed.
             DataError: If no round is finished, or the state or file is damaged.
         """
-        source = Source(Path(path).absolute(), site, backbone)
+        source = Source(Path(path).absolute(), site, backbone, regions)
         if Path(path).is_file():
             run, named = load_model(Path(path), backbone)
-            segmenter = segmenter_of(run, pick_segmenter(run, site))
         elif backbone is not None:
             raise ConfigError(f"the run {path} names its backbone; drop {backbone!r}")
         else:
             run = load_run(Path(path))
-            segmenter = segmenter_of(run, pick_segmenter(run, site), site)
-            named = load_regions(Path(path), segmenter.model.num_regions, site)
-        return replace(segmenter, source=source, regions=named or segmenter.regions)
+            named = load_regions(Path(path), pick_segmenter(run, site).num_regions, site)
+        segmenter = segmenter_of(run, pick_segmenter(run, site), site)
+        segmenter = replace(segmenter, source=source, regions=named or segmenter.regions)
+        return segmenter if regions else segmenter.with_classes(run)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the path and identity of the model, and the names of its regions.
@@ -144,6 +152,15 @@ class Segmenter:
     def with_regions(self, regions: Regions) -> "Segmenter":
         """Return a segmenter with other names of its regions."""
         return replace(self, regions=regions)
+
+    def with_classes(self, run: TrainedRun) -> "Segmenter":
+        """Return a segmenter with the classes that the run was taught, if it was taught some."""
+        if run.classes is None:
+            return self
+        model = with_classes(self.model, run.classes.classifier)
+        own = self.regions if model.uses_clusters else None
+        named = regions_of_classes(run.classes.names, run.classes.colors, own)
+        return replace(self, model=model, regions=named)
 
     def numbered(self) -> "Segmenter":
         """Return a segmenter with the regions named by their cluster numbers."""
@@ -269,7 +286,9 @@ def segment_images(
 @lru_cache(maxsize=2)
 def _load_again(source: Source, identity: str) -> Segmenter:
     """Load a pickled segmenter, once for all tasks of a process that carry it."""
-    segmenter = Segmenter.load(source.path, source.site, backbone=source.backbone)
+    segmenter = Segmenter.load(
+        source.path, source.site, backbone=source.backbone, regions=source.regions
+    )
     if _identify(segmenter) != identity:
         raise DataError(
             f"the model at {source.path} is not the one that was pickled: its state, backbone or "
@@ -290,6 +309,9 @@ def _identify(segmenter: Segmenter) -> str:
     weights = {**model.head.state_dict(), "centroids": model.centroids, "mean": model.mean_feature}
     if model.region_of is not None:
         weights["region_of"] = model.region_of
+    if model.classifier is not None:
+        # Where a position is unknown is part of the state, whose digest is hashed above.
+        weights |= {"classes": model.classifier.weight, "class_bias": model.classifier.bias}
     for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(tensor.contiguous().numpy().tobytes())

@@ -49,7 +49,7 @@ def assign_strips(
     (map_height, map_width), (height, width) = map_size, size
     table = np.array(regions.index_of, np.uint8)
     found = nothing_assigned(size)
-    strips = list(_strips(map_height, size, model.num_clusters))
+    strips = list(_strips(map_height, size, model.num_scores))
     spans = [needed_rows(rows, map_height, height) for rows in strips]
     across = own_positions(range(width), width, map_width)
     for rows, span, codes in zip(strips, spans, windows(bands, spans), strict=True):
@@ -150,9 +150,9 @@ def position_margins(
     return (nearest[:, 0] - nearest[:, 1]).reshape(codes.shape[:2]).numpy()
 
 
-def _strips(map_height: int, size: tuple[int, int], num_clusters: int) -> Iterator[range]:
+def _strips(map_height: int, size: tuple[int, int], num_scores: int) -> Iterator[range]:
     """Cut an image into strips of rows; it stays whole if its similarities are small enough."""
     height, width = size
-    lines = max(1, STRIP_BYTES // (4 * num_clusters * width) - 2)
+    lines = max(1, STRIP_BYTES // (4 * num_scores * width) - 2)
     strip = height if lines >= map_height else max(1, lines * height // map_height)
     return (range(start, min(start + strip, height)) for start in range(0, height, strip))

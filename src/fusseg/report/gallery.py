@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from jaxtyping import UInt8
 
 from fusseg.config.file import dump_portable_config
 from fusseg.config.schema import Config
@@ -25,7 +27,8 @@ from fusseg.runs.model_scores import GLOBAL, final_models
 from fusseg.runs.record_form import Record
 from fusseg.runs.regions import load_regions
 from fusseg.runs.saved_state import SavedState
-from fusseg.segmentation.assignment import Segmenter, build_segmenter
+from fusseg.runs.taught_classes import NamedClassifier, name_classifier
+from fusseg.segmentation.assignment import Segmenter, build_segmenter, with_classes
 
 NUM_EXAMPLES, NUM_WORST, NUM_TRIED = 12, 12, 48
 """Images in the gallery: some spread evenly over the sites, and the worst of the tried ones."""
@@ -63,8 +66,12 @@ def write_report(
         segmenter = build_segmenter(model, saved.state.plan.mean_feature)
         matching = _matching(record, shown)
         coloring = choose_coloring(shown.classes, matching, num_regions, regions)
-        gallery = _examples(segmenter, shown, matching, coloring)
-        content = replace(content, gallery=gallery, legend=coloring.legend)
+        classes = name_classifier(run_dir, saved.state.taught)
+        entries = _examples(segmenter, shown, matching, coloring, classes)
+        legend = coloring.legend
+        if classes is not None:
+            legend = dict(zip(classes.names, classes.colors, strict=True)) | legend
+        content = replace(content, gallery=entries, legend=legend)
     page = render_report(record, dump_portable_config(config), content)
     write_atomically(run_dir / REPORT, page.encode())
 
@@ -80,7 +87,11 @@ def _matching(record: Record, shown: HeldOut) -> list[int] | None:
 
 
 def _examples(
-    segmenter: Segmenter, shown: HeldOut, matching: list[int] | None, coloring: Coloring
+    segmenter: Segmenter,
+    shown: HeldOut,
+    matching: list[int] | None,
+    coloring: Coloring,
+    classes: NamedClassifier | None,
 ) -> list[GalleryEntry]:
     """Segment images of all sites; keep some of each site, and the worst of the others."""
     # Without scores there is no worst image, and a CRF takes seconds per image.
@@ -94,7 +105,25 @@ def _examples(
         (entry.mean_iou, index) for index, entry in entries.items() if entry.mean_iou is not None
     )
     kept |= {index for _, index in scored[:NUM_WORST]}
-    return [entries[index] for index in sorted(kept)]
+    if classes is None:
+        return [entries[index] for index in sorted(kept)]
+    return [
+        replace(entries[index], classes=_color_classes(segmenter, shown, classes, coloring, index))
+        for index in sorted(kept)
+    ]
+
+
+def _color_classes(
+    segmenter: Segmenter,
+    shown: HeldOut,
+    classes: NamedClassifier,
+    coloring: Coloring,
+    index: int,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Color an image by class; unknown pixels have the colors of their regions."""
+    found = segment_held_out(with_classes(segmenter, classes.classifier), shown, index)
+    colors = np.concatenate([np.array(classes.colors, np.uint8), coloring.clusters])
+    return shrink_regions(colorize(found.numpy(), colors))
 
 
 def spread_over_sites(sites: Sequence[str], most: int) -> list[int]:

@@ -33,6 +33,8 @@ class GalleryEntry:
     """The mask in the same colors; None if there is no mask."""
     mean_iou: float | None
     """Score of this image alone, in [0, 1]; None if it is not scored."""
+    classes: UInt8[np.ndarray, "height width 3"] | None = None
+    """The taught classes in color; None: there are none."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ def render_report(record: Mapping[str, Any], config_toml: str, content: PageCont
         num_rounds=numbers.counted_rounds(record["rounds"]),
         round_names={entry["round"]: numbers.round_name(entry) for entry in record["rounds"]},
         choice=describe_choice(record),
+        taught=record.get("taught"),
         judged=numbers.judged_models(record),
         last_name=name_last(record),
         more_than=MORE_THAN,
@@ -209,6 +212,8 @@ def _gallery_cards(gallery: Sequence[GalleryEntry]) -> list[dict[str, Any]]:
 
 def _layers(entry: GalleryEntry) -> dict[str, str]:
     layers = {"Image": photo_uri(entry.image), "Regions": regions_uri(entry.regions)}
+    if entry.classes is not None:
+        layers["Classes"] = regions_uri(entry.classes)
     if entry.label is not None:
         layers["Label"] = regions_uri(entry.label)
     return layers

@@ -86,8 +86,11 @@ def adapt_run(
     # Each cluster keeps its region.
     centroids, moved = move_to_codes(old.model.centroids, codes, adaptation)
     model = replace(old.model, centroids=centroids)
-    # The head stays, so no optimizer goes on; what was judged was another model.
-    state = replace(old, model=model, plan=plan, candidates=(), kept=None, optimizer={})
+    # The head stays, so no optimizer goes on; what was judged was another model, and classes were
+    # taught with the old mean feature.
+    state = replace(
+        old, model=model, plan=plan, candidates=(), kept=None, optimizer={}, taught=None
+    )
     segmenters = {
         name: build_segmenter(one.model, one.plan.mean_feature)
         for name, one in (("Before", old), ("After", state))

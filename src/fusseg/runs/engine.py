@@ -12,6 +12,7 @@ from pathlib import Path
 from fusseg.config.compute import set_threads
 from fusseg.config.schema import Config
 from fusseg.core.errors import ConfigError
+from fusseg.data.class_map import read_class_map
 from fusseg.data.stored import Stored, sum_up
 from fusseg.evaluation.held_out import HeldOut
 from fusseg.features.backbones import Backbone
@@ -21,6 +22,7 @@ from fusseg.federation.judge import TRAINED, kept_candidate
 from fusseg.federation.protocol import Protocol
 from fusseg.federation.rounds import Exchange, Round, num_updates, run_rounds
 from fusseg.federation.state import ClientUpdate, GlobalState, Hello
+from fusseg.federation.teaching import differing_classes
 from fusseg.runs.directory import load_record, save_record
 from fusseg.runs.finished_rounds import (
     check_not_behind,
@@ -41,11 +43,12 @@ from fusseg.runs.record import (
 from fusseg.runs.record_form import ModelScores, Record, RoundEntry
 from fusseg.runs.resuming import (
     check_fingerprint,
-    check_not_chosen,
+    check_not_ended,
     check_resumable,
     check_same_images,
 )
 from fusseg.runs.saved_state import SavedState, has_state, load_state
+from fusseg.runs.taught_classes import describe_taught, write_class_colors
 from fusseg.runs.warm_start import start_state
 from fusseg.segmentation.assignment import build_segmenter
 
@@ -177,7 +180,7 @@ def _restore(federation: Federation) -> tuple[SavedState, Record]:
     check_not_behind(run_dir, record, saved.state.round_number)
     check_fingerprint(saved, federation.backbone, run_dir)
     check_resumable(run_dir, config)
-    check_not_chosen(saved, federation.protocol, run_dir)
+    check_not_ended(saved, federation.protocol, run_dir)
     check_same_images(saved, federation.participants.digests, run_dir)
     num_clusters, code_dim = saved.state.model.centroids.shape
     if (num_clusters, code_dim) != (config.model.num_clusters, config.model.code_dim):
@@ -192,7 +195,8 @@ def _begin(federation: Federation) -> tuple[SavedState, Record]:
     run_dir, config, protocol = federation.run_dir, federation.config, federation.protocol
     participants, backbone, center = federation.participants, federation.backbone, federation.center
     hellos = sorted(participants.hello(), key=lambda hello: hello.client_id)
-    plan = agree(hellos, protocol, backbone.fingerprint, center=center)
+    joined = read_class_map(Path(config.teach.class_map)) if config.teach.class_map else None
+    plan = agree(hellos, protocol, backbone.fingerprint, center=center, joined=joined)
     if protocol.strategy.pools_images:
         # The one model takes as many steps as the whole federation would.
         plan = replace(plan, num_steps=plan.num_steps * len(hellos))
@@ -200,7 +204,11 @@ def _begin(federation: Federation) -> tuple[SavedState, Record]:
     record = new_record(run_dir, config, backbone, num_images, center, participants.engine)
     record["command"] = participants.command
     sent = not protocol.strategy.pools_images
-    record["hello"] = describe_hello(hellos, plan, participants.refused(), sent=sent)
+    agreed = describe_hello(hellos, plan, participants.refused(), sent=sent)
+    if protocol.teaching:
+        classes_of = {hello.client_id: hello.classes for hello in hellos}
+        agreed["differing_classes"] = differing_classes(classes_of, joined or {})
+    record["hello"] = agreed
     start = start_state(config, protocol, plan, backbone.fingerprint)
     record["start"] = start.origin
     digests = dict(participants.digests)
@@ -232,6 +240,8 @@ def _enter_round(
         # Estimates that depend on the start replace those of the hello.
         record["hello"]["agreed"] = dict(finished.state.plan.agreed)
     record["candidates"] = describe_candidates(saved.state.candidates)
+    if protocol.is_teaching(number):
+        _enter_taught(record, saved.state, federation)
     log = federation.participants.take_log()
     entry = describe_round(finished, scores, seconds, protocol, log)
     record["rounds"].append(entry)
@@ -240,6 +250,16 @@ def _enter_round(
     record["seconds"]["train"] += seconds
     record["seconds"]["evaluate"] += time.perf_counter() - started
     return entry
+
+
+def _enter_taught(record: Record, state: GlobalState, federation: Federation) -> None:
+    """Score the taught classes on the server's held-out images, and save their colors."""
+    # Without held-out sites, the images that are shown are those that taught.
+    shown = federation.shown if federation.config.data.held_out_sites else None
+    record["taught"] = describe_taught(state, shown)
+    if state.taught is not None:
+        known = None if federation.shown is None else federation.shown.classes
+        write_class_colors(federation.run_dir, state.taught, [known])
 
 
 def _score(saved: SavedState, federation: Federation) -> ModelScores:

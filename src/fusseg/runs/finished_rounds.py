@@ -121,14 +121,21 @@ def rewind_record(record: Record, rounds_done: int, protocol: Protocol) -> None:
     record["rounds"] = [entry for entry in record["rounds"] if entry["round"] <= rounds_done]
     if rounds_done < protocol.rounds:
         record["trained"] = None
-    if rounds_done < protocol.num_rounds:
+    if rounds_done < protocol.last_scored:
         record["final"] = None
+    if rounds_done < protocol.num_rounds:
+        record["taught"] = None
 
 
 def is_scored(round_number: int, config: Config, protocol: Protocol) -> bool:
-    """Tell whether a round is scored: the start, every n-th, the last of training and of all."""
+    """Tell whether a round is scored: the start, every n-th, and the last of training and of all.
+
+    Teaching does not change the regions; the classes have scores of their own.
+    """
     every = config.evaluation.every
-    return round_number in (0, protocol.rounds, protocol.num_rounds) or (
+    if round_number > protocol.last_scored:
+        return False
+    return round_number in (0, protocol.rounds, protocol.last_scored) or (
         every > 0 and round_number % every == 0
     )
 
@@ -136,8 +143,8 @@ def is_scored(round_number: int, config: Config, protocol: Protocol) -> bool:
 def enter_scores(
     record: Record, round_number: int, scores: ModelScores, protocol: Protocol
 ) -> None:
-    """Enter the scores of the last round and of the last training round in the record."""
-    if round_number == protocol.num_rounds:
+    """Enter the scores of the final model and of the last training round in the record."""
+    if round_number == protocol.last_scored:
         record["final"] = scores
     elif round_number == protocol.rounds > 0:
         record["trained"] = scores

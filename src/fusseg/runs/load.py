@@ -25,7 +25,8 @@ from fusseg.runs.record import describe_protocol, describe_skipped
 from fusseg.runs.record_form import ModelScores, ProtocolEntry, SkippedImage
 from fusseg.runs.resuming import check_fingerprint
 from fusseg.runs.saved_state import digest_state, load_state
-from fusseg.segmentation.assignment import Segmenter, build_segmenter
+from fusseg.runs.taught_classes import NamedClassifier, name_classifier
+from fusseg.segmentation.assignment import Segmenter, build_segmenter, with_classes
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class TrainedRun:
     """SHA-256 of the state file, hex; it identifies the models."""
     stored_values: tuple[Mapping[str, Any], ...] = ()
     """Values in the files of training images, as in the record; empty: unknown."""
+    classes: NamedClassifier | None = None
+    """Classes that labels taught; None: there are none."""
 
 
 class RunScores(ModelScores):
@@ -85,6 +88,7 @@ def load_run(run_dir: Path | str, compute: Compute | None = None) -> TrainedRun:
         name=run_dir.resolve().name,
         digest=digest_state(run_dir),
         stored_values=_stored_values(run_dir),
+        classes=name_classifier(run_dir, saved.state.taught),
     )
 
 
@@ -113,6 +117,23 @@ def pick_segmenter(run: TrainedRun, site: str | None) -> Segmenter:
     if site not in run.segmenters:
         raise ConfigError(f"unknown site {site!r}; {nearest_name(site, names)}")
     return run.segmenters[site]
+
+
+def pick_answering(run: TrainedRun, site: str | None, *, regions: bool = False) -> Segmenter:
+    """Choose a model as `pick_segmenter`, and let it answer with classes if it was taught some.
+
+    Args:
+        run: A trained run.
+        site: As for `pick_segmenter`.
+        regions: Whether it answers with label-free regions all the same.
+
+    Raises:
+        ConfigError: As for `pick_segmenter`.
+    """
+    segmenter = pick_segmenter(run, site)
+    if regions or run.classes is None:
+        return segmenter
+    return with_classes(segmenter, run.classes.classifier)
 
 
 def evaluate_run(

@@ -21,6 +21,7 @@ from fusseg.data.stored import Stored, judge_stored, look_over
 from fusseg.evaluation.held_out import HeldOut, gather_held_out
 from fusseg.features.backbones import Backbone, load_backbone
 from fusseg.features.extraction import Elsewhere, Progress, SiteFeatures, extract_features
+from fusseg.features.labeled_features import LabeledFeatures
 from fusseg.features.pipeline import Skipped
 from fusseg.features.views import (
     View,
@@ -32,6 +33,7 @@ from fusseg.features.views import (
 )
 from fusseg.federation.state import Client
 from fusseg.federation.strategies import resolve
+from fusseg.runs.label_reading import label_features, labeled_views, mask_reader
 from fusseg.runs.warm_start import check_start
 
 
@@ -221,6 +223,7 @@ def _clients(
     for message in small_clients(counts, config.data, usable=True).values():
         raise DataError(message)
     compute = choose_compute(config.compute)
+    labeled = _labeled(lookup, features, config) if config.federation.teach else {}
     return tuple(
         Client(
             client,
@@ -228,6 +231,24 @@ def _clients(
             cache,
             compute,
             features.of_views_if_any(zoomed[client]),
+            labeled.get(client),
         )
         for client, views in sorted(usable.items())
     )
+
+
+def _labeled(
+    lookup: Lookup, features: SiteFeatures, config: Config
+) -> dict[str, LabeledFeatures | None]:
+    """Read the labels of each client that has some."""
+    views, classes = labeled_views(lookup.training, lookup.dataset, config.teach.label_list)
+    if classes is None:
+        return {}
+    by_client: dict[str, list[View]] = {}
+    for view in views:
+        by_client.setdefault(view.item.client, []).append(view)
+    read = mask_reader(classes)
+    return {
+        client: label_features(own, features, classes.names, read)
+        for client, own in by_client.items()
+    }

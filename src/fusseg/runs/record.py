@@ -26,6 +26,7 @@ from fusseg.federation.pca_start import START
 from fusseg.federation.protocol import Protocol
 from fusseg.federation.rounds import Round
 from fusseg.federation.state import Candidate, Hello
+from fusseg.federation.teaching import TEACH
 from fusseg.federation.traffic import NUMBER_BYTES, num_bytes
 from fusseg.runs.directory import CONFIG, FORMAT_VERSION
 from fusseg.runs.record_form import (
@@ -130,6 +131,7 @@ def new_record(
         "rounds": [],
         "trained": None,
         "final": None,
+        "taught": None,
         "seconds": {"extract": 0.0, "train": 0.0, "evaluate": 0.0},
         "skipped_images": [],
         "stored_values": [],
@@ -217,6 +219,7 @@ def describe_hello(
         + NUMBER_BYTES * (3 + len(hello.numbers))
         + len(hello.fingerprint)
         + len(hello.version)
+        + sum(map(len, hello.classes))
         for hello in hellos
     ]
     return {
@@ -275,6 +278,8 @@ def _phase(round_number: int, protocol: Protocol) -> str:
         return START
     if protocol.is_choice(round_number):
         return CHOICE
+    if protocol.is_teaching(round_number):
+        return TEACH
     return "training" if round_number <= protocol.rounds else FINISH
 
 

@@ -135,6 +135,9 @@ class HelloEntry(TypedDict):
     """Always 0: nothing is sent to the clients before round 1."""
     refused: NotRequired[list[RefusedSite]]
     """Sites of a deployment that were refused."""
+    differing_classes: NotRequired[dict[str, list[str]]]
+    """Classes that some clients with labels lack, with the clients that have them; only where
+    classes are taught."""
 
 
 class ClientRound(TypedDict):
@@ -169,8 +172,8 @@ class RoundEntry(TypedDict):
     round: int
     """Number of the round, from 1; 0 computes the start."""
     phase: str
-    """`start`, `training`, `lloyd` for a step of the Lloyd finish, or `choice` between the start
-    and the trained model."""
+    """`start`, `training`, `lloyd` for a step of the Lloyd finish, `choice` between the start and
+    the trained model, or `teach` for the statistics of labels."""
     loss: float | None
     """Mean loss of the clients, weighted by their images; None in a Lloyd step."""
     mean_iou: float | None
@@ -290,6 +293,37 @@ class AdaptedEntry(TypedDict):
     """One entry per region."""
 
 
+class TaughtScores(TypedDict):
+    """Scores of the taught classes; None where nothing is labeled that did not teach."""
+
+    mean_iou: float | None
+    """IoU of the summed counts, averaged over the classes that occur in the labels; in [0, 1]."""
+    pixel_accuracy: float | None
+    """Share of correct pixels in [0, 1]."""
+    per_class_iou: dict[str, float | None] | None
+    """IoU in [0, 1] by class of the labels; None for a class that no label has."""
+    unknown_share: float | None
+    """Share of the labeled pixels that are unknown, in [0, 1]."""
+
+
+class TaughtEntry(TaughtScores):
+    """The classes that labels taught."""
+
+    num_labeled_images: int
+    """Number of images with labels."""
+    positions_per_class: dict[str, int]
+    """Number of labeled positions of each taught class."""
+    lacking: list[str]
+    """Classes with too few positions, which are left to the regions."""
+    shrinkage: float
+    """Number added to all variances, as a share of their mean."""
+    temperature: float
+    """Number that the logarithms of the densities were divided by."""
+    left_out_mean_iou: float | None
+    """mIoU in [0, 1] over positions of images that were left out in turn, with this shrinkage;
+    None: none could be left out."""
+
+
 class SecondsEntry(TypedDict):
     """Wall times in seconds, over all resumptions."""
 
@@ -361,7 +395,9 @@ class Record(TypedDict):
     """Scores after training, before the Lloyd finish and the choice; None until then, or where
     there is neither."""
     final: ModelScores | None
-    """Scores after the last round; None until then."""
+    """Scores of the final model by regions; None until then."""
+    taught: NotRequired[TaughtEntry | None]
+    """The classes that labels taught, and their scores; None: none were."""
     seconds: SecondsEntry
     """Wall times in seconds."""
     skipped_images: list[SkippedImage]

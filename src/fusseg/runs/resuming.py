@@ -75,8 +75,8 @@ def check_resumable(run_dir: Path, config: Config) -> None:
     _check_precision(record, config, run_dir)
 
 
-def check_not_chosen(saved: SavedState, protocol: Protocol, run_dir: Path) -> None:
-    """Refuse to go on with a run that has ended with its choice.
+def check_not_ended(saved: SavedState, protocol: Protocol, run_dir: Path) -> None:
+    """Refuse to go on with a run that has ended with its choice, or with teaching.
 
     Args:
         saved: Its state.
@@ -84,15 +84,17 @@ def check_not_chosen(saved: SavedState, protocol: Protocol, run_dir: Path) -> No
         run_dir: Run directory.
 
     Raises:
-        ConfigError: If rounds would follow the choice: the trained model may be gone.
+        ConfigError: If rounds would follow either: the trained model may be gone.
     """
     state = saved.state
     chosen = any(candidate.name == TRAINED for candidate in state.candidates)
-    if chosen and not protocol.is_choice(state.round_number):
+    # What `fusseg teach` has added is no round.
+    taught = bool(protocol.teaching) and state.taught is not None
+    if (taught or chosen) and state.round_number not in (protocol.last_scored, protocol.num_rounds):
+        how = "teaching" if taught else "the choice between start and trained model"
         raise ConfigError(
-            f"{run_dir} has ended with the choice between start and trained model, so no rounds "
-            f"can be added; train on from it: fusseg run --from {shlex.quote(str(run_dir))} --out "
-            "ANOTHER"
+            f"{run_dir} has ended with {how}, so no rounds can be added; train on from it: "
+            f"fusseg run --from {shlex.quote(str(run_dir))} --out ANOTHER"
         )
 
 

@@ -4,7 +4,7 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from torch import Tensor
 from fusseg.config.previous_version import translate_state
 from fusseg.core.errors import DataError
 from fusseg.core.version import VERSION
-from fusseg.federation.state import Candidate, GlobalState, Memory
+from fusseg.federation.state import Candidate, GlobalState, Memory, Taught
+from fusseg.federation.traffic import CLASSIFIER, name_classifier
 from fusseg.runs.directory import (
     CONFIG,
     FORMAT_VERSION,
@@ -26,6 +27,7 @@ from fusseg.runs.directory import (
     load_record,
     write_run_file,
 )
+from fusseg.segmentation.classifier import Chosen, Classifier, check_classifier
 from fusseg.segmentation.head import HeadWeights, SegmentationHead
 from fusseg.segmentation.objective import Model, check_regions
 from fusseg.segmentation.training import TrainingPlan
@@ -67,6 +69,8 @@ def save_state(path: Path, saved: SavedState) -> None:
     }
     for average, weights in state.optimizer.items():
         tensors |= {f"{_OPTIMIZER}{average}.{name}": part for name, part in weights.items()}
+    if state.taught is not None:
+        tensors |= name_classifier(state.taught)
     for client_id, memory in saved.memories.items():
         prefix = f"own/{client_id}/"
         tensors |= _model_tensors(prefix, memory.model)
@@ -77,6 +81,8 @@ def save_state(path: Path, saved: SavedState) -> None:
         "round_number": state.round_number,
         "num_steps": state.plan.num_steps,
         "agreed": dict(state.plan.agreed),
+        "classes": state.plan.classes,
+        "taught": None if state.taught is None else describe_taught(state.taught),
         "kept_is_model": state.kept is state.model,
         "candidates": [asdict(candidate) for candidate in state.candidates],
         "fingerprint": saved.fingerprint,
@@ -131,6 +137,48 @@ def load_state(path: Path) -> SavedState:
         return _unpack_state(metadata, tensors)
 
 
+def describe_taught(taught: Taught) -> dict[str, Any]:
+    """Describe taught classes as JSON; the tensors of the classifier go beside it."""
+    described = asdict(replace(taught, classifier=None))
+    del described["classifier"]
+    unknown = None if taught.classifier is None else taught.classifier.unknown_below
+    return {**described, "unknown_below": unknown}
+
+
+def read_taught(
+    described: Mapping[str, Any], tensors: Mapping[str, Tensor], feature_dim: int
+) -> Taught:
+    """Read taught classes from what `describe_taught` made.
+
+    Args:
+        described: Their description.
+        tensors: Tensors by name, with those of the classifier.
+        feature_dim: Channels of the features.
+
+    Raises:
+        KeyError: If something is missing.
+        TypeError: If something is of another type.
+        ValueError: If the classifier does not fit the classes or the features.
+    """
+    names, classifier = tuple(map(str, described["names"])), None
+    if described["unknown_below"] is not None:
+        parts = _named(CLASSIFIER, tensors)
+        unknown = float(described["unknown_below"])
+        classifier = Classifier(parts["weight"], parts["bias"], unknown)
+        check_classifier(classifier, len(names), feature_dim)
+    positions = tuple(map(int, described["positions"]))
+    if len(positions) != len(names):
+        raise ValueError(f"{len(positions)} numbers of positions for {len(names)} classes")
+    return Taught(
+        names=names,
+        lacking=tuple(map(str, described["lacking"])),
+        positions=positions,
+        num_images=int(described["num_images"]),
+        chosen=Chosen(**described["chosen"]),
+        classifier=classifier,
+    )
+
+
 def state_round(path: Path) -> int:
     """Read the round of a run's state without loading its weights; 0 if no round is finished.
 
@@ -168,8 +216,11 @@ def _unpack_state(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) ->
         num_steps=metadata["num_steps"],
         mean_feature=tensors["mean_feature"],
         agreed=dict(metadata["agreed"]),
+        classes=tuple((name, tuple(names)) for name, names in metadata.get("classes", ())),
     )
-    model = _read_model("", tensors)
+    model, described = _read_model("", tensors), metadata.get("taught")
+    dim = len(plan.mean_feature)
+    taught = None if described is None else read_taught(described, tensors, dim)
     state = GlobalState(
         round_number=metadata["round_number"],
         model=model,
@@ -177,6 +228,7 @@ def _unpack_state(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) ->
         candidates=tuple(Candidate(**noted) for noted in metadata.get("candidates", ())),
         kept=_read_kept(metadata, tensors, model),
         optimizer=_read_optimizer(tensors, model.head),
+        taught=taught,
     )
     memories = {name: _read_memory(f"own/{name}/", tensors) for name in metadata["own_models"]}
     digests, held = metadata["client_digests"], metadata.get("held", {})

@@ -9,6 +9,7 @@ from fusseg.core.errors import ConfigError, FussegError
 from fusseg.data.findings import Finding
 from fusseg.features.extraction import Progress
 from fusseg.features.feature_set import pool_features
+from fusseg.features.labeled_features import pool_labeled
 from fusseg.federation.hello import say_hello
 from fusseg.federation.preparation import prepare_images
 from fusseg.federation.protocol import Protocol
@@ -156,8 +157,13 @@ def _trained(protocol: Protocol, prepared: Prepared) -> tuple[Client, ...]:
 
 def _pool(clients: tuple[Client, ...], name: str) -> Client:
     first = clients[0]
-    pooled = pool_features([client.features for client in clients])
     zoomed = [client.zoomed for client in clients if client.zoomed is not None]
+    labeled = [client.labeled for client in clients if client.labeled is not None]
     return Client(
-        name, pooled, first.cache, first.compute, pool_features(zoomed) if zoomed else None
+        name,
+        pool_features([client.features for client in clients]),
+        first.cache,
+        first.compute,
+        pool_features(zoomed) if zoomed else None,
+        pool_labeled(labeled) if labeled else None,
     )

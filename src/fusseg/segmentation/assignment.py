@@ -1,11 +1,16 @@
-"""Assign pixels to regions with a trained model (Eq. 3, 4).
+"""Assign pixels to regions with a trained model (Eq. 3, 4), or to classes with a classifier.
 
 A code belongs to the cluster with the nearest centroid. If clusters are merged, it belongs to that
 cluster's region; its cosine with a region is the largest with one of the region's centroids.
+
+With a classifier, the codes are the logarithms of its posteriors, and the regions are its classes.
+If positions may be unknown, the codes of the head follow, and the regions of the clusters follow
+the classes: they answer where no posterior is large enough.
 """
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -13,9 +18,12 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
+from fusseg.segmentation.classifier import Classifier
 from fusseg.segmentation.head import SegmentationHead, apply_head, build_head
 from fusseg.segmentation.objective import Model, count_regions, group_clusters
 
+_FAR = 4.0
+"""More than any two cosines differ."""
 _STRIP_BYTES = 2**19
 """Memory for one strip of upsampled similarities: two fit a processor's cache."""
 
@@ -42,16 +50,31 @@ class Segmenter:
     mean_feature: Float[Tensor, " dim"]
     region_of: Int[Tensor, " clusters"] | None = None
     """Region of each cluster, as in `Model`."""
+    classifier: Classifier | None = None
+    """Classes in place of regions; None: there are none."""
 
     @property
     def num_clusters(self) -> int:
-        """Number of clusters, that is of centroids; at least that of regions."""
+        """Number of clusters, that is of centroids; at least that of their regions."""
         return len(self.centroids)
+
+    @property
+    def num_scores(self) -> int:
+        """Number of values that `similarities` computes for a position."""
+        classes = 0 if self.classifier is None else self.classifier.num_classes
+        return classes + (self.num_clusters if self.uses_clusters else 0)
 
     @property
     def num_regions(self) -> int:
         """Number of regions, K: the rows of every count, and one more than the largest label."""
-        return count_regions(self.centroids, self.region_of)
+        classes = 0 if self.classifier is None else self.classifier.num_classes
+        own = count_regions(self.centroids, self.region_of) if self.uses_clusters else 0
+        return classes + own
+
+    @property
+    def uses_clusters(self) -> bool:
+        """Whether any position may belong to a cluster, and not only to a class."""
+        return self.classifier is None or self.classifier.unknown_below > 0
 
     @cached_property
     def clusters_of(self) -> tuple[Int[Tensor, " members"], ...]:
@@ -63,6 +86,16 @@ def build_segmenter(model: Model, mean_feature: Float[Tensor, " dim"]) -> Segmen
     """Make a segmenter from a trained model and its federation's mean feature."""
     centroids = normalize(model.centroids, dim=1)
     return Segmenter(build_head(model.head), centroids, mean_feature, model.region_of)
+
+
+def with_classes(segmenter: Segmenter, classifier: Classifier) -> Segmenter:
+    """Let a segmenter answer with classes."""
+    return replace(segmenter, classifier=classifier)
+
+
+def without_classes(segmenter: Segmenter) -> Segmenter:
+    """Let a segmenter answer with the regions of its clusters again."""
+    return replace(segmenter, classifier=None)
 
 
 def match_rows(
@@ -82,14 +115,28 @@ def encode(
     segmenter: Segmenter, features: Float[Tensor, "height width dim"]
 ) -> Float[Tensor, "height width code"]:
     """Project a feature map to codes."""
-    return apply_head(segmenter.head, features - segmenter.mean_feature)
+    centered = features - segmenter.mean_feature
+    if segmenter.classifier is None:
+        return apply_head(segmenter.head, centered)
+    logits = segmenter.classifier.logits(centered)
+    if not segmenter.uses_clusters:
+        return logits
+    return torch.cat([logits, apply_head(segmenter.head, centered)], dim=2)
 
 
 def similarities(
     segmenter: Segmenter, codes: Float[Tensor, "height width code"]
 ) -> Float[Tensor, "clusters height width"]:
-    """Compute the inner product of each code with each unit centroid: |s_i| cos(s_i, c_k)."""
-    return (codes @ segmenter.centroids.T).permute(2, 0, 1)
+    """Compute the inner product of each code with each unit centroid: |s_i| cos(s_i, c_k).
+
+    With a classifier, the logarithms of its posteriors come first.
+    """
+    if segmenter.classifier is None:
+        return (codes @ segmenter.centroids.T).permute(2, 0, 1)
+    logits, own = _split(segmenter.classifier, codes, dim=2)
+    if not segmenter.uses_clusters:
+        return logits.permute(2, 0, 1)
+    return torch.cat([logits, own @ segmenter.centroids.T], dim=2).permute(2, 0, 1)
 
 
 def largest_of_regions(segmenter: Segmenter, values: Tensor, dim: int) -> Tensor:
@@ -109,9 +156,33 @@ def largest_of_regions(segmenter: Segmenter, values: Tensor, dim: int) -> Tensor
 def cosines(
     segmenter: Segmenter, codes: Float[Tensor, "height width code"]
 ) -> Float[Tensor, "positions regions"]:
-    """Compute the cosine of each position's code with each region (Eq. 3)."""
-    found = normalize(codes.flatten(0, 1), dim=1) @ segmenter.centroids.T
-    return largest_of_regions(segmenter, found, dim=1)
+    """Compute the cosine of each position's code with each region (Eq. 3).
+
+    With a classifier it is the posterior of each class. Where positions may be unknown, what a
+    position is not (class or region) is shifted far below what it is.
+    """
+    flat = codes.flatten(0, 1)
+    if segmenter.classifier is not None:
+        return _posteriors(segmenter, segmenter.classifier, flat, dim=1)
+    return largest_of_regions(segmenter, normalize(flat, dim=1) @ segmenter.centroids.T, dim=1)
+
+
+def _posteriors(segmenter: Segmenter, classifier: Classifier, codes: Tensor, dim: int) -> Tensor:
+    """Compute `cosines` of codes along one dimension, with a classifier."""
+    logits, own = _split(classifier, codes, dim)
+    posterior = logits.softmax(dim)
+    if not segmenter.uses_clusters:
+        return posterior
+    along = normalize(own, dim=dim).movedim(dim, -1) @ segmenter.centroids.T
+    cosine = largest_of_regions(segmenter, along.movedim(-1, dim), dim)
+    unknown = posterior.amax(dim, keepdim=True) < classifier.unknown_below
+    return torch.cat([posterior - _FAR * unknown, cosine - _FAR * ~unknown], dim)
+
+
+def _split(classifier: Classifier, codes: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Separate the logarithms of the posteriors from the codes of the head."""
+    number = classifier.num_classes
+    return codes.narrow(dim, 0, number), codes.narrow(dim, number, codes.shape[dim] - number)
 
 
 def segment(
@@ -128,7 +199,34 @@ def segment(
         size: Height and width of the image in pixels.
         part: As in `assign`.
     """
-    return assign(similarities(segmenter, codes), size, part, segmenter.region_of)
+    scores = similarities(segmenter, codes)
+    if segmenter.classifier is None:
+        return assign(scores, size, part, segmenter.region_of)
+    if not segmenter.uses_clusters:
+        return assign(scores, size, part)
+    return _assign_known(segmenter, segmenter.classifier, scores, size, part)
+
+
+def _assign_known(
+    segmenter: Segmenter,
+    classifier: Classifier,
+    scores: Float[Tensor, "scores height width"],
+    size: tuple[int, int],
+    part: Strip | None,
+) -> UInt8[Tensor, "rows columns"]:
+    """Assign each pixel to its class or, where no class is likely enough, to its region."""
+    number, least = classifier.num_classes, math.log(classifier.unknown_below)
+    classes = torch.arange(number, dtype=scores.dtype)[:, None]
+    regions = segmenter.region_of
+    if regions is None:
+        regions = torch.arange(segmenter.num_clusters)
+    after = (number + regions).to(scores.dtype)[:, None]
+    parts = []
+    for strip in _upsample(scores, size, part):
+        known = strip[:, :number].log_softmax(dim=1).amax(dim=1) >= least
+        own_class = _first_largest(strip[:, :number].clone(), classes)
+        parts.append(torch.where(known, own_class, _first_largest(strip[:, number:], after)))
+    return torch.cat(parts)
 
 
 def assign(
@@ -167,6 +265,11 @@ def pixel_cosines(
         codes: Codes of one image.
         size: Height and width of the result in pixels.
     """
+    upsampled = _upsample(codes.permute(2, 0, 1), size)
+    if segmenter.classifier is not None:
+        known = segmenter.classifier
+        found = [_posteriors(segmenter, known, strip, dim=1).transpose(0, 1) for strip in upsampled]
+        return torch.cat(found, dim=1)
     # Merged strip by strip: only the cosines with the regions are in memory for all pixels.
     strips = [
         largest_of_regions(
@@ -174,7 +277,7 @@ def pixel_cosines(
             torch.einsum("kc,rcw->krw", segmenter.centroids, normalize(strip, dim=1)),
             dim=0,
         )
-        for strip in _upsample(codes.permute(2, 0, 1), size)
+        for strip in upsampled
     ]
     return torch.cat(strips, dim=1)
 

@@ -19,6 +19,10 @@ _SHARE_OF_FREE_MEMORY = 0.5
 """Share of the device's free memory for the clients of one step, excluding their features."""
 
 
+ClassNames = tuple[tuple[str, tuple[str, ...]], ...]
+"""Each class that is taught, with all names that clients use for it."""
+
+
 @dataclass(frozen=True)
 class TrainingPlan:
     """Values that all clients agreed on before round 1 (method section 2)."""
@@ -29,6 +33,8 @@ class TrainingPlan:
     """Subtracted from every feature; zeros if features are not centered."""
     agreed: Numbers
     """Numbers of the objective, by name, such as STEGO's three shifts."""
+    classes: ClassNames = ()
+    """Classes of the clients' labels; empty: none is taught. Training does not use them."""
 
 
 @dataclass(frozen=True)

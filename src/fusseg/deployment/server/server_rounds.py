@@ -24,6 +24,7 @@ from fusseg.federation.pca_start import START
 from fusseg.federation.rounds import Exchange
 from fusseg.federation.state import GlobalState, Hello
 from fusseg.federation.strategies import resolve
+from fusseg.federation.teaching import TEACH, differing_classes
 from fusseg.federation.weights import bounded_counts
 from fusseg.runs.directory import read_run_config
 from fusseg.runs.engine import Federation, Participants, RoundDone, run_federation
@@ -72,7 +73,7 @@ def _run(grid: Grid, run_dir: Path, cache: Path) -> None:
 def describe_entry(entry: RoundEntry, num_rounds: int) -> str:
     """Summarize a finished round in one line."""
     text = f"round {entry['round']} of {num_rounds}"
-    if entry["phase"] in (START, CHOICE):
+    if entry["phase"] in (START, CHOICE, TEACH):
         text = entry["phase"]
     text += "" if entry["loss"] is None else f": loss {entry['loss']:.4f}"
     if entry["mean_iou"] is not None:
@@ -159,6 +160,7 @@ def _greet_all(sites: Sites, *, center: bool) -> list[Hello]:
             f"{len(hellos)} of {least} sites are left, others were refused ({reasons}); fix or "
             "remove them, or lower federation.min_sites in a new run, then continue with --resume"
         )
+    _tell_classes(sites, hellos)
     images = [hello.num_images for hello in hellos]
     most = sites.protocol.max_weight_share
     for hello, count in zip(hellos, bounded_counts(images, most), strict=True):
@@ -169,6 +171,13 @@ def _greet_all(sites: Sites, *, center: bool) -> list[Hello]:
             )
             sites.tell("site", text, hello.client_id)
     return hellos
+
+
+def _tell_classes(sites: Sites, hellos: list[Hello]) -> None:
+    """Name the classes that only some of the sites with labels have."""
+    classes_of = {hello.client_id: hello.classes for hello in hellos}
+    for name, have in differing_classes(classes_of, {}).items():
+        sites.tell("site", f"class {name!r} is only at {', '.join(have)}")
 
 
 def _finish(exchange: GridExchange, state: GlobalState) -> None:

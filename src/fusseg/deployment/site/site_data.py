@@ -1,9 +1,15 @@
 """A site's images, backbone and features under the settings that a server offers."""
 
+import base64
 import json
-from collections.abc import Generator
+import zlib
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
 
 from fusseg.config.compute import choose_compute, set_threads
 from fusseg.config.file import load_config
@@ -23,13 +29,21 @@ from fusseg.evaluation.held_out import HeldOut, gather_held_out
 from fusseg.features.backbones import Backbone, load_backbone
 from fusseg.features.backbones.efficientnet import EFFICIENTNET, INSTALL
 from fusseg.features.cache.store import FeatureSettings, open_store
-from fusseg.features.extraction import Progress, extract_features
-from fusseg.features.feature_set import read_features
+from fusseg.features.extraction import Progress, SiteFeatures, extract_features
+from fusseg.features.feature_set import FeatureSet, read_features
+from fusseg.features.labeled_features import LabeledFeatures
 from fusseg.features.pipeline import Skipped
-from fusseg.features.views import held_out_views, training_views, with_mirrored, zoomed_views
+from fusseg.features.views import (
+    View,
+    held_out_views,
+    training_views,
+    with_mirrored,
+    zoomed_views,
+)
 from fusseg.federation.preparation import prepare_images
 from fusseg.federation.state import Client
 from fusseg.federation.strategies import resolve
+from fusseg.runs.label_reading import label_features, labeled_views, mask_reader
 
 FILTERBANK = "filterbank"
 """The backbone without weights."""
@@ -159,6 +173,7 @@ def prepare_site(
         cache,
         compute,
         features.of_views_if_any(zoomed),
+        _label(usable, features, dataset) if config.federation.teach else None,
     )
     yield from prepare_images([client], protocol, center=offer.center)
     return PreparedSite(client, labeled, usable[0].settings, features.skipped)
@@ -183,6 +198,7 @@ def remember_features(folder: Path, offer: Offer, prepared: PreparedSite) -> Non
         "names": features.names,
         "digests": features.digests,
         "zoomed": None if zoomed is None else {"names": zoomed.names, "digests": zoomed.digests},
+        "labeled": _note_labels(prepared.client.labeled),
     }
     try:
         write_atomically(folder / _FEATURES, json.dumps(content).encode())
@@ -212,6 +228,7 @@ def recall_client(folder: Path, site: SiteSettings, offer: Offer) -> Client:
         if noted["zoomed"] is not None:
             store = open_store(cache, site.name, replace(settings, zoomed=True), store.shape)
             zoomed = read_features(store, noted["zoomed"]["names"], noted["zoomed"]["digests"])
+        labeled = _recall_labels(noted["labeled"], features)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -219,7 +236,7 @@ def recall_client(folder: Path, site: SiteSettings, offer: Offer) -> Client:
             f"the features noted in {path} are not in the cache {cache} ({error}); restart fusseg "
             "join"
         ) from error
-    return Client(site.name, features, cache, choose_compute(offer.config.compute), zoomed)
+    return Client(site.name, features, cache, choose_compute(offer.config.compute), zoomed, labeled)
 
 
 def own_config(site: SiteSettings, offer: Offer) -> Config:
@@ -236,3 +253,36 @@ def _labeled(items: tuple[Item, ...], config: Config) -> tuple[Item, ...]:
     if not config.evaluation.at_sites:
         return ()
     return tuple(item for item in items if item.mask is not None)
+
+
+def _label(
+    usable: Sequence[View], features: SiteFeatures, dataset: Dataset
+) -> LabeledFeatures | None:
+    """Read the labels that this site teaches, once its settings ask for it."""
+    views, classes = labeled_views(usable, dataset, "")
+    if classes is None:
+        return None
+    return label_features(views, features, classes.names, mask_reader(classes))
+
+
+def _note_labels(labeled: LabeledFeatures | None) -> dict[str, Any] | None:
+    """Note the class of each position, which is not read from the masks again for a message."""
+    if labeled is None:
+        return None
+    # Numbers from 0, with 0 for no label, in one byte each.
+    coded = (labeled.labels + 1).to(torch.uint8).numpy().tobytes()
+    return {
+        "digests": labeled.features.digests,
+        "classes": labeled.classes,
+        "labels": base64.b64encode(zlib.compress(coded)).decode("ascii"),
+    }
+
+
+def _recall_labels(noted: dict[str, Any] | None, features: FeatureSet) -> LabeledFeatures | None:
+    if noted is None:
+        return None
+    place_of = {digest: place for place, digest in enumerate(features.digests)}
+    own = features.pick(np.array([place_of[digest] for digest in noted["digests"]]))
+    coded = zlib.decompress(base64.b64decode(noted["labels"]))
+    labels = torch.frombuffer(bytearray(coded), dtype=torch.uint8).long() - 1
+    return LabeledFeatures(own, labels.reshape(len(own), -1), tuple(noted["classes"]))

@@ -59,14 +59,15 @@ def shared_settings(config: Config) -> Config:
     """Drop settings that concern one machine only: data folders, held-out sites, processors.
 
     The path of a starting model is the server's own setting too: it sends that model in round 1,
-    and no start is computed.
+    and no start is computed. So is the map of classes: the server sends the joined names.
     """
     kept = {name: getattr(config.data, name) for name in _SHARED_DATA}
     # The number of threads is shared, because it changes how sums are rounded.
     compute = ComputeConfig(precision=config.compute.precision, threads=config.compute.threads)
     init = "random" if config.model.start else config.model.init
     model = replace(config.model, init=init, start="")
-    return replace(config, data=DataConfig(**kept), model=model, compute=compute)
+    teach = replace(config.teach, class_map="")
+    return replace(config, data=DataConfig(**kept), model=model, teach=teach, compute=compute)
 
 
 def check_deployable(config: Config) -> None:
@@ -100,17 +101,25 @@ def check_deployable(config: Config) -> None:
             f"data.layout is {config.data.layout!r}, but every site has a folder of images; set it "
             "to 'sites'"
         )
-    if config.data.train_list:
-        raise ConfigError(
-            f"data.train_list is {config.data.train_list!r}, but the server does not know the "
-            "sites' file names; leave it empty"
-        )
+    _check_lists(config)
     for key in ("min_sites", "clients_per_round"):
         if 0 < getattr(config.federation, key) < strategy.min_clients:
             raise ConfigError(
                 f"federation.{key} is {getattr(config.federation, key)}, but federation.strategy "
                 f"{name!r} needs at least {strategy.min_clients} sites; set it to "
                 f"{strategy.min_clients} or more"
+            )
+
+
+def _check_lists(config: Config) -> None:
+    for key, path in (
+        ("data.train_list", config.data.train_list),
+        ("teach.label_list", config.teach.label_list),
+    ):
+        if path:
+            raise ConfigError(
+                f"{key} is {path!r}, but the server does not know the sites' file names; leave it "
+                "empty"
             )
 
 

@@ -1,25 +1,46 @@
 """Convert tasks, answers and hellos to packets, and back with every value checked."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from fusseg.core.errors import FederationError
 from fusseg.core.version import VERSION
 from fusseg.core.visible_text import shown
 from fusseg.deployment.wire.ledger import Field
 from fusseg.deployment.wire.packet import Packet, expect_field, take_float, take_int, take_word
-from fusseg.deployment.wire.received import kept_head_parts, plan_parts, take_kept_head, take_plan
+from fusseg.deployment.wire.received import (
+    check_names,
+    kept_head_parts,
+    plan_parts,
+    take_kept_head,
+    take_plan,
+)
 from fusseg.federation.parts import CENTROIDS, HEAD, REGION_OF, Part, check_parts
 from fusseg.federation.protocol import Protocol, Task
 from fusseg.federation.rounds import initial_state
-from fusseg.federation.state import ClientUpdate, GlobalState, Hello
-from fusseg.federation.traffic import MEAN_FEATURE, PLAN, Bundle, Delivery, needs, plan_numbers
+from fusseg.federation.state import ClientUpdate, GlobalState, Hello, Taught
+from fusseg.federation.teaching import CLASS_SUMS
+from fusseg.federation.traffic import (
+    CLASSIFIER,
+    MEAN_FEATURE,
+    PLAN,
+    Bundle,
+    Delivery,
+    needs,
+    plan_numbers,
+)
+from fusseg.runs.saved_state import describe_taught, read_taught
 from fusseg.segmentation.objective import Model, check_regions
+from fusseg.segmentation.training import TrainingPlan
 
+_TAUGHT = (f"{CLASS_SUMS}.", CLASSIFIER)
+"""Prefixes of the tensors about classes."""
 EVALUATE: Final = "evaluate"
 FINISH: Final = "finish"
 """Tasks besides those of the rounds: score the model, and store it."""
@@ -120,6 +141,8 @@ def pack_task(
         tensors |= bundle.tensors
     if PLAN in sent:
         fields |= plan_numbers(state.plan)
+    if request.task == FINISH and state.taught is not None:
+        fields["taught"] = json.dumps(describe_taught(state.taught))
     return Packet(fields, tensors)
 
 
@@ -141,8 +164,11 @@ def unpack_task(
         DataError: If the received parts cannot be stored.
     """
     parts = _packed_parts(packet, task, protocol, feature_dim)
-    check_parts("the server", packet.tensors, parts)
+    others = {name: part for name, part in packet.tensors.items() if not name.startswith(_TAUGHT)}
+    check_parts("the server", others, parts)
     plan = take_plan(packet, protocol, feature_dim, folder)
+    class_sums = _take_sums(packet, task, plan)
+    taught = _take_taught(packet, task, plan)
     start = initial_state(protocol, plan)
     needs_head, _ = needs(task, protocol)
     head = start.model.head
@@ -156,7 +182,34 @@ def unpack_task(
             raise FederationError(f"the server sent {error}") from error
     model = Model(head, packet.tensors.get(CENTROIDS, start.model.centroids), region_of)
     round_number = take_int(packet, "round") - (0 if task is None else 1)
-    return GlobalState(round_number, model, plan)
+    return GlobalState(round_number, model, plan, class_sums=class_sums, taught=taught)
+
+
+def _take_sums(packet: Packet, task: Task | None, plan: TrainingPlan) -> dict[str, Tensor]:
+    """Read the class statistics of all clients, if the task needs them."""
+    prefix = f"{CLASS_SUMS}."
+    if task is None or CLASS_SUMS not in task.receives:
+        return {}
+    classes, dim = len(plan.classes), len(plan.mean_feature)
+    parts = {
+        f"{prefix}counts": Part((classes,), torch.int64, "sum"),
+        f"{prefix}first": Part((classes, dim), torch.float64, "sum"),
+        f"{prefix}second": Part((dim, dim), torch.float64, "sum"),
+    }
+    found = {name: part for name, part in packet.tensors.items() if name.startswith(prefix)}
+    check_parts("the server", found, parts)
+    return {name.removeprefix(prefix): part for name, part in found.items()}
+
+
+def _take_taught(packet: Packet, task: Task | None, plan: TrainingPlan) -> Taught | None:
+    """Read the classes of the final model, if it has been taught some."""
+    if task is not None or "taught" not in packet.fields:
+        return None
+    try:
+        described = json.loads(take_word(packet, "taught"))
+        return read_taught(described, packet.tensors, len(plan.mean_feature))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise FederationError(f"the server sent classes that cannot be used: {error}") from error
 
 
 def pack_update(update: ClientUpdate, request: Request) -> Packet:
@@ -199,6 +252,8 @@ def pack_hello(hello: Hello, offer: str, run: str) -> Packet:
         "feature_spread": hello.feature_spread,
         **hello.numbers,
     }
+    if hello.classes:
+        fields["classes"] = json.dumps(hello.classes)
     return Packet(fields, {"feature_sum": hello.feature_sum})
 
 
@@ -236,7 +291,22 @@ def unpack_hello(packet: Packet, site: str, feature_dim: int, protocol: Protocol
         fingerprint=take_word(packet, "fingerprint"),
         version=take_word(packet, "version"),
         feature_spread=take_float(packet, "feature_spread"),
+        classes=_take_own_classes(packet, site, protocol),
     )
+
+
+def _take_own_classes(packet: Packet, site: str, protocol: Protocol) -> tuple[str, ...]:
+    """Read the classes of a site's labels; none without labels."""
+    if not protocol.teaching or "classes" not in packet.fields:
+        return ()
+    try:
+        names = json.loads(take_word(packet, "classes"))
+    except (ValueError, RecursionError) as error:
+        raise FederationError(f"client {site!r} sent classes that cannot be read") from error
+    if not isinstance(names, list):
+        raise FederationError(f"client {site!r} sent {shown(names, 80)} as the names of classes")
+    check_names(f"client {site!r}", names)
+    return tuple(names)
 
 
 def _packed_parts(

@@ -5,7 +5,7 @@ says so and is sent it again.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -20,15 +20,25 @@ from fusseg.deployment.wire.packet import Packet, take_float, take_int, take_wor
 from fusseg.federation.head_precision import narrow_parts, widen_head
 from fusseg.federation.parts import HEAD, Part, check_parts, head_parts, take_head
 from fusseg.federation.protocol import Protocol
-from fusseg.federation.traffic import HEAD_BUNDLE, MEAN_FEATURE, PLAN, make_bundle, plan_numbers
+from fusseg.federation.teaching import MOST_LABELS
+from fusseg.federation.traffic import (
+    CLASSES,
+    HEAD_BUNDLE,
+    MEAN_FEATURE,
+    PLAN,
+    make_bundle,
+    plan_numbers,
+)
 from fusseg.segmentation.head import HeadWeights, SegmentationHead
-from fusseg.segmentation.training import TrainingPlan
+from fusseg.segmentation.training import ClassNames, TrainingPlan
 
 _FOLDER, _NUMBERS = "received", "numbers"
 _MOST_STEPS = 10**9
 _LARGEST_NUMBER = 1e30
 """Limit of the agreed numbers: far beyond any that an objective can use."""
 _SERVER = "the server"
+_LONGEST_NAME = 200
+"""Most characters of the name of a class."""
 
 
 class LackError(FederationError):
@@ -76,10 +86,53 @@ def take_plan(packet: Packet, protocol: Protocol, feature_dim: int, folder: Path
             f"the server sent a plan of {num_steps} steps, but the settings say local.steps = "
             f"{local.steps}"
         )
-    plan = TrainingPlan(num_steps, packet.tensors[MEAN_FEATURE], agreed)
+    classes = take_classes(packet) if protocol.teaching else ()
+    plan = TrainingPlan(num_steps, packet.tensors[MEAN_FEATURE], agreed, classes)
     if was_sent:
         _keep(folder, PLAN, digest, {MEAN_FEATURE: plan.mean_feature}, plan_numbers(plan))
     return plan
+
+
+def take_classes(packet: Packet) -> ClassNames:
+    """Read the classes that are taught from a message.
+
+    Raises:
+        FederationError: If they are not what the server of this version writes.
+    """
+    try:
+        listed = json.loads(take_word(packet, CLASSES))
+        found = tuple((name, tuple(names)) for name, names in listed)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise FederationError(f"the server sent classes that cannot be read: {error}") from error
+    check_names(_SERVER, [name for name, _ in found])
+    for _, names in found:
+        check_names(_SERVER, names)
+    return found
+
+
+def check_names(sender: str, names: Sequence[object]) -> None:
+    """Refuse names of classes that are no names, or too many.
+
+    Args:
+        sender: The sender, as named at the beginning of the message.
+        names: The names.
+
+    Raises:
+        FederationError: If there are more than 255, one occurs twice, or one is not printable text
+            of at most 200 characters.
+    """
+    if len(names) > MOST_LABELS:
+        raise FederationError(f"{sender} sent {len(names)} classes, more than {MOST_LABELS}")
+    for place, name in enumerate(names):
+        if not isinstance(name, str) or not name.strip() or not name.isprintable():
+            raise FederationError(f"{sender} sent {shown(name, 80)} as the name of a class")
+        if len(name) > _LONGEST_NAME:
+            raise FederationError(
+                f"{sender} sent the name of a class of {len(name)} characters, more than "
+                f"{_LONGEST_NAME}"
+            )
+        if name in names[:place]:
+            raise FederationError(f"{sender} sent the class {shown(name, 80)} twice")
 
 
 def take_kept_head(
@@ -114,7 +167,7 @@ def _keep(
     name: str,
     digest: str,
     tensors: Mapping[str, Tensor],
-    numbers: Mapping[str, int | float],
+    numbers: Mapping[str, int | float | str],
 ) -> None:
     """Store what the server sent, replacing what it sent before."""
     found = make_bundle(tensors, numbers).digest
@@ -136,7 +189,7 @@ def _keep(
 
 def _recall(
     folder: Path, name: str, digest: str
-) -> tuple[dict[str, int | float], dict[str, Tensor]]:
+) -> tuple[dict[str, int | float | str], dict[str, Tensor]]:
     """Read the numbers and tensors that the server sent before."""
     try:
         with safe_open(_path(folder, name), framework="pt") as opened:

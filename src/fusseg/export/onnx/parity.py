@@ -118,5 +118,8 @@ def _difference(
     seen = fit_image(image, size, "stretch", run.config.data.interpolation)
     features = run.backbone.extract(torch.from_numpy(seen)[None])[0].permute(1, 2, 0)
     found = similarities(segmenter, encode(segmenter, features.half().float()))
-    expected = largest_of_regions(segmenter, found, dim=0).numpy()
+    if segmenter.classifier is None:
+        expected = largest_of_regions(segmenter, found, dim=0).numpy()
+    else:
+        expected = found[: segmenter.classifier.num_classes].numpy()
     return float(np.abs(scores - expected).max() / np.abs(expected).max())

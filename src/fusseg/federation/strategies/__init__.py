@@ -20,6 +20,7 @@ from fusseg.federation.strategies import (
     local,
     pca,
 )
+from fusseg.federation.teaching import teaching_tasks
 from fusseg.federation.weights import weight_bound
 from fusseg.segmentation.objectives import settle_local
 
@@ -74,6 +75,8 @@ def resolve(config: Config, *, deployed: bool = False, feature_dim: int | None =
         start=start_tasks(config, strategy, local_training),
         choice=choice_tasks(config, strategy),
         merging=region_tasks(config.model),
+        teaching=teaching_tasks(config),
+        teach=config.teach,
     )
     _check_merging(protocol, config)
     _check_switches(protocol)
@@ -104,6 +107,16 @@ def _check_switches(protocol: Protocol) -> None:
             f"federation.clients_per_round is {protocol.clients_per_round}, but "
             f"federation.strategy {name!r} is a baseline that trains on all images in every round; "
             "set it to 0"
+        )
+    if protocol.teaching and strategy.baseline and not strategy.pools_images:
+        raise ConfigError(
+            f"federation.teach is set, but under federation.strategy {name!r} no client sends "
+            "anything; set it to false, or choose another strategy"
+        )
+    if protocol.teaching and protocol.keeps_own_models and protocol.teach.unknown_below > 0:
+        raise ConfigError(
+            f"teach.unknown_below is {protocol.teach.unknown_below:g}, which needs the regions of "
+            "one model, but with these switches each client keeps its own; set it to 0"
         )
     if strategy.one_model and protocol.keeps_own_models:
         raise ConfigError(
