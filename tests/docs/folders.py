@@ -185,6 +185,7 @@ PAGES: dict[str, Page] = {
     "docs/new-sites.md": Page(
         new_sites, leaves=("runs/wider/state.safetensors", "runs/moved/adaptation.html")
     ),
+    "docs/teach.md": Page(labeled_sites, leaves=("runs/mine/classes.toml",)),
     "docs/predict.md": Page(finished_run, leaves=("regions/008.overlay.jpg",)),
     "docs/privacy.md": Page(),
     "docs/quality.md": Page(several_runs, leaves=("suggest-k.html", "runs/mine/quality.html")),

@@ -109,8 +109,8 @@ def test_a_wrong_map_of_clusters_is_refused(region_of, reason, path):
 
 
 def test_a_newer_format_is_refused(path):
-    rewrite(path, lambda metadata: metadata.update(format_version=4))
-    refused(path, r"has format version 4, this fusseg \S+ reads up to 3; install a newer one$")
+    rewrite(path, lambda metadata: metadata.update(format_version=5))
+    refused(path, r"has format version 5, this fusseg \S+ reads up to 4; install a newer one$")
 
 
 def test_a_flipped_bit_anywhere_in_the_tensors_is_found(path):

@@ -34,14 +34,14 @@ def names(items):
 
 def refused(path, items=DATASET.items):
     with pytest.raises(DataError) as caught:
-        pick_listed(items, DATASET, path, "train_list")
+        pick_listed(items, DATASET, path, "data.train_list")
     return str(caught.value)
 
 
 def test_listed_images_are_kept_in_the_order_of_the_data(write):
     path = write("\ufeff4\r\n\r\n a/1 \n2\n4\n")
-    assert names(pick_listed(DATASET.items, DATASET, path, "train_list")) == ["a1", "a2", "b4"]
-    assert pick_listed(DATASET.items, DATASET, "", "train_list") == DATASET.items
+    assert names(pick_listed(DATASET.items, DATASET, path, "data.train_list")) == ["a1", "a2", "b4"]
+    assert pick_listed(DATASET.items, DATASET, "", "data.train_list") == DATASET.items
 
 
 def test_a_list_restricts_what_sites_select(write):
