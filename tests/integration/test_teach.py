@@ -96,6 +96,11 @@ def test_teaching_on_one_machine_gives_the_classifier_of_the_federation(
     torch.testing.assert_close(found.classifier.bias, expected.classifier.bias)
     entries = [record_of(run)["taught"] for run in (federated, alone)]
     assert entries[0]["mean_iou"] == pytest.approx(entries[1]["mean_iou"])
+    code, out, _ = cli("evaluate", alone, "--json", tmp_path / "scores.json")
+    assert code == 0
+    assert "by class: mIoU" in out
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["taught"]["mean_iou"] == entries[1]["mean_iou"]
     # The label-free model is as it was.
     after = load_state(alone).state
     assert torch.equal(after.model.centroids, before.model.centroids)
@@ -203,7 +208,7 @@ def test_clicks_teach_too(train, cli, sites, tmp_path):
     assert record_of(run)["taught"]["mean_iou"] > 0.6
     # Both sites have images of these stems.
     code, _, err = cli("teach", run, "--clicks", tmp_path / "clicks.csv")
-    assert code == 1
+    assert code == 2
     assert "names the stem '000', but 2 images have it" in err
 
 

@@ -8,7 +8,12 @@ from typing import Any
 
 from fusseg.cli.output_files import write_output
 from fusseg.cli.progress import Display, follow
-from fusseg.cli.summaries import describe_scores, describe_skipped, describe_unfinished
+from fusseg.cli.summaries import (
+    describe_class_scores,
+    describe_scores,
+    describe_skipped,
+    describe_unfinished,
+)
 from fusseg.config.schema import DataConfig
 from fusseg.core.errors import ConfigError
 from fusseg.data.layouts import open_dataset
@@ -74,6 +79,9 @@ def _describe(run: TrainedRun, scores: RunScores, named: Mapping[str, Any] | Non
         yield f"  {name}: " + ("not in the labels" if iou is None else f"IoU {iou:.4f}")
     if named is not None:
         yield _describe_named(named)
+    taught = scores["taught"]
+    if taught is not None:
+        yield from describe_class_scores(taught)
     yield _describe_protocol(scores["protocol"])
 
 

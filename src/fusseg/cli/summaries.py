@@ -6,7 +6,7 @@ from fusseg.config.schema import Config
 from fusseg.data.findings import Finding
 from fusseg.federation.strategies import resolve
 from fusseg.runs.choice import describe_choice
-from fusseg.runs.record_form import ModelScores, Record, SkippedImage, TaughtEntry
+from fusseg.runs.record_form import ModelScores, Record, SkippedImage, TaughtEntry, TaughtScores
 
 
 def describe_finding(finding: Finding) -> str:
@@ -56,6 +56,11 @@ def describe_taught(entry: TaughtEntry) -> Iterator[str]:
     )
     if entry["lacking"]:
         yield f"left to the regions, with too few labeled positions: {', '.join(entry['lacking'])}"
+    yield from describe_class_scores(entry)
+
+
+def describe_class_scores(entry: TaughtScores) -> Iterator[str]:
+    """Describe scores by taught class."""
     if entry["mean_iou"] is None or entry["pixel_accuracy"] is None:
         yield "no labeled held-out images: scores of the classes are null"
         return

@@ -14,7 +14,7 @@ from fusseg.data.items import Dataset, Item
 from fusseg.data.layouts import open_dataset
 from fusseg.data.selection import select, select_held_out, select_training
 from fusseg.data.stored import doubt_stored
-from fusseg.evaluation.held_out import gather_held_out
+from fusseg.evaluation.held_out import HeldOut, gather_held_out
 from fusseg.features.backbones import Backbone, load_backbone
 from fusseg.features.extraction import Progress, extract_features
 from fusseg.features.views import held_out_views, with_mirrored
@@ -22,10 +22,10 @@ from fusseg.federation.strategies import resolve
 from fusseg.runs.directory import load_record, read_run_config
 from fusseg.runs.model_scores import GLOBAL, final_models, score_models
 from fusseg.runs.record import describe_protocol, describe_skipped
-from fusseg.runs.record_form import ModelScores, ProtocolEntry, SkippedImage
+from fusseg.runs.record_form import ModelScores, ProtocolEntry, SkippedImage, TaughtScores
 from fusseg.runs.resuming import check_fingerprint
 from fusseg.runs.saved_state import digest_state, load_state
-from fusseg.runs.taught_classes import NamedClassifier, name_classifier
+from fusseg.runs.taught_classes import NamedClassifier, name_classifier, score_classes
 from fusseg.segmentation.assignment import Segmenter, build_segmenter, with_classes
 
 
@@ -58,6 +58,8 @@ class RunScores(ModelScores):
     """Images that could not be used."""
     trained_images: int
     """Number of scored images that the run was trained on."""
+    taught: TaughtScores | None
+    """Scores by the classes that labels taught; None: there are none."""
 
 
 def load_run(run_dir: Path | str, compute: Compute | None = None) -> TrainedRun:
@@ -167,7 +169,16 @@ def evaluate_run(
         "protocol": describe_protocol(config),
         "skipped_images": describe_skipped(features.skipped),
         "trained_images": _count_trained(run.config.data, config.data, items),
+        "taught": _score_classes(run, held_out),
     }
+
+
+def _score_classes(run: TrainedRun, held_out: HeldOut) -> TaughtScores | None:
+    if run.classes is None or held_out.classes is None:
+        return None
+    # Regions matter for unknown pixels alone, which need one model for all sites.
+    segmenter = with_classes(next(iter(run.segmenters.values())), run.classes.classifier)
+    return score_classes(segmenter, run.classes.names, held_out)
 
 
 def choose_scored(run: TrainedRun, data: DataConfig) -> tuple[Config, Dataset, tuple[Item, ...]]:

@@ -51,10 +51,11 @@ def describe_taught(state: GlobalState, shown: HeldOut | None) -> TaughtEntry | 
     if taught.classifier is None or shown is None or shown.classes is None:
         return entry
     model = build_segmenter(state.model, state.plan.mean_feature)
-    return {**entry, **score_classes(with_classes(model, taught.classifier), taught, shown)}
+    segmenter = with_classes(model, taught.classifier)
+    return {**entry, **score_classes(segmenter, taught.names, shown)}
 
 
-def score_classes(segmenter: Segmenter, taught: Taught, shown: HeldOut) -> TaughtScores:
+def score_classes(segmenter: Segmenter, taught: Sequence[str], shown: HeldOut) -> TaughtScores:
     """Score a segmenter with classes: each class counts as the labels' class of its name.
 
     Unknown pixels, and those of classes that the labels do not have, are wrong. A class of the
@@ -80,7 +81,7 @@ def score_classes(segmenter: Segmenter, taught: Taught, shown: HeldOut) -> Taugh
             "per_class_iou": None,
             "unknown_share": None,
         }
-    scores = score(confusion, _match_names(taught.names, segmenter.num_regions, names))
+    scores = score(confusion, _match_names(taught, segmenter.num_regions, names))
     values = scores.class_iou.tolist()
     return {
         "mean_iou": scores.mean_iou,
@@ -89,7 +90,7 @@ def score_classes(segmenter: Segmenter, taught: Taught, shown: HeldOut) -> Taugh
             name: None if value != value else value
             for name, value in zip(names, values, strict=True)
         },
-        "unknown_share": float(confusion[len(taught.names) :].sum() / confusion.sum()),
+        "unknown_share": float(confusion[len(taught) :].sum() / confusion.sum()),
     }
 
 
