@@ -25,9 +25,9 @@ deploy-demo: $(STAMP)
 
 # The promises of a deployment, with real processes and real clocks: slower than the other tests, and tried
 # twice, since a machine that others share may stall for longer than a deadline. The summary counts reruns.
-# Two federations at a time.
+# Three federations at a time: each waits for about half of its time.
 test-deploy: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m deploy --reruns 1 tests/deployment
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m deploy --reruns 1 tests/deployment
 
 # The report's pages in a headless Chromium, driven by keyboard and mouse; screenshots are in runs/screenshots.
 test-browser: $(STAMP)
@@ -94,10 +94,10 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# A file at a time on each of two cores, in the order of the folders: the slow ones of integration first. By
-# default files of few tests come last, which are the slowest, and one core would wait for the other.
+# A file at a time in each of three processes, which sometimes wait for others, in the order of the folders: the slow
+# ones of integration first. By default files of few tests come last, which are the slowest, and cores would be idle.
 tests: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 coverage: $(STAMP)
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered
