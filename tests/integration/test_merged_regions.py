@@ -135,26 +135,6 @@ def test_a_packed_model_has_the_regions(runs, cli, picture, tmp_path):
     assert f"| clusters that were merged to regions | {CLUSTERS} |" in card
 
 
-def test_an_exported_graph_has_the_regions(runs, start_cli, picture, tmp_path):
-    pytest.importorskip("onnx")
-    pytest.importorskip("onnxscript")
-    onnxruntime = pytest.importorskip("onnxruntime")
-    merged, file = runs[1], tmp_path / "model.onnx"
-    # In a process of its own: the checks of shapes in tests stop torch from tracing.
-    process = start_cli("export", merged, "--out", file)
-    out, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, out
-    assert "two images at once give the same regions as each alone" in out
-    graph = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    images = np.stack([picture(64, 96, index) for index in range(4)])
-    regions, similarities = graph.run(None, {"image": images})
-    assert regions.dtype == np.uint8
-    assert similarities.shape[:2] == (4, REGIONS)
-    segmenter = Segmenter.load(merged)
-    for image, found in zip(images, regions, strict=True):
-        assert np.array_equal(found, segmenter.predict(image).regions)
-
-
 def test_names_are_given_to_regions(runs, cli, picture):
     merged = runs[1]
     assert cli("name", merged)[0] == 0

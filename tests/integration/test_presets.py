@@ -72,9 +72,9 @@ def test_what_the_file_and_the_command_line_say_wins(cli, make_config, sites, tm
 
 def test_a_run_with_a_preset_is_resumed_without_naming_it_again(cli, tmp_path):
     assert cli("init", "sites", "--out", "plain.toml")[0] == 0
-    run = ("run", "plain.toml", "--preset", "paper", "--set", "local.steps=3")
+    run = ("run", "plain.toml", "--preset", "paper", "--set", "local.steps=1")
     assert cli(*run, "--out", "whole")[0] == 0
-    config = load_config("plain.toml", ["local.steps=3"], "paper")
+    config = load_config("plain.toml", ["local.steps=1"], "paper")
     for name in ("unnamed", "named"):
         events = fusseg.run_experiment(config, tmp_path / name, tmp_path / "cache")
         next(event for event in events if isinstance(event, RoundDone))

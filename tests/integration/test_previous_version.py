@@ -169,17 +169,6 @@ def test_it_is_packed(cli, finished, tmp_path):
         assert described[0]["training"] == described[1]["training"]
 
 
-def test_it_is_exported(start_cli, finished, tmp_path):
-    pytest.importorskip("onnx")
-    pytest.importorskip("onnxscript")
-    image = WRITTEN / "image.png"
-    # In a process of its own: the checks of shapes in tests stop torch from tracing.
-    process = start_cli("export", finished, "--out", tmp_path / "m.onnx", "--images", image)
-    out, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, out
-    assert (tmp_path / "m.onnx").stat().st_size > 10_000
-
-
 def test_it_is_adapted_to_other_images(cli, finished, make_sites, tmp_path):
     code, _, err = cli("adapt", finished, make_sites(), "--out", tmp_path / "adapted")
     assert (code, err) == (0, "")

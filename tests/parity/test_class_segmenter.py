@@ -13,8 +13,10 @@ from fusseg.segmentation.assignment import (
     build_segmenter,
     cosines,
     encode,
+    largest_of_regions,
     pixel_cosines,
     segment,
+    similarities,
     with_classes,
     without_classes,
 )
@@ -110,13 +112,16 @@ def test_strips_give_the_labels_of_the_whole_image(unknown_below, make, features
 
 
 @pytest.mark.parametrize("region_of", [None, torch.tensor([1, 0, 1, 0])])
-@pytest.mark.parametrize("unknown_below", [0.0, 0.7])
+@pytest.mark.parametrize("unknown_below", [None, 0.0, 0.7])
 def test_the_exported_graph_gives_the_same_labels(unknown_below, region_of, make, features):
+    """Also of a model without classes, whose clusters may be merged."""
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
     from fusseg.export.onnx.head_graph import head_graph
 
-    segmenter = make(unknown_below, region_of)
+    segmenter = make(unknown_below or 0.0, region_of)
+    if unknown_below is None:
+        segmenter = without_classes(segmenter)
     session = onnxruntime.InferenceSession(head_graph(segmenter, 17).SerializeToString())
     rounded = features.half().float()
     inputs = {
@@ -126,5 +131,9 @@ def test_the_exported_graph_gives_the_same_labels(unknown_below, region_of, make
     labels, scores = session.run(None, inputs)
     codes = encode(segmenter, rounded)
     assert (labels[0] == segment(segmenter, codes, SIZE).numpy()).mean() > 0.995
-    logits = segmenter.classifier.logits(rounded - segmenter.mean_feature)
-    np.testing.assert_allclose(scores[0], logits.permute(2, 0, 1).numpy(), atol=1e-4)
+    if segmenter.classifier is None:
+        expected = largest_of_regions(segmenter, similarities(segmenter, codes), dim=0)
+    else:
+        logits = segmenter.classifier.logits(rounded - segmenter.mean_feature)
+        expected = logits.permute(2, 0, 1)
+    np.testing.assert_allclose(scores[0], expected.numpy(), atol=1e-4)

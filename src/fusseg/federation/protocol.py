@@ -189,7 +189,8 @@ class Protocol:
 
     def asks_all(self, round_number: int) -> bool:
         """Tell whether all clients take part in a round, however many are drawn for the others."""
-        return round_number == 0 or round_number > self.counted_rounds
+        last = self.is_choice(round_number) or self.is_teaching(round_number)
+        return round_number == 0 or last
 
     def is_choice(self, round_number: int) -> bool:
         """Tell whether a round is that of the choice."""
