@@ -4,10 +4,10 @@
         --set backbone.name=efficientnet-lite2
 
 Class statistics need only features, so nothing is trained and the seed of training does not matter.
-Labeled images are drawn from the training images of all clients, or of one, another one in each
-draw. `clicks` are 16 labeled positions per class, drawn from all training images. Each classifier is
-scored on all held-out images, by the names of the classes. `probe` is a softmax regression on the
-labels of all training images, scored position by position: the ceiling.
+Labeled images are drawn from the training images of all clients, or of one, another one per draw.
+`clicks` are 16 labeled positions per class, drawn from all training images. Each classifier is scored
+on all held-out images, by the names of the classes. `probe` is a softmax regression on the labels of
+all training images, scored position by position: the ceiling.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from fusseg.config.file import load_config
 from fusseg.config.schema import Config
+from fusseg.core.visible_text import say
 from fusseg.evaluation.held_out import HeldOut, read_labels
 from fusseg.evaluation.probe import linear_probe, majority_labels
 from fusseg.evaluation.scores import Scores, count_pixels, score
@@ -44,6 +45,7 @@ from fusseg.segmentation.classifier import (
 NUMBERS = (1, 3, 10, 30, 100)
 DRAWS = 6
 CLICKS = 16
+HEADER = ("labels", "from", "draw", "classes", "shrinkage", "mean_iou", "pixel_accuracy")
 MOST_LEFT_OUT = 64
 """As in a federation."""
 Image = tuple[Tensor, Tensor]
@@ -64,6 +66,7 @@ class Bench:
 
 
 def main() -> None:
+    """Read the command line, measure, and write a row per classifier."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("config", type=Path)
     parser.add_argument("out", type=Path, help="CSV file")
@@ -75,13 +78,11 @@ def main() -> None:
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     with arguments.out.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(
-            ["labels", "from", "draw", "classes", "shrinkage", "mean_iou", "pixel_accuracy"]
-        )
+        writer.writerow(HEADER)
         for row in measure(bench):
             writer.writerow(row)
             file.flush()
-            print(*row, flush=True)
+            say(" ".join(map(str, row)))
 
 
 def open_bench(config: Config, cache: Path) -> Bench:
@@ -101,6 +102,7 @@ def open_bench(config: Config, cache: Path) -> Bench:
 
 
 def measure(bench: Bench) -> Iterator[list[object]]:
+    """Give the rows of the table, as in `HEADER`."""
     everywhere = sorted(place for places in bench.clients.values() for place in places)
     for number in NUMBERS:
         for draw in range(DRAWS):

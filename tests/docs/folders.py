@@ -198,6 +198,7 @@ PAGES: dict[str, Page] = {
     "docs/reference/regions.md": Page(),
     "docs/report.md": Page(several_runs, leaves=("runs/a/report.html", "pages/ab.html")),
     "docs/results.md": Page(),
+    "docs/results-drawn-start.md": Page(),
     "docs/scale.md": Page(),
     "docs/several-sites.md": Page(
         two_sites,
