@@ -5,9 +5,9 @@
 
 Class statistics need only features, so nothing is trained and the seed of training does not matter.
 Labeled images are drawn from the training images of all clients, or of one, another one per draw.
-`clicks` are 16 labeled positions per class, drawn from all training images. Each classifier is scored
-on all held-out images, by the names of the classes. `probe` is a softmax regression on the labels of
-all training images, scored position by position: the ceiling.
+`clicks` are 16 labeled positions per class, drawn from all training images. Each classifier is
+scored on all held-out images, by the names of the classes. `probe` is a softmax regression on the
+labels of all training images, scored position by position: the ceiling.
 """
 
 import argparse
