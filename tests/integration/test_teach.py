@@ -121,6 +121,15 @@ def test_predictions_name_classes_unless_regions_are_asked_for(train, cli, sites
     assert (found == truth).mean() > 0.9
 
 
+def test_regions_are_still_named_and_judged(train, cli, sites):
+    run = train("run", TEACH, "model.num_clusters=3")
+    assert cli("name", run, "--labels", sites)[0] == 0
+    assert (run / "regions.toml").read_text().count("[[regions]]") == 3
+    assert cli("quality", run)[0] == 0
+    # Classes keep their own names.
+    assert fusseg.Segmenter.load(run).regions.names == ("gravel", "metal")
+
+
 def test_unknown_pixels_keep_their_regions(train, cli, sites, tmp_path):
     run = train("run", TEACH, "teach.unknown_below=0.999")
     segmenter = fusseg.Segmenter.load(run)
@@ -183,12 +192,13 @@ def test_no_rounds_can_be_added_after_teaching(train, cli):
 def test_rounds_can_be_added_to_a_run_that_was_taught_afterwards(train, cli, sites):
     run = train("run", "federation.keep=last")
     assert cli("teach", run, "--labels", sites / "north")[0] == 0
-    weight = taught_by(run).classifier.weight
+    weight, entry = taught_by(run).classifier.weight, record_of(run)["taught"]
     config = run / "config.toml"
     config.write_text(config.read_text().replace("\nrounds = 2\n", "\nrounds = 3\n"))
     assert cli("run", "--resume", "--out", run)[0] == 0
     # It is made of features, which training does not change.
     assert torch.equal(taught_by(run).classifier.weight, weight)
+    assert record_of(run)["taught"] == entry
 
 
 def test_clicks_teach_too(train, cli, sites, tmp_path):
@@ -244,7 +254,7 @@ def test_labels_that_cannot_teach_are_refused_and_nothing_changes(train, cli, ma
         values = np.full((64, 96), 255, np.uint8)
         values[0, 0] = 1
         Image.fromarray(values).save(mask)
-    (few / "north" / "classes.toml").write_text('names = ["gravel", "metal"]\nignore_index = 255\n')
+    (few / "north" / "classes.toml").write_text('names = ["gravel", "metal"]\n')
     for options, fragment in (
         ([], "nothing to teach from"),
         (["--labels", bare / "north"], "has no masks"),

@@ -49,7 +49,7 @@ def run_name(options: NameOptions) -> None:
         FussegError: If the run, the images or the labels cannot be used, or a file cannot be
             written.
     """
-    segmenter = Segmenter.load(options.run_dir, options.site)
+    segmenter = Segmenter.load(options.run_dir, options.site, regions=True)
     file = regions_file(options.run_dir, options.site)
     sheet = file.with_name(file.name.replace("regions", "contact_sheet", 1)).with_suffix(".png")
     kept = file.exists() and not options.again

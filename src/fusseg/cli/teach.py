@@ -6,7 +6,6 @@ from pathlib import Path
 from fusseg.cli.progress import Display, follow
 from fusseg.cli.summaries import describe_taught
 from fusseg.config.schema import TeachConfig
-from fusseg.core.errors import ConfigError
 from fusseg.runs.record_form import Record
 from fusseg.runs.teach import LabelSource, TaughtRun, teach_run
 
@@ -23,8 +22,6 @@ def run_teach(run_dir: Path, source: LabelSource, settings: TeachConfig, cache: 
     Raises:
         FussegError: If the run or the labels cannot be used.
     """
-    if source.folder is None and source.clicks is None:
-        raise ConfigError("nothing to teach from; give a folder with --labels, or --clicks FILE")
     with Display() as display:
         taught = follow(teach_run(run_dir, source, settings, cache), display)
         for line in _describe(taught):

@@ -60,6 +60,8 @@ def describe_making(segmenter: Segmenter, options: PredictOptions) -> dict[str, 
         "scale": options.scale,
         "tile": options.tile,
         "refine": options.refine,
+        # Regions may have the names and colors of classes.
+        **({} if segmenter.model.classifier is None else {"classes": True}),
     }
 
 

@@ -123,7 +123,8 @@ def rewind_record(record: Record, rounds_done: int, protocol: Protocol) -> None:
         record["trained"] = None
     if rounds_done < protocol.last_scored:
         record["final"] = None
-    if rounds_done < protocol.num_rounds:
+    # What `fusseg teach` has added belongs to no round.
+    if protocol.teaching and rounds_done < protocol.num_rounds:
         record["taught"] = None
 
 

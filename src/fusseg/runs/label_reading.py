@@ -1,6 +1,7 @@
 """The one module of teaching that reads masks: the classes of positions, for `LabeledFeatures`."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,6 +18,8 @@ from fusseg.features.extraction import SiteFeatures
 from fusseg.features.labeled_features import LabeledFeatures
 from fusseg.features.views import View
 
+UNLABELED = 255
+"""Value of pixels without a label in a partial mask."""
 PixelReader = Callable[[Item], LabeledPixels]
 
 
@@ -71,7 +74,14 @@ def labeled_views(
     if not kept:
         return (), None
     known = dataset.classes or infer_classes(view.item for view in kept)
-    return kept, known
+    return kept, _with_ignored(known)
+
+
+def _with_ignored(classes: Classes) -> Classes:
+    """Let 255 mean no label in partial masks, where the class file gives it no meaning."""
+    if classes.ignore_index is not None or classes.index_of is not None:
+        return classes
+    return replace(classes, ignore_index=UNLABELED) if len(classes.names) < UNLABELED else classes
 
 
 def mask_reader(classes: Classes) -> PixelReader:

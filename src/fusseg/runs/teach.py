@@ -50,10 +50,10 @@ _TEACHER = "labels"
 class LabelSource:
     """Where labels come from; at least one of the two is given."""
 
-    folder: Path | None
+    folder: Path | None = None
     """Folder of a site, or of sites; with clicks, only its images are used. None: the training
     images of the run."""
-    clicks: Path | None
+    clicks: Path | None = None
     """Table of clicks; None: the masks in the folder."""
 
 
@@ -86,7 +86,8 @@ def teach_run(
 ) -> Generator[Progress | Finding, None, TaughtRun]:
     """Teach a run classes from labels, and score them on the run's held-out images.
 
-    The run's state, record and `classes.toml` are written anew; its regions stay as they are.
+    It is a generator: nothing happens before its values are taken. The run's state, record and
+    `classes.toml` are written anew; its regions stay as they are.
 
     Args:
         run_dir: A run with a finished round.
@@ -102,6 +103,8 @@ def teach_run(
         DataError: If the labels or the held-out images cannot be used, or fewer than two classes
             have enough labeled positions.
     """
+    if source.folder is None and source.clicks is None:
+        raise ConfigError("nothing to teach from; give a folder with --labels, or --clicks FILE")
     config, saved, record = read_run_config(run_dir), load_state(run_dir), load_record(run_dir)
     check_same_round(run_dir, record, saved.state.round_number)
     if settings.class_map:
