@@ -25,9 +25,9 @@ deploy-demo: $(STAMP)
 
 # The promises of a deployment, with real processes and real clocks: slower than the other tests, and tried
 # twice, since a machine that others share may stall for longer than a deadline. The summary counts reruns.
-# Three federations at a time: each waits for about half of its time.
+# Three federations at a time, in the order of the files: the longest tests come first.
 test-deploy: $(STAMP)
-	$(BIN)/python -m pytest -n 3 --dist worksteal -m deploy --reruns 1 tests/deployment
+	$(BIN)/python -m pytest -n 3 --dist load --maxschedchunk 1 -m deploy --reruns 1 tests/deployment
 
 # The report's pages in a headless Chromium, driven by keyboard and mouse; screenshots are in runs/screenshots.
 test-browser: $(STAMP)

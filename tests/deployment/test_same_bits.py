@@ -1,4 +1,4 @@
-"""Promise 1: server and three sites, TLS and keys on, end in the bits of the simulation.
+"""Promise 1: server and two sites, TLS and keys on, end in the bits of the simulation.
 
 `test_what_leaves.py` and `test_own_script.py` check the same with other settings.
 """
@@ -15,6 +15,7 @@ def test_a_deployment_ends_in_the_bits_of_the_simulation(make_federation, same_b
         "model.whitening=0",
         "federation.teach=true",
         "teach.shrinkage=0.1",
+        sites=("east", "north"),
     )
     federation.join_all()
     federation.serve()
