@@ -111,6 +111,7 @@ def test_a_map_joins_the_names(deploy, root, tmp_path):
     run_dir, _, _ = deploy(f"teach.class_map={json.dumps(str(path))}")
     record = load_record(run_dir)
     assert record["hello"]["differing_classes"] == {}
+    assert not any("is only at" in event["text"] for event in events(run_dir))
     assert list(record["taught"]["positions_per_class"]) == ["gravel", "metal"]
     assert record["taught"]["num_labeled_images"] == 18
 

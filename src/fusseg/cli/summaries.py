@@ -50,6 +50,9 @@ def _describe_teaching(record: Record) -> Iterator[str]:
 def describe_taught(entry: TaughtEntry) -> Iterator[str]:
     """Describe taught classes and their scores in a few lines."""
     positions = entry["positions_per_class"]
+    if len(positions) < 2:
+        yield f"no classes taught: too few labeled positions of {', '.join(entry['lacking'])}"
+        return
     yield (
         f"{len(positions)} classes taught from {entry['num_labeled_images']} labeled images, "
         f"{sum(positions.values()):,} positions; shrinkage {entry['shrinkage']:g}"

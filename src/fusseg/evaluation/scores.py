@@ -171,12 +171,17 @@ def score_named(
     if all(index == UNMATCHED for index in classes):
         return None
     scores = score(torch.tensor(confusion), torch.tensor(classes))
-    values = scores.class_iou.tolist()
     return {
         "mean_iou": scores.mean_iou,
         "pixel_accuracy": scores.pixel_accuracy,
-        "per_class_iou": {
-            name: None if value != value else value
-            for name, value in zip(class_names, values, strict=True)
-        },
+        "per_class_iou": iou_by_name(scores, class_names),
+    }
+
+
+def iou_by_name(scores: Scores, class_names: Sequence[str]) -> dict[str, float | None]:
+    """Give the IoU of each class by its name; None for a class that does not occur."""
+    values = scores.class_iou.tolist()
+    return {
+        name: None if value != value else value
+        for name, value in zip(class_names, values, strict=True)
     }

@@ -257,7 +257,7 @@ def _enter_taught(record: Record, state: GlobalState, federation: Federation) ->
     # Without held-out sites, the images that are shown are those that taught.
     shown = federation.shown if federation.config.data.held_out_sites else None
     record["taught"] = describe_taught(state, shown)
-    if state.taught is not None:
+    if state.taught is not None and state.taught.classifier is not None:
         known = None if federation.shown is None else federation.shown.classes
         write_class_colors(federation.run_dir, state.taught, [known])
 

@@ -15,7 +15,7 @@ from fusseg.core.files import write_atomically
 from fusseg.data.class_file import read_classes
 from fusseg.data.items import Classes
 from fusseg.evaluation.held_out import HeldOut, read_labels, segment_held_out
-from fusseg.evaluation.scores import UNMATCHED, count_pixels, score
+from fusseg.evaluation.scores import UNMATCHED, count_pixels, iou_by_name, score
 from fusseg.federation.state import GlobalState, Taught
 from fusseg.runs.record_form import TaughtEntry, TaughtScores
 from fusseg.runs.regions import Color, Region, Regions
@@ -82,14 +82,10 @@ def score_classes(segmenter: Segmenter, taught: Sequence[str], shown: HeldOut) -
             "unknown_share": None,
         }
     scores = score(confusion, _match_names(taught, segmenter.num_regions, names))
-    values = scores.class_iou.tolist()
     return {
         "mean_iou": scores.mean_iou,
         "pixel_accuracy": scores.pixel_accuracy,
-        "per_class_iou": {
-            name: None if value != value else value
-            for name, value in zip(names, values, strict=True)
-        },
+        "per_class_iou": iou_by_name(scores, names),
         "unknown_share": float(confusion[len(taught) :].sum() / confusion.sum()),
     }
 

@@ -24,7 +24,7 @@ from fusseg.federation.pca_start import START
 from fusseg.federation.rounds import Exchange
 from fusseg.federation.state import GlobalState, Hello
 from fusseg.federation.strategies import resolve
-from fusseg.federation.teaching import TEACH, differing_classes
+from fusseg.federation.teaching import TEACH
 from fusseg.federation.weights import bounded_counts
 from fusseg.runs.directory import read_run_config
 from fusseg.runs.engine import Federation, Participants, RoundDone, run_federation
@@ -125,8 +125,12 @@ def _participants(exchange: GridExchange, prepared: PreparedServer) -> Participa
     def begin(_saved: SavedState, record: Record) -> Exchange:
         # A restarted server has not heard these hellos itself.
         guests.known |= {one["client_id"]: one["num_images"] for one in record["clients"]}
-        refused = [] if record["hello"] is None else record["hello"].get("refused", [])
+        hello = record["hello"]
+        refused = [] if hello is None else hello.get("refused", [])
         guests.refused |= {entry["client_id"]: entry["reason"] for entry in refused}
+        differing = {} if hello is None else hello.get("differing_classes", {})
+        for name, have in differing.items():
+            exchange.sites.tell("site", f"class {name!r} is only at {', '.join(have)}")
         return exchange
 
     at_sites = exchange.sites.config.evaluation.at_sites
@@ -160,7 +164,6 @@ def _greet_all(sites: Sites, *, center: bool) -> list[Hello]:
             f"{len(hellos)} of {least} sites are left, others were refused ({reasons}); fix or "
             "remove them, or lower federation.min_sites in a new run, then continue with --resume"
         )
-    _tell_classes(sites, hellos)
     images = [hello.num_images for hello in hellos]
     most = sites.protocol.max_weight_share
     for hello, count in zip(hellos, bounded_counts(images, most), strict=True):
@@ -171,13 +174,6 @@ def _greet_all(sites: Sites, *, center: bool) -> list[Hello]:
             )
             sites.tell("site", text, hello.client_id)
     return hellos
-
-
-def _tell_classes(sites: Sites, hellos: list[Hello]) -> None:
-    """Name the classes that only some of the sites with labels have."""
-    classes_of = {hello.client_id: hello.classes for hello in hellos}
-    for name, have in differing_classes(classes_of, {}).items():
-        sites.tell("site", f"class {name!r} is only at {', '.join(have)}")
 
 
 def _finish(exchange: GridExchange, state: GlobalState) -> None:
