@@ -293,6 +293,16 @@ def test_a_federation_in_which_no_mask_has_two_classes_is_refused(cli, make_site
     assert "fewer than 2 classes (none); add masks at a client" in err
 
 
+def test_a_map_that_cannot_be_read_is_refused_before_anything_is_written(
+    cli, sites, make_config, tmp_path
+):
+    more = ("--set", TEACH, "--set", "teach.class_map=none.toml", "--out", tmp_path / "run")
+    code, _, err = cli("run", make_config(sites), *more)
+    assert code == 2
+    assert "the map of classes cannot be read" in err
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_adapted_run_has_no_classes(train, cli, sites, tmp_path):
     run = train("run", TEACH)
     code, _, err = cli("adapt", run, sites, "--out", tmp_path / "adapted")

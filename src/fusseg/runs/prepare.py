@@ -10,6 +10,7 @@ from fusseg.cluster.workers import Workers
 from fusseg.config.compute import choose_compute, set_threads
 from fusseg.config.schema import Config
 from fusseg.core.errors import ConfigError, DataError
+from fusseg.data.class_map import read_class_map
 from fusseg.data.findings import Finding
 from fusseg.data.images import decoding_of
 from fusseg.data.items import Dataset
@@ -84,6 +85,9 @@ def look_up(config: Config) -> Lookup:
     items = training_images(dataset, config.data, config.local.batch_size)
     held_out = select_held_out(dataset, config.data)
     check_scored(config)
+    if config.teach.class_map:
+        # It is needed after the extraction, which may take hours.
+        read_class_map(Path(config.teach.class_map))
     backbone = load_backbone(
         config.backbone.name, choose_compute(config.compute), config.backbone.grid
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fusseg.config.compute import choose_compute, set_threads
 from fusseg.config.schema import Config
+from fusseg.data.class_map import read_class_map
 from fusseg.data.findings import Finding
 from fusseg.data.layouts import open_dataset
 from fusseg.data.selection import select_held_out
@@ -56,6 +57,9 @@ def prepare_server(
         DataError: If held-out images cannot be used.
     """
     check_scored(config)
+    if config.teach.class_map:
+        # It is needed after the sites' extraction, which may take hours.
+        read_class_map(Path(config.teach.class_map))
     set_threads(config.compute)
     backbone = load_backbone(
         config.backbone.name, choose_compute(config.compute), config.backbone.grid
