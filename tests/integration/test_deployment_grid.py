@@ -17,6 +17,7 @@ from typed_form import check_form
 pytest.importorskip("flwr", reason="Flower is not installed")
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 from loopback import SITES, LoopbackGrid, content_bytes, events, federation_in, hurry, simulated
 
 from fusseg.cli.serve import left_out_of_score
@@ -677,6 +678,37 @@ def test_many_answers_that_wait_are_pulled_one_at_a_time(federation, tmp_path):
     serve_rounds(grid, run_dir, tmp_path / "cache")
     assert max(pulled) == 1
     assert len(load_record(run_dir)["rounds"][0]["clients"]) == 3
+
+
+class BusyGrid(LoopbackGrid):
+    """Refuses a part of every message as often as told, as a SuperLink with a locked database."""
+
+    def __init__(self, folders, refusals):
+        super().__init__(folders)
+        self.refusals = refusals
+        self._seen = {}
+
+    def push_messages(self, messages):
+        (message,) = messages
+        number = self._seen[message.object_id] = self._seen.get(message.object_id, 0) + 1
+        if number <= self.refusals:
+            raise ObjectPushError("part", 0, "session")
+        return super().push_messages(messages)
+
+
+def test_a_message_that_the_superlink_takes_in_part_is_pushed_again(
+    federation, tmp_path, same_bits
+):
+    run_dir, config, folders = federation()
+    serve_rounds(BusyGrid(folders, refusals=2), run_dir, tmp_path / "cache")
+    expected = load_state(simulated(config, tmp_path))
+    assert same_bits(load_state(run_dir).state.model, expected.state.model)
+
+
+def test_a_message_that_the_superlink_never_takes_ends_the_run(federation, tmp_path):
+    run_dir, _, folders = federation()
+    with pytest.raises(ObjectPushError):
+        serve_rounds(BusyGrid(folders, refusals=3), run_dir, tmp_path / "cache")
 
 
 def test_a_site_that_comes_late_joins_once_its_features_are_there(federation, tmp_path):

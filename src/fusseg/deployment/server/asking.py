@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 from flwr.supercore.run import RunNotRunningException
 
 from fusseg.core.errors import FederationError
@@ -19,6 +20,8 @@ from fusseg.deployment.wire.packet import Packet
 from fusseg.deployment.wire.refusals import refusing
 
 _POLL_SECONDS = 0.5
+_PUSHES = 3
+"""How often a message is handed to the SuperLink before the run ends with its error."""
 _NO_FAULT_OF_A_SITE = (httpx.TransportError, RunNotRunningException)
 """Errors that Flower raises while an answer is pulled: the SuperLink is gone or stopped the run."""
 
@@ -113,7 +116,16 @@ def _send(
     append_line(channel.run_dir, line)
     message = Message(pack(packet), node, MessageType.QUERY, ttl=timeout)
     # One by one: the messages of many sites together may be too large a request.
-    (message_id,) = channel.grid.push_messages([message])
+    for left in reversed(range(_PUSHES)):
+        try:
+            (message_id,) = channel.grid.push_messages([message])
+            break
+        except ObjectPushError:
+            # On a busy machine the SuperLink's database may stay locked longer than it waits, and
+            # it then refuses a part of the message. The same message is completed by a new push.
+            if not left:
+                raise
+            time.sleep(_POLL_SECONDS)
     return message_id, line.bytes
 
 
