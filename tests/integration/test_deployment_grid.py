@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typed_form import check_form
@@ -91,6 +92,20 @@ KINDS = {
     "smooseg": ["local.objective=smooseg", "local.fedmoon_weight=1", FINISH],
     "centroids only": ["local.objective=primaps", FINISH],
     "centroids only, bfloat16": ["local.objective=primaps", "federation.wire=bfloat16"],
+    "used clusters": ["federation.site_clusters=used", "federation.min_cluster_share=0.2"],
+    "used clusters, drawn sites, consensus": [
+        "federation.site_clusters=used",
+        "federation.min_cluster_share=0.3",
+        "federation.strategy=consensus",
+        "federation.clients_per_round=2",
+    ],
+    "by uncertainty": [
+        "federation.strategy=fedavg",
+        "federation.weights=uncertainty",
+        "federation.centroid_weights=equal",
+        "federation.wire=bfloat16",
+        FINISH,
+    ],
     "five crops": ["data.crops=five", "data.image_size=[32, 48]"],
 }
 
@@ -247,6 +262,17 @@ LIES = {
     "silence": (silent, "no answer within"),
     "an error": (broken, "out of memory"),
 }
+
+
+def test_a_fit_beyond_a_cosine_is_refused(federation, tmp_path):
+    run_dir, _, folders = federation(
+        QUORUM, "federation.rounds=1", "federation.weights=uncertainty"
+    )
+    lie = with_array("fit", lambda old: Array("float64", (), old.stype, np.float64(2).tobytes()))
+    serve_rounds(LoopbackGrid(folders, {"north": lie}), run_dir, tmp_path / "cache")
+    (entry,) = load_record(run_dir)["rounds"]
+    (incident,) = entry["incidents"]
+    assert "fit of 2.0, which must be" in incident["reason"]
 
 
 @pytest.mark.parametrize("name", LIES)

@@ -56,7 +56,7 @@ def test_the_preset_default_changes_nothing(cli, tmp_path):
 
 def test_what_the_file_and_the_command_line_say_wins(cli, make_config, sites, tmp_path):
     config = make_config(sites, more='distance = "cosine"\n')
-    more = ("--set", "federation.weighted=false", "--preset", "paper")
+    more = ("--set", "federation.weights=equal", "--preset", "paper")
     assert cli("run", config, *more, "--out", "run")[0] == 0
     found = settings_of(tmp_path / "run")
     own = {
@@ -65,7 +65,7 @@ def test_what_the_file_and_the_command_line_say_wins(cli, make_config, sites, tm
         "local.stego.positions": 30,
         "federation.rounds": 3,
         "federation.distance": "cosine",
-        "federation.weighted": False,
+        "federation.weights": "equal",
     }
     assert found.items() >= (PAPER | own).items()
 

@@ -18,8 +18,12 @@ def slow_average(numbers, weights):
     return total / sum(weights)
 
 
-@pytest.mark.parametrize("weighted", [True, False])
-def test_fedavg_equals_loops_over_every_number(weighted, make_state, seeded):
+UNSURE = "uncertainty"
+FITS = {"a": 0.5, "b": 0.75, "c": 0.2}
+
+
+@pytest.mark.parametrize("kind", ["images", "equal", "uncertainty"])
+def test_fedavg_equals_loops_over_every_number(kind, make_state, seeded):
     counts = [5, 1, 17]
     updates = [
         ClientUpdate(
@@ -29,17 +33,20 @@ def test_fedavg_equals_loops_over_every_number(weighted, make_state, seeded):
             parts={
                 **name_head(initial_head(4, 3, seeded(count))),
                 "centroids": torch.randn(6, 3, generator=seeded(count)),
+                **(
+                    {"fit": torch.tensor(FITS[name], dtype=torch.float64)} if kind == UNSURE else {}
+                ),
             },
         )
         for name, count in zip("abc", counts, strict=True)
     ]
     state = make_state(initial_head(4, 3, seeded(0)), torch.zeros(6, 3))
-    federation = FederationConfig(strategy="fedavg", weighted=weighted)
+    federation = FederationConfig(strategy="fedavg", weights=kind)
     protocol = resolve(Config(federation=federation))
     (task,) = protocol.tasks(1)
     merged = aggregate(state, updates, protocol, task, seeded(0)).model
 
-    weights = counts if weighted else [1, 1, 1]
+    weights = {"images": counts, "equal": [1, 1, 1], UNSURE: [5 * 200, 1 * 400, 17 * 125]}[kind]
     for name, found in merged.head.items():
         sent = [update.parts[f"head.{name}"].flatten().tolist() for update in updates]
         expected = [slow_average(numbers, weights) for numbers in zip(*sent, strict=True)]

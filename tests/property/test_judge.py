@@ -18,7 +18,7 @@ from fusseg.segmentation.training import TrainingPlan
 
 SEED = st.integers(0, 2**32 - 1)
 REGIONS = 3
-PROTOCOL = resolve(Config(federation=FederationConfig(weighted=False)))
+PROTOCOL = resolve(Config(federation=FederationConfig(weights="equal")))
 
 
 @st.composite

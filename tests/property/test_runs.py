@@ -92,7 +92,7 @@ tables = st.fixed_dictionaries(
                 "other": st.dictionaries(texts, texts | st.lists(numbers | texts)),
             },
         ),
-        "federation": st.fixed_dictionaries({"strategy": texts, "weighted": st.booleans()}),
+        "federation": st.fixed_dictionaries({"strategy": texts, "aggregate_heads": st.booleans()}),
     }
 )
 

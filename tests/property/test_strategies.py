@@ -23,7 +23,7 @@ federations = st.fixed_dictionaries(
     {
         "strategy": st.sampled_from(TRAINING),
         "distance": st.sampled_from(["cosine", "euclidean"]),
-        "weighted": st.booleans(),
+        "weights": st.sampled_from(["images", "equal"]),
         "aggregate_heads": st.booleans(),
         "aggregate_centroids": st.booleans(),
     }

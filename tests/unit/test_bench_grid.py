@@ -250,7 +250,7 @@ def test_table_3_has_all_combinations_of_the_switches(preset):
         protocol = resolve(config)
         heads, centroids = protocol.aggregate_heads, protocol.aggregate_centroids
         averages = heads or (centroids and protocol.strategy_name == "fedavg")
-        switches = {"W": protocol.weighted and averages, "E": heads, "C": centroids}
+        switches = {"W": protocol.weights == "images" and averages, "E": heads, "C": centroids}
         on = "".join(name for name, value in switches.items() if value)
         found[method.name] = (protocol.strategy_name, on)
         if protocol.strategy_name not in ("fedavg", "local"):

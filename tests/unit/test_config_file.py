@@ -79,7 +79,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path):
         ("local.stego.shift=auto", "local", "tables", {"stego": {"shift": "auto"}}),
         ("local.stego.shift=[1, 0.5]", "local", "tables", {"stego": {"shift": (1, 0.5)}}),
         ("local.other={a = [[1], []]}", "local", "tables", {"other": {"a": ((1,), ())}}),
-        ("federation.weighted=false", "federation", "weighted", False),
+        ("federation.teach=true", "federation", "teach", True),
         ("backbone.center=true", "backbone", "center", True),
         ("backbone.center='auto'", "backbone", "center", "auto"),
         ("federation.strategy=fedavg", "federation", "strategy", "fedavg"),
@@ -171,7 +171,7 @@ def test_an_override_below_a_value_is_refused(file):
             f"local.fedprox_weight must be a finite number, got {10**400}",
         ),
         ({"local": {"steps": {"a": 1}}}, "local.steps must be a whole number, got {'a': 1}"),
-        ({"federation": {"weighted": 1}}, "federation.weighted must be true or false, got 1"),
+        ({"federation": {"teach": 1}}, "federation.teach must be true or false, got 1"),
         (
             {"federation": {"distance": "l2"}},
             "federation.distance must be 'cosine' or 'euclidean', got 'l2'",
@@ -277,7 +277,8 @@ def test_an_objective_may_be_called_like_a_key_of_the_previous_version():
 def test_every_setting_of_stego_that_moved_is_known():
     new = {"shift_from_start"}
     settings = {field.name for field in fields(StegoSettings)} - new
-    assert {f"local.{name}": f"local.stego.{name}" for name in settings} == MOVED_KEYS
+    moved = {f"local.{name}": f"local.stego.{name}" for name in settings}
+    assert moved | {"federation.weighted": "federation.weights"} == MOVED_KEYS
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -101,7 +101,9 @@ def documented_defaults():
 def test_every_key_that_moved_is_documented_where_it_was_and_where_it_is():
     for page in ("docs/configuration.md", "CHANGELOG.md"):
         rows = re.findall(
-            r"^ *\| `(local\.\w+)` \| `([\w.]+)` \|$", (ROOT / page).read_text(), re.MULTILINE
+            r"^ *\| `((?:local|federation)\.\w+)` \| `([\w.]+)` \|$",
+            (ROOT / page).read_text(),
+            re.MULTILINE,
         )
         assert dict(rows) == MOVED_KEYS, page
 

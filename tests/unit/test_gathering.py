@@ -90,9 +90,9 @@ def test_a_round_keeps_what_a_head_weighs_without_its_numbers(state):
     assert (kept.client_id, kept.num_images, kept.loss) == ("client-00", 1, 0.5)
 
 
-@pytest.mark.parametrize("weighted", [True, False])
-def test_arrival_in_any_order_gives_the_same_bits(weighted, state, same_bits, seeded):
-    protocol = replace(FEDAVG, weighted=weighted)
+@pytest.mark.parametrize("weights", ["images", "equal"])
+def test_arrival_in_any_order_gives_the_same_bits(weights, state, same_bits, seeded):
+    protocol = replace(FEDAVG, weights=weights, centroid_weights=weights)
     updates = list(make_updates(5))
     models = [
         aggregate(state, order, protocol, TRAIN, seeded(0)).model for order in permutations(updates)

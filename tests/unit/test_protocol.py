@@ -33,7 +33,7 @@ COMMON = {
     "federation.clients_per_round": 0,
     "federation.server_learning_rate": 1.0,
     "federation.server_optimizer": "none",
-    "federation.weighted": True,
+    "federation.weights": "images",
     "federation.aggregate_heads": True,
     "federation.aggregate_centroids": True,
     "federation.wire": "float32",
@@ -106,7 +106,7 @@ def test_the_example_of_coco_stuff_has_the_papers_settings():
     check(load_config(EXAMPLES / "coco_stuff.toml"), COCO_STUFF | METHOD | no_finish)
 
 
-SWITCHES = {"federation.weighted", "federation.aggregate_heads", "federation.aggregate_centroids"}
+SWITCHES = {"federation.weights", "federation.aggregate_heads", "federation.aggregate_centroids"}
 
 
 @pytest.mark.parametrize("column", STEPS)

@@ -61,7 +61,9 @@ def test_fedavg_weighs_clients_by_their_number_of_images(state, updates, seeded)
 
 
 def test_unweighted_clients_count_the_same(state, updates, seeded):
-    merged = merge(state, updates, replace(FEDAVG, weighted=False), seeded(0))
+    merged = merge(
+        state, updates, replace(FEDAVG, weights="equal", centroid_weights="equal"), seeded(0)
+    )
     assert merged.model.head["w"].tolist() == [4.0, 2.0]
     assert merged.model.centroids.tolist() == [[3.0, 0.0], [0.0, -1.0]]
 
@@ -91,17 +93,17 @@ def test_no_aggregation_changes_nothing_but_the_round(state, updates, seeded, sa
 
 
 @pytest.mark.parametrize("strategy", ["fedcc-kmeans", "fedcc-maximin"])
-@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("weights", ["images", "equal"])
 def test_fedcc_averages_heads_like_fedavg_and_pools_centroids_unweighted(
-    strategy, weighted, state, make_update, seeded
+    strategy, weights, state, make_update, seeded
 ):
     updates = [
         make_update("a", 1, [0.0, 4.0], [[2.0, 0.0], [0.0, 1.0]]),
         make_update("b", 3, [8.0, 0.0], [[0.0, 1.0], [4.0, 0.0]]),
     ]
-    protocol = settle(strategy=strategy, weighted=weighted, distance="cosine")
+    protocol = settle(strategy=strategy, weights=weights, distance="cosine")
     merged = merge(state, updates, protocol, seeded(0))
-    assert merged.model.head["w"].tolist() == ([6.0, 1.0] if weighted else [4.0, 2.0])
+    assert merged.model.head["w"].tolist() == ([6.0, 1.0] if weights == "images" else [4.0, 2.0])
     assert sorted(merged.model.centroids.tolist()) == [[0.0, 1.0], [1.0, 0.0]]
 
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from fusseg.config.schema import Config, FederationConfig, ModelConfig
 from fusseg.core.errors import ConfigError
 from fusseg.federation.gathering import aggregate, client_shares
-from fusseg.federation.lloyd_steps import LLOYD_STEP
+from fusseg.federation.lloyd_steps import LLOYD_STEP, CodeSums
 from fusseg.federation.state import ClientUpdate
 from fusseg.federation.strategies import resolve
-from fusseg.federation.weights import bounded_counts, num_bounded, weight_bound
+from fusseg.federation.weights import bounded_counts, client_weight, num_bounded, weight_bound
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,9 @@ def test_a_bound_that_binds_nobody_changes_no_bit(state, make_update, same_bits,
 
 def test_clients_that_count_alike_are_not_bounded(state, make_update, seeded):
     updates = [make_update("a", 2, [1.0], [[1.0]]), make_update("b", 9_000, [2.0], [[2.0]])]
-    model = merge(state, updates, replace(FEDAVG, weighted=False), seeded(0))
+    model = merge(
+        state, updates, replace(FEDAVG, weights="equal", centroid_weights="equal"), seeded(0)
+    )
     assert model.head["w"].tolist() == [1.5]
 
 
@@ -175,6 +177,75 @@ def test_positions_of_a_bounded_client_weigh_less_in_the_consensus(make_state, s
 
     torch.testing.assert_close(merged(10_000, 0.5), merged(10, 1.0))
     assert not torch.allclose(merged(10_000, 1.0), merged(10, 1.0))
+
+
+def unsure(make_update, name, images, fit, value):
+    update = make_update(name, images, [value], [[value]])
+    return replace(update, parts={**update.parts, "fit": torch.tensor(fit).double()})
+
+
+@pytest.mark.parametrize(
+    ("fit", "expected"), [(0.5, 3 * 200), (0.0, 3 * 100), (-1.0, 3 * 50), (1.0, 3 * 100_000)]
+)
+def test_uncertainty_weighs_by_images_over_the_spread_of_codes(fit, expected, make_update):
+    update = unsure(make_update, "a", 3, fit, 0.0)
+    assert client_weight(update, "uncertainty") == expected
+    assert client_weight(update, "images") == 3
+    assert client_weight(update, "equal") == 1
+
+
+def test_heads_and_centroids_have_their_own_weights(state, make_update, seeded):
+    updates = [unsure(make_update, "a", 1, 0.5, 0.0), unsure(make_update, "b", 2, 0.75, 10.0)]
+    expected = {"images": 20 / 3, "equal": 5.0, "uncertainty": 8.0}
+    for heads, head in expected.items():
+        for centroids, centroid in expected.items():
+            protocol = settle(strategy="fedavg", weights=heads, centroid_weights=centroids)
+            sent = updates
+            if not protocol.weighs_by_fit:
+                sent = [make_update("a", 1, [0.0], [[0.0]]), make_update("b", 2, [10.0], [[10.0]])]
+            model = merge(state, sent, protocol, seeded(0))
+            assert model.head["w"].tolist() == pytest.approx([head])
+            assert model.centroids.tolist() == [pytest.approx([centroid])]
+
+
+def test_the_weight_of_a_client_that_claims_to_fit_perfectly_is_bounded(state, make_update, seeded):
+    updates = [
+        unsure(make_update, "a", 4, 0.5, 1.0),
+        unsure(make_update, "b", 4, 0.5, 2.0),
+        unsure(make_update, "liar", 1, 1.0, 9.0),
+    ]
+    protocol = settle(strategy="fedavg", weights="uncertainty", max_weight_share=0.5)
+    # 800 each, and as much as both together: (1 + 2 + 2 * 9) / 4, whoever comes first
+    for order in permutations(updates):
+        model = merge(state, order, protocol, seeded(0))
+        assert model.head["w"].tolist() == pytest.approx([5.25])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"weights": "uncertainty", "strategy": "local"}, "weights is 'uncertainty', but"),
+        ({"weights": "uncertainty", "strategy": "pca"}, "weights is 'uncertainty', but"),
+        (
+            {"weights": "uncertainty", "aggregate_heads": False},
+            "nothing that clients train is averaged",
+        ),
+        ({"centroid_weights": "equal"}, "no centroids are averaged under federation.strategy"),
+        (
+            {"centroid_weights": "equal", "strategy": "fedavg", "aggregate_centroids": False},
+            "no centroids are averaged",
+        ),
+    ],
+)
+def test_weights_that_enter_no_average_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve(Config(federation=FederationConfig(**settings)))
+
+
+def test_the_fit_is_the_mean_cosine_of_all_codes_to_their_centroids():
+    sums = CodeSums(torch.tensor([[3.0, 1.0], [0.0, 0.5]]).double(), torch.tensor([4, 1]))
+    centroids = torch.tensor([[2.0, 0.0], [0.0, 7.0]])
+    assert sums.mean_cosine(centroids).item() == pytest.approx(3.5 / 5)
 
 
 def test_shares_sum_to_one():

@@ -35,7 +35,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "lloyd_rounds": 0,
             "clients_per_round": 0,
             "distance": "euclidean",
-            "weighted": True,
+            "weights": "images",
             "aggregate_heads": True,
             "aggregate_centroids": True,
             "server_optimizer": "none",

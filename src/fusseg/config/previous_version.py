@@ -27,8 +27,10 @@ MOVED_KEYS: dict[str, str] = {
         "shift_batches",
         "separation_weight",
     )
-}
+} | {"federation.weighted": "federation.weights"}
 """Dotted key of the previous version to its name in this one."""
+_VALUES = {"federation.weighted": {True: "images", False: "equal"}}
+"""New names of values that changed with their keys."""
 
 _SHIFTS = ("shift_self", "shift_neighbor", "shift_random")
 
@@ -51,8 +53,8 @@ def refuse_moved_keys(table: Mapping[str, Any]) -> None:
     """
     moved = moved_keys(table)
     if moved:
-        names = ", ".join(f"{key} is now {MOVED_KEYS[key]}" for key in moved)
-        raise ConfigError(f"{names}; unlike in fusseg {PREVIOUS}, each objective has its own table")
+        names = ", ".join(f"{key} is now {MOVED_KEYS[key]}{_describe_values(key)}" for key in moved)
+        raise ConfigError(f"{names}; unlike in fusseg {PREVIOUS}, see the changelog")
 
 
 def translate_settings(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,6 +63,7 @@ def translate_settings(table: Mapping[str, Any]) -> dict[str, Any]:
     for key in moved_keys(table):
         *sections, name = key.split(".")
         value = _table_at(translated, sections).pop(name)
+        value = _VALUES.get(key, {}).get(value, value) if isinstance(value, bool) else value
         *sections, name = MOVED_KEYS[key].split(".")
         _table_at(translated, sections)[name] = value
     return translated
@@ -112,6 +115,12 @@ def _agreed_for_shift(entries: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield "agreed", dict(zip(_SHIFTS, value, strict=True))
         else:
             yield name, value
+
+
+def _describe_values(key: str) -> str:
+    renamed = _VALUES.get(key, {})
+    pairs = (f"{str(old).lower()} is now {new!r}" for old, new in renamed.items())
+    return f" ({', '.join(pairs)})" if renamed else ""
 
 
 def _holds(table: Mapping[str, Any], key: str) -> bool:

@@ -19,6 +19,8 @@ AlphaChannel = Literal["blend", "ignore"]
 WhiteLevel = int | dict[str, int]
 Wire = Literal["float32", "bfloat16"]
 ServerOptimizer = Literal["none", "momentum", "adam"]
+SiteClusters = Literal["all", "used"]
+Weights = Literal["images", "equal", "uncertainty"]
 Grid = Literal["square"] | tuple[int, int]
 NumRegions = int | Literal["auto"]
 MergeBy = Literal["codes", "borders"]
@@ -280,15 +282,24 @@ class FederationConfig:
     """Random positions per image that Lloyd, PCA and consensus use; 0: all of them."""
     distance: Literal["cosine", "euclidean"] = "cosine"
     """How FedCC compares centroids; the paper uses `euclidean`."""
-    weighted: bool = True
-    """Weigh clients by their number of images (W in the paper's Table 3)."""
+    weights: Weights = "images"
+    """Weight of a client in averages: `images`, its number of images (W in the paper's Table 3);
+    `equal`; `uncertainty`, its number of images, the more the better its codes fit its
+    centroids."""
+    centroid_weights: Weights | None = None
+    """The same for averages of centroids, which only `fedavg` makes; unset: as `weights`."""
     max_weight_share: float | Literal["auto"] = "auto"
-    """Largest share of an average that one client can have by its number of images; 1: no limit;
+    """Largest share of an average that one client can have by its weight; 1: no limit;
     `auto`: 0.5 in a deployment, otherwise 1."""
     aggregate_heads: bool = True
     """Average the heads (E); otherwise each client keeps its own."""
     aggregate_centroids: bool = True
     """Aggregate the centroids (C); otherwise each client keeps its own."""
+    site_clusters: SiteClusters = "all"
+    """Which clusters a client trains and sends: `all`, or `used`, those that it has; the others
+    stay as the server sent them."""
+    min_cluster_share: float = 0.01
+    """Share of a client's sampled positions from which on it has a cluster; for `used`."""
     server_optimizer: ServerOptimizer = "none"
     """How the server moves the head towards the clients' average: `none`, straight; `momentum`
     (FedAvgM) or `adam` (FedAdam), which remember the changes of earlier rounds."""
@@ -327,6 +338,10 @@ class FederationConfig:
         at_least("federation.rounds", self.rounds, 1)
         at_least("federation.lloyd_rounds", self.lloyd_rounds, 0)
         at_least("federation.positions_per_image", self.positions_per_image, 0)
+        if not 0 < self.min_cluster_share < 1:
+            raise ConfigError(
+                f"federation.min_cluster_share must lie in (0, 1), got {self.min_cluster_share}"
+            )
         above_zero("federation.server_learning_rate", self.server_learning_rate)
         at_least("federation.server_learning_rate", self.server_learning_rate, 0, 100)
         if not 0 <= self.server_momentum < 1:

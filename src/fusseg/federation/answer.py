@@ -8,6 +8,7 @@ from fusseg.core.randomness import round_generator
 from fusseg.federation.gathering import Gathering
 from fusseg.federation.points import KeptCodes
 from fusseg.federation.protocol import Protocol, Task, Work
+from fusseg.federation.site_clusters import used_clusters
 from fusseg.federation.state import Client, ClientUpdate, GlobalState, Memory
 from fusseg.segmentation.objective import Model
 from fusseg.segmentation.training import Trained, Trainee, train
@@ -66,8 +67,9 @@ def start_training(
 ) -> Trainee:
     """Assemble a client's starting point of a round; the arguments are those of `answer`."""
     local = protocol.local
+    model = current_model(state, memory, protocol)
     return Trainee(
-        model=current_model(state, memory, protocol),
+        model=model,
         features=client.features,
         prepared=local.objective.prepare(
             client.features, state.plan.mean_feature, local.settings, client.cache
@@ -76,6 +78,7 @@ def start_training(
         # FedMOON compares with the head of the client's own last round, whatever was averaged.
         previous=None if memory is None else memory.model.head,
         carried={} if memory is None else memory.carried,
+        used=used_clusters(client, model, state, protocol),
     )
 
 
@@ -99,7 +102,7 @@ def report_training(
             f"(loss {trained.loss}); lower local.head_learning_rate ({local.head_learning_rate}) "
             f"or local.centroid_learning_rate ({local.centroid_learning_rate})"
         )
-    parts = task.measure(Work(client, model, state, protocol, kept))
+    parts = task.measure(Work(client, model, state, protocol, kept, trained.used))
     update = ClientUpdate(client.client_id, len(client.features), trained.loss, parts)
     return Answer(update, Memory(model, trained.carried))
 

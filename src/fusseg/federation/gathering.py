@@ -7,13 +7,15 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from fusseg.config.schema import Weights
 from fusseg.core.errors import FederationError
 from fusseg.federation.checks import check_first, check_model, check_update
+from fusseg.federation.parts import Part
 from fusseg.federation.protocol import Gathered, Protocol, Task, sent_parts
 from fusseg.federation.server_step import step_server
 from fusseg.federation.state import ClientUpdate, GlobalState
 from fusseg.federation.summation import RunningSum
-from fusseg.federation.weights import bounded_counts, num_bounded
+from fusseg.federation.weights import FIT, bounded_counts, client_weight, num_bounded
 
 
 class Gathering:
@@ -21,8 +23,8 @@ class Gathering:
 
     Parts that are summed or averaged are released at once, so the server never holds those of all
     clients; their order does not matter. Collected parts are kept. The updates with the most images
-    are also held until the end, as many as `federation.max_weight_share` can bound, because their
-    weight depends on all other clients.
+    or the largest weights are also held until the end, as many as `federation.max_weight_share` can
+    bound, because their weight depends on all other clients.
     """
 
     def __init__(self, state: GlobalState, protocol: Protocol, task: Task) -> None:
@@ -42,6 +44,7 @@ class Gathering:
             for name, part in folded.items()
         }
         self._sums = RunningSum(self._outline)
+        self._weights = self._kind(protocol.weights)
         self._arrived: dict[str, ClientUpdate] = {}
         self._held: dict[str, ClientUpdate] = {}
 
@@ -60,9 +63,9 @@ class Gathering:
         check_update(update, self.parts)
         self._arrived[update.client_id] = replace(update, parts={**update.parts, **self._outline})
         self._held[update.client_id] = update
-        if len(self._held) > num_bounded(self.protocol.max_weight_share):
-            smallest = min(self._held.values(), key=lambda held: held.num_images)
-            self._fold(self._held.pop(smallest.client_id), smallest.num_images)
+        for released in self._held.keys() - self._may_be_bounded():
+            update = self._held.pop(released)
+            self._fold(update, update.num_images, client_weight(update, self._weights))
 
     def merge(self, generator: Generator) -> GlobalState:
         """Make the next global state; its round number is not changed.
@@ -76,9 +79,9 @@ class Gathering:
         """
         if not self._arrived:
             raise FederationError(f"no client answered in round {self.state.round_number + 1}")
-        counts = self.image_counts()
+        counts, weights = self.image_counts(), self.weights(self._weights)
         for client_id, update in self._held.items():
-            self._fold(update, counts[client_id])
+            self._fold(update, counts[client_id], weights[client_id])
         self._held.clear()
         if not self.parts and not self.task.trains:
             return self.state
@@ -99,36 +102,48 @@ class Gathering:
         return replace(self.state, model=model, optimizer=optimizer)
 
     def image_counts(self) -> dict[str, int]:
-        """Number of images that each client is weighted by, sorted by client."""
-        found = {update.client_id: update.num_images for update in self.updates}
+        """Number of images that each client counts for in sums, sorted by client."""
+        return self.weights("images")
+
+    def weights(self, weights: Weights) -> dict[str, int]:
+        """Weight of each client in averages, sorted by client."""
+        found = {update.client_id: client_weight(update, weights) for update in self.updates}
         bounded = bounded_counts(list(found.values()), self.protocol.max_weight_share)
         return dict(zip(found, bounded, strict=True))
 
-    def weights(self) -> list[int]:
-        """Weight of each client, sorted by client: its number of images (W), or 1."""
-        counts = self.image_counts().values()
-        return list(counts) if self.protocol.weighted else [1] * len(counts)
+    def _kind(self, weights: Weights) -> Weights:
+        """Return what clients are weighted by in this exchange: only training tells their fit."""
+        return "images" if weights == "uncertainty" and FIT not in self.parts else weights
+
+    def _may_be_bounded(self) -> set[str]:
+        """Name the held clients with the most images, and those with the largest weights."""
+        most = num_bounded(self.protocol.max_weight_share)
+        largest: set[str] = set()
+        kinds: tuple[Weights, Weights] = ("images", self._weights)
+        for kind in kinds:
+            found = {held.client_id: client_weight(held, kind) for held in self._held.values()}
+            largest.update(sorted(found, key=found.__getitem__, reverse=True)[:most])
+        return largest
 
     def _gathered(self, generator: Generator) -> Gathered:
-        counts = self.image_counts()
-        totals, weight = self._sums.total(), sum(self.weights())
+        counts, protocol = self.image_counts(), self.protocol
+        totals, weight = self._sums.total(), sum(self.weights(self._weights).values())
         for name in self._averaged:
             totals[name] = (totals[name] / weight).to(self.parts[name].dtype)
         collected = {
             name: tuple(
-                _scale(update.parts[name], counts[update.client_id], update.num_images, part.dtype)
+                _scale(update.parts[name], counts[update.client_id], update.num_images, part)
                 for update in self.updates
             )
             for name, part in self.parts.items()
             if part.reduce == "collect"
         }
-        shares = client_shares(self.weights())
-        return Gathered(self.state, self.protocol, totals, collected, shares, generator)
+        shares = client_shares(list(self.weights(self._kind(protocol.centroid_weights)).values()))
+        return Gathered(self.state, protocol, totals, collected, shares, generator)
 
-    def _fold(self, update: ClientUpdate, count: int) -> None:
-        """Add an update to the sums, weighted as if it came from `count` images."""
+    def _fold(self, update: ClientUpdate, count: int, weight: int) -> None:
+        """Add an update to averages by its weight, and to sums as if from `count` images."""
         if self._averaged:
-            weight = count if self.protocol.weighted else 1
             self._sums.add(update.parts, weight, self._averaged)
         summed = [name for name in self._outline if self.parts[name].reduce == "sum"]
         if summed:
@@ -185,11 +200,11 @@ def _scale_sum(total: Tensor, count: int, num_images: int) -> Tensor:
     return total * count // num_images
 
 
-def _scale(part: Tensor, count: int, num_images: int, dtype: torch.dtype) -> Tensor:
+def _scale(tensor: Tensor, count: int, num_images: int, part: Part) -> Tensor:
     """Scale counts of positions as `_scale_sum`; return other values unchanged."""
-    if dtype.is_floating_point:
-        return part
-    return _scale_sum(part, count, num_images)
+    if part.dtype.is_floating_point or not part.bounded:
+        return tensor
+    return _scale_sum(tensor, count, num_images)
 
 
 def _whole(shape: tuple[int | None, ...]) -> tuple[int, ...]:

@@ -8,15 +8,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from fusseg.core.errors import ConfigError
 from fusseg.federation.checks import counts_of_positions, sums_of_unit_codes
 from fusseg.federation.parts import Part
+from fusseg.federation.points import sample_positions, unit_codes
 from fusseg.federation.protocol import Gathered, Protocol, Task, Work
-from fusseg.federation.state import GlobalState
+from fusseg.federation.state import Client, GlobalState
 from fusseg.segmentation.objective import Model
 
 FINISH = "lloyd"
@@ -35,8 +36,14 @@ class CodeSums:
 
     def mean_cosines(self, centroids: Float[Tensor, "clusters code"]) -> Float[Tensor, " clusters"]:
         """Compute the mean cosine of the codes to their centroid, 0 if there are none; float64."""
-        directions = normalize(centroids.double(), dim=1)
-        return (self.sums * directions).sum(dim=1) / self.counts.clamp(min=1)
+        return self._cosines(centroids) / self.counts.clamp(min=1)
+
+    def mean_cosine(self, centroids: Float[Tensor, "clusters code"]) -> Float64[Tensor, ""]:
+        """Compute the mean cosine of all codes to their centroids."""
+        return (self._cosines(centroids).sum() / self.counts.sum()).clamp(-1, 1)
+
+    def _cosines(self, centroids: Float[Tensor, "clusters code"]) -> Float[Tensor, " clusters"]:
+        return (self.sums * normalize(centroids.double(), dim=1)).sum(dim=1)
 
 
 def sum_codes(
@@ -61,6 +68,15 @@ def sum_codes(
         sums.index_add_(0, nearest, chunk.double())
         counts += torch.bincount(nearest, minlength=len(centroids))
     return CodeSums(sums, counts)
+
+
+def sum_client_codes(
+    client: Client, model: Model, mean_feature: Float[Tensor, " dim"], protocol: Protocol
+) -> CodeSums:
+    """Sum the codes of a client's sampled positions by their nearest centroid."""
+    positions = sample_positions(client.features, protocol.positions_per_image, protocol.seed)
+    codes = unit_codes(model.head, client.features, positions, mean_feature)
+    return sum_codes(codes, model.centroids)
 
 
 def move_centroids(

@@ -62,7 +62,8 @@ class Part:
     longest: int = 4096
     """Largest length of a side that the client chooses."""
     bounded: bool = True
-    """Whether `federation.max_weight_share` bounds its part of a sum."""
+    """Whether `federation.max_weight_share` bounds its part of a sum; False also for integers that
+    are no counts of positions."""
 
     def __post_init__(self) -> None:
         """Refuse parts that cannot be sent.

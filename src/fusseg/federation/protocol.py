@@ -8,10 +8,10 @@ a strategy by name.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
-from fusseg.config.schema import Config, ServerOptimizer, TeachConfig, Wire
+from fusseg.config.schema import Config, ServerOptimizer, SiteClusters, TeachConfig, Weights, Wire
 from fusseg.federation.clustering import Distance
 from fusseg.federation.parts import Part
 from fusseg.federation.points import KeptCodes
@@ -31,6 +31,8 @@ class Work:
     protocol: "Protocol"
     kept: KeptCodes
     """Cached codes of the client's sampled positions."""
+    used: Bool[Tensor, " clusters"] | None = None
+    """Clusters that the client has trained; None: all."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Gathered:
     collected: Mapping[str, tuple[Tensor, ...]]
     """Collected parts by name, with one tensor per client."""
     shares: Float[Tensor, " clients"]
-    """Weight of each client in float64; they sum to 1."""
+    """Weight of each client in averages of centroids, float64; they sum to 1."""
     generator: Generator
     """The server's random source of this round; use no other."""
 
@@ -99,6 +101,10 @@ class Strategy:
     """Whether all clients must share one head and one set of centroids."""
     uses_centroids: bool = True
     """Whether the centroids that clients train enter the next model, and not only their heads."""
+    takes_some_centroids: bool = False
+    """Whether clients may send the centroids of some clusters only."""
+    averages_centroids: bool = False
+    """Whether centroids are averaged by `Gathered.shares`."""
     aggregates: bool | None = None
     """Whether heads and centroids are aggregated; None: as configured."""
     baseline: bool = False
@@ -133,12 +139,18 @@ class Protocol:
     positions_per_image: int
     """Positions sampled by Lloyd, PCA and consensus; 0: all."""
     distance: Distance
-    weighted: bool
-    """Whether clients are weighted by their number of images."""
+    weights: Weights
+    """What the clients' heads are weighted by in averages."""
+    centroid_weights: Weights
+    """What their centroids are weighted by in averages."""
     max_weight_share: float
-    """Largest share of one client in every average; 1: no limit."""
+    """Largest share of one client in every average and sum; 1: no limit."""
     aggregate_heads: bool
     aggregate_centroids: bool
+    site_clusters: SiteClusters
+    """Which clusters a client trains and sends."""
+    min_cluster_share: float
+    """Share of a client's positions from which on it has a cluster."""
     server_optimizer: ServerOptimizer
     server_learning_rate: float
     server_momentum: float
@@ -204,6 +216,13 @@ class Protocol:
     def averages_heads(self) -> bool:
         """Whether clients send heads: those of an objective that trains none stay as they are."""
         return self.aggregate_heads and self.local.objective.trains_head
+
+    @property
+    def weighs_by_fit(self) -> bool:
+        """Whether clients that train send how well their codes fit, because a weight needs it."""
+        centroids = self.aggregate_centroids and self.strategy.averages_centroids
+        heads = self.averages_heads and self.weights == "uncertainty"
+        return heads or (centroids and self.centroid_weights == "uncertainty")
 
     @property
     def keeps_own_models(self) -> bool:

@@ -38,8 +38,8 @@ class RunningSum:
 
         Args:
             terms: Tensors with the same names and shapes as `like`.
-            factor: Multiplies each term; below 2 ** 29, so that its product with a float32 is
-                exact.
+            factor: Multiplies each term. Below 2 ** 29 its product with a float32 is exact; from
+                there on the product is rounded, to the same float64 in any order.
             names: Sums to add to; None: all.
         """
         for name in self._high if names is None else names:

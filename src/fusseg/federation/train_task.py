@@ -4,14 +4,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fusseg.federation.checks import check_centroids, within_reach
-from fusseg.federation.lloyd_steps import LLOYD_STEP
+from fusseg.federation.checks import check_centroids, number_within, within_reach
+from fusseg.federation.lloyd_steps import LLOYD_STEP, sum_client_codes
 from fusseg.federation.parts import CENTROIDS, HEAD, Part, PartCheck, head_parts, name_head
 from fusseg.federation.protocol import Gathered, Protocol, Task, Work
+from fusseg.federation.site_clusters import send_used_centroids, used_centroid_parts
 from fusseg.federation.state import GlobalState
+from fusseg.federation.weights import FIT
 from fusseg.segmentation.objective import Model
 
 TRAIN = "train"
@@ -21,6 +24,8 @@ CentroidRule = Callable[[Gathered], Float[Tensor, "clusters code"]]
 
 def centroid_part(state: GlobalState, protocol: Protocol) -> dict[str, Part]:
     """Describe the centroids that clients send after training."""
+    if protocol.site_clusters == "used":
+        return used_centroid_parts(state, protocol)
     start, local = state.model.centroids, protocol.local
     check = within_reach(CENTROIDS, start, state.plan.num_steps, local.centroid_learning_rate)
     return {CENTROIDS: Part(tuple(start.shape), start.dtype, "collect", check, start=start)}
@@ -28,6 +33,8 @@ def centroid_part(state: GlobalState, protocol: Protocol) -> dict[str, Part]:
 
 def send_centroids(work: Work) -> dict[str, Tensor]:
     """Send the trained centroids."""
+    if work.used is not None:
+        return send_used_centroids(work)
     return {CENTROIDS: work.model.centroids}
 
 
@@ -95,11 +102,17 @@ def _parts(rule: _Rule, state: GlobalState, protocol: Protocol) -> dict[str, Par
             return within_reach(name, start, steps, rate)
 
         sent |= head_parts(state.model.head, check)
+    if protocol.weighs_by_fit:
+        sent[FIT] = Part((), torch.float64, "collect", number_within(FIT, -1.0, 1.0))
     return sent | rule.parts(state, protocol) if protocol.aggregate_centroids else sent
 
 
 def _measure(rule: _Rule, work: Work) -> dict[str, Tensor]:
     sent = name_head(work.model.head) if work.protocol.averages_heads else {}
+    if work.protocol.weighs_by_fit:
+        mean_feature, centroids = work.state.plan.mean_feature, work.model.centroids
+        found = sum_client_codes(work.client, work.model, mean_feature, work.protocol)
+        sent[FIT] = found.mean_cosine(centroids)
     return sent | rule.measure(work) if work.protocol.aggregate_centroids else sent
 
 

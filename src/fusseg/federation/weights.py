@@ -4,11 +4,37 @@ from collections.abc import Sequence
 from fractions import Fraction
 from math import ceil, floor
 
-from fusseg.config.schema import FederationConfig
+from fusseg.config.schema import FederationConfig, Weights
+from fusseg.federation.state import ClientUpdate
 
 DEPLOYED_SHARE = 0.5
 """Value of `federation.max_weight_share = "auto"` in a deployment, where sites report their own
-number of images: no site weighs more than all others together."""
+number of images and fit: no site weighs more than all others together."""
+
+
+FIT = "fit"
+"""Name of the part that says how well a client's codes fit its centroids: their mean cosine."""
+_SMALLEST_SPREAD = 0.001
+_STEPS_OF_PRECISION = 100
+"""Steps in which 1 / spread is counted, so that weights are integers."""
+
+
+def client_weight(update: ClientUpdate, weights: Weights) -> int:
+    """Weigh a client in averages.
+
+    With `uncertainty`, the mean of n codes around a centroid varies by their spread over n, and
+    averages are most certain with weights of one over the variance: n / (1 - mean cosine).
+
+    Args:
+        update: The client's update, with its fit if weights need it.
+        weights: What clients are weighted by.
+    """
+    if weights == "equal":
+        return 1
+    if weights == "images":
+        return update.num_images
+    spread = max(1 - float(update.parts[FIT]), _SMALLEST_SPREAD)
+    return update.num_images * round(_STEPS_OF_PRECISION / spread)
 
 
 def weight_bound(federation: FederationConfig, *, deployed: bool) -> float:
@@ -32,7 +58,7 @@ def bounded_counts(counts: Sequence[int], most: float) -> list[int]:
     [20, 10, 10]
 
     Args:
-        counts: Number of images of each client, at least 1.
+        counts: Number of images, or another weight, of each client, at least 1.
         most: Largest share of one client, in (0, 1].
 
     Returns:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from fusseg.config.compute import EXACT, Compute
@@ -52,6 +52,8 @@ class Trainee:
     """The client's own head after its previous round, for FedMOON; None in its first."""
     carried: Mapping[str, Tensor] = field(default_factory=dict)
     """Other tensors the client keeps for the objective; empty in its first round."""
+    used: Bool[Tensor, " clusters"] | None = None
+    """Clusters whose centroids are trained; the others stay as they are. None: all."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class Trained:
     """Mean over the steps (Eq. 7)."""
     carried: Mapping[str, Tensor] = field(default_factory=dict)
     """Tensors the client keeps for its next round."""
+    used: Bool[Tensor, " clusters"] | None = None
+    """Clusters whose centroids were trained; None: all."""
 
 
 def train(
@@ -91,7 +95,7 @@ def train_together(
     those of `train` up to rounding.
 
     Args:
-        trainees: At least one; either all or none have a previous head.
+        trainees: At least one; either all or none have a previous head, and name their clusters.
         plan: As in `train`.
         local: As in `train`.
         compute: As in `train`.
@@ -106,6 +110,8 @@ def train_together(
     centroids = stack([trainee.model.centroids for trainee in trainees], compute).clone()
     centroids.requires_grad_(True)
     frozen = tuple(_frozen(trainees, local, compute))
+    marks = [trainee.used for trainee in trainees if trainee.used is not None]
+    used = stack(marks, compute)[..., None] if marks else None
     # Both give the same to the last bit or two: the fused one is fast, the other the reference.
     fused = compute != EXACT
     optimizers = [Adam([centroids], local.centroid_learning_rate, fused=fused)]
@@ -120,6 +126,8 @@ def train_together(
         features, drawn = _gather(trainees, [next(step) for step in steps], mean_feature, compute)
         head_loss, centroid_loss = losses_of(weights, centroids, features, drawn, carried, frozen)
         (head_loss + centroid_loss).sum().backward()  # type: ignore[no-untyped-call]
+        if used is not None and centroids.grad is not None:
+            centroids.grad.mul_(used)
         for optimizer in optimizers:
             optimizer.step()
         carried = follow(carried, weights, centroids)
@@ -135,7 +143,10 @@ def train_together(
     parts = zip(
         models, _mean_losses(torch.stack(losses)), unstack_named(carried, count), strict=True
     )
-    return [Trained(model, loss, kept) for model, loss, kept in parts]
+    return [
+        Trained(model, loss, kept, trainee.used)
+        for trainee, (model, loss, kept) in zip(trainees, parts, strict=True)
+    ]
 
 
 _Frozen = tuple[HeadWeights, ...]

@@ -4,7 +4,7 @@ A strategy is one file in this package and one entry in `STRATEGIES`. docs/exten
 add one from a script.
 """
 
-from fusseg.config.schema import Config
+from fusseg.config.schema import Config, FederationConfig
 from fusseg.core.errors import ConfigError, nearest_name
 from fusseg.federation.pca_start import choice_tasks, start_tasks
 from fusseg.federation.protocol import Protocol, Strategy
@@ -64,10 +64,13 @@ def resolve(config: Config, *, deployed: bool = False, feature_dim: int | None =
         clients_per_round=federation.clients_per_round,
         positions_per_image=federation.positions_per_image,
         distance=federation.distance,
-        weighted=federation.weighted,
+        weights=federation.weights,
+        centroid_weights=federation.centroid_weights or federation.weights,
         max_weight_share=weight_bound(federation, deployed=deployed),
         aggregate_heads=federation.aggregate_heads if aggregates is None else aggregates,
         aggregate_centroids=federation.aggregate_centroids if aggregates is None else aggregates,
+        site_clusters=federation.site_clusters,
+        min_cluster_share=federation.min_cluster_share,
         server_optimizer=federation.server_optimizer,
         server_learning_rate=federation.server_learning_rate,
         server_momentum=federation.server_momentum,
@@ -81,6 +84,8 @@ def resolve(config: Config, *, deployed: bool = False, feature_dim: int | None =
     _check_merging(protocol, config)
     _check_switches(protocol)
     strategy.check(config, feature_dim)
+    _check_weights(protocol, federation)
+    _check_site_clusters(protocol)
     _check_regularizers(protocol)
     _check_server_optimizer(protocol)
     _check_fixed_head(protocol, config)
@@ -130,6 +135,40 @@ def _check_switches(protocol: Protocol) -> None:
             f"federation.strategy {name!r} has {most} exchanges in a round, but clients update "
             "their own models only once per round; set federation.aggregate_heads and "
             "federation.aggregate_centroids to true"
+        )
+
+
+def _check_weights(protocol: Protocol, federation: FederationConfig) -> None:
+    """Check that weights which are asked for have averages to enter."""
+    name, strategy = protocol.strategy_name, protocol.strategy
+    averages = protocol.aggregate_centroids and strategy.averages_centroids
+    if federation.centroid_weights is not None and not averages:
+        raise ConfigError(
+            f"federation.centroid_weights is {federation.centroid_weights!r}, but no centroids are "
+            f"averaged under federation.strategy {name!r} with these switches; remove it, or "
+            "choose the strategy 'fedavg' with federation.aggregate_centroids"
+        )
+    trains = strategy.trains and not strategy.baseline
+    if federation.weights == "uncertainty" and not (trains and protocol.weighs_by_fit):
+        raise ConfigError(
+            f"federation.weights is 'uncertainty', but under federation.strategy {name!r} with "
+            "these switches nothing that clients train is averaged; set it to 'images', or choose "
+            "another strategy"
+        )
+
+
+def _check_site_clusters(protocol: Protocol) -> None:
+    """Check that a rule takes centroids of some clusters only."""
+    strategy = protocol.strategy
+    if protocol.site_clusters == "all":
+        return
+    takes_some = strategy.takes_some_centroids and not strategy.baseline
+    if not takes_some or protocol.keeps_own_models:
+        raise ConfigError(
+            "federation.site_clusters is 'used', but under federation.strategy "
+            f"{protocol.strategy_name!r} with these switches clients do not send the centroids of "
+            "some clusters; set it to 'all', or choose another strategy, and aggregate both heads "
+            "and centroids"
         )
 
 

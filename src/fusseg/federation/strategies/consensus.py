@@ -8,12 +8,12 @@ from torch.nn.functional import normalize
 
 from fusseg.federation.checks import cosines_only, counts_of_positions
 from fusseg.federation.clustering import lloyd_on_sphere, maximin
-from fusseg.federation.lloyd_steps import sum_codes
-from fusseg.federation.parts import CENTROIDS, Part
-from fusseg.federation.points import sample_positions, unit_codes
+from fusseg.federation.lloyd_steps import sum_client_codes
+from fusseg.federation.parts import Part
 from fusseg.federation.protocol import Gathered, Protocol, Strategy, Work
+from fusseg.federation.site_clusters import whole_centroids
 from fusseg.federation.state import GlobalState
-from fusseg.federation.train_task import centroid_part, each_round, train_task
+from fusseg.federation.train_task import centroid_part, each_round, send_centroids, train_task
 from fusseg.segmentation.assignment import match_rows
 
 MIN_SHARE = 0.001
@@ -40,23 +40,26 @@ def measure_usage(work: Work) -> dict[str, Tensor]:
         The trained centroids; the number of positions assigned to each; their mean cosine to it, 0
         if there are none.
     """
-    client, model, protocol = work.client, work.model, work.protocol
-    positions = sample_positions(client.features, protocol.positions_per_image, protocol.seed)
-    mean_feature = work.state.plan.mean_feature
-    found = sum_codes(
-        unit_codes(model.head, client.features, positions, mean_feature), model.centroids
-    )
+    model, mean_feature = work.model, work.state.plan.mean_feature
+    found = sum_client_codes(work.client, model, mean_feature, work.protocol)
     cosines = found.mean_cosines(model.centroids)
-    return {CENTROIDS: model.centroids, "counts": found.counts, "cosines": cosines}
+    return {**send_centroids(work), "counts": found.counts, "cosines": cosines}
 
 
 def agree_on_centroids(gathered: Gathered) -> Float[Tensor, "clusters code"]:
     """Cluster the clients' centroids, weighted by the positions they represent (ours)."""
-    centroids, counts, cosines = (
-        torch.stack(gathered.collected[name]) for name in (CENTROIDS, "counts", "cosines")
-    )
+    centroids, used = whole_centroids(gathered)
+    counts, cosines = (torch.stack(gathered.collected[name]) for name in ("counts", "cosines"))
+    # A client's code may lie nearest to a centroid of the server's, which the client did not train.
+    cosines = torch.where(used, cosines, 0)
     generator = gathered.generator if gathered.round_number == 1 else None
     previous = gathered.state.model.centroids
+    unused = ~used.any(dim=0)
+    if bool(unused.any()):
+        # The server's centroids of clusters that no client has stay, like a client's of one code.
+        centroids = torch.cat([centroids, previous[None]])
+        counts = torch.cat([counts, unused[None].long()])
+        cosines = torch.cat([cosines, unused[None].double()])
     return consensus_centroids(centroids, counts, cosines, previous, generator)
 
 
@@ -110,5 +113,7 @@ def _weigh(
 
 
 STRATEGY = Strategy(
-    each_round(train_task(agree_on_centroids, usage_parts, measure_usage)), min_clients=2
+    each_round(train_task(agree_on_centroids, usage_parts, measure_usage)),
+    min_clients=2,
+    takes_some_centroids=True,
 )
