@@ -21,6 +21,7 @@ GRID = (
 title = "Pipes"
 seeds = 2
 references = ["FedAvg"]
+distances = true
 
 """
     + TINY
@@ -80,6 +81,8 @@ def test_a_grid_becomes_tables_and_figures_and_is_not_run_twice(cli, grid, tmp_p
     assert " ± " in table
     assert "| 84.10 |" in table
     assert "missing" not in table
+    assert "## How different the clients are" in table
+    assert (out / "distances.csv").read_text().splitlines()[1].startswith("all,3,1.0,0.")
     found = {(row["method"], row["seed"], row["phase"]) for row in scores(out)}
     assert {("FedAvg", "0", "trained"), ("FedCC", "1", "finished")} <= found
     assert ("PCA", "0", "finished") not in found
@@ -97,8 +100,9 @@ def test_a_grid_becomes_tables_and_figures_and_is_not_run_twice(cli, grid, tmp_p
         "all-class-distribution.png",
         "all-panels.png",
         "all-rounds.png",
+        "ladder.png",
     ]
-    assert (out / "table.html").read_text().count("data:image/png;base64,") == 5
+    assert (out / "table.html").read_text().count("data:image/png;base64,") == 6
     before = records(out)
     code, printed, _ = cli("bench", out / "grid.toml", "--out", out, "--no-figures")
     assert code == 0

@@ -8,11 +8,13 @@ import pytest
 from fusseg.bench.cell_results import Result, Scores, join_results
 from fusseg.bench.cells import Cell
 from fusseg.bench.conditions import _SETTINGS, settings_section
+from fusseg.bench.distances import Distances
 from fusseg.bench.grid import Column, Grid, Method
-from fusseg.bench.output import to_csv, to_markdown
+from fusseg.bench.output import Bench, to_csv, to_markdown, write_tables
 from fusseg.bench.table import table_sections
 from fusseg.config.schema import Config
 from fusseg.report.bench_page import PageFigure, PageTable, render_bench
+from fusseg.report.drawings import ladder_png
 from fusseg.report.formatting import ABSENT
 from fusseg.runs.directory import FORMAT_VERSION, RECORD
 from fusseg.runs.record_form import Record
@@ -55,6 +57,27 @@ def sections_by_heading(grid, results, methods=("a", "b", "c")):
 
 def texts(section):
     return [[entry.text for entry in row] for row in section.rows]
+
+
+def test_distances_are_a_section_and_a_table_of_their_own(tmp_path):
+    grid = make_grid(distances=True, published=None)
+    found = {"3": Distances(3, 2.0, 0.5, 0.25), "6": Distances(6, 1.0, None, 0.125)}
+    write_tables(Bench(grid, (), tmp_path, "bench x", (), (), found), {}, [])
+    markdown = (tmp_path / "table.md").read_text()
+    assert "| 3 | 3 | 2.0 | 0.500 | 0.250 |" in markdown
+    assert f"| 6 | 6 | 1.0 | {ABSENT} | 0.125 |" in markdown
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "distances.csv").read_text())))
+    assert [row["classes"] for row in rows] == ["0.5", ""]
+    assert rows[0]["column"] == "3"
+    without = make_grid(published=None)
+    write_tables(Bench(without, (), tmp_path / "other", "bench x", ()), {}, [])
+    assert "How different" not in (tmp_path / "other" / "table.md").read_text()
+    assert not (tmp_path / "other" / "distances.csv").exists()
+
+
+def test_the_ladder_is_drawn_where_cells_are_missing():
+    png = ladder_png({"a": [[0.5, 0.6], []], "b": [[], [0.2]], "c": [[], []]}, ["i.i.d.", "worse"])
+    assert png.startswith(b"\x89PNG")
 
 
 def test_scores_are_mean_and_spread_in_percent_beside_the_papers():

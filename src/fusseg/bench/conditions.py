@@ -20,6 +20,7 @@ _SETTINGS: tuple[tuple[str, str], ...] = (
     ("partition", "data.partition"),
     ("clients asked for", "data.num_clients"),
     ("Dirichlet alpha", "data.alpha"),
+    ("other cameras", "data.cameras"),
     ("crops", "data.crops"),
     ("list of training images", "data.train_list"),
     ("list of held-out images", "data.held_out_list"),
@@ -117,7 +118,9 @@ def _shared(cells: Sequence[Cell], key: str) -> str:
 
 
 def _settings_of(cell: Cell) -> dict[str, Any]:
-    return without_folders_in(flatten(to_table(spell_out(cell.config))))
+    flat = without_folders_in(flatten(to_table(spell_out(cell.config))))
+    cameras = (cell.config.data.cameras or {}).items()
+    return {**flat, "data.cameras": [f"{client} {camera}" for client, camera in cameras]}
 
 
 def _made_by(cells: Sequence[Cell]) -> dict[str, str]:
@@ -151,7 +154,7 @@ def _first_federation(
 def _text(value: Any) -> str:  # noqa: ANN401 - any setting
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if value is None or value in ("", ()):
+    if value is None or value in ("", (), []):
         return formatting.ABSENT
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))

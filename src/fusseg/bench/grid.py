@@ -49,6 +49,8 @@ class Grid:
     """Hold each site out in turn; a score is the mean over the held-out sites."""
     references: tuple[str, ...] = ()
     """Rows that the other rows are compared with, by paired differences."""
+    distances: bool = False
+    """Measure how different the clients of each column are."""
     published: Mapping[str, Mapping[str, float]] | None = None
     """The paper's mIoU in percent, by row and column."""
 

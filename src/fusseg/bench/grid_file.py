@@ -29,6 +29,7 @@ _KEYS = (
     "columns",
     "methods",
     "references",
+    "distances",
     "published",
     "presets",
 )
@@ -78,6 +79,7 @@ def load_grid(path: Path, preset: str | None = None) -> Grid:
         seeds=read_seeds(table.get("seeds", 3)),
         leave_one_out=_read_typed(table, "leave_one_out", bool, "true or false", False),
         references=_read_strings("references", table.get("references", [])),
+        distances=_read_typed(table, "distances", bool, "true or false", False),
         published=_read_published(_read_section(table, "published")),
     )
     _check_references(grid)
@@ -103,6 +105,7 @@ def dump_grid(grid: Grid) -> str:
             "seeds": list(grid.seeds),
             "leave_one_out": grid.leave_one_out,
             "references": list(grid.references),
+            "distances": grid.distances,
             "config": grid.config,
             "columns": {column.name: column.settings for column in grid.columns},
             "methods": methods,

@@ -1,21 +1,24 @@
 """Write the table of a grid as Markdown, CSV and an HTML page."""
 
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, field, fields, replace
 from pathlib import Path
 
 from fusseg.bench.cell_results import Result, read_results
 from fusseg.bench.cells import Cell
 from fusseg.bench.conditions import methods_section, settings_section
+from fusseg.bench.distances import Distances
 from fusseg.bench.grid import Grid
 from fusseg.bench.table import Entry, Section, table_sections
 from fusseg.core.errors import DataError
 from fusseg.core.files import write_atomically
 from fusseg.core.portable_paths import without_folders
 from fusseg.data.tables import dump_table
+from fusseg.report import formatting
 from fusseg.report.bench_page import PageFigure, PageTable, render_bench
 
 GRID, MARKDOWN, CSV, PAGE, FIGURES = "grid.toml", "table.md", "table.csv", "table.html", "figures"
+DISTANCES = "distances.csv"
 _CSV_HEADER = ("method", "column", "seed", "held_out", "phase", "site", "score", "value")
 
 
@@ -32,6 +35,8 @@ class Bench:
     """Methods to run; empty: all."""
     chosen_columns: tuple[str, ...] = ()
     """Columns to run; empty: all."""
+    distances: Mapping[str, Distances] = field(default_factory=dict)
+    """Measured differences between the clients, by column."""
 
 
 def write_tables(bench: Bench, failures: Mapping[str, str], figures: Sequence[PageFigure]) -> None:
@@ -58,6 +63,7 @@ def write_tables(bench: Bench, failures: Mapping[str, str], figures: Sequence[Pa
     )
     sections = [
         *table_sections(grid, methods, results),
+        *_distances_sections(grid, bench.distances),
         settings_section(grid, bench.cells),
         methods_section(grid, methods),
     ]
@@ -68,6 +74,8 @@ def write_tables(bench: Bench, failures: Mapping[str, str], figures: Sequence[Pa
     markdown_sections = [*sections, *_failed_section(failures)]
     write_file(bench.out / MARKDOWN, to_markdown(title, bench.command, markdown_sections).encode())
     write_file(bench.out / CSV, to_csv(bench.grid, single).encode())
+    if bench.distances:
+        write_file(bench.out / DISTANCES, distances_csv(bench.distances).encode())
     write_file(bench.out / PAGE, page.encode())
 
 
@@ -113,9 +121,47 @@ def to_csv(grid: Grid, results: Mapping[Cell, Result]) -> str:
     return dump_table(_CSV_HEADER, _csv_rows(grid, results))
 
 
+def distances_csv(distances: Mapping[str, Distances]) -> str:
+    """Format one line per column; a distance that does not exist is empty."""
+    rows = [(name, *astuple(found)) for name, found in distances.items()]
+    return dump_table(("column", *(one.name for one in fields(Distances))), rows)
+
+
 def _shown(names: Sequence[str], chosen: Sequence[str], finished: Set[str]) -> list[str]:
     """List the rows or columns to show: those to run now and those with finished cells."""
     return [name for name in names if name in finished or not chosen or name in chosen]
+
+
+def _distances_sections(grid: Grid, found: Mapping[str, Distances]) -> list[Section]:
+    if not grid.distances or not found:
+        return []
+    rows = [
+        (
+            Entry(name),
+            Entry(str(found[name].num_clients)),
+            Entry(f"{found[name].sizes:.1f}"),
+            Entry(_decimals(found[name].classes)),
+            Entry(_decimals(found[name].features)),
+        )
+        for name in grid.column_names
+        if name in found
+    ]
+    return [
+        Section(
+            "How different the clients are",
+            "Sizes: images of the largest client for each of the smallest. Classes: mean distance "
+            "of two clients' shares of labeled pixels (total variation: 0 is alike, 1 is nothing "
+            "in common). Features: mean distance of two clients' mean features, in standard "
+            "deviations of all features."
+            + (" Measured with the first site held out." if grid.leave_one_out else ""),
+            ("column", "clients", "sizes", "classes", "features"),
+            tuple(rows),
+        )
+    ]
+
+
+def _decimals(value: float | None) -> str:
+    return formatting.ABSENT if value is None else f"{value:.3f}"
 
 
 def _failed_section(failures: Mapping[str, str]) -> list[Section]:

@@ -7,6 +7,7 @@ from statistics import fmean
 import numpy as np
 from jaxtyping import UInt8
 
+from fusseg.bench.cell_results import read_results
 from fusseg.bench.cells import Cell, cell_progress, folder_name
 from fusseg.bench.grid import Grid
 from fusseg.bench.projection import (
@@ -28,7 +29,7 @@ from fusseg.federation.strategies import resolve
 from fusseg.report.bench_page import PageFigure
 from fusseg.report.class_distribution import draw_class_distribution
 from fusseg.report.cluster_colors import choose_coloring, class_colors
-from fusseg.report.drawings import Color, clouds_png, panels_png, seed_curves_png
+from fusseg.report.drawings import Color, clouds_png, ladder_png, panels_png, seed_curves_png
 from fusseg.report.numbers import is_choice
 from fusseg.runs.choice import keeps_start
 from fusseg.runs.directory import load_record
@@ -56,6 +57,8 @@ def draw_figures(
         FussegError: If data or records cannot be read.
     """
     finished = [cell for cell in cells if cell_progress(cell) == "finished"]
+    if grid.distances:
+        yield "ladder.png", PageFigure("mIoU of each column", _draw_ladder(grid, finished))
     for column in grid.column_names:
         of_column = [cell for cell in finished if cell.column == column]
         if not of_column:
@@ -86,6 +89,22 @@ def draw_figures(
             trained = max(resolve(cell.config).rounds for cell in of_column)
             caption = f"mIoU per round, mean and standard deviation over seeds: {column}"
             yield f"{name}-rounds.png", PageFigure(caption, seed_curves_png(curves, trained))
+
+
+def _draw_ladder(grid: Grid, finished: Sequence[Cell]) -> bytes:
+    """Draw the last scores of all methods over the columns, in their order."""
+    _, results = read_results(finished)
+    series = {
+        method: [
+            [
+                list(result.scores.values())[-1].mean_iou
+                for result in results.get((method, column), {}).values()
+            ]
+            for column in grid.column_names
+        ]
+        for method in grid.method_names
+    }
+    return ladder_png(series, grid.column_names)
 
 
 def _panels(

@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from fusseg.bench.cell_results import read_cell
 from fusseg.bench.cells import Cell, cell_progress, list_cells
+from fusseg.bench.distances import Distances, measure_distances
 from fusseg.bench.grid import Grid, check_names, override_grid
 from fusseg.bench.grid_file import dump_grid, find_grid, load_grid, read_seeds
 from fusseg.bench.output import FIGURES, GRID, MARKDOWN, PAGE, Bench, write_file, write_tables
@@ -23,6 +24,7 @@ from fusseg.cluster.workers import TOKEN, Workers
 from fusseg.config.file import parse_overrides
 from fusseg.config.schema import Config, FederationConfig, LocalConfig, ModelConfig
 from fusseg.core.errors import ConfigError, FussegError
+from fusseg.federation.strategies import find_strategy
 from fusseg.report import formatting
 from fusseg.report.bench_page import PageFigure
 from fusseg.runs.prepare import prepare
@@ -80,6 +82,7 @@ def run_bench(options: BenchOptions) -> bool:
         failures: dict[str, str] = {}
         try:
             _extract(pending, options.cache, workers, display)
+            bench = replace(bench, distances=_measure_distances(grid, chosen, options.cache))
             _run(pending, options, workers, failures, display)
         finally:
             write_tables(bench, failures, [])
@@ -154,6 +157,17 @@ def _extract(cells: Sequence[Cell], cache: Path, workers: Workers | None, displa
                 f"{cell.label}: no held-out image is labeled, and a table needs scores; set "
                 "data.held_out_sites to sites with masks"
             )
+
+
+def _measure_distances(grid: Grid, cells: Sequence[Cell], cache: Path) -> dict[str, Distances]:
+    """Measure how different the clients of each column are, if the grid asks for it."""
+    found: dict[str, Distances] = {}
+    for cell in cells if grid.distances else ():
+        # Pooled images have no clients to compare; a column's other rows share its partition.
+        pooled = find_strategy(cell.config.federation.strategy).pools_images
+        if cell.column not in found and not pooled:
+            found[cell.column] = measure_distances(cell.config, cache)
+    return found
 
 
 def _run(

@@ -15,6 +15,7 @@ from fusseg.core.errors import ConfigError
 Fit = Literal["crop", "stretch"]
 Crops = Literal["none", "five"]
 Interpolation = Literal["nearest", "box", "bilinear", "bicubic", "lanczos"]
+Camera = Literal["blurred", "tinted", "noisy"]
 AlphaChannel = Literal["blend", "ignore"]
 WhiteLevel = int | dict[str, int]
 Wire = Literal["float32", "bfloat16"]
@@ -59,14 +60,14 @@ class DataConfig:
     held_out_list: str = ""
     """File with one `stem` or `site/stem` per line: only these of the held-out images count."""
     partition: str = "site"
-    """Which client holds which training image: `site`, `iid`, `dirichlet`, `blocks`, `column:NAME`
-    or `file:PATH`."""
+    """Which client holds which training image: `site`, `iid`, `dirichlet`, `classes`, `blocks`,
+    `sizes:RATIO`, `column:NAME` or `file:PATH`."""
     num_clients: int = 0
     """Number of clients that the training images are divided among; 0: as many as sites."""
     alpha: float = 0.5
     """Concentration of `dirichlet`: small is uneven, large is even."""
     partition_seed: int = 0
-    """Seed of `iid` and `dirichlet`; separate from the seed of training."""
+    """Seed of `iid`, `dirichlet` and `sizes`; separate from the seed of training."""
     crops: Crops = "none"
     """`five`: each training image is replaced by its four quarters and its center, each of half its
     height and width; held-out images stay whole."""
@@ -81,6 +82,9 @@ class DataConfig:
     """Stored value that counts as white, at all sites; or a table of such values by number of
     bands, as in `{1 = 4095, 3 = 65535}`; unset, or above the maximum of a file's type: that
     maximum."""
+    cameras: dict[str, Camera] | None = field(default=None, hash=False)
+    """In simulation: by client, the camera that its training images are seen through: `blurred`,
+    `tinted` or `noisy`; unset: their own."""
     alpha_channel: AlphaChannel = "blend"
     """What to do with a last band that is flagged as transparency: `blend` the image onto white, or
     `ignore` the band."""

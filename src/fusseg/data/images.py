@@ -8,6 +8,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from fusseg.config.schema import AlphaChannel, DataConfig, Interpolation
+from fusseg.data.cameras import see_through
 from fusseg.data.decoding import decode_raster, decoded_shape, read_file
 from fusseg.data.geometry import Fit, cut, resample, shared_shape
 from fusseg.data.items import Item
@@ -78,14 +79,15 @@ def load_image(item: Item, decoding: Decoding = DEFAULT) -> UInt8[np.ndarray, "h
     """Read an image upright (EXIF), as RGB in [0, 255].
 
     Args:
-        item: An image or a crop of one.
+        item: An image or a crop of one, and the camera that it is seen through.
         decoding: Meaning of its values.
 
     Raises:
         DataError: If the file cannot be read, is broken, too large, or not convertible to RGB.
     """
     pixels = to_rgb(read_raster(item), decoding)
-    return pixels if item.crop is None else cut(pixels, item.crop.share)
+    pixels = pixels if item.crop is None else cut(pixels, item.crop.share)
+    return pixels if item.camera is None else see_through(item.camera, pixels)
 
 
 def read_raster(item: Item) -> Raster:

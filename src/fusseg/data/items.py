@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from fusseg.config.schema import Camera
 from fusseg.data.geometry import Share
 from fusseg.data.synthetic.scenes import Scene
 
@@ -35,6 +36,8 @@ class Item:
     """Client that holds it; by default its site."""
     crop: Crop | None = None
     """Part of image and mask that is used; None: all of them."""
+    camera: Camera | None = None
+    """Camera that the image is seen through, in simulation; None: its own."""
 
     def __post_init__(self) -> None:
         """Set the client to the site if none is named."""

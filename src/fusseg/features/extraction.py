@@ -238,7 +238,7 @@ def _digest_on(workers: Workers, items: Sequence[Item]) -> Iterator[DigestedItem
 
 
 def digest_item(item: Item, contents: dict[Source, str]) -> DigestedItem | Skipped:
-    """Hash an image's bytes and the place of a crop; an unreadable image is skipped.
+    """Hash an image's bytes, crop and camera; an unreadable image is skipped.
 
     Args:
         item: An image or a crop of one.
@@ -254,6 +254,8 @@ def digest_item(item: Item, contents: dict[Source, str]) -> DigestedItem | Skipp
         return Skipped(item, str(error))
     if item.crop is not None:
         digest = hashlib.sha256(f"{digest} {item.crop.share}".encode()).hexdigest()
+    if item.camera is not None:
+        digest = hashlib.sha256(f"{digest} {item.camera}".encode()).hexdigest()
     return DigestedItem(item, digest)
 
 

@@ -152,6 +152,37 @@ def seed_curves_png(series: Mapping[str, Mapping[int, Sequence[float]]], finish:
     return _png(figure)
 
 
+def ladder_png(series: Mapping[str, Sequence[Sequence[float]]], steps: Sequence[str]) -> bytes:
+    """Draw mIoU over the columns of a grid: the mean over seeds, and one standard deviation.
+
+    Args:
+        series: Values in [0, 1] of all seeds, by method and column; none for a missing cell.
+        steps: Names of the columns.
+    """
+    figure = Figure(figsize=(8.4, 4.6), dpi=_DPI)
+    axes = figure.add_axes((0.07, 0.27, 0.72, 0.69))
+    with matplotlib.style.context("default"):
+        for number, (method, columns) in enumerate(series.items()):
+            places = [place for place, values in enumerate(columns) if values]
+            axes.errorbar(
+                places,
+                [100 * fmean(columns[place]) for place in places],
+                [100 * stdev(columns[place]) if len(columns[place]) > 1 else 0 for place in places],
+                color=f"C{number % _NUM_COLORS}",
+                linestyle=_STYLES[number // _NUM_COLORS % len(_STYLES)],
+                marker="o",
+                capsize=3,
+                lw=1.6,
+                label=plain(method, 40),
+            )
+    axes.set_xticks(range(len(steps)), [plain(step, 40) for step in steps], rotation=35, ha="right")
+    axes.set_ylabel("mIoU (%)")
+    axes.grid(color="#e4e3dd")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8, frameon=False)
+    return _png(figure)
+
+
 def _draw_cloud(axes, cloud: Cloud) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
     colors = cloud.colors / 255
     own = ~cloud.shared

@@ -9,9 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int64
 
 from fusseg.config.schema import DataConfig
 from fusseg.core.errors import ConfigError, DataError, nearest_name
+from fusseg.data.cameras import choose_cameras
 from fusseg.data.crops import cut_up
 from fusseg.data.items import Dataset, Item
 from fusseg.data.partitions.dirichlet import deal_dirichlet
@@ -19,6 +21,12 @@ from fusseg.data.partitions.dominant import count_labels, dominant_classes, know
 from fusseg.data.partitions.grouping import apportion, check_enough, join_runs, split_evenly
 from fusseg.data.partitions.partition_file import read_partition
 from fusseg.data.partitions.small_clients import MIN_IMAGES, small_clients
+from fusseg.data.partitions.unlike_clients import (
+    deal_classes,
+    deal_sizes,
+    growing_sizes,
+    parse_ratio,
+)
 from fusseg.data.selection import select_training
 
 Partition = Callable[[Sequence[Item], Dataset, DataConfig, int], list[str]]
@@ -31,9 +39,11 @@ def training_images(
 ) -> tuple[Item, ...]:
     """List the training images: selected, divided among clients, and cut into crops.
 
+    `data.cameras` says which clients see theirs through another camera.
+
     Args:
         dataset: All images.
-        config: Selection, partition and crops.
+        config: Selection, partition, cameras and crops.
         min_images: Least number of images that `dirichlet` gives each client: a batch.
 
     Raises:
@@ -48,7 +58,7 @@ def training_images(
         [('client-00', 4), ('client-01', 4), ('client-02', 4), ('client-03', 4)]
     """
     items = partition(select_training(dataset, config), dataset, config, min_images)
-    return cut_up(items, config.crops)
+    return cut_up(choose_cameras(items, config.cameras or {}), config.crops)
 
 
 def partition(
@@ -72,7 +82,7 @@ def partition(
     if bool(argument) != (kind in _WITH_ARGUMENT) or bool(colon) != bool(argument):
         form = _WITH_ARGUMENT.get(kind, kind)
         raise ConfigError(f"data.partition must be {form!r}, got {config.partition!r}")
-    if kind in _WITH_ARGUMENT and config.num_clients:
+    if kind in _DECIDES_CLIENTS and config.num_clients:
         raise ConfigError(
             f"data.num_clients is {config.num_clients}, but data.partition {config.partition!r} "
             "decides how many clients there are; set it to 0"
@@ -124,21 +134,34 @@ def by_dirichlet(
 
     Images without a labeled pixel are dealt out like one more class.
     """
-    without = [item for item in items if item.mask is None]
-    classes = known_classes(items, dataset)
-    if without or classes is None:
-        raise DataError(
-            f'data.partition "dirichlet" needs the dominant class of each image, but '
-            f"{len(without)} of {len(items)} training images have no mask, the first: image "
-            f"{without[0].stem!r} of site {without[0].site!r}; add masks, leave the images out "
-            "with data.train_list, or choose another partition"
-        )
     num_clients = config.num_clients or len(_sites(items, dataset))
-    dominant = dominant_classes(count_labels(items, classes))
+    dominant = _dominant(items, dataset, "dirichlet")
     least = max(min_images, MIN_IMAGES)
     clients = deal_dirichlet(dominant, num_clients, config.alpha, least, config.partition_seed)
     names = client_names(num_clients)
     return [names[client] for client in clients]
+
+
+def by_classes(
+    items: Sequence[Item], dataset: Dataset, config: DataConfig, min_images: int
+) -> list[str]:
+    """Give all images of a dominant class to one client, so that no two share a class."""
+    num_clients = config.num_clients or len(_sites(items, dataset))
+    clients = deal_classes(_dominant(items, dataset, "classes"), num_clients)
+    names = client_names(num_clients)
+    return [names[client] for client in clients]
+
+
+def by_sizes(
+    items: Sequence[Item], dataset: Dataset, config: DataConfig, min_images: int
+) -> list[str]:
+    """Shuffle all images, and deal them out to clients of growing sizes."""
+    ratio = parse_ratio(config.partition.removeprefix("sizes:"))
+    num_clients = config.num_clients or len(_sites(items, dataset))
+    names = client_names(num_clients)
+    sizes = growing_sizes(len(items), num_clients, ratio)
+    dealt = deal_sizes(len(items), sizes, np.random.default_rng(config.partition_seed))
+    return [names[client] for client in dealt]
 
 
 def by_blocks(
@@ -178,13 +201,17 @@ PARTITIONS: dict[str, Partition] = {
     "site": by_site,
     "iid": at_random,
     "dirichlet": by_dirichlet,
+    "classes": by_classes,
+    "sizes": by_sizes,
     "blocks": by_blocks,
     "column": by_column,
     "file": by_file,
 }
 """Partitions by name; adding one is one function and one line."""
 
-_WITH_ARGUMENT = {"column": "column:NAME", "file": "file:PATH"}
+_WITH_ARGUMENT = {"column": "column:NAME", "file": "file:PATH", "sizes": "sizes:RATIO"}
+_DECIDES_CLIENTS = ("column", "file")
+"""Partitions that say how many clients there are."""
 
 
 def client_names(num_clients: int, prefix: str = "client") -> list[str]:
@@ -196,6 +223,26 @@ def client_names(num_clients: int, prefix: str = "client") -> list[str]:
     """
     width = max(2, len(str(num_clients - 1)))
     return [f"{prefix}-{client:0{width}d}" for client in range(num_clients)]
+
+
+def _dominant(
+    items: Sequence[Item], dataset: Dataset, partition: str
+) -> Int64[np.ndarray, " images"]:
+    """Find the dominant class of each image, for a partition that cannot do without.
+
+    Raises:
+        DataError: If an image has no mask.
+    """
+    without = [item for item in items if item.mask is None]
+    classes = known_classes(items, dataset)
+    if without or classes is None:
+        raise DataError(
+            f'data.partition "{partition}" needs the dominant class of each image, but '
+            f"{len(without)} of {len(items)} training images have no mask, the first: image "
+            f"{without[0].stem!r} of site {without[0].site!r}; add masks, leave the images out "
+            "with data.train_list, or choose another partition"
+        )
+    return dominant_classes(count_labels(items, classes))
 
 
 def _sites(items: Sequence[Item], dataset: Dataset) -> list[str]:

@@ -16,15 +16,16 @@ def split_evenly(length: int, num_parts: int) -> list[int]:
     return [size + (part < larger) for part in range(num_parts)]
 
 
-def apportion(sizes: Sequence[int], num_parts: int) -> list[int]:
+def apportion(sizes: Sequence[int], num_parts: int, least: int = 1) -> list[int]:
     """Distribute parts among groups in proportion to their sizes, by the largest remainder.
 
-    Every group gets at least one part: groups with a fair share of less than one get one each, and
-    the others share the rest. Of equal remainders, the first counts as the larger.
+    Every group gets at least `least` parts: groups with a smaller fair share get that many, and the
+    others share the rest. Of equal remainders, the first counts as the larger.
 
     Args:
         sizes: Size of each group, above 0.
-        num_parts: Number of parts, at least the number of groups.
+        num_parts: Number of parts, at least `least` times the number of groups.
+        least: Least number of parts of a group, at least 1.
 
     Examples:
         >>> apportion([10, 5, 1], 5)
@@ -33,12 +34,13 @@ def apportion(sizes: Sequence[int], num_parts: int) -> list[int]:
     small: set[int] = set()
     while True:
         shared = [place for place in range(len(sizes)) if place not in small]
-        rest, total = num_parts - len(small), sum(sizes[place] for place in shared)
-        below_one = {place for place in shared if sizes[place] * rest < total}
-        if not below_one:
+        rest = num_parts - least * len(small)
+        total = sum(sizes[place] for place in shared)
+        below = {place for place in shared if sizes[place] * rest < least * total}
+        if not below:
             break
-        small |= below_one
-    parts = [1] * len(sizes)
+        small |= below
+    parts = [least] * len(sizes)
     for place in shared:
         parts[place] = sizes[place] * rest // total
     remainders = sorted(shared, key=lambda place: (-(sizes[place] * rest % total), place))

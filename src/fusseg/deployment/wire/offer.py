@@ -96,6 +96,11 @@ def check_deployable(config: Config) -> None:
             f"{config.data.num_clients}, but each site holds its own images; set them to 'site' "
             "and 0"
         )
+    if config.data.cameras:
+        raise ConfigError(
+            "data.cameras changes images in a simulation, but each site has cameras of its own; "
+            "remove it"
+        )
     if config.data.layout != "sites":
         raise ConfigError(
             f"data.layout is {config.data.layout!r}, but every site has a folder of images; set it "
