@@ -8,11 +8,15 @@ import torch
 
 def test_a_deployment_ends_in_the_bits_of_the_simulation(make_federation, same_bits):
     # One start, judged against the trained model, and classes with a given shrinkage: few
-    # exchanges, as each takes seconds.
+    # exchanges, as each takes seconds. Sites send their own clusters, and how well their codes fit.
     federation = make_federation(
         "model.init=pca",
         "model.init_steps=2",
         "model.whitening=0",
+        "federation.site_clusters=used",
+        "federation.min_cluster_share=0.3",
+        "federation.weights=uncertainty",
+        "federation.max_weight_share=1",
         "federation.teach=true",
         "teach.shrinkage=0.1",
         sites=("east", "north"),
