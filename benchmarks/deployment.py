@@ -35,11 +35,14 @@ image_size = [240, 320]
 name = "filterbank"
 [model]
 num_clusters = 2
+init = "random"
+whitening = 0
 [local]
 steps = {steps}
 [federation]
 rounds = {rounds}
 wire = "{wire}"
+keep = "last"
 round_timeout = 600.0
 wait_timeout = 1200.0
 """
@@ -115,7 +118,7 @@ KINDS = {
     "flower_superlink": "SuperLink",
     "edge_process": "edge",
     "flwr-serverapp": "ServerApp",
-    "flwr-clientapp": "ClientApp, one per message",
+    "multiprocessing.forkserver": "the warm process and its ClientApps, each",
     "flower_supernode": "SuperNode",
     "flower-superexec": "SuperExec",
     "flower_superexec": "SuperExec",

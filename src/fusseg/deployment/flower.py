@@ -1,6 +1,7 @@
 """Every command line, variable and file of Flower that fusseg uses, for Flower 1.42.
 
-An upgrade of Flower affects this file, `own_app.py`, the edge and the imports of the two apps.
+An upgrade of Flower affects this file, `own_app.py`, `site/warm_apps.py`, the edge and the imports
+of the two apps.
 docs/deployment.md describes how this version of Flower behaves.
 """
 
@@ -22,6 +23,8 @@ from fusseg.deployment.own_script import MODULE, SCRIPT
 
 APP = Path(__file__).parent / "flower-app"
 CONNECTION = "fusseg"
+CLIENT_APP, SERVER_APP = "flwr-clientapp", "flwr-serverapp"
+"""Programs that SuperExec starts."""
 _COMMAND_SECONDS = 60.0
 
 QUIET = {
@@ -87,21 +90,28 @@ def link_programs(folder: Path, app_command: str, function: str) -> None:
     """Fill a folder with the programs of a process: Flower's SuperExec and the app it may start.
 
     SuperExec starts apps by name. The program that it finds here runs the app of the installed
-    package and no other (`own_app`). There is no program for its other kinds of tasks.
+    package and no other (`own_app`). There is no program for its other kinds of tasks. The
+    SuperExec of a site forks its apps from a warm process (`site/warm_apps.py`).
 
     Args:
         folder: Created if it is absent.
-        app_command: What SuperExec starts: `flwr-clientapp` or `flwr-serverapp`.
+        app_command: What SuperExec starts: `CLIENT_APP` or `SERVER_APP`.
         function: What runs in its place, as `MODULE:FUNCTION`.
     """
     module, _, name = function.partition(":")
+    superexec = "from flwr.supercore.cli import flower_superexec", "flower_superexec()"
+    if app_command == CLIENT_APP:
+        warm = "from fusseg.deployment.site.warm_apps import run_site_superexec"
+        superexec = warm, f"run_site_superexec({function!r})"
     folder.mkdir(parents=True, exist_ok=True)
-    for program, code in {
-        "flower-superexec": "from flwr.supercore.cli import flower_superexec as main",
-        app_command: f"from {module} import {name} as main",
+    for program, (imported, called) in {
+        "flower-superexec": superexec,
+        app_command: (f"from {module} import {name}", f"{name}()"),
     }.items():
         path = folder / program
-        write_atomically(path, f"#!{sys.executable}\n{code}\n\nmain()\n".encode())
+        # Guarded: a process that Python forks reads the program of its parent.
+        guarded = f'if __name__ == "__main__":\n    {imported}\n\n    {called}\n'
+        write_atomically(path, f"#!{sys.executable}\n{guarded}".encode())
         path.chmod(0o700)
 
 

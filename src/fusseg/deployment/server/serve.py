@@ -139,7 +139,7 @@ def _start(
     """Start SuperLink, SuperExec and edge, and admit the sites."""
     folder = children.folder
     programs = folder / "programs"
-    flower.link_programs(programs, "flwr-serverapp", "fusseg.deployment.own_app:run_server_app")
+    flower.link_programs(programs, flower.SERVER_APP, "fusseg.deployment.own_app:run_server_app")
     variables = flower.environment(folder, programs)
     secret = folder / "superexec.secret"
     write_atomically(secret, secrets.token_hex(32).encode())

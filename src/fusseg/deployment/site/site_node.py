@@ -133,7 +133,9 @@ class SiteNode:
 
     def _start(self) -> "Popen[bytes]":
         programs = self._folder / "programs"
-        flower.link_programs(programs, "flwr-clientapp", "fusseg.deployment.own_app:run_client_app")
+        flower.link_programs(
+            programs, flower.CLIENT_APP, "fusseg.deployment.own_app:run_client_app"
+        )
         command = flower.supernode_command(
             str(self._server),
             self._authority.resolve(),
