@@ -200,7 +200,7 @@ def test_unknown_rows_and_grids_name_the_nearest():
 
 PRESETS = [
     (table, preset)
-    for table in ("table1", "table2", "table3")
+    for table in ("table1", "table2", "table3", "heterogeneity")
     for preset in tomllib.loads(find_grid(table).read_text())["presets"]
 ]
 

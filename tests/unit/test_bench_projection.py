@@ -40,6 +40,9 @@ def test_history_is_read_at_unit_length_and_rounds_without_clients_are_left_out(
     centroids = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
     save_history(tmp_path, 1, centroids, {"b": 2 * centroids, "a": 3 * centroids})
     save_history(tmp_path, 2, centroids, {})
+    # Clients that sent their own clusters only.
+    save_history(tmp_path, 3, centroids, {"a": centroids[:1].clone(), "b": 2 * centroids})
+    save_history(tmp_path, 4, centroids, {"a": centroids[:1].clone(), "b": centroids[1:].clone()})
     history = read_history(tmp_path)
     assert list(history) == [1]
     expected = np.array([[0.6, 0.8], [0, 1]])

@@ -40,7 +40,12 @@ def test_the_folder_of_programs_holds_the_starter_and_one_app(tmp_path):
     flower.link_programs(tmp_path, "flwr-clientapp", "fusseg.deployment.own_app:run_client_app")
     programs = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert sorted(programs) == ["flower-superexec", "flwr-clientapp"]
-    assert programs["flwr-clientapp"].startswith(f"#!{sys.executable}\n")
+    # -P: modules are not looked for in the working directory.
+    assert all(text.startswith(f"#!{sys.executable} -P\n") for text in programs.values())
+    assert (
+        "run_site_superexec('fusseg.deployment.own_app:run_client_app')"
+        in (programs["flower-superexec"])
+    )
     done = subprocess.run(
         [str(tmp_path / "flwr-clientapp"), "--help"], capture_output=True, text=True, check=True
     )

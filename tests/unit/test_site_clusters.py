@@ -17,7 +17,7 @@ from fusseg.federation.state import Client, ClientUpdate, GlobalState
 from fusseg.federation.strategies import resolve
 from fusseg.segmentation.head import initial_head
 from fusseg.segmentation.objective import Model
-from fusseg.segmentation.training import TrainingPlan
+from fusseg.segmentation.training import Trainee, TrainingPlan, train_together
 
 STRATEGIES = ["fedavg", "fedcc-kmeans", "fedcc-maximin", "consensus"]
 SHIFTS = {"shift_self": 0.4, "shift_neighbor": 0.2, "shift_random": 0.3}
@@ -72,7 +72,8 @@ def test_marks_are_no_counts_that_the_bound_on_weights_lowers(state, seeded):
         sent("b", 1, [1, 1, 0], [[3.0, 0.0], [0.0, 4.0]]),
     ]
     found = merged(updates, state, seeded(0), max_weight_share=0.5)
-    assert found.tolist() == [[2.0, 0.0], [0.0, 4.0], [9.0, 9.0]]
+    # The second cluster is one client's own, who moves it half of the way.
+    assert found.tolist() == [[2.0, 0.0], [0.0, 6.5], [9.0, 9.0]]
 
 
 def test_a_pool_holds_the_clients_centroids_and_those_that_nobody_has(state, seeded):
@@ -85,7 +86,31 @@ def test_a_pool_holds_the_clients_centroids_and_those_that_nobody_has(state, see
         assert sorted(found.tolist()) == [[0.0, 4.0], [1.0, 0.0], [9.0, 9.0]], strategy
 
 
-def test_consensus_leaves_out_codes_near_a_centroid_that_the_client_did_not_train(state, seeded):
+def test_no_weight_moves_a_centroid_further_than_its_share(state, seeded):
+    updates = [
+        sent("honest", 2, [1, 1, 0], [[1.0, 0.0], [0.0, 1.0]]),
+        sent("liar", 10_000_000, [1, 0, 1], [[5.0, 0.0], [1.0, 9.0]]),
+    ]
+    found = merged(updates, state, seeded(0), max_weight_share=0.5)
+    assert found.tolist() == [[3.0, 0.0], [0.0, 5.0], [5.0, 9.0]]
+
+
+def test_consensus_counts_no_codes_at_a_centroid_that_the_client_did_not_train(state, seeded):
+    def found(other):
+        counts = [torch.tensor([0, 0, 100]), torch.tensor([100, 0, other])]
+        cosines = [(one > 0).double() for one in counts]
+        updates = [
+            sent("a", 1, [0, 0, 1], [[1.0, 1.2]], counts=counts[0], cosines=cosines[0]),
+            sent("b", 1, [1, 0, 0], [[9.0, 0.1]], counts=counts[1], cosines=cosines[1]),
+        ]
+        after = replace(state, round_number=3)
+        return merged(updates, after, seeded(0), strategy="consensus")
+
+    assert torch.equal(found(0), found(50))
+    assert torch.allclose(found(0)[2], torch.tensor([1.0, 1.2]) / 2.44**0.5)
+
+
+def test_consensus_keeps_the_servers_centroids_of_clusters_that_nobody_has(state, seeded):
     counts = torch.tensor([100, 0, 100])
     cosines = torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64)
     updates = [
@@ -151,6 +176,23 @@ def train_once(clients, state, protocol, at_once=1):
     exchange = simulate(clients, {}, protocol, at_once)
     (task,) = protocol.tasks(1)
     return list(exchange(state, task))
+
+
+@pytest.mark.parametrize("num_clients", [1, 2])
+def test_centroids_of_other_clusters_stay_bit_by_bit_while_the_others_move(
+    federation, seeded, num_clients
+):
+    clients, state = federation
+    local = settle(5, 4, replace(LOCAL, objective="smooseg", tables={})).local
+    used = torch.tensor([True, False, True, False, False])
+    trainees = [
+        Trainee(state.model, client.features, None, seeded(place), used=used if place else ~used)
+        for place, client in enumerate(clients[:num_clients])
+    ]
+    start = state.model.centroids
+    for trainee, trained in zip(trainees, train_together(trainees, state.plan, local), strict=True):
+        moved = (trained.model.centroids != start).any(dim=1)
+        assert moved.tolist() == trainee.used.tolist() == trained.used.tolist()
 
 
 @pytest.mark.parametrize("at_once", [1, 3])

@@ -11,15 +11,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fusseg.bench.distances import distance_of_classes, distance_of_features, measure_distances
+from fusseg.bench.distances import (
+    Distances,
+    distance_of_classes,
+    distance_of_features,
+    dump_distances,
+    measure_distances,
+    read_distances,
+)
 from fusseg.config.schema import BackboneConfig, Config, DataConfig
-from fusseg.core.errors import ConfigError
+from fusseg.core.errors import ConfigError, DataError
 from fusseg.data.cameras import see_through
 from fusseg.data.images import load_image
 from fusseg.data.items import Item
 from fusseg.data.layouts import open_dataset
 from fusseg.data.partitions import training_images
 from fusseg.data.partitions.grouping import apportion
+from fusseg.data.partitions.leave_one_out import leave_one_out
 from fusseg.data.partitions.unlike_clients import deal_classes, growing_sizes
 from fusseg.features.extraction import digest_item
 
@@ -76,6 +84,34 @@ def test_partitions_of_sizes_and_classes_are_chosen_by_name():
     assert [name for name, _ in streets] == list(names)
     drawn = counts_of(partition="sizes:7", num_clients=2, partition_seed=1)
     assert drawn == list(zip(names, (2, 14), strict=True))
+
+
+def test_too_few_images_for_clients_of_growing_sizes_are_refused(tmp_path):
+    for site in ("a", "b", "c"):
+        (tmp_path / site / "images").mkdir(parents=True)
+        Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / site / "images" / "0.png")
+    config = DataConfig(root=str(tmp_path), partition="sizes:2")
+    with pytest.raises(ConfigError, match="3 is too many for 3 training images"):
+        training_images(open_dataset(config), config)
+
+
+def test_a_held_out_site_needs_no_camera():
+    config = replace(SCENES, cameras={"hall": "noisy", "yard": "tinted"})
+    turns = leave_one_out(config)
+    assert turns["hall"].cameras == {"yard": "tinted"}
+    assert turns["tank"].cameras == config.cameras
+    assert leave_one_out(SCENES)["hall"].cameras is None
+
+
+def test_measured_distances_are_read_again_and_damage_is_named(tmp_path):
+    found = {"i.i.d.": Distances(3, 1.5, None, 0.25), "x": Distances(2, 1.0, 0.125, 0.0)}
+    path = tmp_path / "distances.csv"
+    assert read_distances(path) == {}
+    path.write_text(dump_distances(found))
+    assert read_distances(path) == found
+    path.write_text(path.read_text().replace("0.25", "far"))
+    with pytest.raises(DataError, match="line 2 has a distance that is no number"):
+        read_distances(path)
 
 
 @pytest.mark.parametrize("text", ["sizes:0.5", "sizes:many", "sizes:nan", "sizes:1e9"])

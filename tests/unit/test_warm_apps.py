@@ -1,6 +1,7 @@
 """ClientApps as forks of one process that has imported torch, Flower and fusseg."""
 
 import json
+import multiprocessing.forkserver
 import os
 import sys
 import time
@@ -81,6 +82,30 @@ def test_apps_are_forks_of_one_process_that_has_imported_everything(executor, tm
         executor.reconcile()
     with pytest.raises(ProcessLookupError):
         os.kill(last["pid"], 0)
+
+
+# Flower drops the programs that it starts.
+@pytest.mark.filterwarnings("ignore:subprocess:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_without_a_warm_process_an_app_starts_as_a_program(executor, monkeypatch, tmp_path):
+    program = tmp_path / "flwr-clientapp"
+    program.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/arguments\n')
+    program.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    # Too long for a socket.
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setitem(multiprocessing.current_process()._config, "tempdir", str(long))
+    server = multiprocessing.forkserver.ForkServer()
+    monkeypatch.setattr(multiprocessing.forkserver, "_forkserver", server)
+    for name in ("ensure_running", "connect_to_new_process"):
+        monkeypatch.setattr(multiprocessing.forkserver, name, getattr(server, name))
+    executor.launch(spec("cold"))
+    until = time.monotonic() + 60
+    while not (tmp_path / "arguments").exists() or not (tmp_path / "arguments").read_text():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert "--token cold" in (tmp_path / "arguments").read_text()
 
 
 def test_other_kinds_of_tasks_have_no_program(executor, monkeypatch, tmp_path):

@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusseg.config.schema import Config, FederationConfig, ModelConfig
-from fusseg.core.errors import ConfigError
+from fusseg.core.errors import ConfigError, FederationError
 from fusseg.federation.gathering import aggregate, client_shares
 from fusseg.federation.lloyd_steps import LLOYD_STEP, CodeSums
+from fusseg.federation.parts import head_parts
+from fusseg.federation.protocol import Task
 from fusseg.federation.state import ClientUpdate
 from fusseg.federation.strategies import resolve
 from fusseg.federation.weights import bounded_counts, client_weight, num_bounded, weight_bound
@@ -228,7 +230,7 @@ def test_the_weight_of_a_client_that_claims_to_fit_perfectly_is_bounded(state, m
         ({"weights": "uncertainty", "strategy": "pca"}, "weights is 'uncertainty', but"),
         (
             {"weights": "uncertainty", "aggregate_heads": False},
-            "nothing that clients train is averaged",
+            "enters no average of what clients train",
         ),
         ({"centroid_weights": "equal"}, "no centroids are averaged under federation.strategy"),
         (
@@ -240,6 +242,15 @@ def test_the_weight_of_a_client_that_claims_to_fit_perfectly_is_bounded(state, m
 def test_weights_that_enter_no_average_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         resolve(Config(federation=FederationConfig(**settings)))
+
+
+def test_an_exchange_that_trains_without_telling_the_fit_is_refused(state, make_update, seeded):
+    protocol = settle(strategy="fedavg", weights="uncertainty")
+    task = Task(
+        "own", lambda state, _: head_parts(state.model.head), dict, lambda found: None, trains=True
+    )
+    with pytest.raises(FederationError, match=r"'own' .* does not send the part 'fit'"):
+        aggregate(state, [], protocol, task, seeded(0))
 
 
 def test_the_fit_is_the_mean_cosine_of_all_codes_to_their_centroids():

@@ -2,7 +2,8 @@
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, fields
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
@@ -12,9 +13,11 @@ import torch
 from jaxtyping import Int64
 
 from fusseg.config.schema import Config
+from fusseg.core.errors import DataError
 from fusseg.data.layouts import open_dataset
 from fusseg.data.partitions import training_images
 from fusseg.data.partitions.dominant import count_labels, known_classes
+from fusseg.data.tables import dump_table, read_table
 from fusseg.features.extraction import wait_for
 from fusseg.features.feature_set import FeatureSet
 from fusseg.runs.prepare import prepare
@@ -51,6 +54,39 @@ def measure_distances(config: Config, cache: Path) -> Distances:
         classes=_distance_of_classes(config),
         features=distance_of_features([client.features for client in prepared.clients]),
     )
+
+
+def dump_distances(distances: Mapping[str, Distances]) -> str:
+    """Format one line per column of a grid; a distance that does not exist is empty."""
+    rows = [(name, *astuple(found)) for name, found in distances.items()]
+    return dump_table(("column", *(one.name for one in fields(Distances))), rows)
+
+
+def read_distances(path: Path) -> dict[str, Distances]:
+    """Read what `dump_distances` has written; empty if there is no file.
+
+    Raises:
+        DataError: If the file is damaged.
+    """
+    if not path.exists():
+        return {}
+    names = ("column", *(one.name for one in fields(Distances)))
+    found = {}
+    for row in read_table(path, "distances", names):
+        cells = row.cells
+        try:
+            found[cells["column"]] = Distances(
+                int(cells["num_clients"]),
+                float(cells["sizes"]),
+                float(cells["classes"]) if cells["classes"] else None,
+                float(cells["features"]),
+            )
+        except ValueError as error:
+            raise DataError(
+                f"line {row.line} has a distance that is no number ({error}); delete the file, and "
+                f"it is measured again: {path}"
+            ) from error
+    return found
 
 
 def _distance_of_classes(config: Config) -> float | None:

@@ -1,13 +1,13 @@
 """Write the table of a grid as Markdown, CSV and an HTML page."""
 
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import astuple, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fusseg.bench.cell_results import Result, read_results
 from fusseg.bench.cells import Cell
 from fusseg.bench.conditions import methods_section, settings_section
-from fusseg.bench.distances import Distances
+from fusseg.bench.distances import Distances, dump_distances
 from fusseg.bench.grid import Grid
 from fusseg.bench.table import Entry, Section, table_sections
 from fusseg.core.errors import DataError
@@ -75,7 +75,7 @@ def write_tables(bench: Bench, failures: Mapping[str, str], figures: Sequence[Pa
     write_file(bench.out / MARKDOWN, to_markdown(title, bench.command, markdown_sections).encode())
     write_file(bench.out / CSV, to_csv(bench.grid, single).encode())
     if bench.distances:
-        write_file(bench.out / DISTANCES, distances_csv(bench.distances).encode())
+        write_file(bench.out / DISTANCES, dump_distances(bench.distances).encode())
     write_file(bench.out / PAGE, page.encode())
 
 
@@ -121,12 +121,6 @@ def to_csv(grid: Grid, results: Mapping[Cell, Result]) -> str:
     return dump_table(_CSV_HEADER, _csv_rows(grid, results))
 
 
-def distances_csv(distances: Mapping[str, Distances]) -> str:
-    """Format one line per column; a distance that does not exist is empty."""
-    rows = [(name, *astuple(found)) for name, found in distances.items()]
-    return dump_table(("column", *(one.name for one in fields(Distances))), rows)
-
-
 def _shown(names: Sequence[str], chosen: Sequence[str], finished: Set[str]) -> list[str]:
     """List the rows or columns to show: those to run now and those with finished cells."""
     return [name for name in names if name in finished or not chosen or name in chosen]
@@ -151,8 +145,8 @@ def _distances_sections(grid: Grid, found: Mapping[str, Distances]) -> list[Sect
             "How different the clients are",
             "Sizes: images of the largest client for each of the smallest. Classes: mean distance "
             "of two clients' shares of labeled pixels (total variation: 0 is alike, 1 is nothing "
-            "in common). Features: mean distance of two clients' mean features, in standard "
-            "deviations of all features."
+            "in common; clients without labels do not count). Features: mean distance of two "
+            "clients' mean features, in standard deviations of all features."
             + (" Measured with the first site held out." if grid.leave_one_out else ""),
             ("column", "clients", "sizes", "classes", "features"),
             tuple(rows),

@@ -26,7 +26,7 @@ class RoundCentroids:
 
 
 def read_history(run_dir: Path) -> dict[int, RoundCentroids]:
-    """Read the centroids of every round in which the clients sent theirs.
+    """Read the centroids of every round in which the clients sent all of theirs.
 
     Raises:
         DataError: If a file is damaged.
@@ -34,7 +34,8 @@ def read_history(run_dir: Path) -> dict[int, RoundCentroids]:
     found = {}
     for number, tensors in load_history(run_dir).items():
         sent = [tensors[name].numpy() for name in sorted(tensors) if name.startswith(_CLIENT)]
-        if sent:
+        # Clients that send only their own clusters do not say here which these are.
+        if sent and all(rows.shape == tensors[_SERVER].shape for rows in sent):
             found[number] = RoundCentroids(_unit(tensors[_SERVER].numpy()), _unit(np.stack(sent)))
     return found
 

@@ -11,10 +11,19 @@ from filelock import FileLock, Timeout
 
 from fusseg.bench.cell_results import read_cell
 from fusseg.bench.cells import Cell, cell_progress, list_cells
-from fusseg.bench.distances import Distances, measure_distances
+from fusseg.bench.distances import Distances, measure_distances, read_distances
 from fusseg.bench.grid import Grid, check_names, override_grid
 from fusseg.bench.grid_file import dump_grid, find_grid, load_grid, read_seeds
-from fusseg.bench.output import FIGURES, GRID, MARKDOWN, PAGE, Bench, write_file, write_tables
+from fusseg.bench.output import (
+    DISTANCES,
+    FIGURES,
+    GRID,
+    MARKDOWN,
+    PAGE,
+    Bench,
+    write_file,
+    write_tables,
+)
 from fusseg.bench.pictures import draw_figures
 from fusseg.bench.run_cells import CellDone, run_cells, run_cells_on
 from fusseg.bench.table import PHASE_NAMES
@@ -82,7 +91,8 @@ def run_bench(options: BenchOptions) -> bool:
         failures: dict[str, str] = {}
         try:
             _extract(pending, options.cache, workers, display)
-            bench = replace(bench, distances=_measure_distances(grid, chosen, options.cache))
+            distances = _measure_distances(bench, chosen, options.cache, display)
+            bench = replace(bench, distances=distances)
             _run(pending, options, workers, failures, display)
         finally:
             write_tables(bench, failures, [])
@@ -159,14 +169,27 @@ def _extract(cells: Sequence[Cell], cache: Path, workers: Workers | None, displa
             )
 
 
-def _measure_distances(grid: Grid, cells: Sequence[Cell], cache: Path) -> dict[str, Distances]:
-    """Measure how different the clients of each column are, if the grid asks for it."""
-    found: dict[str, Distances] = {}
-    for cell in cells if grid.distances else ():
+def _measure_distances(
+    bench: Bench, cells: Sequence[Cell], cache: Path, display: Display
+) -> dict[str, Distances]:
+    """Measure how different the clients of each column are, if the grid asks for it.
+
+    Columns that were measured before are read from their file.
+    """
+    if not bench.grid.distances:
+        return {}
+    known = read_distances(bench.out / DISTANCES)
+    found = {name: known[name] for name in bench.grid.column_names if name in known}
+    for cell in cells:
         # Pooled images have no clients to compare; a column's other rows share its partition.
         pooled = find_strategy(cell.config.federation.strategy).pools_images
-        if cell.column not in found and not pooled:
+        if cell.column in found or pooled:
+            continue
+        try:
             found[cell.column] = measure_distances(cell.config, cache)
+        except FussegError as error:
+            # Scores do not need them.
+            display.line(f"the clients of {cell.column!r} could not be compared: {error}")
     return found
 
 

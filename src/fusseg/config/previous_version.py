@@ -54,7 +54,7 @@ def refuse_moved_keys(table: Mapping[str, Any]) -> None:
     moved = moved_keys(table)
     if moved:
         names = ", ".join(f"{key} is now {MOVED_KEYS[key]}{_describe_values(key)}" for key in moved)
-        raise ConfigError(f"{names}; unlike in fusseg {PREVIOUS}, see the changelog")
+        raise ConfigError(f"{names}; fusseg {PREVIOUS} had the old name, see the changelog")
 
 
 def translate_settings(table: Mapping[str, Any]) -> dict[str, Any]:

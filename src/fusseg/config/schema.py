@@ -288,8 +288,7 @@ class FederationConfig:
     """How FedCC compares centroids; the paper uses `euclidean`."""
     weights: Weights = "images"
     """Weight of a client in averages: `images`, its number of images (W in the paper's Table 3);
-    `equal`; `uncertainty`, its number of images, the more the better its codes fit its
-    centroids."""
+    `equal`; `uncertainty`, its number of images divided by the spread of its codes."""
     centroid_weights: Weights | None = None
     """The same for averages of centroids, which only `fedavg` makes; unset: as `weights`."""
     max_weight_share: float | Literal["auto"] = "auto"
@@ -300,10 +299,10 @@ class FederationConfig:
     aggregate_centroids: bool = True
     """Aggregate the centroids (C); otherwise each client keeps its own."""
     site_clusters: SiteClusters = "all"
-    """Which clusters a client trains and sends: `all`, or `used`, those that it has; the others
-    stay as the server sent them."""
+    """Which clusters a client trains and sends: `all`, or `used`, its own; the others stay as the
+    server sent them."""
     min_cluster_share: float = 0.01
-    """Share of a client's sampled positions from which on it has a cluster; for `used`."""
+    """Smallest share of a client's sampled positions at which a cluster is its own; for `used`."""
     server_optimizer: ServerOptimizer = "none"
     """How the server moves the head towards the clients' average: `none`, straight; `momentum`
     (FedAvgM) or `adam` (FedAdam), which remember the changes of earlier rounds."""

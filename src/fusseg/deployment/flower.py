@@ -109,9 +109,10 @@ def link_programs(folder: Path, app_command: str, function: str) -> None:
         app_command: (f"from {module} import {name}", f"{name}()"),
     }.items():
         path = folder / program
-        # Guarded: a process that Python forks reads the program of its parent.
+        # Guarded: a process that Python forks reads the program of its parent. Safe path: it would
+        # import modules from the working directory first.
         guarded = f'if __name__ == "__main__":\n    {imported}\n\n    {called}\n'
-        write_atomically(path, f"#!{sys.executable}\n{guarded}".encode())
+        write_atomically(path, f"#!{sys.executable} -P\n{guarded}".encode())
         path.chmod(0o700)
 
 

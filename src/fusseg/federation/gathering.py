@@ -113,7 +113,16 @@ class Gathering:
 
     def _kind(self, weights: Weights) -> Weights:
         """Return what clients are weighted by in this exchange: only training tells their fit."""
-        return "images" if weights == "uncertainty" and FIT not in self.parts else weights
+        if weights != "uncertainty" or FIT in self.parts:
+            return weights
+        if self.task.trains and self._averaged and weights == self.protocol.weights:
+            raise FederationError(
+                f"the exchange {self.task.name!r} of federation.strategy "
+                f"{self.protocol.strategy_name!r} does not send the part {FIT!r}, which "
+                "federation.weights 'uncertainty' needs; set it to 'images', or make the exchange "
+                "with train_task"
+            )
+        return "images"
 
     def _may_be_bounded(self) -> set[str]:
         """Name the held clients with the most images, and those with the largest weights."""

@@ -150,7 +150,7 @@ class Protocol:
     site_clusters: SiteClusters
     """Which clusters a client trains and sends."""
     min_cluster_share: float
-    """Share of a client's positions from which on it has a cluster."""
+    """Smallest share of a client's positions at which a cluster is its own."""
     server_optimizer: ServerOptimizer
     server_learning_rate: float
     server_momentum: float

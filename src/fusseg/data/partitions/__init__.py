@@ -87,11 +87,7 @@ def partition(
             f"data.num_clients is {config.num_clients}, but data.partition {config.partition!r} "
             "decides how many clients there are; set it to 0"
         )
-    if config.num_clients * MIN_IMAGES > len(items):
-        raise ConfigError(
-            f"data.num_clients {config.num_clients} is too many for {len(items)} training images, "
-            f"each client needs at least {MIN_IMAGES}; lower it"
-        )
+    _check_number(config.num_clients, len(items))
     ordered = sorted(items, key=lambda item: (item.site, item.stem))
     clients = PARTITIONS[kind](ordered, dataset, config, min_images)
     for message in small_clients(Counter(clients), config).values():
@@ -99,6 +95,14 @@ def partition(
     return tuple(
         replace(item, client=client) for item, client in zip(ordered, clients, strict=True)
     )
+
+
+def _check_number(num_clients: int, num_images: int) -> None:
+    if num_clients * MIN_IMAGES > num_images:
+        raise ConfigError(
+            f"data.num_clients {num_clients} is too many for {num_images} training images, each "
+            f"client needs at least {MIN_IMAGES}; lower it"
+        )
 
 
 def by_site(
@@ -158,6 +162,7 @@ def by_sizes(
     """Shuffle all images, and deal them out to clients of growing sizes."""
     ratio = parse_ratio(config.partition.removeprefix("sizes:"))
     num_clients = config.num_clients or len(_sites(items, dataset))
+    _check_number(num_clients, len(items))
     names = client_names(num_clients)
     sizes = growing_sizes(len(items), num_clients, ratio)
     dealt = deal_sizes(len(items), sizes, np.random.default_rng(config.partition_seed))

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from fusseg.config.schema import DataConfig
+from fusseg.config.schema import Camera, DataConfig
 from fusseg.core.errors import ConfigError
 from fusseg.data.layouts import open_dataset
 from fusseg.data.selection import check_names, check_split, select
@@ -49,6 +49,16 @@ def leave_one_out(config: DataConfig) -> dict[str, DataConfig]:
             "out; choose other data.train_sites, data.held_out_sites or splits"
         )
     return {
-        site: replace(config, train_sites=others, held_out_sites=(site,))
+        site: replace(
+            config,
+            train_sites=others,
+            held_out_sites=(site,),
+            cameras=_without(config.cameras, site),
+        )
         for site, others in turns.items()
     }
+
+
+def _without(cameras: dict[str, Camera] | None, site: str) -> dict[str, Camera] | None:
+    """Leave out the camera of a held-out site: only clients that train have one."""
+    return cameras and {name: camera for name, camera in cameras.items() if name != site}

@@ -61,7 +61,7 @@ def growing_sizes(num_images: int, num_clients: int, ratio: float) -> list[int]:
         ratio: Images of the last client for each of the first, up to rounding to whole images.
 
     Examples:
-        >>> growing_sizes(222, 3, 100)
+        >>> growing_sizes(222, 3, 100.0)
         [2, 20, 200]
     """
     shares = np.geomspace(1, ratio, num_clients)

@@ -2,21 +2,31 @@
 
 Flower starts a process for every message, and importing torch, Flower and fusseg in it takes two to
 four seconds of a core. Here one process imports them once, and each ClientApp is a fork of it. The
-process has one thread and has computed nothing before a fork, so that nothing is shared that
-matters.
+process has computed nothing before a fork; its only other threads are idle ones of OpenBLAS, which
+is made for forks.
 """
 
+import logging
 import multiprocessing
+import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from importlib import import_module
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
 
 from flwr.supercore.constant import TaskType
 from flwr.supercore.superexec import run_superexec as superexec
 from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult
 from flwr.supercore.superexec.executor.subprocess_executor import SubprocessExecutor
 
+LOG = logging.getLogger(__name__)
+SOCKETS = "warm"
+"""Folder in Flower's folder for the socket of the warm process."""
+_LONGEST_FOLDER = 70
+"""Letters; the path of a socket has at most 107."""
 _PRELOADED = ("fusseg.deployment.site.client_app", "flwr.supernode.cli")
 
 
@@ -32,9 +42,19 @@ def run_site_superexec(function: str) -> None:
     from flwr.supercore.cli import flower_superexec
 
     if sys.platform == "linux" and sys.version_info >= (3, 11, 1):
+        _choose_socket_folder(Path(os.environ["FLWR_HOME"]) / SOCKETS)
         executor = WarmExecutor(function)
         superexec.get_executor = lambda *_args, **_settings: executor  # type: ignore[attr-defined]
     flower_superexec()
+
+
+def _choose_socket_folder(folder: Path) -> None:
+    """Let the socket lie in the site's own folder, where a restart removes what a kill has left."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if len(str(folder)) > _LONGEST_FOLDER:
+        return
+    folder.mkdir(mode=0o700)
+    tempfile.tempdir = str(folder)
 
 
 class WarmExecutor(SubprocessExecutor):
@@ -49,8 +69,9 @@ class WarmExecutor(SubprocessExecutor):
 
     def launch(self, spec: ExecutionSpec) -> LaunchResult:
         """Start a ClientApp; other kinds of tasks have no program here, and fail as before."""
+        launched: LaunchResult
         if spec.task_type != TaskType.CLIENT_APP:
-            launched: LaunchResult = super().launch(spec)
+            launched = super().launch(spec)
             return launched
         self.reconcile()
         arguments = ["--runtime-api-address", spec.runtime_api_address, "--token", spec.token]
@@ -61,7 +82,12 @@ class WarmExecutor(SubprocessExecutor):
         if spec.parent_pid is not None:
             arguments += ["--parent-pid", str(spec.parent_pid)]
         process = self._context.Process(target=_run, args=(self._function, arguments))
-        process.start()
+        try:
+            process.start()
+        except (OSError, EOFError) as error:
+            LOG.warning("no warm process (%r): the app starts as a program of its own", error)
+            launched = super().launch(spec)
+            return launched
         self._running.append(process)
         return LaunchResult.accepted()
 

@@ -152,8 +152,8 @@ def _check_weights(protocol: Protocol, federation: FederationConfig) -> None:
     if federation.weights == "uncertainty" and not (trains and protocol.weighs_by_fit):
         raise ConfigError(
             f"federation.weights is 'uncertainty', but under federation.strategy {name!r} with "
-            "these switches nothing that clients train is averaged; set it to 'images', or choose "
-            "another strategy"
+            "these switches it enters no average of what clients train; set it to 'images', or "
+            "choose another strategy"
         )
 
 

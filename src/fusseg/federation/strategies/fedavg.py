@@ -13,18 +13,21 @@ from fusseg.federation.train_task import each_round, train_task
 def average_centroids(gathered: Gathered) -> Float[Tensor, "clusters code"]:
     """Average centroids index by index, as if index k meant the same for all clients (Eq. 9).
 
-    If clients send only the clusters that they have, each centroid is the average of those clients;
-    the server's stays where nobody has the cluster.
+    If clients send only their own clusters, each centroid is the average over those who have the
+    cluster. No client moves it by more than `federation.max_weight_share` of the way: what is left
+    to 1 is the weight of the server's centroid, which stays where nobody has the cluster.
     """
     if USED not in gathered.collected:
         centroids = torch.stack(gathered.collected[CENTROIDS])
         return torch.einsum("n,nkc->kc", gathered.shares, centroids.double()).to(centroids.dtype)
     centroids, used = whole_centroids(gathered)
     weights = gathered.shares[:, None] * used
-    total = weights.sum(dim=0)[:, None]
-    sums = torch.einsum("nk,nkc->kc", weights, centroids.double())
+    weights = weights / weights.sum(dim=0).clamp(min=1e-300)
+    weights = weights.clamp(max=gathered.protocol.max_weight_share)
     start = gathered.state.model.centroids
-    return torch.where(total > 0, sums / total.clamp(min=1e-300), start.double()).to(start.dtype)
+    rest = (1 - weights.sum(dim=0)).clamp(min=0)[:, None]
+    sums = torch.einsum("nk,nkc->kc", weights, centroids.double()) + rest * start.double()
+    return sums.to(start.dtype)
 
 
 STRATEGY = Strategy(
