@@ -19,7 +19,8 @@ NUM_FOREIGN = 60
 
 def make_sites(sites: Path, foreign: Path, out: Path) -> None:
     """Link the sites and the foreign images, and write the table of splits."""
-    rows = [dict(row.cells) for row in read_table(sites / "splits.csv", "splits", ("stem", "site"))]
+    columns = ("stem", "site", "split")
+    rows = [row.cells for row in read_table(sites / "splits.csv", "splits", columns)]
     for site in sorted({row["site"] for row in rows}):
         for kind in ("images", "masks"):
             (out / site / kind).mkdir(parents=True)
@@ -30,11 +31,11 @@ def make_sites(sites: Path, foreign: Path, out: Path) -> None:
     for file in sorted((foreign / "images").iterdir())[:NUM_FOREIGN]:
         (out / "foreign" / "images" / file.name).symlink_to(file.resolve())
     kept = [
-        (row["stem"], row["site"])
+        tuple(row[name] for name in columns)
         for row in rows
         if any((out / row["site"] / "images").glob(f"{row['stem']}.*"))
     ]
-    (out / "splits.csv").write_text(dump_table(("stem", "site"), kept))
+    (out / "splits.csv").write_text(dump_table(columns, kept))
     (out / "classes.toml").write_bytes((sites / "classes.toml").read_bytes())
     say(f"{len(kept)} images of {sites}, and up to {NUM_FOREIGN} of {foreign}, in {out}")
 

@@ -235,7 +235,7 @@ class Federation:
 def make_federation(tmp_path):
     """Make a federation whose processes are gone after the test.
 
-    Each message to each site takes a process of about three seconds: few sites and rounds are fast.
+    Each message takes a second or more, and each federation some twenty: few rounds are fast.
     """
     made = []
 

@@ -4,14 +4,14 @@ import time
 
 
 def test_a_killed_site_comes_back_as_itself_and_a_removed_line_revokes_a_site(make_federation):
-    # One round waits for both: the killed site is let in again after a minute, and is one of nine
-    # rounds' sites long before the last.
+    # One round waits for both. The killed site starts again after it, which takes as long as several
+    # rounds, and is a site of others long before the last.
     federation = make_federation(
-        "federation.min_sites=1", "federation.round_timeout=60", "federation.rounds=9"
+        "federation.min_sites=1", "federation.round_timeout=60", "federation.rounds=18"
     )
     federation.join_all()
     federation.serve()
-    federation.wait_for_event("round 1 of 9")
+    federation.wait_for_event("round 1 of 18")
     federation.kill("north")
     remove_line(federation, "south")
     federation.wait_for(lambda: "south is no longer admitted" in federation.log("serve"))

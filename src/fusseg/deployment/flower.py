@@ -25,7 +25,7 @@ APP = Path(__file__).parent / "flower-app"
 CONNECTION = "fusseg"
 CLIENT_APP, SERVER_APP = "flwr-clientapp", "flwr-serverapp"
 """Programs that SuperExec starts."""
-_COMMAND_SECONDS = 60.0
+_COMMAND_SECONDS = 180.0
 
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -191,8 +191,13 @@ def run_statuses(server: LoopbackServer) -> dict[int, tuple[str, str]]:
 
 
 def stop_run(server: LoopbackServer, run_id: int) -> None:
-    """Stop a run; its app may go on for a while."""
-    _flwr(server, ["stop", str(run_id), CONNECTION])
+    """Stop a run, unless it has just ended; its app may go on for a while."""
+    try:
+        _flwr(server, ["stop", str(run_id), CONNECTION])
+    except FederationError:
+        status, _ = run_statuses(server).get(run_id, ("", ""))
+        if not status.startswith("finished"):
+            raise
 
 
 def register_site(server: LoopbackServer, name: str, public_key: str) -> int:
