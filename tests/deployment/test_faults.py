@@ -4,7 +4,7 @@ import time
 
 
 def test_a_killed_site_comes_back_as_itself_and_a_removed_line_revokes_a_site(make_federation):
-    # One round waits for both. The killed site starts again after it, which takes as long as several
+    # One round waits for both. The killed site starts again after it, which takes as long as a few
     # rounds, and is a site of others long before the last.
     federation = make_federation(
         "federation.min_sites=1", "federation.round_timeout=60", "federation.rounds=18"
