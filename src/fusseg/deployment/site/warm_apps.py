@@ -26,7 +26,7 @@ LOG = logging.getLogger(__name__)
 SOCKETS = "warm"
 """Folder in Flower's folder for the socket of the warm process."""
 _LONGEST_FOLDER = 70
-"""Letters; the path of a socket has at most 107."""
+"""Bytes; the path of a socket has at most 107."""
 _PRELOADED = ("fusseg.deployment.site.client_app", "flwr.supernode.cli")
 
 
@@ -51,7 +51,7 @@ def run_site_superexec(function: str) -> None:
 def _choose_socket_folder(folder: Path) -> None:
     """Let the socket lie in the site's own folder, where a restart removes what a kill has left."""
     shutil.rmtree(folder, ignore_errors=True)
-    if len(str(folder)) > _LONGEST_FOLDER:
+    if len(os.fsencode(folder)) > _LONGEST_FOLDER:
         return
     folder.mkdir(mode=0o700)
     tempfile.tempdir = str(folder)
