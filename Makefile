@@ -4,6 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PACKAGES := dist/tested
+# The tests of parts, and what checks types and shapes of all arguments and results while they run.
+PARTS := tests/parity tests/property tests/unit
+CHECKED := --jaxtyping-packages=fusseg,benchmarks,beartype.beartype
+# Modules are compiled when they are first imported, and then kept: few of those that are installed are ever used.
+PIP := -m pip install --quiet --disable-pip-version-check --no-compile
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: install demo deploy-demo docs test test-deploy test-browser test-docs test-formats test-package test-package-newest test-package-lowest test-properties bench-speed format check tests coverage clean
 
@@ -11,7 +17,7 @@ install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt src/fusseg/core/version.py
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "torch==2.13.0" -e ".[dev,docs,flower,cluster,trackers,efficientnet]"
+	$(BIN)/python $(PIP) -c constraints.txt "torch==2.13.0" -e ".[dev,docs,flower,cluster,trackers,efficientnet]"
 	touch $@
 
 # Three sites train on generated pipe scenes, a fourth, unseen one is scored.
@@ -42,7 +48,7 @@ test-formats: $(STAMP) .venv-formats/.installed
 
 .venv-formats/.installed: tests/formats/requirements.txt
 	$(PYTHON) -m venv .venv-formats
-	.venv-formats/bin/python -m pip install --quiet --disable-pip-version-check -r tests/formats/requirements.txt
+	.venv-formats/bin/python $(PIP) -r tests/formats/requirements.txt
 	touch $@
 
 # Wheel and sdist, built once: what is in them, and all that users do, in empty environments with the newest and with
@@ -63,7 +69,7 @@ test-package-lowest:
 
 .venv-package/.installed: tests/package/requirements.txt
 	$(PYTHON) -m venv .venv-package
-	.venv-package/bin/python -m pip install --quiet --disable-pip-version-check -r tests/package/requirements.txt
+	.venv-package/bin/python $(PIP) -r tests/package/requirements.txt
 	touch $@
 
 # The documentation as a site, site/index.html; a warning is an error. Its search needs a server:
@@ -73,12 +79,12 @@ docs: $(STAMP)
 
 # The documentation's commands and Python, as they stand on the pages, and the examples in docstrings.
 test-docs: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --doctest-modules src/fusseg
+	$(BIN)/python -m pytest -n 2 $(CHECKED) --doctest-modules src/fusseg
 	$(BIN)/python -m pytest -n 2 -m docs tests/docs
 
 # The property tests on a thousand new examples each instead of the same few, by hand; under 10 minutes.
 test-properties: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --hypothesis-profile thorough tests/property
+	$(BIN)/python -m pytest -n 2 --hypothesis-profile thorough $(CHECKED) tests/property
 
 # Speed and memory of every stage against their floors, within an hour; nothing else should run meanwhile.
 # OPTIONS are those of docs/speed.md: make bench-speed OPTIONS="--quick --json runs/speed.json"
@@ -94,10 +100,12 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# A file at a time in each of three processes, which sometimes wait for others, in the order of the folders: the slow
-# ones of integration first. By default files of few tests come last, which are the slowest, and cores would be idle.
+# A file at a time in each of three processes, which sometimes wait for others, in the order of the files: by default
+# files of few tests come last, which are the slowest, and cores would be idle. The checks of types and shapes make whole
+# runs three times as slow, so that only the tests of parts have them.
 tests: $(STAMP)
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(PARTS:%=--ignore=%)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(CHECKED) $(PARTS)
 
 coverage: $(STAMP)
 	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered

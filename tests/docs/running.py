@@ -6,13 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jaxtyping
 from blocks import words_of
 
 EXPANDED = re.compile(r"[|<>&;$*?~`(]")
 QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
-TRACED = {"export"}
-"""torch traces these commands, and stumbles over the checks of shapes that tests have."""
 COMMENT = re.compile(r"(?:^|\s)#.*$")
 
 
@@ -29,9 +26,5 @@ def run_line(command, smaller, run_command, place):
             check=False,
         ).returncode
     else:
-        jaxtyping.config.update("jaxtyping_disable", words[0] in TRACED)
-        try:
-            code = run_command(*words, *smaller.get(words[0], ()))
-        finally:
-            jaxtyping.config.update("jaxtyping_disable", False)
+        code = run_command(*words, *smaller.get(words[0], ()))
     assert code == 0, f"{place}: {command}"

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 from collections.abc import Sequence
+from functools import cache
 from importlib import resources
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -15,8 +16,12 @@ from fusseg.report import formatting
 _FILTERS = ("score", "loss", "share", "count", "size", "duration", "listing", "plural")
 
 
+@cache
 def open_templates() -> Environment:
-    """Make an environment that escapes all values and refuses undefined names."""
+    """Make an environment that escapes all values and refuses undefined names.
+
+    There is one, since it keeps the templates that it has compiled.
+    """
     environment = Environment(
         loader=PackageLoader("fusseg.report", ""),
         autoescape=True,
