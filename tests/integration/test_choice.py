@@ -64,7 +64,7 @@ def test_the_defaults_judge_three_starts_and_the_trained_model(train):
     saved = load_state(run).state
     # The best one is the model itself, which is saved once.
     assert saved.kept is saved.model
-    assert saved.moments == {}
+    assert saved.starts == ()
 
 
 def test_a_start_that_is_kept_has_the_bits_and_scores_of_a_run_without_training(train, same_bits):
@@ -108,9 +108,9 @@ def test_models_of_merged_clusters_are_judged_by_their_regions(train):
 @pytest.mark.parametrize(
     ("settings", "rounds", "updates"),
     [
-        # In round 0: while the only start is judged, and with the second of three starts.
+        # In round 0: while the only start is judged, and while three are placed.
         (WHITENED, 0, 7),
-        (THREE, 0, 11),
+        (THREE, 0, 5),
         # After the last round of training, and in the choice.
         (WHITENED, 4, 0),
         (WHITENED, 4, 1),

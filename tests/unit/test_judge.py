@@ -13,11 +13,11 @@ from fusseg.federation.judge import (
     CHOOSE,
     TRAINED,
     Figures,
-    add_start,
     count_pairs,
     figures_of,
     keep_best_start,
     keep_better_model,
+    keep_start,
     kept_candidate,
     sum_margins,
 )
@@ -245,20 +245,25 @@ STARTS = {
 @pytest.mark.parametrize("kind", STARTS)
 def test_the_start_that_agrees_best_is_kept(kind, state, axes, same_bits):
     shares, best = STARTS[kind]
-    for number, share in enumerate(shares):
-        state = replace(state, model=numbered(axes, number), moments={"first": torch.ones(1)})
-        conclude = keep_best_start if number == 2 else add_start
-        state = conclude(f"start {number}", gathered(state, same(share)))
+    names = [f"start {number}" for number in range(3)]
+    state = replace(state, starts=tuple(numbered(axes, number) for number in range(3)))
+    found_of = [gathered(state, same(share)).totals for share in shares]
+    totals = {
+        f"start{number}.{name}": total
+        for number, found in enumerate(found_of)
+        for name, total in found.items()
+    }
+    state = keep_best_start(names, replace(gathered(state), totals=totals))
     assert same_bits(state.model, numbered(axes, best))
     assert same_bits(state.kept, state.model)
-    assert [one.name for one in state.candidates] == ["start 0", "start 1", "start 2"]
+    assert [one.name for one in state.candidates] == names
     assert [one.kept for one in state.candidates] == [number == best for number in range(3)]
     assert kept_candidate(state.candidates).agreement == found(same(shares[best])).agreement
-    assert state.moments == {}
+    assert state.starts == ()
 
 
 def test_a_start_is_remembered_only_where_it_is_compared_again(state):
-    last = keep_best_start("start", gathered(state, protocol=settle("last")))
+    last = keep_start("start", gathered(state, protocol=settle("last")))
     assert (last.kept, kept_candidate(last.candidates).name) == (None, "start")
 
 

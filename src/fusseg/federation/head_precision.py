@@ -29,9 +29,17 @@ def widen_head(sent: HeadWeights) -> HeadWeights:
 
 def receive_state(state: GlobalState, wire: Wire) -> GlobalState:
     """Return the state as a client receives it, without what stays with the server."""
-    head = widen_head(narrow_head(state.model.head, wire))
-    model = replace(state.model, head=head)
-    return GlobalState(state.round_number, model, state.plan, class_sums=state.class_sums)
+    model, *starts = (
+        replace(model, head=widen_head(narrow_head(model.head, wire)))
+        for model in (state.model, *state.starts)
+    )
+    return GlobalState(
+        state.round_number,
+        model,
+        state.plan,
+        starts=tuple(starts),
+        class_sums=state.class_sums,
+    )
 
 
 def narrow_update(

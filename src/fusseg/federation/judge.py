@@ -23,8 +23,10 @@ from torch.nn.functional import interpolate
 
 from fusseg.features.zoom import central_window
 from fusseg.federation.checks import judged_positions
+from fusseg.federation.lloyd_steps import sampled_codes
 from fusseg.federation.parts import Part
 from fusseg.federation.protocol import Gathered, Protocol, Task, Work
+from fusseg.federation.side_by_side import of_start, side_by_side
 from fusseg.federation.state import Candidate, GlobalState
 from fusseg.segmentation.assignment import (
     Segmenter,
@@ -129,9 +131,8 @@ def measure_model(work: Work) -> dict[str, Tensor]:
         for place, digest in enumerate(client.zoomed.digests):
             whole = client.features.feature_map(place_of[digest])
             pairs += count_pairs(segmenter, whole, client.zoomed.feature_map(place))
-    codes = work.kept.of_client(client.client_id, client.features, work.model.head, mean_feature)
     margin, positions = torch.zeros((), dtype=torch.float64), 0
-    for chunk in codes:
+    for chunk in sampled_codes(work):
         margin += sum_margins(segmenter, chunk)
         positions += len(chunk)
     return {"pairs": pairs, "margin": margin, "positions": torch.tensor(positions)}
@@ -145,12 +146,18 @@ def add_start(name: str, gathered: Gathered) -> GlobalState:
     return _enter(state, name, found, better=better)
 
 
-def keep_best_start(name: str, gathered: Gathered) -> GlobalState:
-    """Add the last start, and make the best one the model of round 0."""
-    state = add_start(name, gathered)
-    # Without a choice, nothing is compared with it later.
-    kept = state.kept if gathered.protocol.choice else None
-    return replace(state, model=_kept(state), kept=kept, moments={})
+def keep_start(name: str, gathered: Gathered) -> GlobalState:
+    """Make the only start the model of round 0, with its figures."""
+    return _begin(add_start(name, gathered), gathered.protocol)
+
+
+def keep_best_start(names: Sequence[str], gathered: Gathered) -> GlobalState:
+    """Make the best of several starts the model of round 0."""
+    state = gathered.state
+    for number, name in enumerate(names):
+        one = of_start(gathered, number)
+        state = add_start(name, replace(one, state=replace(state, model=one.state.model)))
+    return _begin(state, gathered.protocol)
 
 
 def keep_better_model(gathered: Gathered) -> GlobalState:
@@ -172,17 +179,34 @@ def keep_better_model(gathered: Gathered) -> GlobalState:
 
 
 def judge_start(name: str) -> Task:
-    """Make the exchange that judges the last start of round 0.
+    """Make the exchange that judges the only start of round 0.
 
     Args:
         name: Name of the start in the record.
     """
-    return replace(_JUDGE, conclude=partial(keep_best_start, name))
+    return replace(_JUDGE, conclude=partial(keep_start, name))
+
+
+def judge_starts(names: Sequence[str]) -> Task:
+    """Make the exchange that judges several starts of round 0 side by side.
+
+    Args:
+        names: Their names in the record, in order.
+    """
+    judge = side_by_side(_JUDGE, len(names))
+    return replace(judge, conclude=partial(keep_best_start, names))
 
 
 def kept_candidate(candidates: Sequence[Candidate]) -> Candidate | None:
     """Return the candidate that is kept so far; None: none was judged."""
     return next((one for one in candidates if one.kept), None)
+
+
+def _begin(state: GlobalState, protocol: Protocol) -> GlobalState:
+    """Begin with the best start."""
+    # Without a choice, nothing is compared with it later.
+    kept = state.kept if protocol.choice else None
+    return replace(state, model=_kept(state), kept=kept, starts=())
 
 
 def _enter(state: GlobalState, name: str, found: Figures, *, better: bool) -> GlobalState:

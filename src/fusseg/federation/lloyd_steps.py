@@ -108,11 +108,17 @@ def code_parts(state: GlobalState, protocol: Protocol) -> dict[str, Part]:
     }
 
 
+def sampled_codes(work: Work) -> Iterable[Float[Tensor, "_ code"]]:
+    """Return the codes of the client's sampled positions, in chunks, cached or new."""
+    client, mean_feature = work.client, work.state.plan.mean_feature
+    return work.kept.of_client(
+        client.client_id, client.features, work.model.head, mean_feature, work.start
+    )
+
+
 def measure_codes(work: Work) -> dict[str, Tensor]:
     """Sum the codes nearest to each centroid: the client's side of a step."""
-    client, mean_feature = work.client, work.state.plan.mean_feature
-    codes = work.kept.of_client(client.client_id, client.features, work.model.head, mean_feature)
-    found = sum_codes(codes, work.model.centroids)
+    found = sum_codes(sampled_codes(work), work.model.centroids)
     return {"sums": found.sums, "counts": found.counts}
 
 

@@ -101,6 +101,11 @@ def head_parts(
     }
 
 
+def start_name(number: int) -> str:
+    """Return the prefix of what belongs to one of several starts, numbered from 0."""
+    return f"start{number}."
+
+
 def name_head(head: HeadWeights) -> dict[str, Tensor]:
     """Name the weights of a head as parts."""
     return {f"{HEAD}{name}": weight for name, weight in head.items()}

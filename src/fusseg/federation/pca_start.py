@@ -13,12 +13,13 @@ from torch import Tensor
 
 from fusseg.config.schema import Config, ModelConfig
 from fusseg.features.backbones import is_zoomable
-from fusseg.federation.judge import CHOOSE, add_start, judge_start
+from fusseg.federation.judge import CHOOSE, judge_start, judge_starts
 from fusseg.federation.lloyd_steps import LLOYD_STEP, CodeSums, move_centroids
 from fusseg.federation.moments import merge_moments, moments_task
 from fusseg.federation.protocol import Gathered, Strategy, Task
 from fusseg.federation.region_exchange import region_tasks
 from fusseg.federation.region_merging import merge_clusters
+from fusseg.federation.side_by_side import side_by_side
 from fusseg.federation.start_numbers import ESTIMATE
 from fusseg.federation.state import GlobalState
 from fusseg.segmentation.objective import LocalTraining, Model
@@ -72,42 +73,22 @@ def lloyd_tasks(model: ModelConfig, many: int) -> tuple[Task, ...]:
 
 
 def several_starts(many: int, placing: tuple[Task, ...]) -> tuple[Task, ...]:
-    """List the exchanges of all whitenings: the moments once, then each start and its judgment.
+    """List the exchanges of all whitenings: their moments, then all starts and judgments at once.
 
     Args:
         many: Number of centroids that each start begins with.
         placing: Exchanges that place the centroids of a start.
     """
-    first, *others = WHITENINGS
-    tasks = [replace(moments_task(many, first), conclude=partial(begin_starts, many, first))]
-    for whitening, following in zip(WHITENINGS, (*others, None), strict=True):
-        name = f"whitening {whitening:g}"
-        judge = judge_start(name)
-        if following is not None:
-            begin = partial(begin_next, name, many, following)
-            judge = replace(judge, conclude=begin, clusters=(None, many))
-        tasks += [*placing, judge]
-    return tuple(tasks)
+    names = [f"whitening {whitening:g}" for whitening in WHITENINGS]
+    moments = replace(moments_task(many), conclude=partial(begin_starts, many))
+    placed = (side_by_side(task, len(names)) for task in placing)
+    return (moments, *placed, judge_starts(names))
 
 
-def begin_starts(num_clusters: int, whitening: float, gathered: Gathered) -> GlobalState:
-    """Begin the first start, and remember the moments for the others: the server's side."""
-    model = merge_moments(num_clusters, whitening, gathered)
-    return replace(gathered.state, model=model, moments=gathered.totals)
-
-
-def begin_next(name: str, num_clusters: int, whitening: float, gathered: Gathered) -> GlobalState:
-    """Take the judgment of a start, and begin the next one from the same moments.
-
-    Args:
-        name: Name of the judged start.
-        num_clusters: Number of centroids that the next one begins with.
-        whitening: Its exponent.
-        gathered: The sums of the judgment.
-    """
-    state = add_start(name, gathered)
-    again = replace(gathered, totals=state.moments)
-    return replace(state, model=merge_moments(num_clusters, whitening, again))
+def begin_starts(num_clusters: int, gathered: Gathered) -> GlobalState:
+    """Begin a start with each whitening, all from the same moments: the server's side."""
+    starts = (merge_moments(num_clusters, whitening, gathered) for whitening in WHITENINGS)
+    return replace(gathered.state, starts=tuple(starts))
 
 
 def chooses(config: Config, strategy: Strategy) -> bool:

@@ -65,13 +65,14 @@ def unit_codes(
 class KeptCodes:
     """Cache of the codes of a client's sampled positions, valid while its head does not change.
 
-    Consecutive Lloyd steps use the same head, so features have to be projected only once.
+    Consecutive Lloyd steps use the same head, so features have to be projected only once. Where
+    several starts are measured side by side, each has a place of its own.
     """
 
     def __init__(self, per_image: int, seed: int) -> None:
         self.seed = seed
         self._per_image = per_image
-        self._kept: dict[str, tuple[HeadWeights, list[Tensor]]] = {}
+        self._kept: dict[tuple[str, int], tuple[HeadWeights, list[Tensor]]] = {}
         self._bytes = 0
 
     def of_client(
@@ -80,27 +81,29 @@ class KeptCodes:
         features: FeatureSet,
         head: HeadWeights,
         mean_feature: Float[Tensor, " dim"],
+        place: int = 0,
     ) -> Iterable[Float[Tensor, "_ code"]]:
         """Return codes in chunks, cached or new; new ones are cached if there is room."""
-        kept = self._kept.get(client_id)
+        key = client_id, place
+        kept = self._kept.get(key)
         if kept is not None and all(torch.equal(kept[0][name], head[name]) for name in head):
             return kept[1]
-        self._drop(client_id)
+        self._drop(key)
         positions = sample_positions(features, self._per_image, self.seed)
         codes = unit_codes(head, features, positions, mean_feature)
         code_dim = len(head["linear.weight"])
         num_bytes = positions.numel() * code_dim * 4
         if self._bytes + num_bytes > _KEPT_BYTES:
             return codes
-        self._kept[client_id] = (head, list(codes))
+        self._kept[key] = (head, list(codes))
         self._bytes += num_bytes
-        return self._kept[client_id][1]
+        return self._kept[key][1]
 
     def forget(self) -> None:
         """Drop all codes: they are useless once the heads are trained further."""
         self._kept.clear()
         self._bytes = 0
 
-    def _drop(self, client_id: str) -> None:
-        _, codes = self._kept.pop(client_id, ({}, []))
+    def _drop(self, key: tuple[str, int]) -> None:
+        _, codes = self._kept.pop(key, ({}, []))
         self._bytes -= sum(chunk.numel() * chunk.element_size() for chunk in codes)

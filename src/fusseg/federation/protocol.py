@@ -33,6 +33,8 @@ class Work:
     """Cached codes of the client's sampled positions."""
     used: Bool[Tensor, " clusters"] | None = None
     """Clusters that the client has trained; None: all."""
+    start: int = 0
+    """Number of the start that the model is, where several are measured side by side."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ class Task:
     off)."""
     judges: bool = False
     """Whether clients judge the model, also on zoomed views of their images."""
+    starts: int = 0
+    """Number of starts that clients receive and measure side by side; 0: the model alone."""
 
 
 def check_nothing(_config: Config, _feature_dim: int | None) -> None:

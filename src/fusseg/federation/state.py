@@ -77,8 +77,8 @@ class GlobalState:
     """Models that were judged, in their order."""
     kept: Model | None = None
     """The best of them; stays on the server."""
-    moments: Mapping[str, Tensor] = field(default_factory=dict)
-    """Moments of all features, only while several starts are computed from them; never sent."""
+    starts: tuple[Model, ...] = ()
+    """Starts of round 0, only while they are computed side by side."""
     optimizer: Mapping[str, HeadWeights] = field(default_factory=dict)
     """Running averages of the server's optimizer by name, float64; never sent."""
     class_sums: Mapping[str, Tensor] = field(default_factory=dict)

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from fusseg.federation.head_precision import narrow_head
-from fusseg.federation.parts import CENTROIDS, REGION_OF, name_head
+from fusseg.federation.parts import CENTROIDS, REGION_OF, name_head, start_name
 from fusseg.federation.protocol import Protocol, Task
 from fusseg.federation.state import ClientUpdate, GlobalState, Taught
 from fusseg.federation.teaching import CLASS_SUMS
+from fusseg.segmentation.objective import Model
 from fusseg.segmentation.training import TrainingPlan
 
 SUMS_SENT = ("counts", "first", "second")
@@ -46,10 +47,11 @@ class Delivery:
     """Everything a client needs for a task."""
 
     kept: Mapping[str, Bundle]
-    """Bundles by name: `plan`, and `head` if heads are shared and the task needs one."""
+    """Bundles by name: `plan`, and `head` if heads are shared and the task needs one, or the head
+    of each start."""
     fresh: Mapping[str, Tensor]
-    """Tensors sent every time: the centroids, if they are shared and the task needs them, the
-    regions of merged clusters, class statistics or the classifier."""
+    """Tensors sent every time: the centroids, if they are shared and the task needs them, those of
+    each start, the regions of merged clusters, class statistics or the classifier."""
     numbers: int
     """How many numbers the plan has, with names of classes as one."""
 
@@ -109,10 +111,12 @@ def needs(task: Task | None, protocol: Protocol) -> tuple[bool, bool]:
     """Return whether a task needs the head, and the centroids; None: to use the final model.
 
     Clients that keep their own part still receive the shared start of that part, since a client's
-    first round may be any round.
+    first round may be any round. Where several starts are measured, clients need those instead.
     """
     head = protocol.aggregate_heads or protocol.shares_start
     centroids = protocol.aggregate_centroids or protocol.shares_start
+    if task is not None and task.starts:
+        return False, False
     if task is not None:
         head, centroids = head and "head" in task.receives, centroids and CENTROIDS in task.receives
     return head, centroids
@@ -125,15 +129,27 @@ def make_delivery(state: GlobalState, task: Task | None, protocol: Protocol) -> 
     numbers = plan_numbers(plan)
     kept = {PLAN: make_bundle({MEAN_FEATURE: plan.mean_feature}, numbers)}
     if needs_head:
-        kept[HEAD_BUNDLE] = make_bundle(name_head(narrow_head(model.head, protocol.wire)), {})
-    fresh = {CENTROIDS: model.centroids} if needs_centroids else {}
-    if needs_centroids and model.region_of is not None:
-        fresh[REGION_OF] = model.region_of
+        kept[HEAD_BUNDLE] = _bundle_head("", model, protocol)
+    fresh = _name_clusters("", model) if needs_centroids else {}
+    for number, start in enumerate(state.starts if task is not None and task.starts else ()):
+        prefix = start_name(number)
+        kept[f"{prefix}{HEAD_BUNDLE}"] = _bundle_head(prefix, start, protocol)
+        fresh |= _name_clusters(prefix, start)
     if task is not None and CLASS_SUMS in task.receives:
         fresh |= {f"{CLASS_SUMS}.{name}": state.class_sums[name] for name in SUMS_SENT}
     if task is None and state.taught is not None:
         fresh |= name_classifier(state.taught)
     return Delivery(kept, fresh, len(numbers))
+
+
+def _bundle_head(prefix: str, model: Model, protocol: Protocol) -> Bundle:
+    named = name_head(narrow_head(model.head, protocol.wire))
+    return make_bundle({f"{prefix}{name}": weight for name, weight in named.items()}, {})
+
+
+def _name_clusters(prefix: str, model: Model) -> dict[str, Tensor]:
+    named = {f"{prefix}{CENTROIDS}": model.centroids}
+    return named if model.region_of is None else {**named, f"{prefix}{REGION_OF}": model.region_of}
 
 
 def name_classifier(taught: Taught) -> dict[str, Tensor]:

@@ -94,8 +94,9 @@ def _messages(prepared: PreparedSite, offer: Offer) -> list[tuple[int, LedgerLin
     codes = KeptCodes(protocol.positions_per_image, protocol.seed)
     # By name: a task object may be created again for every round.
     for name, task in {task.name: task for task in asked}.items():
-        update = answer(state, task, None, client, protocol, codes).update
-        parts = sent_parts(task, state, protocol)
+        received = replace(state, starts=(state.model,) * task.starts)
+        update = answer(received, task, None, client, protocol, codes).update
+        parts = sent_parts(task, received, protocol)
         sent = narrow_update(update, parts, state.model.head, protocol.wire)
         request = Request(offer.run, offer.digest, name, 1, 0)
         found.append((sum(one.name == name for one in asked), pack_update(sent, request)))

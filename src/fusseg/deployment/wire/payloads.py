@@ -21,7 +21,7 @@ from fusseg.deployment.wire.received import (
     take_kept_head,
     take_plan,
 )
-from fusseg.federation.parts import CENTROIDS, HEAD, REGION_OF, Part, check_parts
+from fusseg.federation.parts import CENTROIDS, HEAD, REGION_OF, Part, check_parts, start_name
 from fusseg.federation.protocol import Protocol, Task
 from fusseg.federation.rounds import initial_state
 from fusseg.federation.state import ClientUpdate, GlobalState, Hello, Taught
@@ -169,20 +169,36 @@ def unpack_task(
     plan = take_plan(packet, protocol, feature_dim, folder)
     class_sums = _take_sums(packet, task, plan)
     taught = _take_taught(packet, task, plan)
-    start = initial_state(protocol, plan)
+    start = initial_state(protocol, plan).model
     needs_head, _ = needs(task, protocol)
-    head = start.model.head
-    if needs_head:
-        head = take_kept_head(packet, protocol, feature_dim, folder)
-    region_of = packet.tensors.get(REGION_OF)
+    places = range(0 if task is None else task.starts)
+
+    def take_model(prefix: str, *, needs_head: bool) -> Model:
+        head = start.head
+        if needs_head:
+            head = take_kept_head(packet, protocol, feature_dim, folder, prefix)
+        region_of = _take_regions(packet, f"{prefix}{REGION_OF}", protocol)
+        return Model(head, packet.tensors.get(f"{prefix}{CENTROIDS}", start.centroids), region_of)
+
+    return GlobalState(
+        round_number=take_int(packet, "round") - (0 if task is None else 1),
+        model=take_model("", needs_head=needs_head),
+        plan=plan,
+        starts=tuple(take_model(start_name(place), needs_head=True) for place in places),
+        class_sums=class_sums,
+        taught=taught,
+    )
+
+
+def _take_regions(packet: Packet, name: str, protocol: Protocol) -> Tensor | None:
+    """Read the regions of merged clusters; None: the model has none."""
+    region_of = packet.tensors.get(name)
     if region_of is not None:
         try:
             check_regions(region_of, protocol.num_clusters)
         except ValueError as error:
             raise FederationError(f"the server sent {error}") from error
-    model = Model(head, packet.tensors.get(CENTROIDS, start.model.centroids), region_of)
-    round_number = take_int(packet, "round") - (0 if task is None else 1)
-    return GlobalState(round_number, model, plan, class_sums=class_sums, taught=taught)
+    return region_of
 
 
 def _take_sums(packet: Packet, task: Task | None, plan: TrainingPlan) -> dict[str, Tensor]:
@@ -317,13 +333,20 @@ def _packed_parts(
     found: dict[str, Part] = {}
     if MEAN_FEATURE in packet.tensors:
         found |= plan_parts(feature_dim)
-    if needs_head and any(name.startswith(HEAD) for name in packet.tensors):
-        found |= kept_head_parts(protocol, feature_dim)
-    if needs_centroids:
-        received = None if task is None else task.clusters[0]
-        shape = (received or protocol.num_clusters, protocol.code_dim)
-        found[CENTROIDS] = Part(shape, torch.float32, "collect")
-        # Only a model with merged clusters has them.
-        if REGION_OF in packet.tensors:
-            found[REGION_OF] = Part((protocol.num_clusters,), torch.int64, "collect")
+    models = {"": (needs_head, needs_centroids)}
+    models |= {
+        start_name(place): (True, True) for place in range(0 if task is None else task.starts)
+    }
+    for prefix, (with_head, with_centroids) in models.items():
+        if with_head and any(name.startswith(f"{prefix}{HEAD}") for name in packet.tensors):
+            found |= kept_head_parts(protocol, feature_dim, prefix)
+        if with_centroids:
+            received = None if task is None else task.clusters[0]
+            shape = (received or protocol.num_clusters, protocol.code_dim)
+            found[f"{prefix}{CENTROIDS}"] = Part(shape, torch.float32, "collect")
+            # Only a model with merged clusters has them.
+            if f"{prefix}{REGION_OF}" in packet.tensors:
+                found[f"{prefix}{REGION_OF}"] = Part(
+                    (protocol.num_clusters,), torch.int64, "collect"
+                )
     return found

@@ -50,10 +50,11 @@ def plan_parts(feature_dim: int) -> dict[str, Part]:
     return {MEAN_FEATURE: Part((feature_dim,), torch.float32, "sum")}
 
 
-def kept_head_parts(protocol: Protocol, feature_dim: int) -> dict[str, Part]:
+def kept_head_parts(protocol: Protocol, feature_dim: int, prefix: str = "") -> dict[str, Part]:
     """Describe the weights of a head in the form in which the server sends it."""
     head = SegmentationHead(feature_dim, protocol.code_dim).state_dict()
-    return narrow_parts(head_parts(dict(head)), protocol.wire)
+    parts = narrow_parts(head_parts(dict(head)), protocol.wire)
+    return {f"{prefix}{name}": part for name, part in parts.items()}
 
 
 def take_plan(packet: Packet, protocol: Protocol, feature_dim: int, folder: Path) -> TrainingPlan:
@@ -136,7 +137,7 @@ def check_names(sender: str, names: Sequence[object]) -> None:
 
 
 def take_kept_head(
-    packet: Packet, protocol: Protocol, feature_dim: int, folder: Path
+    packet: Packet, protocol: Protocol, feature_dim: int, folder: Path, prefix: str = ""
 ) -> HeadWeights:
     """Read the head from a message, or from where this site stores it, in float32.
 
@@ -145,21 +146,23 @@ def take_kept_head(
         protocol: Defines the channels of the codes, and how heads travel.
         feature_dim: Channels of the site's features.
         folder: Folder of the run.
+        prefix: Names the start that the head belongs to; empty: it is that of the model.
 
     Raises:
         FederationError: If the digest does not match the head.
         LackError: If it was not sent, and this site does not have it.
         DataError: If it cannot be stored.
     """
-    digest = take_word(packet, HEAD_BUNDLE)
-    head = {name: part for name, part in packet.tensors.items() if name.startswith(HEAD)}
+    bundle = f"{prefix}{HEAD_BUNDLE}"
+    digest, begin = take_word(packet, bundle), f"{prefix}{HEAD}"
+    head = {name: part for name, part in packet.tensors.items() if name.startswith(begin)}
     if head:
-        _keep(folder, HEAD_BUNDLE, digest, head, {})
+        _keep(folder, bundle, digest, head, {})
     else:
-        _, head = _recall(folder, HEAD_BUNDLE, digest)
+        _, head = _recall(folder, bundle, digest)
         # It may have been stored under other settings.
-        check_parts(_SERVER, head, kept_head_parts(protocol, feature_dim))
-    return widen_head(take_head(head))
+        check_parts(_SERVER, head, kept_head_parts(protocol, feature_dim, prefix))
+    return widen_head(take_head({name.removeprefix(prefix): part for name, part in head.items()}))
 
 
 def _keep(
