@@ -252,6 +252,25 @@ def test_a_dry_run_shows_the_sums_of_the_judge_and_how_often_they_would_be_sent(
     assert not lines[place + 4].startswith("tensor ")
 
 
+def test_a_dry_run_shows_the_sums_of_every_start_and_those_of_the_trained_model(
+    join, make_sites, make_config, all_zoomable
+):
+    root = make_sites()
+    config = make_config(root, held_out=())
+    text = config.read_text().replace('init = "random"', 'init = "pca"\ninit_steps = 4')
+    config.write_text(text)
+    _, out, _ = join(root / "north", "--dry-run", "--config", config)
+    lines = [line.strip() for line in out.splitlines()]
+    (lloyd,) = [line for line in lines if line.startswith("lloyd: ")]
+    assert lloyd.endswith(", 4 times")
+    judged = [place for place, line in enumerate(lines) if line.startswith("judge: ")]
+    assert [lines[place].endswith(", 1 time") for place in judged] == [True, True]
+    starts, trained = (lines[place + 1 : place + 10] for place in judged)
+    margins = [f"tensor start{number}.margin: 1 float64, 8 bytes" for number in range(3)]
+    assert [line for line in starts if "margin" in line] == margins
+    assert trained[0] == "tensor margin: 1 float64, 8 bytes"
+
+
 def test_a_dry_run_shows_counts_where_the_site_would_be_scored(join, make_sites, make_config):
     root = make_sites()
     config = make_config(root, held_out=(), more="[evaluation]\nat_sites = true")

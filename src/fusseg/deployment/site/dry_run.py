@@ -92,14 +92,15 @@ def _messages(prepared: PreparedSite, offer: Offer) -> list[tuple[int, LedgerLin
         for task in protocol.tasks(number)
     ]
     codes = KeptCodes(protocol.positions_per_image, protocol.seed)
-    # By name: a task object may be created again for every round.
-    for name, task in {task.name: task for task in asked}.items():
-        received = replace(state, starts=(state.model,) * task.starts)
+    # By name and number of starts: a task object may be created again for every round.
+    for (name, starts), task in {(task.name, task.starts): task for task in asked}.items():
+        received = replace(state, starts=(state.model,) * starts)
         update = answer(received, task, None, client, protocol, codes).update
         parts = sent_parts(task, received, protocol)
         sent = narrow_update(update, parts, state.model.head, protocol.wire)
         request = Request(offer.run, offer.digest, name, 1, 0)
-        found.append((sum(one.name == name for one in asked), pack_update(sent, request)))
+        times = sum((one.name, one.starts) == (name, starts) for one in asked)
+        found.append((times, pack_update(sent, request)))
     lines = [
         (times, describe_message(client.client_id, "to server", packet.tensors, packet.fields))
         for times, packet in found
