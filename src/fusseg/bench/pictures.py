@@ -7,7 +7,7 @@ from statistics import fmean
 import numpy as np
 from jaxtyping import UInt8
 
-from fusseg.bench.cell_results import read_results
+from fusseg.bench.cell_results import PHASES, read_results
 from fusseg.bench.cells import Cell, cell_progress, folder_name
 from fusseg.bench.grid import Grid
 from fusseg.bench.projection import (
@@ -18,6 +18,7 @@ from fusseg.bench.projection import (
     project_tsne,
     read_history,
 )
+from fusseg.bench.table import PHASE_NAMES
 from fusseg.core.colors import UNASSIGNED, colorize
 from fusseg.data.images import fit_image, load_image
 from fusseg.data.layouts import open_dataset
@@ -92,18 +93,23 @@ def draw_figures(
 
 
 def _draw_ladder(grid: Grid, finished: Sequence[Cell]) -> bytes:
-    """Draw the last scores of all methods over the columns, in their order."""
+    """Draw the scores of all methods over the columns, in their order, after each phase."""
     _, results = read_results(finished)
-    series = {
-        method: [
-            [
-                list(result.scores.values())[-1].mean_iou
-                for result in results.get((method, column), {}).values()
-            ]
-            for column in grid.column_names
+    series = {}
+    for method in grid.method_names:
+        of_columns = [
+            list(results.get((method, column), {}).values()) for column in grid.column_names
         ]
-        for method in grid.method_names
-    }
+        phases = [
+            phase
+            for phase in PHASES
+            if any(phase in result.scores for found in of_columns for result in found)
+        ]
+        for phase in phases:
+            series[method if len(phases) == 1 else f"{method}, {PHASE_NAMES[phase]}"] = [
+                [result.scores[phase].mean_iou for result in found if phase in result.scores]
+                for found in of_columns
+            ]
     return ladder_png(series, grid.column_names)
 
 

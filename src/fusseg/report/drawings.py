@@ -18,6 +18,8 @@ Color = tuple[int, int, int]
 _DPI = 110
 _STYLES = ("-", "--", ":", "-.")
 _NUM_COLORS = 10
+_BESIDE = 0.07
+"""Distance between the points of two lines in a column of the ladder."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ def ladder_png(series: Mapping[str, Sequence[Sequence[float]]], steps: Sequence[
     """Draw mIoU over the columns of a grid: the mean over seeds, and one standard deviation.
 
     Args:
-        series: Values in [0, 1] of all seeds, by method and column; none for a missing cell.
+        series: Values in [0, 1] of all seeds, by line and column; none for a missing cell.
         steps: Names of the columns.
     """
     figure = Figure(figsize=(8.4, 4.6), dpi=_DPI)
@@ -164,8 +166,10 @@ def ladder_png(series: Mapping[str, Sequence[Sequence[float]]], steps: Sequence[
     with matplotlib.style.context("default"):
         for number, (method, columns) in enumerate(series.items()):
             places = [place for place, values in enumerate(columns) if values]
+            # Beside each other, since lines may have equal scores.
+            beside = _BESIDE * (number - (len(series) - 1) / 2)
             axes.errorbar(
-                places,
+                [place + beside for place in places],
                 [100 * fmean(columns[place]) for place in places],
                 [100 * stdev(columns[place]) if len(columns[place]) > 1 else 0 for place in places],
                 color=f"C{number % _NUM_COLORS}",
