@@ -7,17 +7,18 @@ PACKAGES := dist/tested
 # The tests of parts, and what checks types and shapes of all arguments and results while they run.
 PARTS := tests/parity tests/property tests/unit
 CHECKED := --jaxtyping-packages=fusseg,benchmarks,beartype.beartype
-# Modules are compiled when they are first imported, and then kept: few of those that are installed are ever used.
-PIP := -m pip install --quiet --disable-pip-version-check --no-compile
+PIP := -m pip install --quiet --disable-pip-version-check
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: install demo deploy-demo docs test test-deploy test-browser test-docs test-formats test-package test-package-newest test-package-lowest test-properties bench-speed format check tests coverage clean
 
+# pip would compile one module after another; half of the time of an installation is theirs.
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt src/fusseg/core/version.py
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python $(PIP) -c constraints.txt "torch==2.13.0" -e ".[dev,docs,flower,cluster,trackers,efficientnet]"
+	$(BIN)/python $(PIP) --no-compile -c constraints.txt "torch==2.13.0" -e ".[dev,docs,flower,cluster,trackers,efficientnet]"
+	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib
 	touch $@
 
 # Three sites train on generated pipe scenes, a fourth, unseen one is scored.
