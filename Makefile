@@ -8,11 +8,12 @@ PACKAGES := dist/tested
 PARTS := tests/parity tests/property tests/unit
 CHECKED := --jaxtyping-packages=fusseg,benchmarks,beartype.beartype
 PIP := -m pip install --quiet --disable-pip-version-check
+# Processes keep what they have compiled, also where the environment says otherwise.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: install demo deploy-demo docs test test-deploy test-browser test-docs test-formats test-package test-package-newest test-package-lowest test-properties bench-speed format check tests coverage clean
 
-# pip would compile one module after another; half of the time of an installation is theirs.
+# pip compiles modules on one core, which takes half of an installation; here all cores do it.
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt src/fusseg/core/version.py

@@ -72,12 +72,14 @@ def test_each_start_moves_as_if_it_were_the_only_one(state, starts, clients, see
 def test_codes_of_every_start_are_kept(state, clients):
     kept = KeptCodes(0, 0)
     list(updates(BOTH, state, clients, kept))
-    for number, start in enumerate(state.starts):
-        codes = [
+    first, again = (
+        [
             kept.of_client("a", clients[0].features, start.head, torch.zeros(5), number)
-            for _ in range(2)
+            for number, start in enumerate(state.starts)
         ]
-        assert codes[0] is codes[1]
+        for _ in range(2)
+    )
+    assert [one is other for one, other in zip(first, again, strict=True)] == [True, True]
 
 
 def test_a_part_of_a_start_is_checked_as_if_it_were_alone(state, clients):

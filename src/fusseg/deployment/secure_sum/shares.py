@@ -4,7 +4,7 @@ A site has two secrets in a sum: the seed of its own mask, and the private key o
 others. Once masked terms have arrived, `needed` sites together can reveal the seed of each site
 whose term is in the sum, or the key of each site whose term is not. No site ever reveals both of
 one site. As more than half of all sites are needed, the server cannot get both from different
-sites, whatever it tells them (section "one sum" of docs/privacy.md).
+sites, whatever it tells them.
 """
 
 import hashlib
