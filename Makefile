@@ -13,13 +13,14 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: install demo deploy-demo docs test test-deploy test-browser test-docs test-formats test-package test-package-newest test-package-lowest test-properties bench-speed format check tests coverage clean
 
-# pip compiles modules on one core, which takes half of an installation; here all cores do it.
+# pip compiles modules on one core, which takes half of an installation; here all cores do it. A package may hold
+# files of a newer Python, which cannot be compiled and are never imported here: they do not end the installation.
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt src/fusseg/core/version.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python $(PIP) --no-compile -c constraints.txt "torch==2.13.0" -e ".[dev,docs,flower,cluster,trackers,efficientnet]"
-	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	touch $@
 
 # Three sites train on generated pipe scenes, a fourth, unseen one is scored.
