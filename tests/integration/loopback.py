@@ -116,7 +116,8 @@ def hurry(monkeypatch):
         "asking_all._LOOK_SECONDS",
         "asking_all._PAUSE_SECONDS",
         "greeting._PAUSE_SECONDS",
-        "exchange._RETRY_SECONDS",
+        "exchange.RETRY_SECONDS",
+        "secure_exchange.RETRY_SECONDS",
     ):
         monkeypatch.setattr(f"fusseg.deployment.server.{name}", 0.01)
 

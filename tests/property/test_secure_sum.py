@@ -26,10 +26,10 @@ class Sites:
 
     def __init__(self, names, needed, terms):
         self.needed, self.terms = needed, terms
-        made = {name: new_keys(name, KEYS[name], SUM) for name in names}
-        self.private = {name: private for name, (private, _) in made.items()}
-        public = [public for _, public in made.values()]
-        self.public = check_keys(public, ROSTER, SUM, needed)
+        made = {name: new_keys(name, KEYS[name], SUM, 1) for name in names}
+        self.private = {name: private for name, ((private,), _) in made.items()}
+        found = check_keys([signed for _, signed in made.values()], ROSTER, SUM, needed)
+        self.public = {name: public for name, (public,) in found.items()}
 
     def deal(self, names):
         """Some sites deal their shares; the others drop out before."""
@@ -104,5 +104,5 @@ def test_fewer_sites_than_needed_reveal_nothing(helpers):
     sites = Sites(NAMES, 4, {name: np.zeros(2, np.uint64) for name in NAMES})
     sites.deal(NAMES)
     sent = sites.send(NAMES)
-    with pytest.raises(FederationError, match="4 shares of a secret are needed"):
+    with pytest.raises(FederationError, match="4 sites have to reveal shares"):
         sites.unmask(sent, sites.reveal(sorted(helpers)))

@@ -128,7 +128,7 @@ def test_an_override_below_a_value_is_refused(file):
         (
             {"zzz": 1},
             "unknown key 'zzz'; choose one of seed, data, backbone, model, local, federation, "
-            "teach, evaluation, compute",
+            "privacy, teach, evaluation, compute",
         ),
         ({"data": 3}, "data must be a section, got 3"),
         ({"seed": {"a": 1}}, "seed must be a whole number, got {'a': 1}"),
@@ -324,6 +324,7 @@ def test_a_written_configuration_spells_out_every_key():
         "model",
         "local",
         "federation",
+        "privacy",
         "teach",
         "evaluation",
         "compute",

@@ -24,7 +24,7 @@ from fusseg.evaluation.quality import Quality
 from fusseg.features.backbones.filterbank import load_filterbank
 from fusseg.features.pipeline import Skipped
 from fusseg.federation.rounds import Answers, Round
-from fusseg.federation.state import Candidate, ClientUpdate, GlobalState, Hello
+from fusseg.federation.state import Candidate, ClientUpdate, GlobalState, Hello, Total
 from fusseg.federation.strategies import resolve
 from fusseg.runs.model_scores import describe_evaluations
 from fusseg.runs.record import (
@@ -250,6 +250,8 @@ def example_record():
     hello = Hello("a", 2, torch.zeros(2), 2, agreed, "f", "1", 1.0)
     protocol = resolve(Config())
     finished = (Answers(protocol.tasks(1)[0], (ClientUpdate("a", 2, loss=0.5),)),)
+    total = Total(("a", "b"), 4, 0.5, {}, {})
+    hidden = (Answers(protocol.tasks(1)[0], (), total),)
     state = GlobalState(1, Model({}, torch.zeros(2, 2)), plan)
     scores = score_sites({"SITE": [torch.tensor([[3, 0], [0, 5]])]})
     evaluation = Evaluation(Quality(torch.ones(2) / 2, 0.5, 0.5), scores)
@@ -273,7 +275,11 @@ def example_record():
             **describe_hello([hello], plan, {"b": "too far"}, sent=True),
             "differing_classes": {"CLASS": ["a"]},
         },
-        "rounds": [describe_round(Round(state, finished), found, 1.0, protocol, log)],
+        "num_images": 4,
+        "rounds": [
+            describe_round(Round(state, exchanges), found, 1.0, protocol, log)
+            for exchanges in (finished, hidden)
+        ],
         "candidates": describe_candidates([Candidate("trained", 0.5, 0.1, kept=True)]),
         "final": found,
         "taught": {

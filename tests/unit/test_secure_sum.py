@@ -24,17 +24,22 @@ ROSTER = {
 
 @pytest.fixture
 def made():
-    return {name: new_keys(name, KEYS[name], SUM) for name in NAMES}
+    return {name: new_keys(name, KEYS[name], SUM, 1) for name in NAMES}
 
 
 @pytest.fixture
 def private(made):
-    return {name: private for name, (private, _) in made.items()}
+    return {name: private for name, ((private,), _) in made.items()}
 
 
 @pytest.fixture
-def public(made):
-    return {name: public for name, (_, public) in made.items()}
+def signed(made):
+    return {name: signed for name, (_, signed) in made.items()}
+
+
+@pytest.fixture
+def public(signed):
+    return {name: one.keys[0] for name, one in signed.items()}
 
 
 @pytest.fixture
@@ -47,39 +52,45 @@ def opened(site, private, public, dealt):
     return open_shares(site, private[site], public, sealed, SUM)
 
 
-def test_keys_that_are_signed_for_this_sum_are_accepted(public):
-    assert [*check_keys([*public.values()][::-1], ROSTER, SUM, 3)] == ["a", "b", "c"]
+def test_keys_that_are_signed_for_this_session_are_accepted(signed):
+    assert [*check_keys([*signed.values()][::-1], ROSTER, SUM, 3)] == ["a", "b", "c"]
 
 
-def test_too_few_sites_are_refused(public):
+def test_too_few_sites_are_refused(signed):
     with pytest.raises(FederationError, match=r"named 2 sites.*at least 3"):
-        check_keys([public["a"], public["b"]], ROSTER, SUM, 3)
+        check_keys([signed["a"], signed["b"]], ROSTER, SUM, 3)
 
 
-def test_a_site_that_is_not_on_the_roster_is_refused(public):
-    _, stranger = new_keys("stranger", KEYS["stranger"], SUM)
+def test_a_site_that_is_not_on_the_roster_is_refused(signed):
+    _, stranger = new_keys("stranger", KEYS["stranger"], SUM, 1)
     with pytest.raises(FederationError, match="'stranger', which is not on this site's roster"):
-        check_keys([*public.values(), stranger], ROSTER, SUM, 3)
+        check_keys([*signed.values(), stranger], ROSTER, SUM, 3)
 
 
-def test_a_site_that_occurs_twice_is_refused(public):
+def test_a_site_that_occurs_twice_is_refused(signed):
     with pytest.raises(FederationError, match="'a' twice"):
-        check_keys([*public.values(), public["a"]], ROSTER, SUM, 3)
+        check_keys([*signed.values(), signed["a"]], ROSTER, SUM, 3)
 
 
+OTHER_KEY = bytes(31) + b"\1"
 FORGED = {
-    "another masking key": lambda keys: replace(keys, masking=bytes(31) + b"\1"),
-    "another sealing key": lambda keys: replace(keys, sealing=bytes(31) + b"\1"),
+    "another masking key": lambda signed: exchange_keys(signed, masking=OTHER_KEY),
+    "another sealing key": lambda signed: exchange_keys(signed, sealing=OTHER_KEY),
+    "keys of one sum more": lambda signed: replace(signed, keys=signed.keys * 2),
     "no signature": lambda keys: replace(keys, signature=b""),
     "the name of another site": lambda keys: replace(keys, site="b"),
-    "another sum": lambda _: new_keys("a", KEYS["a"], OTHER)[1],
-    "the key of another site": lambda _: new_keys("a", KEYS["stranger"], SUM)[1],
+    "another session": lambda _: new_keys("a", KEYS["a"], OTHER, 1)[1],
+    "the key of another site": lambda _: new_keys("a", KEYS["stranger"], SUM, 1)[1],
 }
 
 
+def exchange_keys(signed, **changes):
+    return replace(signed, keys=(replace(signed.keys[0], **changes),))
+
+
 @pytest.mark.parametrize("kind", FORGED)
-def test_keys_that_the_server_has_made_or_changed_are_refused(kind, public):
-    received = [FORGED[kind](public["a"]), public["c"]]
+def test_keys_that_the_server_has_made_or_changed_are_refused(kind, signed):
+    received = [FORGED[kind](signed["a"]), signed["c"]]
     with pytest.raises(FederationError, match="are not signed by its key"):
         check_keys(received, ROSTER, SUM, 2)
 
@@ -129,15 +140,21 @@ def test_a_site_reveals_nothing_for_a_sum_of_too_few_or_without_its_own_term(
         reveal("a", shares, ["a", "b", "d"], 2)
 
 
-def test_the_shares_of_enough_sites_give_the_secret_and_of_fewer_do_not(private, public, dealt):
-    held = [opened(name, private, public, dealt)["a"] for name in NAMES]
-    for places in ((0, 1), (0, 2), (1, 2), (0, 1, 2)):
-        shares = {place + 1: held[place].seed for place in places}
-        assert recover(shares, 2) == dealt["a"].seed
-    with pytest.raises(FederationError, match="2 shares of a secret are needed, got 1"):
-        recover({1: held[0].seed}, 2)
-    with pytest.raises(FederationError, match="another length"):
-        recover({1: held[0].seed, 2: b"short"}, 2)
+def test_the_shares_of_enough_sites_give_the_secrets_and_of_fewer_do_not(private, public, dealt):
+    held = {
+        place: {
+            owner: shares.seed for owner, shares in opened(name, private, public, dealt).items()
+        }
+        for place, name in enumerate(NAMES, start=1)
+    }
+    seeds = {name: one.seed for name, one in dealt.items()}
+    for places in ((1, 2), (1, 3), (2, 3), (1, 2, 3)):
+        assert recover({place: held[place] for place in places}, NAMES, 2) == seeds
+    with pytest.raises(FederationError, match=r"2 sites have to reveal shares.*1 have"):
+        recover({1: held[1]}, NAMES, 2)
+    held[2]["c"] = b"short"
+    with pytest.raises(FederationError, match=r"2 sites have to reveal shares.*1 have"):
+        recover({1: held[1], 2: held[2]}, NAMES, 2)
 
 
 @pytest.mark.parametrize("summed", [("a", "b", "c"), ("a", "b")])

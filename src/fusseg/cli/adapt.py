@@ -8,6 +8,7 @@ from fusseg.cli.summaries import describe_skipped
 from fusseg.core.spread import spread_evenly
 from fusseg.federation.lloyd_steps import Adaptation
 from fusseg.runs.adapt import AdaptedRun, adapt_run
+from fusseg.runs.record import count_images
 
 PAGE = "adaptation.html"
 NUM_PICTURED = 8
@@ -47,7 +48,7 @@ def describe_adaptation(adapted: AdaptedRun) -> list[str]:
     record = adapted.record
     before, after = adapted.adapted["before"], adapted.final
     states = [region["state"] for region in adapted.adapted["regions"]]
-    num_images = sum(client["num_images"] for client in record["clients"])
+    num_images = count_images(record)
     turned = min(region["cosine"] for region in adapted.adapted["regions"])
     lines = [
         f"{adapted.adapted['steps']} steps over {num_images} images; cosine of new to old "

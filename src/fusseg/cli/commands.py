@@ -569,6 +569,10 @@ def join(  # noqa: PLR0913 - one per option
     config: Annotated[
         Path | None, typer.Option("--config", help="Agree to these settings and no others.")
     ] = None,
+    roster: Annotated[
+        Path | None,
+        typer.Option("--roster", help="Names and keys of all sites: only secure sums leave."),
+    ] = None,
     state: Annotated[
         Path | None, typer.Option("--state", help="Folder for this site's ledger and models.")
     ] = None,
@@ -595,6 +599,7 @@ def join(  # noqa: PLR0913 - one per option
         cache=str(cache_folder(cache).absolute()),
         backbone=backbone,
         pinned=None if config is None else str(config.absolute()),
+        roster=None if roster is None else str(roster.absolute()),
     )
     options = JoinOptions(server, folder.absolute(), key, ca, once)
     with stopped_with("stopped; run the same command again to continue"):

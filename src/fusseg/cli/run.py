@@ -12,7 +12,7 @@ from fusseg.data.findings import Finding
 from fusseg.features.extraction import Progress
 from fusseg.federation.judge import CHOICE
 from fusseg.federation.pca_start import START
-from fusseg.federation.state import ClientUpdate
+from fusseg.federation.state import ClientUpdate, Total
 from fusseg.federation.teaching import TEACH
 from fusseg.runs.directory import REPORT, read_run_config
 from fusseg.runs.engine import RoundDone, TrainingBegun
@@ -102,8 +102,8 @@ class _TrainingDisplay:
             self._done, self._total = event.updates_done, event.num_updates
             self._started = event.start_updates
             self._rounds = event.num_rounds
-        elif isinstance(event, ClientUpdate):
-            self._done += 1
+        elif isinstance(event, ClientUpdate | Total):
+            self._done += len(event.client_ids) if isinstance(event, Total) else 1
             # Apart from training: its updates take a fraction of the time.
             if self._done <= self._started:
                 self._display.advance("start", self._done, self._started, "updates")

@@ -15,6 +15,7 @@ from fusseg.runs.directory import load_record
 from fusseg.runs.finished_rounds import check_same_round
 from fusseg.runs.load import TrainedRun, pick_segmenter
 from fusseg.runs.model_scores import GLOBAL
+from fusseg.runs.record import count_images
 from fusseg.runs.record_form import ModelScores, OwnModelScores, Record
 from fusseg.runs.regions import NamedCluster, load_regions
 
@@ -112,7 +113,7 @@ def _training(
         "rounds_planned": planned,
         "local_steps": None if record["hello"] is None else record["hello"]["local_steps"],
         "num_clients": len(clients),
-        "num_images": sum(client["num_images"] for client in clients),
+        "num_images": count_images(record),
         "own_model_of_one_client": site is not None,
         "engine": record["engine"],
         "adapted": record.get("adapted") is not None,

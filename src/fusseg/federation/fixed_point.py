@@ -68,6 +68,15 @@ def join_parts(parts: Mapping[str, Int64[Tensor, "..."]]) -> Int64[Tensor, " num
     return torch.cat([parts[name].flatten() for name in sorted(parts)])
 
 
+def count_numbers(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Count the integers of a row.
+
+    >>> count_numbers({"sums": (2, 3), "count": ()})
+    7
+    """
+    return sum(map(math.prod, shapes.values()))
+
+
 def split_parts(
     row: Int64[Tensor, " numbers"], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, Int64[Tensor, "..."]]:

@@ -13,7 +13,7 @@ from fusseg.federation.checks import check_first, check_model, check_update
 from fusseg.federation.parts import Part
 from fusseg.federation.protocol import Gathered, Protocol, Task, sent_parts
 from fusseg.federation.server_step import step_server
-from fusseg.federation.state import ClientUpdate, GlobalState
+from fusseg.federation.state import ClientUpdate, GlobalState, Total
 from fusseg.federation.summation import RunningSum
 from fusseg.federation.weights import FIT, bounded_counts, client_weight, num_bounded
 
@@ -45,6 +45,8 @@ class Gathering:
         }
         self._sums = RunningSum(self._outline)
         self._weights = self._kind(protocol.weights)
+        self.total: Total | None = None
+        """The sum of all updates, where the server learns nothing else."""
         self._arrived: dict[str, ClientUpdate] = {}
         self._held: dict[str, ClientUpdate] = {}
 
@@ -53,12 +55,15 @@ class Gathering:
         """The updates so far, sorted by client; summed parts are replaced by meta tensors."""
         return tuple(self._arrived[client_id] for client_id in sorted(self._arrived))
 
-    def add(self, update: ClientUpdate) -> None:
-        """Check an update and add it to the sums.
+    def add(self, update: ClientUpdate | Total) -> None:
+        """Check an update and add it to the sums, or take a sum that holds all updates.
 
         Raises:
             FederationError: If the client has already answered, or its update is invalid.
         """
+        if isinstance(update, Total):
+            self.total = update
+            return
         check_first(update.client_id, self._arrived, self.state.round_number + 1)
         check_update(update, self.parts)
         self._arrived[update.client_id] = replace(update, parts={**update.parts, **self._outline})
@@ -77,15 +82,20 @@ class Gathering:
             FederationError: If no client answered, the strategy returned an invalid model, or the
                 server's step made a head that is not finite.
         """
+        if self.total is not None:
+            return self._conclude(_of_total(self.total, self.state, self.protocol, generator))
         if not self._arrived:
             raise FederationError(f"no client answered in round {self.state.round_number + 1}")
         counts, weights = self.image_counts(), self.weights(self._weights)
         for client_id, update in self._held.items():
             self._fold(update, counts[client_id], weights[client_id])
         self._held.clear()
+        return self._conclude(self._gathered(generator))
+
+    def _conclude(self, gathered: Gathered) -> GlobalState:
+        """Apply the task's rule to the combined updates."""
         if not self.parts and not self.task.trains:
             return self.state
-        gathered = self._gathered(generator)
         if self.task.conclude is not None:
             return self.task.conclude(gathered)
         model = self.task.merge(gathered)
@@ -198,6 +208,18 @@ def client_shares(weights: Sequence[int]) -> Float[Tensor, " clients"]:
     """
     counts = torch.tensor(weights, dtype=torch.float64)
     return counts / counts.sum()
+
+
+def _of_total(
+    total: Total, state: GlobalState, protocol: Protocol, generator: Generator
+) -> Gathered:
+    """Combine nothing: the clients' updates came as one sum."""
+    names = {name for sent in total.collected.values() for name in sent}
+    collected = {
+        name: tuple(sent[name] for _, sent in sorted(total.collected.items())) for name in names
+    }
+    hidden = torch.empty(0, dtype=torch.float64)
+    return Gathered(state, protocol, total.parts, collected, hidden, generator)
 
 
 def _scale_sum(total: Tensor, count: int, num_images: int) -> Tensor:

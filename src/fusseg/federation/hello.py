@@ -12,7 +12,7 @@ from fusseg.core.errors import FederationError
 from fusseg.core.randomness import round_generator
 from fusseg.core.version import VERSION
 from fusseg.federation.protocol import Protocol
-from fusseg.federation.state import Client, Hello
+from fusseg.federation.state import Client, Hello, HelloTotal, OpenHello
 from fusseg.federation.teaching import agree_on_classes, check_classes
 from fusseg.federation.weights import bounded_counts
 from fusseg.segmentation.objective import LocalTraining, Numbers
@@ -51,7 +51,13 @@ def say_hello(client: Client, protocol: Protocol, *, center: bool) -> Hello:
     )
 
 
-def check_same_backbone(hello: Hello, fingerprint: str) -> None:
+def say_open_hello(client: Client) -> OpenHello:
+    """Make the part of a client's hello that no sum hides."""
+    classes = () if client.labeled is None else client.labeled.classes
+    return OpenHello(client.client_id, client.features.fingerprint, VERSION, classes)
+
+
+def check_same_backbone(hello: Hello | OpenHello, fingerprint: str) -> None:
     """Refuse a client with another backbone or version.
 
     Raises:
@@ -104,7 +110,37 @@ def agree(
         num_steps=local_steps(protocol.local, images),
         mean_feature=_mean(torch.stack(sums).sum(dim=0), count, center=center),
         agreed=_agree_on_numbers(hellos, counts, protocol.local),
-        classes=_agree_on_classes(hellos, protocol, joined or {}),
+        classes=_agree_on_classes(
+            {hello.client_id: hello.classes for hello in hellos}, protocol, joined or {}
+        ),
+    )
+
+
+def agree_on_total(
+    total: HelloTotal,
+    protocol: Protocol,
+    *,
+    center: bool,
+    joined: Mapping[str, str] | None = None,
+) -> TrainingPlan:
+    """Make the plan from sums alone; epochs are passes over a client of average size.
+
+    Args:
+        total: The sums of the clients' hellos.
+        protocol: Steps or epochs, and the objective.
+        center: Whether the mean feature is subtracted before computing cosines.
+        joined: Names of classes by other names that clients use for them.
+
+    Raises:
+        FederationError: If classes are to be taught and there are none.
+    """
+    local = protocol.local
+    given = local.objective.given(local.settings)
+    return TrainingPlan(
+        num_steps=local_steps(local, [total.num_images // len(total.classes_of)]),
+        mean_feature=_mean(total.feature_sum, total.feature_count, center=center),
+        agreed=_as_floats({**total.numbers, **given}),
+        classes=_agree_on_classes(total.classes_of, protocol, joined or {}),
     )
 
 
@@ -149,11 +185,11 @@ def _agree_on_numbers(
 
 
 def _agree_on_classes(
-    hellos: Sequence[Hello], protocol: Protocol, joined: Mapping[str, str]
+    classes_of: Mapping[str, tuple[str, ...]], protocol: Protocol, joined: Mapping[str, str]
 ) -> ClassNames:
     if not protocol.teaching:
         return ()
-    classes = agree_on_classes({hello.client_id: hello.classes for hello in hellos}, joined)
+    classes = agree_on_classes(classes_of, joined)
     check_classes(classes, protocol.teach, protocol.num_clusters)
     return classes
 

@@ -22,6 +22,7 @@ REGION_OF = "region_of"
 TRAVELING = (torch.float32, torch.float64, torch.bfloat16, torch.int64)
 """Dtypes that messages can carry."""
 Parts = Mapping[str, Tensor]
+Reduce = Literal["sum", "mean", "collect"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Part:
     shape: tuple[int | None, ...]
     """None: the client chooses the side, from 1 up to `longest`."""
     dtype: torch.dtype
-    reduce: Literal["sum", "mean", "collect"]
+    reduce: Reduce
     """`sum`: added up; `mean`: averaged by the clients' weights; `collect`: kept per client.
     Secure aggregation is possible if no part of an exchange uses `collect`."""
     check: PartCheck = accept_any

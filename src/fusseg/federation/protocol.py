@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
+from fusseg.config.privacy import PrivacyConfig
 from fusseg.config.schema import Config, ServerOptimizer, SiteClusters, TeachConfig, Weights, Wire
 from fusseg.federation.clustering import Distance
 from fusseg.federation.parts import Part
@@ -49,7 +50,8 @@ class Gathered:
     collected: Mapping[str, tuple[Tensor, ...]]
     """Collected parts by name, with one tensor per client."""
     shares: Float[Tensor, " clients"]
-    """Weight of each client in averages of centroids, float64; they sum to 1."""
+    """Weight of each client in averages of centroids, float64; they sum to 1. Empty with
+    `privacy.secure_sum`, which hides the weights: centroids are averaged before then."""
     generator: Generator
     """The server's random source of this round; use no other."""
 
@@ -172,6 +174,8 @@ class Protocol:
     """Exchanges of the last round, in which clients with labels teach classes; empty: none is."""
     teach: TeachConfig = field(default_factory=TeachConfig)
     """How labels teach classes."""
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
+    """Whether the server learns only sums, and how."""
 
     @property
     def first_round(self) -> int:
@@ -215,6 +219,10 @@ class Protocol:
     def is_teaching(self, round_number: int) -> bool:
         """Tell whether a round is that of teaching."""
         return bool(self.teaching) and round_number == self.num_rounds
+
+    def may_close_unused(self, round_number: int) -> bool:
+        """Tell whether the run can go on if a round changes nothing: one that moves the model."""
+        return 1 <= round_number <= self.counted_rounds
 
     @property
     def averages_heads(self) -> bool:

@@ -1,14 +1,15 @@
 """The federated loop, independent of where clients run, and the draw of its participants."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
 
+from fusseg.core.errors import FederationError
 from fusseg.core.randomness import SERVER, round_generator
 from fusseg.federation.gathering import Gathering
 from fusseg.federation.protocol import Protocol, Task
-from fusseg.federation.state import ClientUpdate, GlobalState
+from fusseg.federation.state import ClientUpdate, GlobalState, Total
 from fusseg.segmentation.head import initial_head
 from fusseg.segmentation.objective import Model
 from fusseg.segmentation.training import TrainingPlan
@@ -16,8 +17,13 @@ from fusseg.segmentation.training import TrainingPlan
 _DRAW = "/participants"
 _START = "/start"
 """Names of random sources of the server's; names of sites contain no slash."""
-Exchange = Callable[[GlobalState, Task], Iterable[ClientUpdate]]
-"""Sends the state and a task to the round's clients; yields their updates as they arrive."""
+Exchange = Callable[[GlobalState, Task], Iterable[ClientUpdate | Total]]
+"""Sends the state and a task to the round's clients; yields their updates as they arrive, or their
+sum."""
+
+
+class UnusedRoundError(FederationError):
+    """A round cannot be finished, and must not be asked again: its sums stay unused."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,10 @@ class Answers:
 
     task: Task
     updates: tuple[ClientUpdate, ...]
-    """Sorted by client. Summed or averaged parts are replaced by meta tensors."""
+    """Sorted by client. Summed or averaged parts are replaced by meta tensors. Empty if only their
+    sum is known."""
+    total: Total | None = None
+    """The sum of the updates, where the server learns nothing else."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +44,17 @@ class Round:
 
     state: GlobalState
     exchanges: tuple[Answers, ...]
+    """Empty if the round was closed unused, and the state is that before it."""
 
     @property
     def updates(self) -> tuple[ClientUpdate, ...]:
         """Updates of the first exchange, which in rounds of training is the training."""
-        return self.exchanges[0].updates
+        return self.exchanges[0].updates if self.exchanges else ()
+
+    @property
+    def total(self) -> Total | None:
+        """The sum of those updates, where the server learns nothing else."""
+        return self.exchanges[0].total if self.exchanges else None
 
 
 def initial_state(protocol: Protocol, plan: TrainingPlan) -> GlobalState:
@@ -56,7 +71,7 @@ def initial_state(protocol: Protocol, plan: TrainingPlan) -> GlobalState:
 
 def run_rounds(
     state: GlobalState, exchange: Exchange, protocol: Protocol
-) -> Iterator[ClientUpdate | Round]:
+) -> Iterator[ClientUpdate | Total | Round]:
     """Train until the last round.
 
     Args:
@@ -65,22 +80,41 @@ def run_rounds(
         protocol: Strategy, switches and number of rounds.
 
     Yields:
-        Each client's update as it arrives, followed by the finished round.
+        Each client's update as it arrives, or the sum of all, followed by the finished round.
+
+    Raises:
+        UnusedRoundError: If a round cannot be finished that others need.
     """
     for round_number in range(state.round_number + 1, protocol.num_rounds + 1):
         # The model of round 0 was drawn from the server's own source of that round.
         party = SERVER if round_number else _START
         generator = round_generator(protocol.seed, round_number, party)
-        exchanges = []
-        for task in protocol.tasks(round_number):
-            gathering = Gathering(state, protocol, task)
-            for update in exchange(state, task):
-                gathering.add(update)
-                yield update
-            exchanges.append(Answers(task, gathering.updates))
-            state = gathering.merge(generator)
-        state = replace(state, round_number=round_number)
-        yield Round(state, tuple(exchanges))
+        try:
+            finished = yield from _run_round(state, exchange, protocol, round_number, generator)
+        except UnusedRoundError:
+            if not protocol.may_close_unused(round_number):
+                raise
+            finished = Round(replace(state, round_number=round_number), ())
+        state = finished.state
+        yield finished
+
+
+def _run_round(
+    state: GlobalState,
+    exchange: Exchange,
+    protocol: Protocol,
+    round_number: int,
+    generator: torch.Generator,
+) -> Generator[ClientUpdate | Total, None, Round]:
+    exchanges = []
+    for task in protocol.tasks(round_number):
+        gathering = Gathering(state, protocol, task)
+        for update in exchange(state, task):
+            gathering.add(update)
+            yield update
+        exchanges.append(Answers(task, gathering.updates, gathering.total))
+        state = gathering.merge(generator)
+    return Round(replace(state, round_number=round_number), tuple(exchanges))
 
 
 def draw_participants(

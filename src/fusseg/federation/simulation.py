@@ -1,17 +1,22 @@
 """The exchange of a simulated federation, with all clients in this process."""
 
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
+from fusseg.core.errors import FederationError
 from fusseg.features.feature_set import FeatureSet
 from fusseg.features.resident import FeatureSource, keep_resident
 from fusseg.federation.answer import Answer, answer, report_training, start_training
 from fusseg.federation.head_precision import narrow_update, receive_state, widen_update
+from fusseg.federation.parts import Part
 from fusseg.federation.points import KeptCodes
 from fusseg.federation.protocol import Protocol, Task, sent_parts
 from fusseg.federation.rounds import draw_participants
-from fusseg.federation.state import Client, ClientUpdate, GlobalState, Memory
-from fusseg.federation.traffic import Traffic, bytes_up, make_delivery
+from fusseg.federation.secure_sums import make_term, open_parts, read_total, sites_needed
+from fusseg.federation.state import Client, ClientUpdate, GlobalState, Memory, Total
+from fusseg.federation.traffic import Delivery, Traffic, bytes_up, make_delivery, num_bytes
 from fusseg.segmentation.training import clients_that_fit, train_together
 
 
@@ -57,8 +62,12 @@ class Simulation:
     place: Callable[[str, FeatureSet], FeatureSource]
     traffic: Traffic
 
-    def __call__(self, state: GlobalState, task: Task) -> Iterator[ClientUpdate]:
-        """Run the clients of the current round, one after another or side by side."""
+    def __call__(self, state: GlobalState, task: Task) -> Iterator[ClientUpdate | Total]:
+        """Run the clients of the current round, one after another or side by side.
+
+        Raises:
+            FederationError: If training diverged, or too few clients take part in a secure sum.
+        """
         protocol, wire = self.protocol, self.protocol.wire
         received = receive_state(state, wire)
         if task.trains:
@@ -67,16 +76,53 @@ class Simulation:
         delivery = make_delivery(state, task, protocol)
         # From the server's own state: changes to the rounded head are added to the exact one.
         parts = sent_parts(task, state, protocol)
+        if protocol.privacy.secure_sum:
+            yield self._sum(received, task, asked, delivery, parts)
+            return
         for answered in self._answers(received, task, asked):
-            name = answered.update.client_id
-            if protocol.keeps_memories and answered.memory is not None:
-                self.memories[name] = answered.memory
             sent = narrow_update(answered.update, parts, received.model.head, wire)
-            if not protocol.strategy.pools_images:
-                self.traffic.send(name, delivery)
-                self.traffic.arrived(name, delivery)
-                self.traffic.receive(name, bytes_up(sent))
+            self._note(answered, delivery, bytes_up(sent))
             yield widen_update(sent, parts, wire)
+
+    def _sum(
+        self,
+        received: GlobalState,
+        task: Task,
+        asked: Sequence[Client],
+        delivery: Delivery,
+        parts: Mapping[str, Part],
+    ) -> Total:
+        """Add up the clients' terms, without masks: in a sum they cancel."""
+        needed = sites_needed(self.protocol.privacy.threshold, len(self.clients))
+        if len(asked) < needed:
+            raise FederationError(
+                f"{len(asked)} of {len(self.clients)} clients take part in round "
+                f"{received.round_number + 1}, but no sum is learned from fewer than {needed} "
+                f"(privacy.threshold {self.protocol.privacy.threshold:.3g}); ask more of them, or "
+                "set privacy.secure_sum to false"
+            )
+        row = torch.zeros((), dtype=torch.int64)
+        collected = {}
+        for answered in self._answers(received, task, asked):
+            update = answered.update
+            term = make_term(update, parts, self.protocol, len(asked))
+            row = row + term
+            opened = {name: update.parts[name] for name in open_parts(parts)}
+            if opened:
+                collected[update.client_id] = opened
+            self._note(answered, delivery, num_bytes(term, *opened.values()))
+        names = [client.client_id for client in asked]
+        return read_total(row, names, collected, parts, task, self.protocol)
+
+    def _note(self, answered: Answer, delivery: Delivery, sent: int) -> None:
+        """Keep what stays with a client, and count the bytes of the exchange."""
+        name = answered.update.client_id
+        if self.protocol.keeps_memories and answered.memory is not None:
+            self.memories[name] = answered.memory
+        if not self.protocol.strategy.pools_images:
+            self.traffic.send(name, delivery)
+            self.traffic.arrived(name, delivery)
+            self.traffic.receive(name, sent)
 
     def _answers(
         self, received: GlobalState, task: Task, asked: Sequence[Client]

@@ -109,6 +109,19 @@ class Hello:
 
 
 @dataclass(frozen=True)
+class OpenHello:
+    """What no sum hides of a hello: nothing that depends on images, but the names of classes."""
+
+    client_id: str
+    fingerprint: str
+    """Fingerprint of the backbone."""
+    version: str
+    """Version of this package."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes of its labels; empty: it has none, or none is asked for."""
+
+
+@dataclass(frozen=True)
 class ClientUpdate:
     """A client's answer to a task."""
 
@@ -129,3 +142,34 @@ class Memory:
     """The client's own model after its last round."""
     carried: Mapping[str, Tensor] = field(default_factory=dict)
     """Tensors kept for the objective."""
+
+
+@dataclass(frozen=True)
+class HelloTotal:
+    """The sums of the clients' hellos: all that the server learns with `privacy.secure_sum`."""
+
+    classes_of: Mapping[str, tuple[str, ...]]
+    """Names of the classes of each client's labels, by client, sorted; these are no sum."""
+    num_images: int
+    """Number of images of all clients."""
+    feature_sum: Float[Tensor, " dim"]
+    """Sum of all feature vectors, float64."""
+    feature_count: int
+    numbers: Numbers
+    """The clients' estimates for the objective, averaged by their images."""
+
+
+@dataclass(frozen=True)
+class Total:
+    """The sum of the clients' updates: all that the server learns with `privacy.secure_sum`."""
+
+    client_ids: tuple[str, ...]
+    """Clients whose terms are in the sum, sorted."""
+    num_images: int
+    """Number of images of all these clients."""
+    loss: float | None
+    """Mean loss over their images; None if the task does not train."""
+    parts: Mapping[str, Tensor]
+    """Sums, and averages by the clients' weights, by the names of the task's `Part`s."""
+    collected: Mapping[str, Mapping[str, Tensor]]
+    """Parts that are not summed, by client; empty if all are."""

@@ -10,7 +10,15 @@ from torch import Tensor
 
 from fusseg.federation.checks import check_centroids, number_within, within_reach
 from fusseg.federation.lloyd_steps import LLOYD_STEP, sum_client_codes
-from fusseg.federation.parts import CENTROIDS, HEAD, Part, PartCheck, head_parts, name_head
+from fusseg.federation.parts import (
+    CENTROIDS,
+    HEAD,
+    Part,
+    PartCheck,
+    Reduce,
+    head_parts,
+    name_head,
+)
 from fusseg.federation.protocol import Gathered, Protocol, Task, Work
 from fusseg.federation.site_clusters import send_used_centroids, used_centroid_parts
 from fusseg.federation.state import GlobalState
@@ -28,7 +36,10 @@ def centroid_part(state: GlobalState, protocol: Protocol) -> dict[str, Part]:
         return used_centroid_parts(state, protocol)
     start, local = state.model.centroids, protocol.local
     check = within_reach(CENTROIDS, start, state.plan.num_steps, local.centroid_learning_rate)
-    return {CENTROIDS: Part(tuple(start.shape), start.dtype, "collect", check, start=start)}
+    # Centroids that are averaged can be hidden in sums, too.
+    sums = protocol.privacy.secure_sum and protocol.strategy.averages_centroids
+    reduce: Reduce = "mean" if sums else "collect"
+    return {CENTROIDS: Part(tuple(start.shape), start.dtype, reduce, check, start=start)}
 
 
 def send_centroids(work: Work) -> dict[str, Tensor]:

@@ -37,15 +37,16 @@ def client_weight(update: ClientUpdate, weights: Weights) -> int:
     return update.num_images * round(_STEPS_OF_PRECISION / spread)
 
 
-def weight_bound(federation: FederationConfig, *, deployed: bool) -> float:
+def weight_bound(federation: FederationConfig, *, deployed: bool, hidden: bool = False) -> float:
     """Return the largest share of the weight that a client may have; 1: no limit.
 
     Args:
         federation: The bound, or `auto`.
         deployed: Whether sites report their own counts.
+        hidden: Whether the server learns only sums, in which no weight can be bounded.
     """
     if federation.max_weight_share == "auto":
-        return DEPLOYED_SHARE if deployed else 1.0
+        return DEPLOYED_SHARE if deployed and not hidden else 1.0
     return federation.max_weight_share
 
 

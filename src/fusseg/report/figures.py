@@ -67,8 +67,11 @@ def loss_curves(rounds: Sequence[Mapping[str, Any]]) -> str:
                 (entry["round"], client["loss"])
                 for entry in rounds
                 for client in entry["clients"]
-                if client["client_id"] == client_id
+                if client["client_id"] == client_id and client["loss"] is not None
             ]
+            if not line:
+                # With secure sums only the mean of all clients is known.
+                continue
             color, name = COLORS[role], plain(client_id, 60)
             axes.plot(*zip(*line, strict=True), color=color, linewidth=1.3, gid=tip(name))
             marker = None if role == "chart-muted" else MARKERS[series_mark(place)[0]]

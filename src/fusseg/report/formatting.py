@@ -22,9 +22,9 @@ def share(value: float | int) -> str:
     return f"{100 * value:.1f} %"
 
 
-def count(value: int) -> str:
+def count(value: int | None) -> str:
     """Format an integer with thousands separators."""
-    return f"{value:,}"
+    return ABSENT if value is None else f"{value:,}"
 
 
 def size(num_bytes: int) -> str:

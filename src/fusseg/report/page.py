@@ -1,7 +1,7 @@
 """One self-contained page about a run, without references to the network or other files."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from fusseg.report.numbers import confusion_rows
 from fusseg.report.svg import SHAPES, series_mark
 from fusseg.report.templates import render_page
 from fusseg.runs.choice import MORE_THAN, MOST_LOST, describe_choice, keeps_start, name_last
+from fusseg.runs.record import count_images
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ def render_report(record: Mapping[str, Any], config_toml: str, content: PageCont
         title=record["name"],
         version=record["versions"]["fusseg"],
         record=record,
+        num_images=count_images(record),
         num_regions=numbers.num_regions(record),
         num_rounds=numbers.counted_rounds(record["rounds"]),
         round_names={entry["round"]: numbers.round_name(entry) for entry in record["rounds"]},
@@ -93,6 +95,8 @@ def render_report(record: Mapping[str, Any], config_toml: str, content: PageCont
         totals=numbers.traffic_by_client(record["rounds"]),
         incidents=numbers.incidents(record["rounds"]),
         series=figures.client_series(record["rounds"]),
+        # With secure sums no client's loss is known.
+        shows_losses=any(one["loss"] is not None for one in _client_rounds(record)),
         figures={name: Markup(svg) for name, svg in _draw_figures(record, names).items()},
         confusion=_confusion(record, names),
         named=_score_named(record, content.cluster_names),
@@ -100,12 +104,18 @@ def render_report(record: Mapping[str, Any], config_toml: str, content: PageCont
         num_shown=_num_scored(record),
         legend=content.legend,
         marks=[_mark(number) for number in range(centroid_map.MAX_CLIENTS)],
+        hides_only_heads=centroids is not None
+        and any(one.clients for one in centroids.rounds.values()),
         centroids=centroids,
         centroids_json=None if centroids is None else _centroids_json(record, centroids),
         map_size=(centroid_map.WIDTH, centroid_map.HEIGHT),
         first_round=0 if centroids is None else _last_shared(centroids),
         num_senders=len({name for entry in record["rounds"] for name in _senders(entry)}),
     )
+
+
+def _client_rounds(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    return (client for entry in record["rounds"] for client in entry["clients"])
 
 
 def _centroids_json(record: Mapping[str, Any], centroids: CentroidMap) -> str:

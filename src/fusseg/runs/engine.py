@@ -17,11 +17,11 @@ from fusseg.data.stored import Stored, sum_up
 from fusseg.evaluation.held_out import HeldOut
 from fusseg.features.backbones import Backbone
 from fusseg.features.pipeline import Skipped
-from fusseg.federation.hello import agree
+from fusseg.federation.hello import agree, agree_on_total
 from fusseg.federation.judge import TRAINED, kept_candidate
 from fusseg.federation.protocol import Protocol
 from fusseg.federation.rounds import Exchange, Round, num_updates, run_rounds
-from fusseg.federation.state import ClientUpdate, GlobalState, Hello
+from fusseg.federation.state import ClientUpdate, GlobalState, Hello, HelloTotal, Total
 from fusseg.federation.teaching import differing_classes
 from fusseg.runs.directory import load_record, save_record
 from fusseg.runs.finished_rounds import (
@@ -59,8 +59,8 @@ class Participants:
 
     engine: str
     """How the clients are reached, as in the record."""
-    hello: Callable[[], Sequence[Hello]]
-    """Wait for the clients and return the hello of each."""
+    hello: Callable[[], Sequence[Hello] | HelloTotal]
+    """Wait for the clients and return the hello of each, or their sum."""
     begin: Callable[[SavedState, Record], Exchange]
     """Create the exchange for the remaining rounds."""
     take_log: Callable[[], RoundLog]
@@ -130,7 +130,7 @@ class TrainingDone:
 
 def run_federation(
     federation: Federation,
-) -> Iterator[TrainingBegun | ClientUpdate | RoundDone | TrainingDone]:
+) -> Iterator[TrainingBegun | ClientUpdate | Total | RoundDone | TrainingDone]:
     """Run the remaining rounds, after the last finished one.
 
     Args:
@@ -149,7 +149,7 @@ def run_federation(
     yield _begun(protocol, len(record["clients"]), saved.state.round_number)
     started = time.perf_counter()
     for event in run_rounds(saved.state, exchange, protocol):
-        if isinstance(event, ClientUpdate):
+        if isinstance(event, ClientUpdate | Total):
             yield event
             continue
         seconds = time.perf_counter() - started
@@ -194,19 +194,27 @@ def _restore(federation: Federation) -> tuple[SavedState, Record]:
 def _begin(federation: Federation) -> tuple[SavedState, Record]:
     run_dir, config, protocol = federation.run_dir, federation.config, federation.protocol
     participants, backbone, center = federation.participants, federation.backbone, federation.center
-    hellos = sorted(participants.hello(), key=lambda hello: hello.client_id)
+    said = participants.hello()
     joined = read_class_map(Path(config.teach.class_map)) if config.teach.class_map else None
-    plan = agree(hellos, protocol, backbone.fingerprint, center=center, joined=joined)
+    num_images: dict[str, int | None]
+    if isinstance(said, HelloTotal):
+        plan = agree_on_total(said, protocol, center=center, joined=joined)
+        classes_of, num_images = dict(said.classes_of), dict.fromkeys(said.classes_of)
+    else:
+        said = sorted(said, key=lambda hello: hello.client_id)
+        plan = agree(said, protocol, backbone.fingerprint, center=center, joined=joined)
+        classes_of = {hello.client_id: hello.classes for hello in said}
+        num_images = {hello.client_id: hello.num_images for hello in said}
     if protocol.strategy.pools_images:
         # The one model takes as many steps as the whole federation would.
-        plan = replace(plan, num_steps=plan.num_steps * len(hellos))
-    num_images = {hello.client_id: hello.num_images for hello in hellos}
+        plan = replace(plan, num_steps=plan.num_steps * len(num_images))
     record = new_record(run_dir, config, backbone, num_images, center, participants.engine)
     record["command"] = participants.command
     sent = not protocol.strategy.pools_images
-    agreed = describe_hello(hellos, plan, participants.refused(), sent=sent)
+    agreed = describe_hello(said, plan, participants.refused(), sent=sent)
+    if isinstance(said, HelloTotal):
+        record["num_images"] = said.num_images
     if protocol.teaching:
-        classes_of = {hello.client_id: hello.classes for hello in hellos}
         agreed["differing_classes"] = differing_classes(classes_of, joined or {})
     record["hello"] = agreed
     start = start_state(config, protocol, plan, backbone.fingerprint)
@@ -286,11 +294,10 @@ def _known_scores(record: Record, state: GlobalState, protocol: Protocol) -> Mod
 
 def _name_latecomers(record: Record, finished: Round) -> None:
     """Add clients that joined after round 1 to the record's list."""
-    found = {
-        update.client_id: update.num_images
-        for exchange in finished.exchanges
-        for update in exchange.updates
-    }
+    found: dict[str, int | None] = {}
+    for exchange in finished.exchanges:
+        found |= {update.client_id: update.num_images for update in exchange.updates}
+        found |= dict.fromkeys(() if exchange.total is None else exchange.total.client_ids)
     for client in record["clients"]:
         found.pop(client["client_id"], None)
     record["clients"] += [

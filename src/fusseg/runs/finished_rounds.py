@@ -32,11 +32,14 @@ def keep_round(run_dir: Path, record: Record, finished: Round, saved: SavedState
     """
     record["num_regions"] = saved.state.model.num_regions
     save_record(run_dir, record)
+    parts_of = {update.client_id: update.parts for update in finished.updates}
+    if finished.total is not None:
+        parts_of = dict(finished.total.collected)
     sent = {
-        update.client_id: update.parts[CENTROIDS]
-        for update in finished.updates[:_MOST_IN_HISTORY]
+        client_id: parts[CENTROIDS]
+        for client_id, parts in sorted(parts_of.items())[:_MOST_IN_HISTORY]
         # After averaging, the tensors of single clients are gone.
-        if CENTROIDS in update.parts and not update.parts[CENTROIDS].is_meta
+        if CENTROIDS in parts and not parts[CENTROIDS].is_meta
     }
     save_history(run_dir, finished.state.round_number, finished.state.model.centroids, sent)
     save_state(run_dir, saved)

@@ -25,7 +25,7 @@ from fusseg.federation.lloyd_steps import FINISH
 from fusseg.federation.pca_start import START
 from fusseg.federation.protocol import Protocol
 from fusseg.federation.rounds import Round
-from fusseg.federation.state import Candidate, Hello
+from fusseg.federation.state import Candidate, Hello, HelloTotal
 from fusseg.federation.teaching import TEACH
 from fusseg.federation.traffic import NUMBER_BYTES, num_bytes
 from fusseg.runs.directory import CONFIG, FORMAT_VERSION
@@ -87,7 +87,7 @@ def new_record(
     run_dir: Path,
     config: Config,
     backbone: Backbone,
-    num_images: Mapping[str, int],
+    num_images: Mapping[str, int | None],
     center: bool,
     engine: str = SIMULATION,
 ) -> Record:
@@ -97,7 +97,7 @@ def new_record(
         run_dir: Run directory.
         config: The run's configuration.
         backbone: The server's backbone.
-        num_images: Usable training images by client, sorted.
+        num_images: Usable training images by client, sorted; None: only their sum is known.
         center: Whether the mean feature is subtracted before any cosine.
         engine: How the clients are reached: `SIMULATION` or `DEPLOYMENT`.
     """
@@ -136,6 +136,13 @@ def new_record(
         "skipped_images": [],
         "stored_values": [],
     }
+
+
+def count_images(record: Mapping[str, Any]) -> int:
+    """Count the training images of all clients; with secure sums, only their sum is known."""
+    counts = [client["num_images"] for client in record["clients"]]
+    total: int = record["num_images"] if None in counts else sum(counts)
+    return total
 
 
 def describe_command(name: str, *options: str) -> str:
@@ -199,7 +206,7 @@ def versions() -> Versions:
 
 
 def describe_hello(
-    hellos: Sequence[Hello],
+    said: Sequence[Hello] | HelloTotal,
     plan: TrainingPlan,
     refused: Mapping[str, str] | None = None,
     *,
@@ -208,24 +215,16 @@ def describe_hello(
     """Describe what the clients agreed on before round 1, and how many bytes that took.
 
     Args:
-        hellos: One per client.
+        said: The hello of each client, or their sum.
         plan: What the clients agreed on.
         refused: Sites of a deployment that were refused, with the reason.
         sent: Whether hellos would cross a network; not in a centralized run.
     """
-    # The sum, two counts, the spread and the estimates; fingerprint and version as text.
-    up = [
-        num_bytes(hello.feature_sum)
-        + NUMBER_BYTES * (3 + len(hello.numbers))
-        + len(hello.fingerprint)
-        + len(hello.version)
-        + sum(map(len, hello.classes))
-        for hello in hellos
-    ]
+    up = _bytes_of_sums(said) if isinstance(said, HelloTotal) else sum(map(_bytes_of, said))
     return {
         "local_steps": plan.num_steps,
         "agreed": dict(plan.agreed),
-        "bytes_up": sum(up) if sent else 0,
+        "bytes_up": up if sent else 0,
         # The plan is sent with the first task and counted there.
         "bytes_down": 0,
         "refused": [
@@ -233,6 +232,19 @@ def describe_hello(
             for site, reason in sorted((refused or {}).items())
         ],
     }
+
+
+def _bytes_of(hello: Hello) -> int:
+    # The sum, two counts, the spread and the estimates; fingerprint and version as text.
+    numbers = NUMBER_BYTES * (3 + len(hello.numbers))
+    texts = len(hello.fingerprint) + len(hello.version) + sum(map(len, hello.classes))
+    return num_bytes(hello.feature_sum) + numbers + texts
+
+
+def _bytes_of_sums(total: HelloTotal) -> int:
+    # Each client's term: the sum, two counts and the estimates, 8 bytes each.
+    term = NUMBER_BYTES * (len(total.feature_sum) + 2 + len(total.numbers))
+    return sum(term + sum(map(len, names)) for names in total.classes_of.values())
 
 
 def describe_round(
@@ -252,14 +264,10 @@ def describe_round(
         log: Bytes that were sent, and sites that were asked and are not in this round.
     """
     number = finished.state.round_number
-    weighed = [
-        (update.num_images, update.loss) for update in finished.updates if update.loss is not None
-    ]
-    total = sum(images for images, _ in weighed)
-    return {
+    entry: RoundEntry = {
         "round": number,
         "phase": _phase(number, protocol),
-        "loss": sum(images * loss for images, loss in weighed) / total if weighed else None,
+        "loss": _mean_loss(finished),
         "mean_iou": None if scores is None else scores["mean_iou"],
         "pixel_accuracy": None if scores is None else scores["pixel_accuracy"],
         "bytes_up": sum(traffic["bytes_up"] for traffic in log.traffic.values()),
@@ -271,6 +279,20 @@ def describe_round(
             for one in log.incidents
         ],
     }
+    if finished.total is not None:
+        entry["num_images"] = finished.total.num_images
+    return entry
+
+
+def _mean_loss(finished: Round) -> float | None:
+    """Average the loss of the clients over their images."""
+    if finished.total is not None:
+        return finished.total.loss
+    weighed = [
+        (update.num_images, update.loss) for update in finished.updates if update.loss is not None
+    ]
+    total = sum(images for images, _ in weighed)
+    return sum(images * loss for images, loss in weighed) / total if weighed else None
 
 
 def _phase(round_number: int, protocol: Protocol) -> str:
@@ -288,19 +310,23 @@ def _describe_clients(finished: Round, log: RoundLog) -> list[ClientRound]:
     clients: dict[str, ClientRound] = {}
     for exchange in finished.exchanges:
         for update in exchange.updates:
-            traffic = log.traffic.get(update.client_id, {"bytes_up": 0, "bytes_down": 0})
-            client = clients.setdefault(
-                update.client_id,
-                {
-                    "client_id": update.client_id,
-                    "num_images": update.num_images,
-                    "loss": None,
-                    "bytes_up": traffic["bytes_up"],
-                    "bytes_down": traffic["bytes_down"],
-                },
-            )
+            client = clients.setdefault(update.client_id, _describe_client(update.client_id, log))
+            client["num_images"] = update.num_images
             client["loss"] = update.loss if client["loss"] is None else client["loss"]
+        for client_id in () if exchange.total is None else exchange.total.client_ids:
+            clients.setdefault(client_id, _describe_client(client_id, log))
     return list(clients.values())
+
+
+def _describe_client(client_id: str, log: RoundLog) -> ClientRound:
+    traffic = log.traffic.get(client_id, {"bytes_up": 0, "bytes_down": 0})
+    return {
+        "client_id": client_id,
+        "num_images": None,
+        "loss": None,
+        "bytes_up": traffic["bytes_up"],
+        "bytes_down": traffic["bytes_down"],
+    }
 
 
 def describe_candidates(candidates: Sequence[Candidate]) -> list[CandidateEntry]:

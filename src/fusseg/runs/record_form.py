@@ -95,8 +95,8 @@ class ClientImages(TypedDict):
 
     client_id: str
     """Name of the training site."""
-    num_images: int
-    """Number of its usable training images."""
+    num_images: int | None
+    """Number of its usable training images; None: the server knows only their sum."""
 
 
 class StartEntry(TypedDict):
@@ -145,10 +145,11 @@ class ClientRound(TypedDict):
 
     client_id: str
     """Name of the client."""
-    num_images: int
-    """Number of its usable training images."""
+    num_images: int | None
+    """Number of its usable training images; None: the server knows only their sum."""
     loss: float | None
-    """Mean loss over its steps; None in a Lloyd step."""
+    """Mean loss over its steps; None in a Lloyd step, and where the server knows only the mean of
+    all clients."""
     bytes_up: int
     """Bytes that it sent."""
     bytes_down: int
@@ -188,6 +189,8 @@ class RoundEntry(TypedDict):
     """Wall time of training and aggregation, in seconds."""
     clients: list[ClientRound]
     """The clients that took part."""
+    num_images: NotRequired[int]
+    """Images of all clients that took part; only with `privacy.secure_sum`."""
     incidents: NotRequired[list[IncidentEntry]]
     """Sites of a deployment that were asked and are not in this round."""
 
@@ -376,6 +379,8 @@ class Record(TypedDict):
     """How images were seen and scored."""
     settings: NotRequired[dict[str, Any]]
     """Settings that decide results, by dotted key."""
+    num_images: NotRequired[int]
+    """Images of all clients before round 1; only with `privacy.secure_sum`."""
     clients: list[ClientImages]
     """The clients of the federation, sorted by name."""
     anchor: NotRequired[str]

@@ -14,8 +14,9 @@ from fusseg.federation.hello import say_hello
 from fusseg.federation.preparation import prepare_images
 from fusseg.federation.protocol import Protocol
 from fusseg.federation.rounds import Exchange
+from fusseg.federation.secure_sums import sum_hellos
 from fusseg.federation.simulation import Simulation, simulate
-from fusseg.federation.state import Client, ClientUpdate, Hello
+from fusseg.federation.state import Client, ClientUpdate, Hello, HelloTotal, Total
 from fusseg.federation.strategies import resolve
 from fusseg.runs.directory import create_run, discard_run
 from fusseg.runs.engine import (
@@ -45,7 +46,7 @@ class Finished:
     record: Record
 
 
-Event = Progress | Finding | TrainingBegun | ClientUpdate | RoundDone | Finished
+Event = Progress | Finding | TrainingBegun | ClientUpdate | Total | RoundDone | Finished
 
 
 def run_experiment(
@@ -126,8 +127,9 @@ def _participants(config: Config, protocol: Protocol, prepared: Prepared) -> Par
     """Make participants of the clients in this process, or of one client with all images."""
     simulations: list[Simulation] = []
 
-    def hello() -> list[Hello]:
-        return [say_hello(one, protocol, center=prepared.center) for one in prepared.clients]
+    def hello() -> list[Hello] | HelloTotal:
+        said = [say_hello(one, protocol, center=prepared.center) for one in prepared.clients]
+        return sum_hellos(said, protocol) if protocol.privacy.secure_sum else said
 
     def begin(saved: SavedState, _record: Record) -> Exchange:
         clients = _trained(protocol, prepared)

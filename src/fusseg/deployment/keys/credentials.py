@@ -11,6 +11,8 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
     load_pem_private_key,
     load_ssh_private_key,
     load_ssh_public_key,
@@ -115,6 +117,11 @@ def load_private(path: Path) -> ec.EllipticCurvePrivateKey:
             f"makes them, got another: {path}"
         )
     return key
+
+
+def public_line(key: ec.EllipticCurvePrivateKey) -> str:
+    """Write the public key of a private one in OpenSSH form, as lists of sites hold it."""
+    return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
 
 
 def load_certificate(path: Path) -> x509.Certificate:

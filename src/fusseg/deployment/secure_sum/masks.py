@@ -68,9 +68,10 @@ def unmask(
     """
     places = {site: place for place, site in enumerate(keys, start=1)}
     plain = total.copy()
+    by_place = {places[site]: found for site, found in revealed.items()}
+    recovered = recover(by_place, sorted(commitments), needed)
     for owner, commitment in commitments.items():
-        shares = {places[site]: found[owner] for site, found in revealed.items() if owner in found}
-        secret = recover(shares, needed)
+        secret = recovered[owner]
         if owner in summed:
             if hashlib.sha256(secret).digest() != commitment:
                 raise _unfit(owner)

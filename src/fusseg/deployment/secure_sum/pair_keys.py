@@ -1,8 +1,9 @@
-"""The keys of one sum: each site's two key pairs, signed, and the secrets that pairs share.
+"""The keys of the sums of one session: each site's key pairs, signed, and what pairs agree on.
 
-Every sum has key pairs of its own (X25519), so that a key which is revealed after one sum tells
-nothing about another. A site signs its public keys with the key it joined with, and every other
-site checks the signature against its own roster: the server cannot stand in for a site.
+A session holds the sums of one round. Every sum has key pairs of its own (X25519), so that a key
+which is revealed after one sum tells nothing about another. A site signs the public keys of a
+session with the key it joined with, and every other site checks the signature against its own
+roster: the server cannot stand in for a site.
 """
 
 import hashlib
@@ -35,17 +36,25 @@ class PairKeys:
 
 @dataclass(frozen=True)
 class PublicKeys:
-    """A site's public keys of one sum, as other sites receive them from the server."""
+    """A site's public keys of one sum."""
 
-    site: str
     masking: bytes
     sealing: bytes
+
+
+@dataclass(frozen=True)
+class SignedKeys:
+    """A site's public keys of a session, as other sites receive them from the server."""
+
+    site: str
+    keys: tuple[PublicKeys, ...]
+    """One for each sum of the session."""
     signature: bytes
-    """By the site's own key, over the sum, its name and both keys (ECDSA, SHA-384)."""
+    """By the site's own key, over the session, its name and all keys (ECDSA, SHA-384)."""
 
 
 def name_sum(*names: str | int) -> bytes:
-    """Make the identifier of a sum from whatever tells it from all others.
+    """Make the identifier of a session or a sum from whatever tells it from all others.
 
     >>> name_sum("run", 1, "lloyd") == name_sum("run", 1, "lloyd")
     True
@@ -60,46 +69,53 @@ def name_sum(*names: str | int) -> bytes:
 
 
 def new_keys(
-    site: str, key: ec.EllipticCurvePrivateKey, sum_id: bytes
-) -> tuple[PairKeys, PublicKeys]:
-    """Draw a site's keys of one sum from the system's secure generator.
+    site: str, key: ec.EllipticCurvePrivateKey, session_id: bytes, sums: int
+) -> tuple[tuple[PairKeys, ...], SignedKeys]:
+    """Draw a site's keys of a session from the system's secure generator.
 
     Args:
         site: Name of the site.
         key: The key that it joined with.
-        sum_id: Identifier of the sum.
+        session_id: Identifier of the session.
+        sums: Number of its sums.
     """
-    masking, sealing = X25519PrivateKey.generate(), X25519PrivateKey.generate()
-    public = [one.public_key().public_bytes_raw() for one in (masking, sealing)]
-    signature = key.sign(_signed(sum_id, site, *public), ec.ECDSA(hashes.SHA384()))
-    private = PairKeys(masking.private_bytes_raw(), sealing.private_bytes_raw())
-    return private, PublicKeys(site, public[0], public[1], signature)
+    private, public = [], []
+    for _ in range(sums):
+        masking, sealing = X25519PrivateKey.generate(), X25519PrivateKey.generate()
+        private.append(PairKeys(masking.private_bytes_raw(), sealing.private_bytes_raw()))
+        raw = [one.public_key().public_bytes_raw() for one in (masking, sealing)]
+        public.append(PublicKeys(*raw))
+    signature = key.sign(_signed(session_id, site, public), ec.ECDSA(hashes.SHA384()))
+    return tuple(private), SignedKeys(site, tuple(public), signature)
 
 
 def check_keys(
-    received: Sequence[PublicKeys], roster: Mapping[str, str], sum_id: bytes, needed: int
-) -> dict[str, PublicKeys]:
+    received: Sequence[SignedKeys],
+    roster: Mapping[str, str],
+    session_id: bytes,
+    needed: int,
+) -> dict[str, tuple[PublicKeys, ...]]:
     """Check the public keys that the server passed on, at a site.
 
     Args:
         received: Keys of the sites that take part.
         roster: Public keys of all sites in OpenSSH form, by name, from the site's own file.
-        sum_id: Identifier of the sum.
+        session_id: Identifier of the session.
         needed: Smallest number of sites.
 
     Returns:
-        The keys by site, sorted.
+        The keys of each sum, by site, sorted.
 
     Raises:
         FederationError: If there are too few, a site is not on the roster or occurs twice, or a
-            signature does not belong to its key and this sum.
+            signature does not belong to its key and this session.
     """
     if len(received) < needed:
         raise FederationError(
             f"the server named {len(received)} sites for a sum, but privacy.threshold asks for at "
             f"least {needed}; this site takes no part in it"
         )
-    found: dict[str, PublicKeys] = {}
+    found: dict[str, tuple[PublicKeys, ...]] = {}
     for one in sorted(received, key=lambda keys: keys.site):
         if one.site not in roster:
             raise FederationError(
@@ -108,12 +124,12 @@ def check_keys(
             )
         if one.site in found:
             raise FederationError(f"the server named {one.site!r} twice")
-        if not _is_signed(one, roster[one.site], sum_id):
+        if not _is_signed(one, roster[one.site], session_id):
             raise FederationError(
                 f"the keys of {one.site!r} are not signed by its key on this site's roster; if it "
                 "has a new key, bring the file behind --roster up to date"
             )
-        found[one.site] = one
+        found[one.site] = one.keys
     return found
 
 
@@ -146,10 +162,10 @@ def public_of(private: bytes) -> bytes:
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
 
-def _is_signed(keys: PublicKeys, line: str, sum_id: bytes) -> bool:
+def _is_signed(keys: SignedKeys, line: str, session_id: bytes) -> bool:
     known = load_ssh_public_key(line.encode())
     assert isinstance(known, ec.EllipticCurvePublicKey)
-    signed = _signed(sum_id, keys.site, keys.masking, keys.sealing)
+    signed = _signed(session_id, keys.site, keys.keys)
     try:
         known.verify(keys.signature, signed, ec.ECDSA(hashes.SHA384()))
     except InvalidSignature:
@@ -157,6 +173,7 @@ def _is_signed(keys: PublicKeys, line: str, sum_id: bytes) -> bool:
     return True
 
 
-def _signed(sum_id: bytes, site: str, masking: bytes, sealing: bytes) -> bytes:
+def _signed(session_id: bytes, site: str, keys: Sequence[PublicKeys]) -> bytes:
     name = site.encode()
-    return sum_id + len(name).to_bytes(8, "big") + name + masking + sealing
+    joined = b"".join(one.masking + one.sealing for one in keys)
+    return session_id + len(name).to_bytes(8, "big") + name + joined

@@ -9,7 +9,7 @@ sites, whatever it tells them.
 
 import hashlib
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cryptography.exceptions import InvalidTag
@@ -17,9 +17,10 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from fusseg.core.errors import FederationError
 from fusseg.deployment.secure_sum.pair_keys import KEY_BYTES, PairKeys, PublicKeys, agree
+from fusseg.deployment.secure_sum.shamir import combine, split
 
-_HALF = 16
-"""Bytes that Shamir's scheme shares at once, over a field of 2^128 elements."""
+SEALED_BYTES = 2 * KEY_BYTES + 16
+"""Length of sealed shares: two shares, and the cipher's tag."""
 _NONCE = bytes(12)
 """Each key seals one message, so there is nothing to tell apart."""
 
@@ -57,11 +58,11 @@ def deal(
         needed: Number of shares that reveal a secret.
     """
     seed = secrets.token_bytes(KEY_BYTES)
-    seeds, maskings = (_split(secret, len(keys), needed) for secret in (seed, own.masking))
+    shares = split(seed + own.masking, len(keys), needed)
     sealed = {}
     for place, (other, public) in enumerate(keys.items()):
         cipher = _cipher(own, public, sum_id, site, other)
-        sealed[other] = cipher.encrypt(_NONCE, seeds[place] + maskings[place], None)
+        sealed[other] = cipher.encrypt(_NONCE, shares[place], None)
     return Dealt(seed, hashlib.sha256(seed).digest(), sealed)
 
 
@@ -130,39 +131,33 @@ def reveal(
     return {other: held.seed if other in summed else held.masking for other, held in shares.items()}
 
 
-def recover(revealed: Mapping[int, bytes], needed: int) -> bytes:
-    """Recover a secret from shares of it (Shamir, 1979).
+def recover(
+    revealed: Mapping[int, Mapping[str, bytes]], owners: Sequence[str], needed: int
+) -> dict[str, bytes]:
+    """Recover one secret of each site from what others have revealed.
 
     Args:
-        revealed: Shares by the number of their site, from 1.
-        needed: Number of shares that reveal it.
+        revealed: By the number of the revealing site, from 1: a share by the site that dealt it.
+        owners: The sites that have dealt shares.
+        needed: Number of shares that reveal a secret.
 
     Raises:
-        FederationError: If there are too few, or one is of another length.
+        FederationError: If too few sites have revealed a share of every secret.
     """
-    # Not at the head of the module: sites that mask nothing do not need it.
-    from Crypto.Protocol.SecretSharing import Shamir
-
-    if len(revealed) < needed:
-        raise FederationError(f"{needed} shares of a secret are needed, got {len(revealed)}")
-    used = sorted(revealed.items())[:needed]
-    if any(len(share) != KEY_BYTES for _, share in used):
-        raise FederationError("a share of a secret has another length")
-    return b"".join(
-        Shamir.combine([(place, share[begin : begin + _HALF]) for place, share in used], ssss=False)
-        for begin in (0, _HALF)
-    )
-
-
-def _split(secret: bytes, count: int, needed: int) -> list[bytes]:
-    """Split a secret into shares, of which `needed` reveal it and fewer tell nothing."""
-    from Crypto.Protocol.SecretSharing import Shamir
-
-    halves = [
-        dict(Shamir.split(needed, count, secret[begin : begin + _HALF], ssss=False))
-        for begin in (0, _HALF)
-    ]
-    return [b"".join(half[place] for half in halves) for place in range(1, count + 1)]
+    joined = {}
+    for place, shares in sorted(revealed.items()):
+        found = [shares.get(owner, b"") for owner in owners]
+        if all(len(share) == KEY_BYTES for share in found):
+            joined[place] = b"".join(found)
+    if len(joined) < needed:
+        raise FederationError(
+            f"{needed} sites have to reveal shares of all secrets, {len(joined)} have"
+        )
+    secret = combine(dict([*joined.items()][:needed]))
+    return {
+        owner: secret[number * KEY_BYTES : (number + 1) * KEY_BYTES]
+        for number, owner in enumerate(owners)
+    }
 
 
 def _cipher(

@@ -1,7 +1,7 @@
 """The exchange of a deployment: the rounds of the simulation, over the network."""
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 
 from fusseg.core.errors import FederationError
@@ -23,11 +23,11 @@ from fusseg.federation.head_precision import narrow_parts, widen_update
 from fusseg.federation.parts import ClientFacts
 from fusseg.federation.protocol import Task, sent_parts
 from fusseg.federation.rounds import draw_participants
-from fusseg.federation.state import ClientUpdate, GlobalState
+from fusseg.federation.state import ClientUpdate, GlobalState, Hello
 from fusseg.federation.traffic import Delivery, bytes_up, make_delivery
 from fusseg.runs.record import Incident, RoundLog
 
-_RETRY_SECONDS = 5.0
+RETRY_SECONDS = 5.0
 
 
 @dataclass
@@ -58,21 +58,21 @@ class GridExchange:
                 `federation.wait_timeout`. The run can be resumed later.
         """
         delivery = make_delivery(state, task, self.sites.protocol)
-        exchange = _Exchange(state, task, self._next(state, task), delivery)
+        exchange = _Exchange(state, task, self.next_request(state, task), delivery)
         number = exchange.request.round_number
         seconds = self.sites.config.federation.wait_timeout
         until = time.monotonic() + seconds
         answered: set[str] = set()
         while True:
-            asked = self._wait_for_participants(number)
+            asked = self.wait_for_participants(number)
             # Each update is passed on at once, so that none has to be kept here. Only sites that
             # have not answered are asked again.
             for update in self._collect(exchange, asked - answered):
                 answered.add(update.client_id)
                 yield update
-            wanted = self._wanted()
+            wanted = self.wanted()
             if len(answered) >= wanted:
-                self._note_changed(task)
+                self.note_changed(task.name)
                 return
             text = f"{len(answered)} usable answers, {wanted} are needed; asking again"
             self.sites.tell("waiting", text)
@@ -81,7 +81,7 @@ class GridExchange:
                     f"round {number} has {len(answered)} usable answers of {wanted} after "
                     f"{seconds:.0f} s; continue with --resume"
                 )
-            time.sleep(_RETRY_SECONDS)
+            time.sleep(RETRY_SECONDS)
 
     def ask_all(self, state: GlobalState, task: str, timeout: float) -> list[Reply]:
         """Ask every site of the federation, and list the replies sorted by site.
@@ -101,7 +101,7 @@ class GridExchange:
             self.sites.guests.gone.clear()
 
         def packet_for(site: str) -> Packet:
-            return self._pack(site, state, request, delivery)
+            return self.pack(site, state, request, delivery)
 
         replies: dict[str, Reply] = {}
         for reply in ask_all_sites(self.sites, packet_for, timeout):
@@ -149,14 +149,15 @@ class GridExchange:
         self.now.incidents.clear()
         return log
 
-    def _next(self, state: GlobalState, task: Task) -> Request:
+    def next_request(self, state: GlobalState, task: Task) -> Request:
+        """Name the next exchange of the round."""
         number, now = state.round_number + 1, self.now
         if now.round_number != number:
             now.round_number, now.place, now.participants = number, -1, ()
         now.place += 1
         return self.request(task.name, number, now.place)
 
-    def _wait_for_participants(self, round_number: int) -> set[str]:
+    def wait_for_participants(self, round_number: int) -> set[str]:
         """Wait for enough sites, and choose those to ask: drawn sites stay the same for a round.
 
         If all sites take part in a round, one that joins late or comes back is asked in the next
@@ -170,37 +171,52 @@ class GridExchange:
             self.now.participants = draw_participants(ready, round_number, protocol)
         return set(self.now.participants).intersection(ready)
 
-    def _wanted(self) -> int:
+    def wanted(self) -> int:
         """How many usable answers the round needs: as set, or one from every site drawn for it."""
         if not self.now.participants or self.sites.config.federation.min_sites:
             return quorum(self.sites)
         able = self.sites.admitted().keys() - self.sites.guests.changed
         return max(1, sum(site in able for site in self.now.participants))
 
-    def _note_changed(self, task: Task) -> None:
+    def note_changed(self, task: str) -> None:
         """Record the sites that were left out because they have other images now."""
         for site, changed in sorted(self.sites.guests.changed.items()):
             if site in (self.now.participants or self.sites.admitted()):
-                self.note(site, task.name, f"it came back with other images: {changed}")
+                self.note(site, task, f"it came back with other images: {changed}")
 
     def _collect(self, exchange: "_Exchange", sites: Collection[str]) -> Iterator[ClientUpdate]:
-        """Ask sites; a site that has lost what it was sent gets it again and is asked once more."""
+        """Ask sites for their updates."""
+
+        def packet_for(site: str) -> Packet:
+            return self.pack(site, exchange.state, exchange.request, exchange.delivery)
+
+        for reply in self.ask_again_if_lost(sites, packet_for):
+            yield from self._take(exchange, reply)
+
+    def ask_again_if_lost(
+        self, sites: Collection[str], packet_for: Callable[[str], Packet]
+    ) -> Iterator[Reply]:
+        """Ask sites; one that has lost what it was sent gets it again and is asked once more.
+
+        Args:
+            sites: The sites to ask.
+            packet_for: Makes the packet for a site, by its name.
+
+        Yields:
+            The last reply of each site.
+        """
+        timeout = self.sites.config.federation.round_timeout
         lacking: list[str] = []
-        for reply in self._ask(exchange, sites):
+        packets = {site: packet_for(site) for site in sorted(sites)}
+        for reply in ask(self.sites.channel, packets, timeout):
             if _state(reply) == "lacks":
                 self.sites.traffic.forget(reply.site)
                 lacking.append(reply.site)
             else:
-                yield from self._take(exchange, reply)
-        for reply in self._ask(exchange, lacking):
-            yield from self._take(exchange, reply)
-
-    def _ask(self, exchange: "_Exchange", sites: Collection[str]) -> Iterator[Reply]:
-        packets = {
-            site: self._pack(site, exchange.state, exchange.request, exchange.delivery)
-            for site in sorted(sites)
-        }
-        return ask(self.sites.channel, packets, self.sites.config.federation.round_timeout)
+                yield reply
+        yield from ask(
+            self.sites.channel, {site: packet_for(site) for site in sorted(lacking)}, timeout
+        )
 
     def _take(self, exchange: "_Exchange", reply: Reply) -> Iterator[ClientUpdate]:
         """Yield the update of a usable answer, or record why there is none."""
@@ -217,7 +233,8 @@ class GridExchange:
         )
         yield update
 
-    def _pack(self, site: str, state: GlobalState, request: Request, delivery: Delivery) -> Packet:
+    def pack(self, site: str, state: GlobalState, request: Request, delivery: Delivery) -> Packet:
+        """Write a task for a site, with what it does not have yet."""
         return pack_task(state, request, delivery, self.sites.traffic.send(site, delivery))
 
     def _read(self, exchange: "_Exchange", reply: Reply) -> ClientUpdate:
@@ -228,7 +245,9 @@ class GridExchange:
         self.sites.traffic.receive(reply.site, bytes_up(sent))
         update = widen_update(sent, parts, wire)
         check_update(update, parts)
-        num_images = self.sites.guests.hellos[reply.site].num_images
+        hello = self.sites.guests.hellos[reply.site]
+        assert isinstance(hello, Hello)
+        num_images = hello.num_images
         if update.num_images != num_images:
             # It may have other images now: its next hello decides.
             self.sites.guests.returning.add(reply.site)

@@ -12,12 +12,12 @@ from fusseg.deployment.server.asking import Channel, Failure, Reply, ask, online
 from fusseg.deployment.server.events import DeploymentEvent, Kind, write_event
 from fusseg.deployment.wire.offer import Offer, pack_offer
 from fusseg.deployment.wire.packet import Packet, expect_field, take_int, take_word
-from fusseg.deployment.wire.payloads import unpack_hello
+from fusseg.deployment.wire.payloads import unpack_hello, unpack_open_hello
 from fusseg.deployment.wire.refusals import refusing
 from fusseg.federation.checks import check_hello
 from fusseg.federation.hello import check_same_backbone, far_clients
 from fusseg.federation.protocol import Protocol
-from fusseg.federation.state import Hello
+from fusseg.federation.state import Hello, OpenHello
 from fusseg.federation.traffic import Traffic
 
 HELLO_SECONDS = 120.0
@@ -30,12 +30,13 @@ _PAUSE_SECONDS = 2.0
 class Guests:
     """Which sites have said hello, and what the others said last."""
 
-    hellos: dict[str, Hello] = field(default_factory=dict)
+    hellos: dict[str, Hello | OpenHello] = field(default_factory=dict)
     """The first hello of each site, which holds to the end."""
     returning: set[str] = field(default_factory=set)
     """Sites that said hello but have lost the settings since: they are greeted again."""
-    known: dict[str, int] = field(default_factory=dict)
-    """Number of images per site in the record, for a restarted server that has heard no hello."""
+    known: dict[str, int | None] = field(default_factory=dict)
+    """Number of images per site in the record, for a restarted server that has heard no hello;
+    None: only their sum is known."""
     changed: dict[str, str] = field(default_factory=dict)
     """Sites that came back with other images, and how these differ."""
     gone: set[str] = field(default_factory=set)
@@ -168,7 +169,8 @@ def refuse_far_means(sites: Sites) -> None:
         sites: Their guests are changed: a refused site has not said hello.
     """
     guests, most = sites.guests, sites.config.federation.max_mean_distance
-    for site, distance in far_clients(list(guests.hellos.values()), most).items():
+    hellos = [hello for hello in guests.hellos.values() if isinstance(hello, Hello)]
+    for site, distance in far_clients(hellos, most).items():
         del guests.hellos[site]
         guests.refused[site] = (
             f"its mean feature lies {distance:.3g} standard deviations from the other sites', more "
@@ -203,24 +205,32 @@ def _hear(sites: Sites, reply: Reply) -> str:
         return f"refused: {changed}"
     guests.hellos.setdefault(reply.site, hello)
     guests.returning.discard(reply.site)
-    return f"ready with {hello.num_images} images"
+    return f"ready with {hello.num_images} images" if isinstance(hello, Hello) else "ready"
 
 
-def _read_hello(packet: Packet, site: str, sites: Sites, max_images: int | None) -> Hello:
+def _read_hello(
+    packet: Packet, site: str, sites: Sites, max_images: int | None
+) -> Hello | OpenHello:
     positions, feature_dim = sites.shape
     expect_field(packet, "offer", sites.offer.digest)
+    if sites.protocol.privacy.secure_sum:
+        opened = unpack_open_hello(packet, site, sites.protocol)
+        check_same_backbone(opened, sites.offer.fingerprint)
+        return opened
     hello = unpack_hello(packet, site, feature_dim, sites.protocol)
     check_same_backbone(hello, sites.offer.fingerprint)
     check_hello(hello, positions, max_images)
     return hello
 
 
-def _find_change(hello: Hello, guests: Guests) -> str:
+def _find_change(hello: Hello | OpenHello, guests: Guests) -> str:
     """Say how a site that comes back differs from the one that the plan was made of, if it does."""
+    if isinstance(hello, OpenHello):
+        return ""
     site = hello.client_id
     first = guests.hellos.get(site)
     before = {"num_images": guests.known.get(site)}
-    if first is not None:
+    if isinstance(first, Hello):
         before = {"num_images": first.num_images, "feature_count": first.feature_count}
     for name, count in before.items():
         now = getattr(hello, name)

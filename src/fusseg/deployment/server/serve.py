@@ -37,6 +37,7 @@ from fusseg.deployment.server.events import DeploymentEvent, EventReader
 from fusseg.deployment.server.server_app import CACHE, RUN_DIR
 from fusseg.deployment.server.server_rounds import FLOWER
 from fusseg.deployment.wire.server_address import ServerAddress
+from fusseg.federation.secure_sums import sites_needed
 
 _LOOK_SECONDS = 0.5
 _SITES_SECONDS = 5.0
@@ -121,12 +122,28 @@ def check_options(config: Config, options: ServeOptions) -> Iterator[DeploymentE
     names = (SERVER_KEY, SERVER_CERTIFICATE, AUTHORITY_CERTIFICATE)
     check_server_files(*(options.keys / name for name in names))
     approved, least = approved_sites(options.sites, config), config.federation.min_sites
+    _check_threshold(config, len(approved), options.sites)
     if len(approved) < least:
         yield DeploymentEvent(
             "waiting",
             f"federation.min_sites is {least}, {options.sites} lists {len(approved)} that may "
             f"join: rounds wait for {least} sites; add the others to the file",
         )
+
+
+def _check_threshold(config: Config, approved: int, path: Path) -> None:
+    """Refuse secure sums of fewer sites than reveal them."""
+    needed = sites_needed(config.privacy.threshold, approved)
+    counts = {f"{path} lists": approved}
+    for key in ("min_sites", "clients_per_round"):
+        counts[f"federation.{key} is"] = getattr(config.federation, key) or approved
+    for what, count in counts.items():
+        if config.privacy.secure_sum and count < needed:
+            raise ConfigError(
+                f"{what} {count}, but privacy.threshold {config.privacy.threshold:.3g} of "
+                f"{approved} sites needs {needed} in every sum; raise the first, or set "
+                "privacy.secure_sum to false"
+            )
 
 
 def _start(

@@ -13,6 +13,7 @@ from fusseg.deployment.server.asking import Channel
 from fusseg.deployment.server.events import DeploymentEvent, write_event
 from fusseg.deployment.server.exchange import GridExchange
 from fusseg.deployment.server.greeting import Sites, quorum, refuse_far_means, wait_for_sites
+from fusseg.deployment.server.secure_exchange import SecureExchange
 from fusseg.deployment.server.server_data import PreparedServer, prepare_server
 from fusseg.deployment.server.site_scores import score_at_sites
 from fusseg.deployment.wire.offer import make_offer
@@ -22,7 +23,8 @@ from fusseg.features.extraction import wait_for
 from fusseg.federation.judge import CHOICE
 from fusseg.federation.pca_start import START
 from fusseg.federation.rounds import Exchange
-from fusseg.federation.state import GlobalState, Hello
+from fusseg.federation.secure_sums import hides_only_heads
+from fusseg.federation.state import GlobalState, Hello, HelloTotal
 from fusseg.federation.strategies import resolve
 from fusseg.federation.teaching import TEACH
 from fusseg.federation.weights import bounded_counts
@@ -121,6 +123,7 @@ def _run_id(run_dir: Path) -> str:
 
 def _participants(exchange: GridExchange, prepared: PreparedServer) -> Participants:
     guests = exchange.sites.guests
+    secure = SecureExchange(exchange) if exchange.sites.protocol.privacy.secure_sum else None
 
     def begin(_saved: SavedState, record: Record) -> Exchange:
         # A restarted server has not heard these hellos itself.
@@ -131,12 +134,18 @@ def _participants(exchange: GridExchange, prepared: PreparedServer) -> Participa
         differing = {} if hello is None else hello.get("differing_classes", {})
         for name, have in differing.items():
             exchange.sites.tell("site", f"class {name!r} is only at {', '.join(have)}")
-        return exchange
+        return exchange if secure is None else secure
+
+    def hello() -> list[Hello] | HelloTotal:
+        if secure is None:
+            return _greet_all(exchange.sites, center=prepared.center)
+        _await_all(exchange.sites, center=prepared.center)
+        return secure.sum_hellos()
 
     at_sites = exchange.sites.config.evaluation.at_sites
     return Participants(
         engine=DEPLOYMENT,
-        hello=lambda: _greet_all(exchange.sites, center=prepared.center),
+        hello=hello,
         begin=begin,
         take_log=exchange.take_log,
         command=describe_command("serve"),
@@ -157,7 +166,7 @@ def _greet_all(sites: Sites, *, center: bool) -> list[Hello]:
     if center:
         # Otherwise the mean features are not used.
         refuse_far_means(sites)
-    hellos = [hello for _, hello in sorted(guests.hellos.items())]
+    hellos = [one for _, one in sorted(guests.hellos.items()) if isinstance(one, Hello)]
     if len(hellos) < least:
         reasons = "; ".join(f"{site}: {reason}" for site, reason in sorted(guests.refused.items()))
         raise FederationError(
@@ -174,6 +183,21 @@ def _greet_all(sites: Sites, *, center: bool) -> list[Hello]:
             )
             sites.tell("site", text, hello.client_id)
     return hellos
+
+
+def _await_all(sites: Sites, *, center: bool) -> None:
+    """Wait for the sites, and say what cannot be checked because only sums are learned."""
+    wait_for_sites(sites, max(len(sites.admitted()), quorum(sites)))
+    federation = sites.config.federation
+    if center and federation.max_mean_distance > 0:
+        text = "federation.max_mean_distance is not checked: privacy.secure_sum hides the means"
+        sites.tell("waiting", text)
+    if hides_only_heads(sites.protocol):
+        text = (
+            f"federation.strategy {federation.strategy!r} needs the centroids of each site: "
+            "privacy.secure_sum hides all but these"
+        )
+        sites.tell("waiting", text)
 
 
 def _finish(exchange: GridExchange, state: GlobalState) -> None:

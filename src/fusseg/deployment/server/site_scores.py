@@ -16,7 +16,7 @@ from fusseg.deployment.wire.payloads import EVALUATE
 from fusseg.deployment.wire.refusals import refusing
 from fusseg.evaluation.held_out import score_sites
 from fusseg.federation.parts import Part, check_parts
-from fusseg.federation.state import GlobalState
+from fusseg.federation.state import GlobalState, Hello
 from fusseg.federation.traffic import NUMBER_BYTES, num_bytes
 from fusseg.runs.model_scores import describe_site_scores
 from fusseg.runs.record_form import ModelScores
@@ -48,7 +48,9 @@ def score_at_sites(exchange: GridExchange, state: GlobalState) -> ModelScores:
         try:
             with refusing(f"the counts of {reply.site}"):
                 packet = exchange.accept(reply, request)
-                most = exchange.sites.guests.hellos[reply.site].num_images
+                hello = exchange.sites.guests.hellos[reply.site]
+                assert isinstance(hello, Hello)
+                most = hello.num_images
                 counts = read_counts(packet, reply.site, state.model.num_regions, most)
                 sent = num_bytes(*packet.tensors.values()) + NUMBER_BYTES
                 exchange.sites.traffic.receive(reply.site, sent)

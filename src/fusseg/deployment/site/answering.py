@@ -1,7 +1,12 @@
 """How a site answers a message, from what it stores on disk."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+
+from jaxtyping import Int64
+from torch import Tensor
 
 from fusseg.config.file import dump_config
 from fusseg.core.errors import DataError, FederationError
@@ -19,6 +24,7 @@ from fusseg.deployment.site.site_disk import (
     save_memory,
     save_offer,
 )
+from fusseg.deployment.site.sum_answers import STAGES, answer_stage, mask_term
 from fusseg.deployment.wire.ledger import Field, append_line, describe_message
 from fusseg.deployment.wire.offer import HELLO, Offer, unpack_offer
 from fusseg.deployment.wire.packet import Packet
@@ -32,13 +38,15 @@ from fusseg.deployment.wire.payloads import (
     unpack_task,
 )
 from fusseg.deployment.wire.received import LackError
+from fusseg.deployment.wire.sum_messages import SUM_HELLO, read_session, take_dealers
 from fusseg.evaluation.held_out import evaluate
 from fusseg.features.extraction import wait_for
 from fusseg.federation.answer import answer, current_model
 from fusseg.federation.head_precision import narrow_update
-from fusseg.federation.hello import say_hello
+from fusseg.federation.hello import say_hello, say_open_hello
 from fusseg.federation.points import KeptCodes
 from fusseg.federation.protocol import Protocol, Task, sent_parts
+from fusseg.federation.secure_sums import make_hello_term, make_term, open_parts
 from fusseg.federation.state import Client, GlobalState
 from fusseg.federation.strategies import resolve
 from fusseg.runs.directory import CONFIG
@@ -91,8 +99,10 @@ def _answer_hello(packet: Packet, folder: Path, site: SiteSettings) -> Packet:
     preparation = load_preparation(folder, offer)
     if preparation.state != "ready":
         return _not_ready(offer, preparation)
-    client = recall_client(folder, site, offer)
-    hello = say_hello(client, resolve(offer.config), center=offer.center)
+    client, protocol = recall_client(folder, site, offer), resolve(offer.config)
+    if protocol.privacy.secure_sum:
+        return pack_hello(say_open_hello(client), offer.digest, offer.run)
+    hello = say_hello(client, protocol, center=offer.center)
     return pack_hello(hello, offer.digest, offer.run)
 
 
@@ -109,6 +119,17 @@ def _not_ready(offer: Offer, preparation: Preparation) -> Packet:
     return Packet({**fields, "state": "preparing", **progress})
 
 
+@dataclass(frozen=True)
+class _Run:
+    """The federation's run that a message belongs to, at this site."""
+
+    kept: Path
+    """Its folder."""
+    offer: Offer
+    protocol: Protocol
+    site: SiteSettings
+
+
 def _answer_task(packet: Packet, folder: Path, site: SiteSettings) -> Packet:
     request = read_request(packet)
     offer = load_offer(folder)
@@ -118,38 +139,77 @@ def _answer_task(packet: Packet, folder: Path, site: SiteSettings) -> Packet:
     if preparation.state != "ready":
         reason = preparation.reason or "its features are not there yet"
         raise FederationError(f"this site is not ready: {reason}")
-    protocol = resolve(offer.config)
-    task = find_task(request, protocol, at_sites=offer.config.evaluation.at_sites)
+    run = _Run(run_folder(folder, offer.run), offer, resolve(offer.config), site)
+    hidden = run.protocol.privacy.secure_sum
+    if hidden and request.task in STAGES:
+        return answer_stage(packet, request, run.kept, site, run.protocol)
     client = recall_client(folder, site, offer)
-    kept = run_folder(folder, offer.run)
+    if hidden and request.task == SUM_HELLO:
+        return _add_hello(packet, request, client, run)
+    task = find_task(request, run.protocol, at_sites=offer.config.evaluation.at_sites)
+    if task is None:
+        return _use_model(packet, request, client, run)
+    return _take_part(packet, request, task, client, run)
+
+
+def _take_part(packet: Packet, request: Request, task: Task, client: Client, run: _Run) -> Packet:
+    """Answer a task of the rounds, with an update or a masked term."""
+    protocol, plain = run.protocol, packet
+    sealed: dict[str, bytes] = {}
+    if protocol.privacy.secure_sum:
+        plain, sealed = take_dealers(packet)
     try:
-        state = unpack_task(packet, task, protocol, client.features.map_shape[2], kept)
+        state = unpack_task(plain, task, protocol, client.features.map_shape[2], run.kept)
     except LackError as error:
-        return Packet({**request.fields(), "state": "lacks", "reason": str(error)})
-    if task is not None:
-        return _take_part(request, task, state, kept, protocol, client)
+        return _lacks(request, error)
+    memory = load_memory(run.kept, request.round_number)
+    codes = KeptCodes(protocol.positions_per_image, protocol.seed)
+    answered = answer(state, task, memory, client, protocol, codes)
+    update, parts = answered.update, sent_parts(task, state, protocol)
+    if answered.memory is not None and protocol.keeps_memories:
+        save_memory(run.kept, request.round_number, answered.memory)
+    if not protocol.privacy.secure_sum:
+        sent = narrow_update(update, parts, state.model.head, protocol.wire)
+        return pack_update(sent, request)
+    term = make_term(update, parts, protocol, len(sealed))
+    opened = {name: update.parts[name] for name in open_parts(parts)}
+    return _mask(packet, request, term, opened, run)
+
+
+def _add_hello(packet: Packet, request: Request, client: Client, run: _Run) -> Packet:
+    """Answer with the masked term of the sum of the hellos."""
+    hello = say_hello(client, run.protocol, center=run.offer.center)
+    _, sealed = take_dealers(packet)
+    term = make_hello_term(hello, run.protocol, len(sealed))
+    return _mask(packet, request, term, {}, run)
+
+
+def _mask(
+    packet: Packet,
+    request: Request,
+    term: Int64[Tensor, " numbers"],
+    opened: Mapping[str, Tensor],
+    run: _Run,
+) -> Packet:
+    tensors = mask_term(term, opened, packet, request.place, run.kept, run.site)
+    return Packet({**request.fields(), **read_session(packet).fields(), "state": "done"}, tensors)
+
+
+def _use_model(packet: Packet, request: Request, client: Client, run: _Run) -> Packet:
+    """Score or store the model."""
+    dim = client.features.map_shape[2]
+    try:
+        state = unpack_task(packet, None, run.protocol, dim, run.kept)
+    except LackError as error:
+        return _lacks(request, error)
     if request.task == EVALUATE:
-        return _evaluate(request, state, kept, offer, site)
-    _keep_result(state, kept, offer, site)
+        return _evaluate(request, state, run.kept, run.offer, run.site)
+    _keep_result(state, run.kept, run.offer, run.site)
     return Packet({**request.fields(), "state": "done"})
 
 
-def _take_part(
-    request: Request,
-    task: Task,
-    state: GlobalState,
-    kept: Path,
-    protocol: Protocol,
-    client: Client,
-) -> Packet:
-    memory = load_memory(kept, request.round_number)
-    codes = KeptCodes(protocol.positions_per_image, protocol.seed)
-    answered = answer(state, task, memory, client, protocol, codes)
-    if answered.memory is not None and protocol.keeps_memories:
-        save_memory(kept, request.round_number, answered.memory)
-    parts = sent_parts(task, state, protocol)
-    sent = narrow_update(answered.update, parts, state.model.head, protocol.wire)
-    return pack_update(sent, request)
+def _lacks(request: Request, error: LackError) -> Packet:
+    return Packet({**request.fields(), "state": "lacks", "reason": str(error)})
 
 
 def _evaluate(

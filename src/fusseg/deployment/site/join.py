@@ -3,7 +3,7 @@
 import shlex
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -23,6 +23,7 @@ from fusseg.deployment.site.site_disk import (
     save_settings,
 )
 from fusseg.deployment.site.site_node import SiteNode
+from fusseg.deployment.site.sum_answers import check_roster
 from fusseg.deployment.wire.ledger import LEDGER, LedgerLine, read_ledger
 from fusseg.deployment.wire.offer import HELLO, Offer
 from fusseg.deployment.wire.payloads import FINISH
@@ -76,7 +77,7 @@ def join(settings: SiteSettings, options: JoinOptions) -> Iterator[SiteEvent | P
         lock.acquire(timeout=0)
     except Timeout as error:
         raise FederationError(f"another fusseg join works in {options.folder}") from error
-    save_settings(options.folder, settings)
+    save_settings(options.folder, replace(settings, key=str(options.key.resolve())))
     node = SiteNode(address, options.folder, options.key, options.authority)
     try:
         yield from _take_part(settings, options, node)
@@ -107,6 +108,8 @@ def check_join(settings: SiteSettings, options: JoinOptions) -> ServerAddress:
             f"{shlex.join(['--name', str(owner)])}"
         )
     read_certificate_expiry(options.authority)
+    if settings.roster is not None:
+        check_roster(Path(settings.roster), settings.name, options.key)
     if settings.backbone is not None:
         try:
             check_backbone_name(settings.backbone)

@@ -109,6 +109,25 @@ def check_pinned(site: SiteSettings, offer: Offer) -> None:
         )
 
 
+def check_hidden(site: SiteSettings, offer: Offer) -> None:
+    """Refuse secure sums without a roster, and sums that are not secure with one.
+
+    Raises:
+        FederationError: If settings and roster do not go together; its text may be sent to the
+            server.
+    """
+    if offer.config.privacy.secure_sum and site.roster is None:
+        raise FederationError(
+            "privacy.secure_sum is set, for which this site needs a list of all sites and their "
+            "public keys; start fusseg join with --roster FILE"
+        )
+    if site.roster is not None and not offer.config.privacy.secure_sum:
+        raise FederationError(
+            "this site was started with --roster and sends nothing but terms of secure sums, but "
+            "privacy.secure_sum is false"
+        )
+
+
 def select_site(dataset: Dataset, site: SiteSettings, config: Config) -> tuple[Item, ...]:
     """Select the training images of a site.
 
@@ -145,6 +164,7 @@ def prepare_site(
         DataError: If the data cannot be used.
     """
     check_pinned(site, offer)
+    check_hidden(site, offer)
     set_threads(offer.config.compute)
     backbone = choose_backbone(site, offer)
     config, cache = offer.config, Path(site.cache)

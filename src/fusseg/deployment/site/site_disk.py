@@ -36,6 +36,11 @@ class SiteSettings:
     """This site's copy of the server's backbone; None: only the filter bank is accepted."""
     pinned: str | None = None
     """Configuration file that the server's settings must agree with; None: any settings."""
+    roster: str | None = None
+    """File with the names and public keys of all sites, without which this site takes part in no
+    secure sum, and with which it takes part in nothing else."""
+    key: str | None = None
+    """The site's private key, which signs its keys of secure sums."""
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,7 @@ def check_deployable(config: Config) -> None:
             f"data.layout is {config.data.layout!r}, but every site has a folder of images; set it "
             "to 'sites'"
         )
+    _check_scores(config)
     _check_lists(config)
     for key in ("min_sites", "clients_per_round"):
         if 0 < getattr(config.federation, key) < strategy.min_clients:
@@ -114,6 +115,14 @@ def check_deployable(config: Config) -> None:
                 f"{name!r} needs at least {strategy.min_clients} sites; set it to "
                 f"{strategy.min_clients} or more"
             )
+
+
+def _check_scores(config: Config) -> None:
+    if config.privacy.secure_sum and config.evaluation.at_sites:
+        raise ConfigError(
+            "evaluation.at_sites is set, for which each site sends its own counts, but "
+            "privacy.secure_sum is set, too; score on held-out images of the server"
+        )
 
 
 def _check_lists(config: Config) -> None:

@@ -15,6 +15,7 @@ FIELDS = frozenset(
         *("center", "classes", "done", "feature_count", "feature_spread", "fingerprint"),
         *("head", "loss", "num_images", "num_steps", "offer", "place", "plan", "reason", "round"),
         *("run", "settings", "state", "task", "taught", "taught_classes", "total", "version"),
+        *("kind", "needed", "session", "sites"),
     }
 )
 """Names of the fields of messages, which the numbers of an objective must not use."""

@@ -24,7 +24,7 @@ from fusseg.deployment.wire.received import (
 from fusseg.federation.parts import CENTROIDS, HEAD, REGION_OF, Part, check_parts, start_name
 from fusseg.federation.protocol import Protocol, Task
 from fusseg.federation.rounds import initial_state
-from fusseg.federation.state import ClientUpdate, GlobalState, Hello, Taught
+from fusseg.federation.state import ClientUpdate, GlobalState, Hello, OpenHello, Taught
 from fusseg.federation.teaching import CLASS_SUMS
 from fusseg.federation.traffic import (
     CLASSIFIER,
@@ -253,24 +253,49 @@ def unpack_update(packet: Packet, site: str, parts: Mapping[str, Part], task: Ta
     return ClientUpdate(site, take_int(packet, "num_images", 1), loss, dict(packet.tensors))
 
 
-def pack_hello(hello: Hello, offer: str, run: str) -> Packet:
-    """Convert a hello to a packet."""
+def pack_hello(hello: Hello | OpenHello, offer: str, run: str) -> Packet:
+    """Convert a site's answer to an offer to a packet.
+
+    Args:
+        hello: The hello, or what no sum hides of it.
+        offer: Digest of the offer.
+        run: Name of the federation's run.
+    """
     fields: dict[str, Field] = {
         "task": "hello",
         "round": 0,
         "run": run,
         "offer": offer,
         "state": "done",
-        "num_images": hello.num_images,
-        "feature_count": hello.feature_count,
         "fingerprint": hello.fingerprint,
         "version": hello.version,
-        "feature_spread": hello.feature_spread,
-        **hello.numbers,
     }
     if hello.classes:
         fields["classes"] = json.dumps(hello.classes)
+    if isinstance(hello, OpenHello):
+        return Packet(fields)
+    fields |= {
+        "num_images": hello.num_images,
+        "feature_count": hello.feature_count,
+        "feature_spread": hello.feature_spread,
+        **hello.numbers,
+    }
     return Packet(fields, {"feature_sum": hello.feature_sum})
+
+
+def unpack_open_hello(packet: Packet, site: str, protocol: Protocol) -> OpenHello:
+    """Read a hello whose numbers are added in secret.
+
+    Raises:
+        FederationError: If a field is missing or malformed, or there are tensors.
+    """
+    check_parts(f"client {site!r}", packet.tensors, {})
+    return OpenHello(
+        site,
+        take_word(packet, "fingerprint"),
+        take_word(packet, "version"),
+        _take_own_classes(packet, site, protocol),
+    )
 
 
 def unpack_hello(packet: Packet, site: str, feature_dim: int, protocol: Protocol) -> Hello:

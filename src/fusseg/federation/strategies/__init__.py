@@ -9,6 +9,7 @@ from fusseg.core.errors import ConfigError, nearest_name
 from fusseg.federation.pca_start import choice_tasks, start_tasks
 from fusseg.federation.protocol import Protocol, Strategy
 from fusseg.federation.region_exchange import region_tasks
+from fusseg.federation.secure_sums import check_secure_sum
 from fusseg.federation.server_step import LARGEST_ADAM_RATE
 from fusseg.federation.strategies import (
     centralized,
@@ -66,7 +67,9 @@ def resolve(config: Config, *, deployed: bool = False, feature_dim: int | None =
         distance=federation.distance,
         weights=federation.weights,
         centroid_weights=federation.centroid_weights or federation.weights,
-        max_weight_share=weight_bound(federation, deployed=deployed),
+        max_weight_share=weight_bound(
+            federation, deployed=deployed, hidden=config.privacy.secure_sum
+        ),
         aggregate_heads=federation.aggregate_heads if aggregates is None else aggregates,
         aggregate_centroids=federation.aggregate_centroids if aggregates is None else aggregates,
         site_clusters=federation.site_clusters,
@@ -80,6 +83,7 @@ def resolve(config: Config, *, deployed: bool = False, feature_dim: int | None =
         merging=region_tasks(config.model),
         teaching=teaching_tasks(config),
         teach=config.teach,
+        privacy=config.privacy,
     )
     _check_merging(protocol, config)
     _check_switches(protocol)
@@ -89,6 +93,7 @@ def resolve(config: Config, *, deployed: bool = False, feature_dim: int | None =
     _check_regularizers(protocol)
     _check_server_optimizer(protocol)
     _check_fixed_head(protocol, config)
+    check_secure_sum(config, protocol)
     return protocol
 
 

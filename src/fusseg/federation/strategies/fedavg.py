@@ -15,8 +15,11 @@ def average_centroids(gathered: Gathered) -> Float[Tensor, "clusters code"]:
 
     If clients send only their own clusters, each centroid is the average over those who have the
     cluster. No client moves it by more than `federation.max_weight_share` of the way: what is left
-    to 1 is the weight of the server's centroid, which stays where nobody has the cluster.
+    to 1 is the weight of the server's centroid, which stays where nobody has the cluster. With
+    `privacy.secure_sum` the clients' centroids arrive as their average.
     """
+    if CENTROIDS in gathered.totals:
+        return gathered.totals[CENTROIDS]
     if USED not in gathered.collected:
         centroids = torch.stack(gathered.collected[CENTROIDS])
         return torch.einsum("n,nkc->kc", gathered.shares, centroids.double()).to(centroids.dtype)
