@@ -15,7 +15,7 @@ from fusseg.federation.answer import start_training
 from fusseg.federation.gathering import aggregate
 from fusseg.federation.rounds import Round, initial_state, run_rounds
 from fusseg.federation.simulation import simulate
-from fusseg.federation.state import Client, ClientUpdate, GlobalState
+from fusseg.federation.state import Client, ClientUpdate, GlobalState, Total
 from fusseg.federation.strategies import resolve
 from fusseg.segmentation.training import train
 
@@ -31,7 +31,7 @@ def round_rows(setting: Setting) -> list[SpeedRow]:
     state = initial_state(PROTOCOL, plain_plan(sizes.round_dim, sizes.round_steps))
     trainees = [start_training(state, None, client, PROTOCOL) for client in clients]
 
-    def whole_round() -> list[ClientUpdate | Round]:
+    def whole_round() -> list[ClientUpdate | Total | Round]:
         exchange = simulate(clients, {}, PROTOCOL)
         return list(run_rounds(state, exchange, PROTOCOL))
 
@@ -41,7 +41,8 @@ def round_rows(setting: Setting) -> list[SpeedRow]:
             fresh = replace(trainee, generator=generator)
             train(fresh, state.plan, PROTOCOL.local, client.compute)
 
-    updates = list(simulate(clients, {}, PROTOCOL)(state, task))
+    answered = simulate(clients, {}, PROTOCOL)(state, task)
+    updates = [update for update in answered if isinstance(update, ClientUpdate)]
 
     def server_side() -> GlobalState:
         return aggregate(state, updates, PROTOCOL, task, round_generator(PROTOCOL.seed, 1, SERVER))

@@ -232,6 +232,68 @@ def test_a_dry_run_shows_what_would_be_sent_and_connects_to_nobody(
     assert not (tmp_path / "state" / "ledger.jsonl").exists()
 
 
+def test_a_server_refuses_secure_sums_of_one_site(serve, make_sites, make_config):
+    config = make_config(make_sites())
+    code, _, err = serve(config, "--set", "privacy.secure_sum=true")
+    assert code == 2
+    assert "sites.toml lists 1, but privacy.threshold 0.667 of 1 sites needs 2" in err
+
+
+def test_a_server_refuses_scores_at_the_sites_with_secure_sums(serve, make_sites, make_config):
+    config = make_config(make_sites(), held_out=())
+    more = ["--set", "privacy.secure_sum=true", "--set", "evaluation.at_sites=true"]
+    code, _, err = serve(config, *more)
+    assert code == 2
+    assert "each site sends its own counts, but privacy.secure_sum is set" in err
+
+
+def test_a_dry_run_shows_masked_terms_and_the_stages_of_their_sums(
+    join, keys, make_sites, make_config
+):
+    root = make_sites()
+    config = make_config(root, held_out=(), more='strategy = "lloyd"\n[privacy]\nsecure_sum = true')
+    roster = keys / "roster.toml"
+    others = [create_site_key(site, keys / site, 5).entry for site in ("east", "south")]
+    roster.write_text("\n".join([*others, (keys / "sites.toml").read_text()]))
+    code, out, _ = join(root / "north", "--dry-run", "--config", config, "--roster", roster)
+    assert code == 0
+    # A term of two sums of 8 numbers, two counts, the number of images and the weight.
+    assert "tensor sum.masked: 20 int64, 160 bytes" in out
+    # Shares for three sites, in a session of the four sums of a round.
+    assert "tensor sum.sealed: 4x3x10 int64" in out
+    assert "tensor sum.revealed: 3x4 int64" in out
+    for plain in ("feature_sum", "num_images", "loss", "head.", "counts"):
+        assert plain not in out, plain
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("sites.north", "sites.elsewhere", "does not list this site, 'north'"),
+        ("expires = 2", "expires = 1", "with a key that is valid today"),
+        ("[sites.north]", "[sites.north", "is not valid TOML"),
+    ],
+)
+def test_a_roster_that_cannot_be_used_is_refused_at_once(
+    before, after, said, join, keys, make_sites, make_config
+):
+    roster = keys / "roster.toml"
+    text = (keys / "sites.toml").read_text()
+    assert before in text
+    roster.write_text(text.replace(before, after))
+    code, _, err = join(make_sites() / "north", "--roster", roster)
+    assert code == 2
+    assert said in err
+
+
+def test_a_roster_with_another_key_of_this_site_is_refused(join, keys, make_sites):
+    roster = keys / "roster.toml"
+    roster.write_text(create_site_key("north", keys / "new", 5).entry)
+    code, _, err = join(make_sites() / "north", "--roster", roster)
+    assert code == 2
+    assert "lists another public key for 'north' than that of" in err
+
+
 def test_a_dry_run_shows_the_sums_of_the_judge_and_how_often_they_would_be_sent(
     join, make_sites, make_config
 ):
