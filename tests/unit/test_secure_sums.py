@@ -145,7 +145,7 @@ def test_one_client_has_nothing_to_hide_in():
 
 @pytest.mark.parametrize(
     ("threshold", "sites", "needed"),
-    [(2 / 3, 3, 2), (2 / 3, 4, 3), (2 / 3, 18, 12), (0.51, 2, 2), (1, 7, 7), (0.667, 3, 3)],
+    [(2 / 3, 3, 2), (2 / 3, 4, 3), (2 / 3, 18, 12), (0.51, 2, 2), (1.0, 7, 7), (0.667, 3, 3)],
 )
 def test_sites_needed_are_rounded_up(threshold, sites, needed):
     assert sites_needed(threshold, sites) == needed
