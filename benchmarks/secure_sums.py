@@ -25,6 +25,7 @@ from torch import Tensor
 from fusseg.config.file import parse_config
 from fusseg.core.visible_text import say
 from fusseg.deployment.keys.credentials import public_line
+from fusseg.deployment.secure_sum.agreement import check_agreed, sign_set
 from fusseg.deployment.secure_sum.masks import mask, unmask
 from fusseg.deployment.secure_sum.pair_keys import (
     PairKeys,
@@ -33,7 +34,7 @@ from fusseg.deployment.secure_sum.pair_keys import (
     name_sum,
     new_keys,
 )
-from fusseg.deployment.secure_sum.shares import Dealt, deal, open_shares, reveal
+from fusseg.deployment.secure_sum.shares import Dealt, Shares, deal, open_shares, reveal
 from fusseg.federation.fixed_point import count_numbers
 from fusseg.federation.parts import Part
 from fusseg.federation.protocol import Protocol, Task
@@ -120,11 +121,16 @@ def measure(term: str, sites: int, protocol: Protocol) -> Row:
             )
         )
     revealed = {}
+    signatures = {name: sign_set(private[name], sum_id, names) for name in names[:needed]}
     for name in reversed(names[:needed]):
         sealed = {dealer: one.sealed[name] for dealer, one in dealt.items()}
         revealed[name], reveal_seconds = timed(
-            lambda name=name, sealed=sealed: reveal(
-                name, open_shares(name, private[name], public, sealed, sum_id), names, needed
+            lambda name=name, sealed=sealed: _reveal(
+                open_shares(name, private[name], public, sealed, sum_id),
+                signatures,
+                public,
+                sum_id,
+                needed,
             )
         )
     numbers = count_numbers(term_shapes(parts, task))
@@ -144,7 +150,7 @@ def measure(term: str, sites: int, protocol: Protocol) -> Row:
     _, plain_seconds = timed(lambda: _add_plain(parts, updates))
     plain_bytes = num_bytes(*updates[names[0]].parts.values())
     sealed_bytes = sum(len(one) for one in dealt[names[0]].sealed.values())
-    overhead = 64 + 144 + 32 + sealed_bytes + 32 * sites
+    overhead = 96 + 144 + 64 + 32 + sealed_bytes + 32 * sites
     site = (share_seconds, mask_seconds, reveal_seconds)
     return Row(
         term,
@@ -158,6 +164,18 @@ def measure(term: str, sites: int, protocol: Protocol) -> Row:
         8 * numbers + overhead,
         plain_bytes + 16,
     )
+
+
+def _reveal(
+    shares: Mapping[str, Shares],
+    signatures: Mapping[str, bytes],
+    keys: Mapping[str, PublicKeys],
+    sum_id: bytes,
+    needed: int,
+) -> dict[str, bytes]:
+    """Check who has signed the set, and reveal: a site's last stage."""
+    check_agreed(signatures, keys, sum_id, [*shares], needed)
+    return reveal(shares, [*shares])
 
 
 def _update(name: str, parts: Mapping[str, Part], seed: int) -> ClientUpdate:

@@ -71,6 +71,8 @@ def simulate(federation, tmp_path, monkeypatch):
     for event in run_experiment(config, tmp_path / "simulated", tmp_path / "cache"):
         last = event
     assert len({name.rpartition(" ")[2] for name, _ in secrets}) == 3
+    kinds = {name.partition(" ")[0] for name, _ in secrets}
+    assert {"head.linear.weight", "loss", "term", "sums", "first", "second"} <= kinds, kinds
     return secrets, last.saved.state
 
 

@@ -118,6 +118,7 @@ def hurry(monkeypatch):
         "greeting._PAUSE_SECONDS",
         "exchange.RETRY_SECONDS",
         "secure_exchange.RETRY_SECONDS",
+        "sum_reveal.RETRY_SECONDS",
     ):
         monkeypatch.setattr(f"fusseg.deployment.server.{name}", 0.01)
 

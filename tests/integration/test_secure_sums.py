@@ -4,6 +4,7 @@ Real processes, keys and TLS are tested in tests/deployment.
 """
 
 import json
+import re
 from dataclasses import replace
 from datetime import date, timedelta
 
@@ -18,12 +19,16 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
 )
+from flwr.app import Message
 from loopback import SITES, LoopbackGrid, events, federation_in, hurry, simulated
 
 from fusseg.core.errors import FederationError
 from fusseg.deployment.keys.credentials import public_line
+from fusseg.deployment.server.admission import NODES
 from fusseg.deployment.server.server_rounds import serve_rounds
 from fusseg.deployment.wire.ledger import read_ledger
+from fusseg.deployment.wire.messages import pack, unpack
+from fusseg.deployment.wire.packet import Packet
 from fusseg.runs.directory import load_record
 from fusseg.runs.saved_state import load_state
 
@@ -67,6 +72,10 @@ def federation(tmp_path, make_sites, make_config):
             lines.append(
                 f'[sites.{folder.name}]\npublic_key = "{public_line(key)}"\nexpires = {until}\n'
             )
+        nodes = json.loads((run_dir / "flower" / NODES).read_text())
+        for folder, line in zip(folders, lines, strict=True):
+            nodes[folder.name]["public_key"] = line.split('"')[1]
+        (run_dir / "flower" / NODES).write_text(json.dumps(nodes))
         for folder in folders:
             (folder / "roster.toml").write_text("".join(lines))
             settings = json.loads((folder / "site.json").read_text())
@@ -231,7 +240,7 @@ def test_sites_reveal_no_sum_twice_for_different_sites(federation, tmp_path):
     record = load_record(run_dir)
     assert [len(one["clients"]) for one in record["rounds"]] == [3, 0, 2]
     reasons = {one["reason"] for one in record["rounds"][1]["incidents"]}
-    assert any("reveals it for no other sites" in reason for reason in reasons)
+    assert any("reveals it for no other" in reason for reason in reasons)
 
 
 def test_sites_refuse_a_session_that_is_not_new(federation, tmp_path):
@@ -257,14 +266,165 @@ def test_a_site_with_a_roster_takes_part_in_nothing_else(federation, tmp_path):
         serve_rounds(LoopbackGrid(folders), run_dir, tmp_path / "server-cache")
 
 
-def test_a_site_whose_roster_is_shorter_is_left_out(federation, tmp_path):
-    run_dir, _, folders = federation(*SLOW, "privacy.threshold=1", "federation.wait_timeout=1")
-    roster = folders[2] / "roster.toml"
-    roster.write_text(roster.read_text().replace("[sites.east]", "[sites.elsewhere]", 1))
+class LyingServer(LoopbackGrid):
+    """Changes what one site is told in one kind of message of round 2, and keeps its answers."""
+
+    def __init__(self, folders, task, site, changes):
+        super().__init__(folders)
+        self.told = task, site, changes
+        self.answers = []
+
+    def _answer(self, message, folder):
+        task, site, changes = self.told
+        fields = message.content["fields"]
+        told = (fields["task"], folder.name, fields["round"]) == (task, site, 2)
+        if told:
+            fields.update(changes)
+        reply = super()._answer(message, folder)
+        if told:
+            self.answers.append(dict(reply.content["fields"]))
+        return reply
+
+
+OTHER_SETS = {
+    "another set to reveal": ("sum-reveal", {"sites": '["east", "south"]'}, "has signed that"),
+    "more signers than signatures": (
+        "sum-reveal",
+        {"signers": '["east", "north", "south"]'},
+        r"sum\.agreed of shape",
+    ),
+    "signers who have not signed": (
+        "sum-reveal",
+        {"signers": '["north", "south"]'},
+        "0 sites have signed",
+    ),
+    "a sum of the hellos": ("train", {"kind": "hello"}, "in a session of other sums"),
+    "a sum that the session lacks": ("train", {"place": 7}, "at place 7"),
+    "a hello in a round": (
+        "train",
+        {"task": "sum-hello"},
+        "asked for a sum in a session of other sums",
+    ),
+    "keys of an older session": ("sum-keys", {"session": 1}, "session 1 of secure sums is not new"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_SETS)
+def test_a_site_that_is_told_something_else_refuses_and_the_others_go_on(
+    kind, federation, tmp_path
+):
+    task, changes, reason = OTHER_SETS[kind]
+    run_dir, _, folders = federation(*SLOW)
+    grid = LyingServer(folders, task, "south", changes)
+    serve_rounds(grid, run_dir, tmp_path / "server-cache")
+    assert {answer["state"] for answer in grid.answers} == {"refused"}
+    assert all(re.search(reason, answer["reason"]) for answer in grid.answers)
+    record = load_record(run_dir)
+    assert len(record["rounds"][1]["clients"]) >= 2
+
+
+def test_a_site_signs_one_set_besides_that_of_the_dealers(federation, tmp_path):
+    """Two sets of two sites each, signed by enough, would give the term of the site in between."""
+    run_dir, _, folders = federation(*SLOW)
+    asked = {}
+
+    class Keeping(LyingServer):
+        def _answer(self, message, folder):
+            fields = message.content["fields"]
+            stage = fields["task"], fields["round"]
+            if stage == ("sum-agree", 2) and folder.name not in asked:
+                summed = fields["sites"]
+                fields["sites"] = '["east", "south"]' if folder.name == "east" else summed
+                asked[folder.name] = dict(super()._answer(message, folder).content["fields"])
+                # The first answer is thrown away, and the site is asked for the true set.
+                fields["sites"] = summed
+            return super()._answer(message, folder)
+
+    grid = Keeping(folders, "none", "none", {})
+    grid.lies["south"] = Silent("train", 2)
+    serve_rounds(grid, run_dir, tmp_path / "server-cache")
+    assert [answer["state"] for answer in asked.values()] == ["done", "done"]
+    reasons = [one["reason"] for one in load_record(run_dir)["rounds"][1]["incidents"]]
+    assert any("signs no other set" in reason for reason in reasons)
+
+
+class NotReady(Silent):
+    """A site that was started anew: it refuses once what it is asked."""
+
+    def __call__(self, message, reply):
+        if super().__call__(message, reply) is None and self.heard == 1:
+            reply.content["fields"]["state"] = "refused"
+            reply.content["fields"]["reason"] = "this site was not offered these settings"
+        return reply
+
+
+def test_a_site_that_was_started_anew_is_asked_again_to_reveal(federation, tmp_path):
+    run_dir, config, folders = federation(*SLOW, "privacy.threshold=1")
+    grid = LoopbackGrid(folders, {"south": NotReady("sum-reveal", 2)})
+    serve_rounds(grid, run_dir, tmp_path / "server-cache")
+    same_model(run_dir, simulated(config, tmp_path))
+
+
+class Forging(Silent):
+    """A site that reveals wrong shares, or signs with another key."""
+
+    def __init__(self, tensor, *wanted):
+        super().__init__(*wanted)
+        self.tensor = tensor
+
+    def __call__(self, message, reply):
+        if super().__call__(message, reply) is None:
+            words = unpack(reply.content)
+            changed = {**words.tensors, self.tensor: words.tensors[self.tensor] ^ 255}
+            reply = Message(pack(Packet(words.fields, changed)), reply_to=message)
+        return reply
+
+
+LIES = {
+    "revealed": ("sum.revealed", "sum-reveal", 3, "cannot"),
+    "signature of its keys": ("sum.signature", "sum-keys", 2, "its keys are not signed"),
+    "signature of the set": ("sum.agreed", "train", 3, "its signature does not belong"),
+}
+
+
+@pytest.mark.parametrize("kind", LIES)
+def test_a_site_that_lies_in_the_protocol_does_not_stop_the_others(kind, federation, tmp_path):
+    tensor, task, summed, reason = LIES[kind]
+    run_dir, _, folders = federation(*SLOW)
+    grid = LoopbackGrid(folders, {"south": Forging(tensor, task, 2)})
+    serve_rounds(grid, run_dir, tmp_path / "server-cache")
+    second = load_record(run_dir)["rounds"][1]
+    assert len(second["clients"]) == summed
+    # A wrong share is passed over, and nobody can tell who sent it.
+    if kind != "revealed":
+        assert reason in second["incidents"][0]["reason"]
+
+
+def test_a_site_that_deals_shares_nobody_can_open_is_named(federation, tmp_path):
+    run_dir, _, folders = federation(*SLOW, "federation.wait_timeout=1")
+    grid = LoopbackGrid(folders, {"south": Forging("sum.sealed", "sum-shares", 2)})
     with pytest.raises(FederationError, match="too few terms"):
-        serve_rounds(LoopbackGrid(folders), run_dir, tmp_path / "server-cache")
+        serve_rounds(grid, run_dir, tmp_path / "server-cache")
+    told = [one for one in events(run_dir) if "shares of 'south' cannot be opened" in one["text"]]
+    assert {one["site"] for one in told} == {*SITES}
+
+
+ROSTERS = {
+    "shorter": (lambda text: "[sites.north]" + text.split("[sites.north]")[1], 2),
+    "with another name": (lambda text: text.replace("[sites.east]", "[sites.elsewhere]"), 3),
+}
+
+
+@pytest.mark.parametrize("kind", ROSTERS)
+def test_a_site_whose_roster_differs_is_left_out_and_the_others_go_on(kind, federation, tmp_path):
+    run_dir, _, folders = federation(*SLOW)
+    roster = folders[2] / "roster.toml"
+    roster.write_text(ROSTERS[kind][0](roster.read_text()))
+    serve_rounds(LoopbackGrid(folders), run_dir, tmp_path / "server-cache")
+    record = load_record(run_dir)
+    assert [len(one["clients"]) for one in record["rounds"]] == [2] * len(record["rounds"])
     assert any(
-        "'east', which is not on this site's roster" in one["text"] for one in events(run_dir)
+        "roster differs from that of 2 other sites" in one["text"] for one in events(run_dir)
     )
 
 
@@ -274,7 +434,7 @@ def test_nothing_but_masked_terms_and_keys_leaves_a_site(federation, tmp_path):
     lines = [line for line in read_ledger(run_dir)[0] if line.direction == "to server"]
     assert {tensor.name for line in lines for tensor in line.tensors} == {
         *("sum.keys", "sum.signature", "sum.commitments", "sum.sealed", "sum.masked"),
-        "sum.revealed",
+        *("sum.agreed", "sum.revealed"),
     }
     numbers = {name for line in lines for name, value in line.fields.items() if value != line.round}
     assert not numbers & {"num_images", "loss", "feature_count", "feature_spread"}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fusseg.core.errors import FederationError
 from fusseg.deployment.secure_sum.masks import mask, sum_terms, unmask
 from fusseg.deployment.secure_sum.pair_keys import check_keys, name_sum, new_keys
-from fusseg.deployment.secure_sum.shares import deal, open_shares, reveal
+from fusseg.deployment.secure_sum.shares import check_summed, deal, open_shares, reveal
 
 SUM = name_sum("run", 3, "lloyd")
 NAMES = ("east", "north", "south", "süd", "west")
@@ -59,7 +59,8 @@ class Sites:
         for name in names:
             sealed = {dealer: dealt.sealed[name] for dealer, dealt in self.dealt.items()}
             shares = open_shares(name, self.private[name], self.public, sealed, SUM)
-            found[name] = reveal(name, shares, self.summed, self.needed)
+            check_summed(name, shares, self.summed, self.needed)
+            found[name] = reveal(shares, self.summed)
         return found
 
     def unmask(self, sent, revealed):

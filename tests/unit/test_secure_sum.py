@@ -9,9 +9,16 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from scipy.stats import chi2
 
 from fusseg.core.errors import FederationError
+from fusseg.deployment.secure_sum.agreement import check_agreed, sign_set, signers_of
 from fusseg.deployment.secure_sum.masks import expand, mask, sum_terms, unmask
 from fusseg.deployment.secure_sum.pair_keys import agree, check_keys, name_sum, new_keys
-from fusseg.deployment.secure_sum.shares import deal, open_shares, recover, reveal
+from fusseg.deployment.secure_sum.shares import (
+    check_summed,
+    deal,
+    open_shares,
+    recover,
+    reveal,
+)
 
 SUM, OTHER = name_sum("run", 1), name_sum("run", 2)
 NAMES = ("a", "b", "c")
@@ -124,20 +131,34 @@ def test_shares_that_were_changed_or_belong_to_another_sum_are_refused(private, 
 
 def test_a_site_reveals_the_seed_or_the_key_of_another_never_both(private, public, dealt):
     shares = opened("a", private, public, dealt)
-    found = reveal("a", shares, ["a", "b"], 2)
+    found = reveal(shares, ["a", "b"])
     assert found == {"a": shares["a"].seed, "b": shares["b"].seed, "c": shares["c"].masking}
 
 
-def test_a_site_reveals_nothing_for_a_sum_of_too_few_or_without_its_own_term(
-    private, public, dealt
-):
-    shares = opened("a", private, public, dealt)
+def test_a_site_reveals_nothing_for_a_sum_of_too_few_or_without_its_own_term():
     with pytest.raises(FederationError, match=r"terms of 1 sites.*at least 2"):
-        reveal("a", shares, ["a", "a"], 2)
+        check_summed("a", NAMES, ["a", "a"], 2)
     with pytest.raises(FederationError, match="left out this site's term"):
-        reveal("a", shares, ["b", "c"], 2)
+        check_summed("a", NAMES, ["b", "c"], 2)
     with pytest.raises(FederationError, match="'d', which has dealt no shares"):
-        reveal("a", shares, ["a", "b", "d"], 2)
+        check_summed("a", NAMES, ["a", "b", "d"], 2)
+
+
+def test_a_set_is_agreed_on_if_enough_of_its_sites_have_signed_it_and_no_other(private, public):
+    signed = {name: sign_set(private[name], SUM, ["a", "b"]) for name in NAMES}
+    check_agreed(signed, public, SUM, ["b", "a"], 2)
+    # c is not of the set, so that its signature counts for nothing.
+    assert signers_of(signed, public, SUM, ["a", "b"]) == ["a", "b"]
+    refused = {
+        "another set": (signed, SUM, ["a", "b", "c"]),
+        "another sum": (signed, OTHER, ["a", "b"]),
+        "one site under two names": ({"a": signed["a"], "b": signed["a"]}, SUM, ["a", "b"]),
+        "a stranger": ({"a": signed["a"], "x": signed["b"]}, SUM, ["a", "x"]),
+        "no signature": ({"a": signed["a"], "b": b""}, SUM, ["a", "b"]),
+    }
+    for signatures, sum_id, summed in refused.values():
+        with pytest.raises(FederationError, match=r"sites have signed.*at least 2"):
+            check_agreed(signatures, public, sum_id, summed, 2)
 
 
 def test_the_shares_of_enough_sites_give_the_secrets_and_of_fewer_do_not(private, public, dealt):
@@ -148,13 +169,17 @@ def test_the_shares_of_enough_sites_give_the_secrets_and_of_fewer_do_not(private
         for place, name in enumerate(NAMES, start=1)
     }
     seeds = {name: one.seed for name, one in dealt.items()}
+
+    def fits(owner, secret):
+        return seeds[owner] == secret
+
     for places in ((1, 2), (1, 3), (2, 3), (1, 2, 3)):
-        assert recover({place: held[place] for place in places}, NAMES, 2) == seeds
+        assert recover({place: held[place] for place in places}, NAMES, 2, fits) == seeds
     with pytest.raises(FederationError, match=r"2 sites have to reveal shares.*1 have"):
-        recover({1: held[1]}, NAMES, 2)
+        recover({1: held[1]}, NAMES, 2, fits)
     held[2]["c"] = b"short"
     with pytest.raises(FederationError, match=r"2 sites have to reveal shares.*1 have"):
-        recover({1: held[1], 2: held[2]}, NAMES, 2)
+        recover({1: held[1], 2: held[2]}, NAMES, 2, fits)
 
 
 @pytest.mark.parametrize("summed", [("a", "b", "c"), ("a", "b")])
@@ -163,13 +188,15 @@ def test_a_wrong_share_is_noticed(summed, private, public, dealt):
     sent = [
         mask(terms[name], name, private[name], dealt[name].seed, public, SUM) for name in summed
     ]
-    revealed = {
-        name: reveal(name, opened(name, private, public, dealt), summed, 2) for name in ("a", "b")
-    }
+    revealed = {name: reveal(opened(name, private, public, dealt), summed) for name in ("a", "b")}
     revealed["a"]["c"] = bytes(32)
     commitments = {name: one.commitment for name, one in dealt.items()}
     with pytest.raises(FederationError, match="shares of 'c' do not reveal its secret"):
         unmask(sum_terms(iter(sent), 4), summed, public, commitments, revealed, SUM, 2)
+    # With one site more the liar is left out.
+    revealed["c"] = reveal(opened("c", private, public, dealt), summed)
+    found = unmask(sum_terms(iter(sent), 4), summed, public, commitments, revealed, SUM, 2)
+    assert found.tolist() == [0, 0, 0, 0]
 
 
 def test_a_masked_term_looks_like_random_numbers(private, public, dealt):

@@ -13,6 +13,7 @@ from fusseg.deployment.secure_sum.shares import Dealt
 from fusseg.deployment.wire.packet import Packet
 from fusseg.deployment.wire.sum_messages import (
     Session,
+    Wanted,
     add_dealers,
     expect_session,
     pack_all_keys,
@@ -23,6 +24,7 @@ from fusseg.deployment.wire.sum_messages import (
     pack_summed,
     read_session,
     take_dealers,
+    unpack_agreed,
     unpack_all_keys,
     unpack_dealt,
     unpack_keys,
@@ -41,7 +43,9 @@ def some(length, start=1):
 
 
 def signed(name):
-    keys = tuple(PublicKeys(some(32, place), some(32, 40 + place)) for place in (1, 2))
+    keys = tuple(
+        PublicKeys(some(32, place), some(32, 40 + place), some(32, 80 + place)) for place in (1, 2)
+    )
     return SignedKeys(name, keys, some(103))
 
 
@@ -51,7 +55,8 @@ def dealt(start):
 
 
 def test_keys_arrive_as_they_were_sent():
-    assert unpack_keys(pack_keys(signed("a"), 2), "a", 2) == (signed("a"), 2)
+    wanted = Wanted(2, "d" * 64)
+    assert unpack_keys(pack_keys(signed("a"), wanted), "a", 2) == (signed("a"), wanted)
     sent = [signed(name) for name in NAMES]
     assert unpack_all_keys(pack_all_keys(sent), 2) == sent
 
@@ -72,25 +77,28 @@ def test_shares_arrive_as_they_were_dealt():
 def test_masked_terms_and_revealed_shares_arrive():
     masked = np.array([2**64 - 1, 5], dtype=np.uint64)
     parts = {"centroids": Part((2,), torch.float32, "collect")}
-    packet = Packet({}, pack_masked(masked, {"centroids": torch.ones(2)}))
-    row, opened = unpack_masked(packet, "a", 2, parts)
+    packet = Packet({}, pack_masked(masked, some(64), {"centroids": torch.ones(2)}))
+    row, signature, opened = unpack_masked(packet, "a", 2, parts)
+    assert signature == some(64)
     assert row.tolist() == masked.tolist()
     assert opened["centroids"].tolist() == [1, 1]
     revealed = {name: some(32, place) for place, name in enumerate(NAMES)}
     assert unpack_revealed(Packet({}, pack_revealed(revealed)), "a", NAMES) == revealed
     assert unpack_summed(pack_summed(["b", "a"], SESSION)) == ["a", "b"]
+    signatures = {"a": some(64), "ü": some(64, 9)}
+    assert unpack_agreed(pack_summed(NAMES, SESSION, signatures)) == (NAMES, signatures)
 
 
 WRONG_KEYS = {
-    "of another number of sums": torch.zeros(3, 8, dtype=torch.int64),
-    "of another type": torch.zeros(2, 8, dtype=torch.float64),
-    "without rows": torch.zeros(0, 8, dtype=torch.int64),
+    "of another number of sums": torch.zeros(3, 12, dtype=torch.int64),
+    "of another type": torch.zeros(2, 12, dtype=torch.float64),
+    "without rows": torch.zeros(0, 12, dtype=torch.int64),
 }
 
 
 @pytest.mark.parametrize("kind", WRONG_KEYS)
 def test_malformed_words_are_refused(kind):
-    packet = pack_keys(signed("a"), 2)
+    packet = pack_keys(signed("a"), Wanted(2, "d" * 64))
     changed = Packet(packet.fields, {**packet.tensors, "sum.keys": WRONG_KEYS[kind]})
     with pytest.raises(FederationError, match=r"client 'a' sent sum\.keys of shape"):
         unpack_keys(changed, "a", 2)

@@ -100,9 +100,10 @@ def _column_settings(cells: Sequence[Cell]) -> dict[str, str]:
     shown["shifts used"] = formatting.ABSENT
     if first is not None:
         cell, clients, hello = first
-        shown["clients: images"] = (
-            f"{len(clients)}: {', '.join(str(client['num_images']) for client in clients)}"
-        )
+        counts = [client["num_images"] for client in clients]
+        # With secure sums only the sum over the clients is known.
+        listed = "hidden" if None in counts else ", ".join(map(str, counts))
+        shown["clients: images"] = f"{len(clients)}: {listed}"
         shown["steps per client and round"] = str(hello["local_steps"])
         agreed = hello["agreed"].items()
         shifts = [f"{shift:.3f}" for name, shift in agreed if name.startswith("shift_")]

@@ -14,7 +14,8 @@ class PrivacyConfig:
     """Whether the server learns only sums over the clients, wherever sums are all that it needs;
     with FedCC and `consensus`, that is the heads but not the centroids."""
     threshold: float = 2 / 3
-    """Share of all clients, above 0.5, without which no sum is learned; at least 2 clients."""
+    """Share of all clients, above 0.5, without which no sum is learned; more than half of them and
+    at least 2 in any case."""
     resolution: int = 24
     """Binary places to which numbers are rounded before they are added: 24 means 2^-24."""
 
@@ -29,4 +30,4 @@ class PrivacyConfig:
                 "privacy.threshold must be above 0.5, so that no two groups of sites without a "
                 f"site in common can reveal different sums, and at most 1, got {self.threshold}"
             )
-        at_least("privacy.resolution", self.resolution, 8, 40)
+        at_least("privacy.resolution", self.resolution, 16, 40)

@@ -154,15 +154,26 @@ def check_plausible(update: ClientUpdate, parts: Mapping[str, Part], facts: Clie
             f"client {name!r} declared {facts.num_images} images in its hello, but sent a count of "
             f"{update.num_images}"
         )
-    if update.loss is not None and abs(update.loss) > LARGEST_LOSS:
-        raise FederationError(
-            f"client {name!r} sent a loss of {update.loss:.3g}; it must lie in "
-            f"[-{LARGEST_LOSS:.0e}, {LARGEST_LOSS:.0e}]"
-        )
-    for part in parts.values():
-        wrong = part.check(update.parts, facts)
-        if wrong is not None:
-            raise FederationError(f"client {name!r} sent {wrong}")
+    wrong = find_implausible(update.loss, update.parts, parts, facts)
+    if wrong is not None:
+        raise FederationError(f"client {name!r} sent {wrong}")
+
+
+def find_implausible(
+    loss: float | None, sent: Parts, parts: Mapping[str, Part], facts: ClientFacts
+) -> str | None:
+    """Say what cannot result from training, counting and summing as agreed; None: nothing.
+
+    Args:
+        loss: The loss, if there is one.
+        sent: Tensors by name: of one client, or the sums over several.
+        parts: The parts, each with its own check.
+        facts: What the client or all of them declared.
+    """
+    if loss is not None and abs(loss) > LARGEST_LOSS:
+        return f"a loss of {loss:.3g}; it must lie in [-{LARGEST_LOSS:.0e}, {LARGEST_LOSS:.0e}]"
+    found = (part.check(sent, facts) for part in parts.values())
+    return next((wrong for wrong in found if wrong is not None), None)
 
 
 def within_reach(name: str, start: Tensor, steps: int, learning_rate: float) -> PartCheck:
@@ -238,9 +249,10 @@ def sums_of_unit_codes(name: str, counts: str) -> PartCheck:
         counts: Name of the part with the numbers of codes.
     """
 
-    def check(parts: Parts, _facts: ClientFacts) -> str | None:
+    def check(parts: Parts, facts: ClientFacts) -> str | None:
         lengths = parts[name].norm(dim=1)
-        if float((lengths - parts[counts] * (1 + _ROUNDING)).max()) <= _ROUNDING:
+        slack = _ROUNDING + facts.rounding * math.sqrt(parts[name].shape[1])
+        if float((lengths - parts[counts] * (1 + _ROUNDING)).max()) <= slack:
             return None
         return (
             f"a sum of unit codes of length {float(lengths.max()):.3g}, which is longer than the "
@@ -291,11 +303,12 @@ def moments_of_features(positions_per_image: int) -> PartCheck:
                 f"a sum of squares of {float(squares.max()):.3g}, but features are at most "
                 f"{LARGEST_FEATURE:.0f}"
             )
-        largest = (squares * count).clamp(min=0).sqrt() * (1 + _ROUNDING) + _ROUNDING
-        if bool((squares < 0).any()) or bool((first.abs() > largest).any()):
+        slack = _ROUNDING + facts.rounding
+        largest = ((squares.clamp(min=0) + slack) * count).sqrt() * (1 + _ROUNDING) + slack
+        if bool((squares < -facts.rounding).any()) or bool((first.abs() > largest).any()):
             return "a sum of features that its sum of squares does not allow"
-        lengths = squares.clamp(min=0).sqrt()
-        if bool((second.abs() > _SLACK * torch.outer(lengths, lengths) + _ROUNDING).any()):
+        lengths = (squares.clamp(min=0) + slack).sqrt()
+        if bool((second.abs() > _SLACK * torch.outer(lengths, lengths) + slack).any()):
             return "a sum of products that its sums of squares do not allow"
         return None
 
@@ -315,7 +328,8 @@ def judged_positions(positions_per_image: int) -> PartCheck:
         if wrong is not None:
             return wrong
         margin, pairs = float(parts["margin"]), parts["pairs"]
-        if not 0 <= margin <= 2 * total * (1 + _ROUNDING):
+        slack = facts.rounding
+        if not -slack <= margin <= 2 * total * (1 + _ROUNDING) + slack:
             return f"a sum of margins of {margin:.3g}; it must lie in [0, {2 * total}]"
         most = facts.num_images * facts.positions_per_image
         if bool((pairs > most).any()) or int(pairs.sum()) > most:
@@ -342,7 +356,7 @@ def counts_of_classes() -> PartCheck:
         if bool((first.abs() > largest).any()):
             return "a sum of features of a class that is too large for its number of positions"
         total = {"second": parts["second"], "first": first.sum(dim=0), "count": counts.sum()}
-        return moments(total, ClientFacts(1, labeled))
+        return moments(total, ClientFacts(1, labeled, facts.rounding * len(counts)))
 
     return check
 
@@ -356,7 +370,7 @@ def trials_of_classes() -> PartCheck:
         counted = confusion.double().sum(dim=(1, 2))
         if bool((counted > most).any()):
             return f"counts of {float(counted.max()):.0f} positions, but it has {most}"
-        if bool((likelihood > 0).any()):
+        if bool((likelihood > facts.rounding).any()):
             return "a sum of logarithms of probabilities above 0"
         return None
 

@@ -44,10 +44,10 @@ def to_integers(values: Float64[Tensor, "*_"], resolution: int, most: float) -> 
     Raises:
         FederationError: If a number is beyond the bound: sums could overflow.
     """
-    largest = float(values.abs().max()) if values.numel() else 0.0
-    if not largest < most:
+    if not bool((values.abs() < most).all()):
+        # Without the number: a site may send this text to the server.
         raise FederationError(
-            f"a number of {largest:.3g} is too large to be summed in secret with a resolution of "
+            "a number is too large to be summed in secret with a resolution of "
             f"2^-{resolution}, which allows less than {most:.3g}; set privacy.resolution to fewer "
             "places"
         )

@@ -32,6 +32,8 @@ class ClientFacts:
     num_images: int
     positions_per_image: int
     """Positions of one feature map."""
+    rounding: float = 0.0
+    """Largest error of a summed number, from rounding to the resolution of secure sums."""
 
 
 PartCheck = Callable[[Parts, ClientFacts], str | None]

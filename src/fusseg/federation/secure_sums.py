@@ -34,16 +34,19 @@ _COUNT, _SUM, _NUMBER = "/count", "/sum", "/number."
 
 
 def sites_needed(threshold: float, sites: int) -> int:
-    """Count the sites without which no sum is learned.
+    """Count the sites without which no sum is learned: more than half of them, and two at least.
 
     >>> [sites_needed(2 / 3, sites) for sites in (1, 2, 3, 18)]
     [2, 2, 2, 12]
+    >>> sites_needed(0.5001, 4)
+    3
 
     Args:
         threshold: Share of all sites, as in `privacy.threshold`.
         sites: Number of all sites.
     """
-    return max(2, math.ceil(Fraction(threshold).limit_denominator(1000) * sites))
+    share = Fraction(threshold).limit_denominator(1000)
+    return max(2, sites // 2 + 1, math.ceil(share * sites))
 
 
 def open_parts(parts: Mapping[str, Part]) -> dict[str, Part]:
@@ -69,7 +72,7 @@ def check_secure_sum(config: Config, protocol: Protocol) -> None:
         f"federation.strategy {name!r} is a baseline on one machine, which sends nothing; choose "
         "another strategy": protocol.strategy.baseline,
         f"federation.max_weight_share is {federation.max_weight_share}, but a hidden weight cannot "
-        "be bounded; set it to 'auto' or 1, or federation.weights to 'equal'": (
+        "be bounded; set it to 'auto' or 1": (
             protocol.max_weight_share < 1
         ),
         f"federation.wire is {federation.wire!r}, but masked numbers take 8 bytes each; set it to "
@@ -260,8 +263,8 @@ def sum_hellos(hellos: Sequence[Hello], protocol: Protocol) -> HelloTotal:
     """
     if len(hellos) < sites_needed(protocol.privacy.threshold, len(hellos)):
         raise FederationError(
-            f"privacy.secure_sum is set, but there are {len(hellos)} clients: with fewer than 2 a "
-            "sum hides nothing; set it to false"
+            "privacy.secure_sum is set, but there is only one client: the sum would be its term; "
+            "set it to false"
         )
     dim = len(hellos[0].feature_sum)
     total = torch.stack([make_hello_term(one, protocol, len(hellos)) for one in hellos]).sum(dim=0)
@@ -279,9 +282,9 @@ def _check_range(hello: Hello, protocol: Protocol, terms: int) -> None:
     most, resolution = most_of(protocol.privacy.resolution, terms), protocol.privacy.resolution
     if positions * squares >= most:
         raise FederationError(
-            f"sums over the features of this client can be as large as {positions * squares:.3g}, "
-            f"but with privacy.resolution {resolution} and {terms} clients they must stay below "
-            f"{most:.3g}; lower privacy.resolution"
+            "sums over the features of this client can become too large: with privacy.resolution "
+            f"{resolution} and {terms} clients they must stay below {most:.3g}; lower "
+            "privacy.resolution"
         )
 
 

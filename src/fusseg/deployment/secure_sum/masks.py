@@ -8,7 +8,6 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from jaxtyping import UInt64
 
-from fusseg.core.errors import FederationError
 from fusseg.deployment.secure_sum.pair_keys import PairKeys, PublicKeys, agree, public_of
 from fusseg.deployment.secure_sum.shares import recover
 
@@ -69,16 +68,17 @@ def unmask(
     places = {site: place for place, site in enumerate(keys, start=1)}
     plain = total.copy()
     by_place = {places[site]: found for site, found in revealed.items()}
-    recovered = recover(by_place, sorted(commitments), needed)
-    for owner, commitment in commitments.items():
-        secret = recovered[owner]
+
+    def fits(owner: str, secret: bytes) -> bool:
         if owner in summed:
-            if hashlib.sha256(secret).digest() != commitment:
-                raise _unfit(owner)
+            return hashlib.sha256(secret).digest() == commitments[owner]
+        return public_of(secret) == keys[owner].masking
+
+    recovered = recover(by_place, sorted(commitments), needed, fits)
+    for owner, secret in recovered.items():
+        if owner in summed:
             plain -= expand(secret, len(plain))
             continue
-        if public_of(secret) != keys[owner].masking:
-            raise _unfit(owner)
         for site in summed:
             # As the missing site would have done, so that both cancel.
             _add_pair(plain, owner, site, secret, keys[site].masking, sum_id)
@@ -119,10 +119,3 @@ def _add_pair(
         masked += expand(secret, len(masked))
     else:
         masked -= expand(secret, len(masked))
-
-
-def _unfit(owner: str) -> FederationError:
-    return FederationError(
-        f"the shares of {owner!r} do not reveal its secret: a site has sent a wrong one, and the "
-        "sum is lost"
-    )

@@ -1,18 +1,20 @@
 """The keys of the sums of one session: each site's key pairs, signed, and what pairs agree on.
 
-A session holds the sums of one round. Every sum has key pairs of its own (X25519), so that a key
-which is revealed after one sum tells nothing about another. A site signs the public keys of a
-session with the key it joined with, and every other site checks the signature against its own
-roster: the server cannot stand in for a site.
+A session holds the sums of one round. Every sum has key pairs of its own (X25519, and Ed25519 for
+signatures that only this sum needs), so that a key which is revealed after one sum tells nothing
+about another. A site signs the public keys of a session with the key it joined with, and every
+other site checks the signature against its own roster: the server cannot stand in for a site.
 """
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
@@ -32,6 +34,8 @@ class PairKeys:
     """Agrees on masks. The others can recover it together if the site does not finish the sum."""
     sealing: bytes = field(repr=False)
     """Agrees on keys that seal shares; nobody recovers it."""
+    signing: bytes = field(repr=False)
+    """Signs over which sites the sum is (Ed25519); nobody recovers it."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,12 @@ class PublicKeys:
 
     masking: bytes
     sealing: bytes
+    signing: bytes
+
+    @property
+    def joined(self) -> bytes:
+        """All keys in a row."""
+        return self.masking + self.sealing + self.signing
 
 
 @dataclass(frozen=True)
@@ -81,12 +91,33 @@ def new_keys(
     """
     private, public = [], []
     for _ in range(sums):
-        masking, sealing = X25519PrivateKey.generate(), X25519PrivateKey.generate()
-        private.append(PairKeys(masking.private_bytes_raw(), sealing.private_bytes_raw()))
-        raw = [one.public_key().public_bytes_raw() for one in (masking, sealing)]
-        public.append(PublicKeys(*raw))
+        drawn = (
+            X25519PrivateKey.generate(),
+            X25519PrivateKey.generate(),
+            Ed25519PrivateKey.generate(),
+        )
+        private.append(PairKeys(*(one.private_bytes_raw() for one in drawn)))
+        public.append(PublicKeys(*(one.public_key().public_bytes_raw() for one in drawn)))
     signature = key.sign(_signed(session_id, site, public), ec.ECDSA(hashes.SHA384()))
     return tuple(private), SignedKeys(site, tuple(public), signature)
+
+
+def keys_are_signed(keys: SignedKeys, line: str, session_id: bytes) -> bool:
+    """Tell whether a site's public keys of a session are signed by its own key.
+
+    Args:
+        keys: Its public keys, with the signature.
+        line: Its own public key in OpenSSH form.
+        session_id: Identifier of the session.
+    """
+    known = load_ssh_public_key(line.encode())
+    assert isinstance(known, ec.EllipticCurvePublicKey)
+    signed = _signed(session_id, keys.site, keys.keys)
+    try:
+        known.verify(keys.signature, signed, ec.ECDSA(hashes.SHA384()))
+    except InvalidSignature:
+        return False
+    return True
 
 
 def check_keys(
@@ -124,7 +155,7 @@ def check_keys(
             )
         if one.site in found:
             raise FederationError(f"the server named {one.site!r} twice")
-        if not _is_signed(one, roster[one.site], session_id):
+        if not keys_are_signed(one, roster[one.site], session_id):
             raise FederationError(
                 f"the keys of {one.site!r} are not signed by its key on this site's roster; if it "
                 "has a new key, bring the file behind --roster up to date"
@@ -149,7 +180,7 @@ def agree(private: bytes, public: bytes, *purpose: str | bytes) -> bytes:
     """
     try:
         point = X25519PublicKey.from_public_bytes(public)
-        shared = X25519PrivateKey.from_private_bytes(private).exchange(point)
+        shared = _load(private).exchange(point)
     except ValueError as error:  # also if the result is zero, as with points of small order
         raise FederationError("a site sent a public key that cannot be used") from error
     words = [one.encode() if isinstance(one, str) else one for one in purpose]
@@ -157,23 +188,18 @@ def agree(private: bytes, public: bytes, *purpose: str | bytes) -> bytes:
     return HKDF(hashes.SHA256(), KEY_BYTES, salt=None, info=info).derive(shared)
 
 
+@lru_cache(maxsize=4)
+def _load(private: bytes) -> X25519PrivateKey:
+    """Load a private key, once for all other sites: it takes as long as an agreement."""
+    return X25519PrivateKey.from_private_bytes(private)
+
+
 def public_of(private: bytes) -> bytes:
     """Compute the public key of a private one."""
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
 
-def _is_signed(keys: SignedKeys, line: str, session_id: bytes) -> bool:
-    known = load_ssh_public_key(line.encode())
-    assert isinstance(known, ec.EllipticCurvePublicKey)
-    signed = _signed(session_id, keys.site, keys.keys)
-    try:
-        known.verify(keys.signature, signed, ec.ECDSA(hashes.SHA384()))
-    except InvalidSignature:
-        return False
-    return True
-
-
 def _signed(session_id: bytes, site: str, keys: Sequence[PublicKeys]) -> bytes:
     name = site.encode()
-    joined = b"".join(one.masking + one.sealing for one in keys)
+    joined = b"".join(one.joined for one in keys)
     return session_id + len(name).to_bytes(8, "big") + name + joined

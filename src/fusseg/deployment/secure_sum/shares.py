@@ -3,13 +3,14 @@
 A site has two secrets in a sum: the seed of its own mask, and the private key of its masks with
 others. Once masked terms have arrived, `needed` sites together can reveal the seed of each site
 whose term is in the sum, or the key of each site whose term is not. No site ever reveals both of
-one site. As more than half of all sites are needed, the server cannot get both from different
-sites, whatever it tells them.
+one site, and none reveals anything before `needed` sites have signed that the sum is over the same
+sites. As more than half of all sites are needed and each signs for one set, a server that tells
+sites different things gets nothing (`agreement.py`).
 """
 
 import hashlib
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cryptography.exceptions import InvalidTag
@@ -101,16 +102,12 @@ def open_shares(
     return found
 
 
-def reveal(
-    site: str, shares: Mapping[str, Shares], summed: Collection[str], needed: int
-) -> dict[str, bytes]:
-    """Choose what a site reveals: of each site in the sum the seed, of every other one the key.
-
-    A site does this once for each sum, and keeps no share afterwards.
+def check_summed(site: str, dealers: Collection[str], summed: Collection[str], needed: int) -> None:
+    """Refuse a set of sites that a site neither signs nor reveals anything for.
 
     Args:
         site: Name of the site.
-        shares: Shares by the site that dealt them.
+        dealers: Sites that have dealt it shares.
         summed: Sites whose masked terms are in the sum, as the server says.
         needed: Smallest number of sites in a sum.
 
@@ -125,24 +122,42 @@ def reveal(
         )
     if site not in summed:
         raise FederationError("the server left out this site's term; it reveals nothing")
-    strangers = sorted(set(summed) - shares.keys())
+    strangers = sorted(set(summed).difference(dealers))
     if strangers:
         raise FederationError(f"the server named {strangers[0]!r}, which has dealt no shares")
+
+
+def reveal(shares: Mapping[str, Shares], summed: Collection[str]) -> dict[str, bytes]:
+    """Choose what a site reveals: of each site in the sum the seed, of every other one the key.
+
+    A site does this once for each sum, and keeps no share afterwards.
+
+    Args:
+        shares: Shares by the site that dealt them.
+        summed: Sites whose masked terms are in the sum, as `check_summed` and `check_agreed` allow.
+    """
     return {other: held.seed if other in summed else held.masking for other, held in shares.items()}
 
 
 def recover(
-    revealed: Mapping[int, Mapping[str, bytes]], owners: Sequence[str], needed: int
+    revealed: Mapping[int, Mapping[str, bytes]],
+    owners: Sequence[str],
+    needed: int,
+    fits: Callable[[str, bytes], bool],
 ) -> dict[str, bytes]:
     """Recover one secret of each site from what others have revealed.
+
+    If more than `needed` sites have revealed, one that lies is left out.
 
     Args:
         revealed: By the number of the revealing site, from 1: a share by the site that dealt it.
         owners: The sites that have dealt shares.
         needed: Number of shares that reveal a secret.
+        fits: Tells whether a secret is that of a site.
 
     Raises:
-        FederationError: If too few sites have revealed a share of every secret.
+        FederationError: If too few sites have revealed a share of every secret, or the shares of
+            one do not fit.
     """
     joined = {}
     for place, shares in sorted(revealed.items()):
@@ -153,11 +168,29 @@ def recover(
         raise FederationError(
             f"{needed} sites have to reveal shares of all secrets, {len(joined)} have"
         )
-    secret = combine(dict([*joined.items()][:needed]))
-    return {
-        owner: secret[number * KEY_BYTES : (number + 1) * KEY_BYTES]
-        for number, owner in enumerate(owners)
-    }
+    wrong = ""
+    for chosen in _choices(sorted(joined), needed):
+        secret = combine({place: joined[place] for place in chosen})
+        secrets_of = {
+            owner: secret[number * KEY_BYTES : (number + 1) * KEY_BYTES]
+            for number, owner in enumerate(owners)
+        }
+        unfit = [owner for owner, one in secrets_of.items() if not fits(owner, one)]
+        if not unfit:
+            return secrets_of
+        wrong = wrong or unfit[0]
+    raise FederationError(
+        f"the shares of {wrong!r} do not reveal its secret: it has dealt wrong ones, or a site has "
+        "revealed a wrong one; the sum is lost"
+    )
+
+
+def _choices(places: Sequence[int], needed: int) -> Iterator[Sequence[int]]:
+    """Choose whose shares to combine: the first ones, and then without each of these."""
+    yield places[:needed]
+    if len(places) > needed:
+        for left_out in places[:needed]:
+            yield [place for place in places if place != left_out][:needed]
 
 
 def _cipher(

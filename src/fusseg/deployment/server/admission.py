@@ -138,6 +138,15 @@ def admitted_nodes(nodes: Path) -> dict[str, int]:
     return {name: entry["node"] for name, entry in sorted(_read(nodes).items())}
 
 
+def admitted_keys(nodes: Path) -> dict[str, str]:
+    """Read the public key of every admitted site, in OpenSSH form.
+
+    Raises:
+        DataError: If the file is damaged.
+    """
+    return {name: entry["public_key"] for name, entry in _read(nodes).items()}
+
+
 def image_limits(nodes: Path) -> dict[str, int | None]:
     """Read how many images each admitted site may claim at most; None: any number.
 

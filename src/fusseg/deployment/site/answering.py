@@ -24,7 +24,16 @@ from fusseg.deployment.site.site_disk import (
     save_memory,
     save_offer,
 )
-from fusseg.deployment.site.sum_answers import STAGES, answer_stage, mask_term
+from fusseg.deployment.site.sum_answers import (
+    FINAL_STAGES,
+    STAGES,
+    Dealers,
+    answer_stage,
+    mask_term,
+    read_dealers,
+    using_sum,
+)
+from fusseg.deployment.site.sum_state import OwnSession, forget_session
 from fusseg.deployment.wire.ledger import Field, append_line, describe_message
 from fusseg.deployment.wire.offer import HELLO, Offer, unpack_offer
 from fusseg.deployment.wire.packet import Packet
@@ -38,7 +47,7 @@ from fusseg.deployment.wire.payloads import (
     unpack_task,
 )
 from fusseg.deployment.wire.received import LackError
-from fusseg.deployment.wire.sum_messages import SUM_HELLO, read_session, take_dealers
+from fusseg.deployment.wire.sum_messages import SUM_HELLO
 from fusseg.evaluation.held_out import evaluate
 from fusseg.features.extraction import wait_for
 from fusseg.federation.answer import answer, current_model
@@ -115,7 +124,12 @@ def _not_ready(offer: Offer, preparation: Preparation) -> Packet:
     }
     if preparation.state == "refused":
         return Packet({**fields, "state": "refused", "reason": brief(preparation.reason)})
-    progress = {"done": preparation.done, "total": preparation.total}
+    # Numbers of images are no sum.
+    hidden = offer.config.privacy.secure_sum
+    progress = {
+        "done": 0 if hidden else preparation.done,
+        "total": 0 if hidden else preparation.total,
+    }
     return Packet({**fields, "state": "preparing", **progress})
 
 
@@ -135,12 +149,14 @@ def _answer_task(packet: Packet, folder: Path, site: SiteSettings) -> Packet:
     offer = load_offer(folder)
     if offer is None or (request.offer, request.run) != (offer.digest, offer.run):
         raise FederationError("this site was not offered these settings; say hello first")
+    run = _Run(run_folder(folder, offer.run), offer, resolve(offer.config), site)
+    hidden = run.protocol.privacy.secure_sum
+    if hidden and request.task in FINAL_STAGES:
+        return answer_stage(packet, request, run.kept, site, run.protocol)
     preparation = load_preparation(folder, offer)
     if preparation.state != "ready":
         reason = preparation.reason or "its features are not there yet"
         raise FederationError(f"this site is not ready: {reason}")
-    run = _Run(run_folder(folder, offer.run), offer, resolve(offer.config), site)
-    hidden = run.protocol.privacy.secure_sum
     if hidden and request.task in STAGES:
         return answer_stage(packet, request, run.kept, site, run.protocol)
     client = recall_client(folder, site, offer)
@@ -154,10 +170,9 @@ def _answer_task(packet: Packet, folder: Path, site: SiteSettings) -> Packet:
 
 def _take_part(packet: Packet, request: Request, task: Task, client: Client, run: _Run) -> Packet:
     """Answer a task of the rounds, with an update or a masked term."""
-    protocol, plain = run.protocol, packet
-    sealed: dict[str, bytes] = {}
+    protocol, plain, dealers = run.protocol, packet, None
     if protocol.privacy.secure_sum:
-        plain, sealed = take_dealers(packet)
+        plain, dealers = read_dealers(packet, request.place, "round", run.kept, run.site)
     try:
         state = unpack_task(plain, task, protocol, client.features.map_shape[2], run.kept)
     except LackError as error:
@@ -168,31 +183,35 @@ def _take_part(packet: Packet, request: Request, task: Task, client: Client, run
     update, parts = answered.update, sent_parts(task, state, protocol)
     if answered.memory is not None and protocol.keeps_memories:
         save_memory(run.kept, request.round_number, answered.memory)
-    if not protocol.privacy.secure_sum:
+    if dealers is None:
         sent = narrow_update(update, parts, state.model.head, protocol.wire)
         return pack_update(sent, request)
-    term = make_term(update, parts, protocol, len(sealed))
     opened = {name: update.parts[name] for name in open_parts(parts)}
-    return _mask(packet, request, term, opened, run)
+    with using_sum(dealers, run.kept, run.site) as own:
+        # The bound is that of all sites on the roster: the server must not choose it.
+        term = make_term(update, parts, protocol, len(dealers.roster))
+        return _mask(term, opened, request, dealers, own, run)
 
 
 def _add_hello(packet: Packet, request: Request, client: Client, run: _Run) -> Packet:
     """Answer with the masked term of the sum of the hellos."""
+    _, dealers = read_dealers(packet, request.place, "hello", run.kept, run.site)
     hello = say_hello(client, run.protocol, center=run.offer.center)
-    _, sealed = take_dealers(packet)
-    term = make_hello_term(hello, run.protocol, len(sealed))
-    return _mask(packet, request, term, {}, run)
+    with using_sum(dealers, run.kept, run.site) as own:
+        term = make_hello_term(hello, run.protocol, len(dealers.roster))
+        return _mask(term, {}, request, dealers, own, run)
 
 
 def _mask(
-    packet: Packet,
-    request: Request,
     term: Int64[Tensor, " numbers"],
     opened: Mapping[str, Tensor],
+    request: Request,
+    dealers: Dealers,
+    own: OwnSession,
     run: _Run,
 ) -> Packet:
-    tensors = mask_term(term, opened, packet, request.place, run.kept, run.site)
-    return Packet({**request.fields(), **read_session(packet).fields(), "state": "done"}, tensors)
+    tensors = mask_term(term, opened, dealers, own, run.site)
+    return Packet({**request.fields(), **dealers.session.fields(), "state": "done"}, tensors)
 
 
 def _use_model(packet: Packet, request: Request, client: Client, run: _Run) -> Packet:
@@ -205,6 +224,8 @@ def _use_model(packet: Packet, request: Request, client: Client, run: _Run) -> P
     if request.task == EVALUATE:
         return _evaluate(request, state, run.kept, run.offer, run.site)
     _keep_result(state, run.kept, run.offer, run.site)
+    if run.protocol.privacy.secure_sum:
+        forget_session(run.kept)
     return Packet({**request.fields(), "state": "done"})
 
 

@@ -15,6 +15,7 @@ from fusseg.config.compute import choose_compute
 from fusseg.config.file import load_config
 from fusseg.core.errors import ConfigError
 from fusseg.data.findings import Finding
+from fusseg.deployment.secure_sum.agreement import SIGNATURE_BYTES
 from fusseg.deployment.secure_sum.pair_keys import KEY_BYTES, PublicKeys, SignedKeys
 from fusseg.deployment.secure_sum.shares import SEALED_BYTES, Dealt
 from fusseg.deployment.site.join import JoinOptions, check_join
@@ -31,6 +32,7 @@ from fusseg.deployment.wire.sum_messages import (
     SUM_REVEAL,
     SUM_SHARES,
     Session,
+    Wanted,
     pack_dealt,
     pack_keys,
     pack_masked,
@@ -157,13 +159,14 @@ def _stages_of_sums(
     sums = Counter(len(protocol.tasks(number)) for number in numbers)
     # The hellos have a session of their own, with one sum.
     sums[1] += 1
-    keys, dealt = PublicKeys(bytes(KEY_BYTES), bytes(KEY_BYTES)), bytes(SEALED_BYTES)
+    keys, dealt = PublicKeys(*[bytes(KEY_BYTES)] * 3), bytes(SEALED_BYTES)
     needed = sites_needed(protocol.privacy.threshold, len(sites))
+    wanted = Wanted(needed, bytes(KEY_BYTES).hex())
     found = []
     for many, times in sorted(sums.items()):
         signed = SignedKeys(hello.client_id, (keys,) * many, b"")
         shares = [Dealt(b"", bytes(KEY_BYTES), dict.fromkeys(sites, dealt))] * many
-        found.append((times, _hide(offer, SUM_KEYS, pack_keys(signed, needed))))
+        found.append((times, _hide(offer, SUM_KEYS, pack_keys(signed, wanted))))
         found.append((times, _hide(offer, SUM_SHARES, pack_dealt(shares, sorted(sites)))))
     term = Packet({}, _name_term(make_hello_term(hello, protocol, len(sites)), {}))
     found.append((1, _hide(offer, SUM_HELLO, term)))
@@ -183,7 +186,7 @@ def _hide(offer: Offer, task: str, packet: Packet) -> Packet:
 
 
 def _name_term(term: Int64[Tensor, " numbers"], opened: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return pack_masked(term.numpy().view(np.uint64), opened)
+    return pack_masked(term.numpy().view(np.uint64), bytes(SIGNATURE_BYTES), opened)
 
 
 def _counts(prepared: PreparedSite, offer: Offer) -> LedgerLine:

@@ -20,6 +20,10 @@ from fusseg.deployment.secure_sum.pair_keys import PairKeys, PublicKeys
 from fusseg.deployment.wire.sum_messages import Session
 
 _FOLDER, _SESSION, _REVEALED = "sums", "session.json", "revealed.json"
+_REMEDY = (
+    "restore it from a backup of the same run; without it this site does not know what it has "
+    "revealed, and should take part in a new run only"
+)
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,9 @@ class OwnSum:
     seed: bytes = field(default=b"", repr=False)
     """Of its own mask; empty before it has dealt shares, and after it has revealed its part."""
     sealed: Mapping[str, bytes] = field(default_factory=dict)
-    """Shares for this site, by the site that dealt them; empty before it has masked its term."""
+    """Shares for this site, by the site that dealt them; empty before it has used the sum."""
+    agreed: tuple[str, ...] = ()
+    """The sites that it has last signed the sum to be over."""
     revealed: Mapping[str, bytes] = field(default_factory=dict)
     """What it has revealed, by the site that dealt it."""
 
@@ -76,7 +82,7 @@ def begin_session(folder: Path, own: OwnSession) -> None:
     if own.session.number <= last:
         raise FederationError(
             f"session {own.session.number} of secure sums is not new to this site, which was in "
-            f"session {last}; a server that was restored from a backup needs a new run"
+            f"session {last}; the server tries again with a higher number"
         )
     known = {**_read(_home(folder) / _REVEALED), "session": own.session.number}
     _write(_home(folder) / _REVEALED, known)
@@ -94,19 +100,15 @@ def save_session(folder: Path, own: OwnSession) -> None:
         "needed": own.needed,
         "sums": [
             {
-                "private": None
-                if one.private is None
-                else [one.private.masking.hex(), one.private.sealing.hex()],
+                "private": None if one.private is None else _to_row(one.private),
                 "seed": one.seed.hex(),
                 "sealed": _to_hex(one.sealed),
+                "agreed": list(one.agreed),
                 "revealed": _to_hex(one.revealed),
             }
             for one in own.sums
         ],
-        "keys": {
-            site: [[one.masking.hex(), one.sealing.hex()] for one in keys]
-            for site, keys in own.keys.items()
-        },
+        "keys": {site: [_to_row(one) for one in keys] for site, keys in own.keys.items()},
     }
     _write(_home(folder) / _SESSION, content)
 
@@ -130,6 +132,7 @@ def load_session(folder: Path, session: Session) -> OwnSession:
                 None if one["private"] is None else PairKeys(*map(bytes.fromhex, one["private"])),
                 bytes.fromhex(one["seed"]),
                 _from_hex(one["sealed"]),
+                tuple(map(str, one["agreed"])),
                 _from_hex(one["revealed"]),
             )
             for one in found["sums"]
@@ -140,7 +143,20 @@ def load_session(folder: Path, session: Session) -> OwnSession:
         }
         return OwnSession(session, int(found["needed"]), sums, keys)
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"damaged file: {path} ({error}); restart fusseg join") from error
+        raise DataError(f"damaged file: {path} ({error}); {_REMEDY}") from error
+
+
+def forget_session(folder: Path) -> None:
+    """Delete the secrets of the last session, after the run; what was revealed stays known.
+
+    Raises:
+        DataError: If they cannot be deleted.
+    """
+    path = _home(folder) / _SESSION
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot delete {path}: {error.strerror}") from error
 
 
 def note_revealed(folder: Path, session: Session, place: int, summed: Sequence[str]) -> None:
@@ -180,6 +196,10 @@ def _home(folder: Path) -> Path:
     return home
 
 
+def _to_row(keys: PairKeys | PublicKeys) -> list[str]:
+    return [keys.masking.hex(), keys.sealing.hex(), keys.signing.hex()]
+
+
 def _to_hex(content: Mapping[str, bytes]) -> dict[str, str]:
     return {name: one.hex() for name, one in content.items()}
 
@@ -205,7 +225,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise DataError(f"damaged file: {path} ({error}); restart fusseg join") from error
+        raise DataError(f"damaged file: {path} ({error}); {_REMEDY}") from error
     if not isinstance(found, dict):
-        raise DataError(f"damaged file: {path} (no object); restart fusseg join")
+        raise DataError(f"damaged file: {path} (no object); {_REMEDY}")
     return found

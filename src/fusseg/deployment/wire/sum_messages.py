@@ -13,6 +13,7 @@ from torch import Tensor
 from fusseg.core.errors import FederationError
 from fusseg.core.visible_text import shown
 from fusseg.deployment.keys.sites_file import MAX_NAME_LENGTH
+from fusseg.deployment.secure_sum.agreement import SIGNATURE_BYTES
 from fusseg.deployment.secure_sum.pair_keys import KEY_BYTES, PublicKeys, SignedKeys, name_sum
 from fusseg.deployment.secure_sum.shares import SEALED_BYTES, Dealt
 from fusseg.deployment.wire.ledger import Field
@@ -22,16 +23,20 @@ from fusseg.federation.parts import Part, check_parts
 SUM_KEYS: Final = "sum-keys"
 SUM_SHARES: Final = "sum-shares"
 SUM_HELLO: Final = "sum-hello"
+SUM_AGREE: Final = "sum-agree"
 SUM_REVEAL: Final = "sum-reveal"
 """Tasks besides those of the rounds: the stages of a sum before and after the masked terms, and
 the sum of the hellos."""
 MASKED = "sum.masked"
 """Tensor of a masked term."""
+AGREED = "sum.agreed"
+"""Tensor of signatures over the sites of a sum."""
 _KEYS, _SIGNATURE = "sum.keys", "sum.signature"
 _COMMITMENTS, _SEALED, _REVEALED = "sum.commitments", "sum.sealed", "sum.revealed"
 _WORD = 8
 """Bytes of a word: bytes travel as whole numbers of 64 bits."""
-_SIGNATURE_BYTES = 144
+_PUBLIC_BYTES = 3 * KEY_BYTES
+_KEYS_SIGNATURE_BYTES = 144
 """Room for the longest signature (NIST P-521), with its length in front."""
 _MOST_SITES = 100_000
 Kind = Literal["hello", "round"]
@@ -89,14 +94,24 @@ def read_session(packet: Packet) -> Session:
     )
 
 
-def pack_keys(signed: SignedKeys, needed: int) -> Packet:
-    """Write a site's public keys, and the number of sites that it asks for."""
+@dataclass(frozen=True)
+class Wanted:
+    """Which sums a site takes part in."""
+
+    needed: int
+    """Number of sites without which it reveals nothing."""
+    roster: str
+    """Digest of its roster."""
+
+
+def pack_keys(signed: SignedKeys, wanted: Wanted) -> Packet:
+    """Write a site's public keys, and which sums it takes part in."""
     tensors = {_KEYS: _words_of_keys(signed), _SIGNATURE: _words_of_signature(signed)}
-    return Packet({"needed": needed}, tensors)
+    return Packet({"needed": wanted.needed, "roster": wanted.roster}, tensors)
 
 
-def unpack_keys(packet: Packet, site: str, sums: int) -> tuple[SignedKeys, int]:
-    """Read a site's public keys, and the number of sites that it asks for.
+def unpack_keys(packet: Packet, site: str, sums: int) -> tuple[SignedKeys, Wanted]:
+    """Read a site's public keys, and which sums it takes part in.
 
     Args:
         packet: The site's answer.
@@ -106,10 +121,11 @@ def unpack_keys(packet: Packet, site: str, sums: int) -> tuple[SignedKeys, int]:
     Raises:
         FederationError: If a field or tensor is missing or malformed.
     """
-    parts = {_KEYS: _part(sums, 2 * KEY_BYTES), _SIGNATURE: _part(_SIGNATURE_BYTES)}
+    parts = {_KEYS: _part(sums, _PUBLIC_BYTES), _SIGNATURE: _part(_KEYS_SIGNATURE_BYTES)}
     _check_words(f"client {site!r}", packet.tensors, parts)
     found = _signed_keys(site, packet.tensors[_KEYS], packet.tensors[_SIGNATURE])
-    return found, take_int(packet, "needed", 2, _MOST_SITES)
+    wanted = Wanted(take_int(packet, "needed", 2, _MOST_SITES), take_word(packet, "roster"))
+    return found, wanted
 
 
 def pack_all_keys(signed: Sequence[SignedKeys]) -> Packet:
@@ -129,8 +145,8 @@ def unpack_all_keys(packet: Packet, sums: int) -> list[SignedKeys]:
     """
     names = _take_names(packet)
     parts = {
-        _KEYS: _part(len(names), sums, 2 * KEY_BYTES),
-        _SIGNATURE: _part(len(names), _SIGNATURE_BYTES),
+        _KEYS: _part(len(names), sums, _PUBLIC_BYTES),
+        _SIGNATURE: _part(len(names), _KEYS_SIGNATURE_BYTES),
     }
     _check_words("the server", packet.tensors, parts)
     keys, signatures = packet.tensors[_KEYS], packet.tensors[_SIGNATURE]
@@ -216,16 +232,17 @@ def take_dealers(packet: Packet) -> tuple[Packet, dict[str, bytes]]:
 
 
 def pack_masked(
-    masked: UInt64[np.ndarray, " numbers"], opened: Mapping[str, Tensor]
+    masked: UInt64[np.ndarray, " numbers"], signature: bytes, opened: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Name a masked term and the parts that no sum hides."""
-    return {MASKED: torch.from_numpy(masked.view(np.int64)), **opened}
+    """Name a masked term, the signature over its dealers, and the parts that no sum hides."""
+    row = torch.from_numpy(masked.view(np.int64))
+    return {MASKED: row, AGREED: _words(signature), **opened}
 
 
 def unpack_masked(
     packet: Packet, site: str, numbers: int, parts: Mapping[str, Part]
-) -> tuple[UInt64[np.ndarray, " numbers"], dict[str, Tensor]]:
-    """Read a masked term, and the parts that no sum hides.
+) -> tuple[UInt64[np.ndarray, " numbers"], bytes, dict[str, Tensor]]:
+    """Read a masked term, the signature over its dealers, and the parts that no sum hides.
 
     Args:
         packet: The site's answer.
@@ -236,16 +253,30 @@ def unpack_masked(
     Raises:
         FederationError: If a tensor is missing or malformed.
     """
-    masked = {name: part for name, part in packet.tensors.items() if name == MASKED}
-    opened = {name: part for name, part in packet.tensors.items() if name != MASKED}
-    _check_words(f"client {site!r}", masked, {MASKED: (numbers,)})
+    shapes = {MASKED: (numbers,), AGREED: _part(SIGNATURE_BYTES)}
+    words = {name: part for name, part in packet.tensors.items() if name in shapes}
+    opened = {name: part for name, part in packet.tensors.items() if name not in shapes}
+    _check_words(f"client {site!r}", words, shapes)
     check_parts(f"client {site!r}", opened, parts)
-    return masked[MASKED].numpy().view(np.uint64), opened
+    return words[MASKED].numpy().view(np.uint64), _bytes(words[AGREED]), opened
 
 
-def pack_summed(summed: Sequence[str], session: Session) -> Packet:
-    """Ask a site to reveal what the sum over these sites lacks."""
-    return Packet({**session.fields(), "sites": json.dumps(sorted(summed))})
+def pack_summed(
+    summed: Sequence[str], session: Session, signatures: Mapping[str, bytes] | None = None
+) -> Packet:
+    """Ask a site to sign over which sites a sum is, or to reveal what the sum lacks.
+
+    Args:
+        summed: The sites.
+        session: The session.
+        signatures: Over these sites, by the site that has signed; None: the site is asked for one.
+    """
+    fields = {**session.fields(), "sites": json.dumps(sorted(summed))}
+    if signatures is None:
+        return Packet(fields)
+    signers = sorted(signatures)
+    words = torch.stack([_words(signatures[name]) for name in signers])
+    return Packet({**fields, "signers": json.dumps(signers)}, {AGREED: words})
 
 
 def unpack_summed(packet: Packet) -> list[str]:
@@ -256,6 +287,33 @@ def unpack_summed(packet: Packet) -> list[str]:
     """
     _check_words("the server", packet.tensors, {})
     return _take_names(packet)
+
+
+def pack_signature(signature: bytes) -> Packet:
+    """Write a site's signature over the sites of a sum."""
+    return Packet({}, {AGREED: _words(signature)})
+
+
+def unpack_agreed(packet: Packet) -> tuple[list[str], dict[str, bytes]]:
+    """Read over which sites a sum is, and who has signed that.
+
+    Raises:
+        FederationError: If a field or tensor is missing or malformed.
+    """
+    names, signers = _take_names(packet), _take_names(packet, "signers")
+    _check_words("the server", packet.tensors, {AGREED: _part(len(signers), SIGNATURE_BYTES)})
+    words = zip(signers, packet.tensors[AGREED], strict=True)
+    return names, {signer: _bytes(one) for signer, one in words}
+
+
+def unpack_signature(packet: Packet, site: str) -> bytes:
+    """Read a site's signature over the sites of a sum.
+
+    Raises:
+        FederationError: If the tensor is missing or malformed.
+    """
+    _check_words(f"client {site!r}", packet.tensors, {AGREED: _part(SIGNATURE_BYTES)})
+    return _bytes(packet.tensors[AGREED])
 
 
 def pack_revealed(revealed: Mapping[str, bytes]) -> dict[str, Tensor]:
@@ -287,19 +345,20 @@ def expect_session(packet: Packet, session: Session) -> None:
 
 def _signed_keys(site: str, keys: Tensor, signature: Tensor) -> SignedKeys:
     raw = [_bytes(one) for one in keys]
-    public = tuple(PublicKeys(one[:KEY_BYTES], one[KEY_BYTES:]) for one in raw)
+    bounds = range(0, _PUBLIC_BYTES, KEY_BYTES)
+    public = tuple(PublicKeys(*(one[at : at + KEY_BYTES] for at in bounds)) for one in raw)
     content = _bytes(signature)
     length = int.from_bytes(content[:2], "big")
     return SignedKeys(site, public, content[2 : 2 + length])
 
 
 def _words_of_keys(signed: SignedKeys) -> Tensor:
-    return torch.stack([_words(one.masking + one.sealing) for one in signed.keys])
+    return torch.stack([_words(one.joined) for one in signed.keys])
 
 
 def _words_of_signature(signed: SignedKeys) -> Tensor:
     content = len(signed.signature).to_bytes(2, "big") + signed.signature
-    return _words(content.ljust(_SIGNATURE_BYTES, b"\0"))
+    return _words(content.ljust(_KEYS_SIGNATURE_BYTES, b"\0"))
 
 
 def _words(content: bytes) -> Tensor:
@@ -329,10 +388,10 @@ def _check_words(
             )
 
 
-def _take_names(packet: Packet) -> list[str]:
+def _take_names(packet: Packet, field: str = "sites") -> list[str]:
     """Read names of sites, which must be sorted and differ."""
     try:
-        names = json.loads(take_word(packet, "sites"))
+        names = json.loads(take_word(packet, field))
     except (ValueError, RecursionError):
         names = None
     well_formed = (
@@ -342,6 +401,6 @@ def _take_names(packet: Packet) -> list[str]:
         and names == sorted(set(names))
     )
     if not well_formed:
-        text = shown(packet.fields.get("sites"), 80)
-        raise FederationError(f"field 'sites' must be a sorted list of names, got {text}")
+        text = shown(packet.fields.get(field), 80)
+        raise FederationError(f"field {field!r} must be a sorted list of names, got {text}")
     return [str(name) for name in names or ()]
