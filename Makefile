@@ -19,7 +19,7 @@ install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt src/fusseg/core/version.py
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python $(PIP) --no-compile -c constraints.txt "torch==2.13.0" -e ".[dev,docs,flower,cluster,trackers,efficientnet]"
+	$(BIN)/python $(PIP) --no-compile -c constraints.txt "torch==2.13.0" -e ".[dev,docs,flower,cluster,trackers,efficientnet,privacy]"
 	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	touch $@
 

@@ -38,7 +38,7 @@ from fusseg.deployment.secure_sum.shares import Dealt, Shares, deal, open_shares
 from fusseg.federation.fixed_point import count_numbers
 from fusseg.federation.parts import Part
 from fusseg.federation.protocol import Protocol, Task
-from fusseg.federation.secure_sums import make_term, read_total, sites_needed, term_shapes
+from fusseg.federation.secure_sums import SumRules, make_term, read_total, sites_needed, term_shapes
 from fusseg.federation.state import ClientUpdate
 from fusseg.federation.strategies import resolve
 from fusseg.federation.summation import RunningSum
@@ -93,6 +93,7 @@ def measure(term: str, sites: int, protocol: Protocol) -> Row:
     """Run all stages of one sum of simulated sites, and time those of the first one."""
     parts = parts_of(term, protocol)
     task: Task = protocol.tasks(1)[0]
+    rules = SumRules(parts, task, protocol)
     names = [f"site-{number:03d}" for number in range(sites)]
     needed, sum_id = sites_needed(protocol.privacy.threshold, sites), name_sum("bench", term, sites)
     own = {name: ec.generate_private_key(ec.SECP384R1()) for name in names}
@@ -112,7 +113,7 @@ def measure(term: str, sites: int, protocol: Protocol) -> Row:
     for name in reversed(names):
         masked[name], mask_seconds = timed(
             lambda name=name: mask(
-                make_term(updates[name], parts, protocol, sites).numpy().view(np.uint64),
+                make_term(updates[name], rules, sites).numpy().view(np.uint64),
                 name,
                 private[name],
                 dealt[name].seed,
@@ -141,11 +142,11 @@ def measure(term: str, sites: int, protocol: Protocol) -> Row:
             total += row
         commitments = {name: one.commitment for name, one in dealt.items()}
         plain = unmask(total, names, public, commitments, revealed, sum_id, needed)
-        read_total(torch.from_numpy(plain.view(np.int64)), names, {}, parts, task, protocol)
+        read_total(torch.from_numpy(plain.view(np.int64)), names, {}, rules)
         return torch.from_numpy(plain.view(np.int64))
 
     found, server_seconds = timed(serve)
-    expected = sum(make_term(update, parts, protocol, sites) for update in updates.values())
+    expected = sum(make_term(update, rules, sites) for update in updates.values())
     assert torch.equal(found, torch.as_tensor(expected))
     _, plain_seconds = timed(lambda: _add_plain(parts, updates))
     plain_bytes = num_bytes(*updates[names[0]].parts.values())

@@ -11,6 +11,7 @@ from fusseg.core.errors import ConfigError, FederationError
 from fusseg.federation.hello import agree_on_total
 from fusseg.federation.parts import Part
 from fusseg.federation.secure_sums import (
+    SumRules,
     check_secure_sum,
     hello_shapes,
     hides_only_heads,
@@ -35,6 +36,7 @@ PARTS = {
     "count": Part((), torch.int64, "sum"),
     "own": Part((3,), torch.float32, "collect"),
 }
+RULES = SumRules(PARTS, TRAIN, PROTOCOL)
 
 
 def update(name, images, loss, mean, total, count):
@@ -50,8 +52,8 @@ def update(name, images, loss, mean, total, count):
 def test_a_total_holds_sums_and_averages_by_hand():
     one = update("a", 1, 0.5, [1.0, 2.0], 0.25, 2**40)
     other = update("b", 3, -1.5, [5.0, 0.5], 1.0, 7)
-    row = sum(make_term(each, PARTS, PROTOCOL, 2) for each in (one, other))
-    total = read_total(row, ["b", "a"], {}, PARTS, TRAIN, PROTOCOL)
+    row = sum(make_term(each, RULES, 2) for each in (one, other))
+    total = read_total(row, ["b", "a"], {}, RULES)
     assert total.client_ids == ("a", "b")
     assert total.num_images == 4
     assert total.loss == (0.5 - 4.5) / 4
@@ -78,26 +80,26 @@ def test_the_weight_of_uncertainty_is_multiplied_in_at_the_client():
     for images, fit, mean in ((2, 0.9, 1.0), (1, 0.5, 4.0)):
         sent = {"mean": torch.tensor([mean, 0.0]), FIT: torch.tensor(fit, dtype=torch.float64)}
         sender = ClientUpdate("a", images, 0.0, sent)
-        rows.append(make_term(sender, parts, protocol, 2))
-    total = read_total(sum(rows), ["a", "b"], {}, parts, TRAIN, protocol)
+        rows.append(make_term(sender, SumRules(parts, TRAIN, protocol), 2))
+    total = read_total(sum(rows), ["a", "b"], {}, SumRules(parts, TRAIN, protocol))
     # Weights 2 x 1000 and 1 x 200.
     assert total.parts["mean"][0] == pytest.approx((2000 * 1 + 200 * 4) / 2200)
 
 
 def test_numbers_that_could_overflow_a_sum_are_refused():
     large = update("a", 1, 0.0, [2.0**46, 0.0], 0.0, 0)
-    make_term(large, PARTS, PROTOCOL, 1)
+    make_term(large, RULES, 1)
     with pytest.raises(FederationError, match=r"too large to be summed in secret.*resolution"):
-        make_term(large, PARTS, PROTOCOL, 4)
+        make_term(large, RULES, 4)
     counted = update("a", 1, 0.0, [0.0, 0.0], 0.0, 2**62)
     with pytest.raises(FederationError, match="count that is too large for a sum of 2 terms"):
-        make_term(counted, PARTS, PROTOCOL, 2)
+        make_term(counted, RULES, 2)
 
 
 def test_a_sum_without_images_is_refused():
-    row = torch.zeros_like(make_term(update("a", 1, 0.0, [0.0, 0.0], 0.0, 0), PARTS, PROTOCOL, 1))
+    row = torch.zeros_like(make_term(update("a", 1, 0.0, [0.0, 0.0], 0.0, 0), RULES, 1))
     with pytest.raises(FederationError, match="0 images and a weight of 0"):
-        read_total(row, ["a"], {}, PARTS, TRAIN, PROTOCOL)
+        read_total(row, ["a"], {}, RULES)
 
 
 def hello(name, images=4, spread=1.0):

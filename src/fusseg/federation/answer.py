@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from fusseg.core.errors import FederationError
 from fusseg.core.randomness import round_generator
 from fusseg.federation.gathering import Gathering
+from fusseg.federation.noise import measure
 from fusseg.federation.points import KeptCodes
-from fusseg.federation.protocol import Protocol, Task, Work
+from fusseg.federation.protocol import Protocol, Task, Work, sent_parts
 from fusseg.federation.site_clusters import used_clusters
 from fusseg.federation.state import Client, ClientUpdate, GlobalState, Memory
 from fusseg.segmentation.objective import Model
@@ -53,7 +54,8 @@ def answer(
         return report_training(state, task, trained, client, protocol, kept)
     model = state.model if task.shared else current_model(state, memory, protocol)
     update = ClientUpdate(client.client_id, len(client.features))
-    parts = task.measure(Work(client, model, state, protocol, kept))
+    work = Work(client, model, state, protocol, kept)
+    parts = measure(task, work, sent_parts(task, state, protocol))
     if task.shared or not protocol.keeps_own_models:
         return Answer(replace(update, parts=parts), None)
     # The client updates its own model by its own measurements and sends nothing.
@@ -102,7 +104,8 @@ def report_training(
             f"(loss {trained.loss}); lower local.head_learning_rate ({local.head_learning_rate}) "
             f"or local.centroid_learning_rate ({local.centroid_learning_rate})"
         )
-    parts = task.measure(Work(client, model, state, protocol, kept, trained.used))
+    work = Work(client, model, state, protocol, kept, trained.used)
+    parts = measure(task, work, sent_parts(task, state, protocol))
     update = ClientUpdate(client.client_id, len(client.features), trained.loss, parts)
     return Answer(update, Memory(model, trained.carried))
 

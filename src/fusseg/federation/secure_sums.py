@@ -7,6 +7,7 @@ integers are the same bits in any order, whether the terms were masked or not.
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import torch
@@ -22,6 +23,7 @@ from fusseg.federation.fixed_point import (
     to_integers,
     to_numbers,
 )
+from fusseg.federation.noise import Grain, add_noise, grains, settle_total
 from fusseg.federation.parts import Part
 from fusseg.federation.protocol import Protocol, Task
 from fusseg.federation.state import ClientUpdate, Hello, HelloTotal, Total
@@ -72,9 +74,7 @@ def check_secure_sum(config: Config, protocol: Protocol) -> None:
         f"federation.strategy {name!r} is a baseline on one machine, which sends nothing; choose "
         "another strategy": protocol.strategy.baseline,
         f"federation.max_weight_share is {federation.max_weight_share}, but a hidden weight cannot "
-        "be bounded; set it to 'auto' or 1": (
-            protocol.max_weight_share < 1
-        ),
+        "be bounded; set it to 'auto' or 1": (protocol.max_weight_share < 1),
         f"federation.wire is {federation.wire!r}, but masked numbers take 8 bytes each; set it to "
         "'float32'": federation.wire != "float32",
         f"federation.centroid_weights is {federation.centroid_weights!r}, but a term has one "
@@ -115,42 +115,71 @@ def term_shapes(parts: Mapping[str, Part], task: Task) -> dict[str, tuple[int, .
     return shapes
 
 
-def make_term(
-    update: ClientUpdate, parts: Mapping[str, Part], protocol: Protocol, terms: int
-) -> Int64[Tensor, " numbers"]:
+@dataclass(frozen=True)
+class SumRules:
+    """What all terms of a sum have in common."""
+
+    parts: Mapping[str, Part]
+    """The parts of an update."""
+    task: Task
+    """The exchange."""
+    protocol: Protocol
+    """Weights, resolution and noise."""
+    grains: Mapping[str, Grain] = field(default_factory=dict)
+    """How parts are rounded and noised; those that are missing are rounded to the resolution."""
+
+
+def rules_of_sum(
+    task: Task, parts: Mapping[str, Part], protocol: Protocol, positions: int, needed: int
+) -> SumRules:
+    """List what all terms of a sum have in common.
+
+    Args:
+        task: The exchange.
+        parts: The parts of an update.
+        protocol: Weights, resolution and noise.
+        positions: Positions of one feature map.
+        needed: Number of clients without which no sum is learned.
+    """
+    return SumRules(parts, task, protocol, grains(task, parts, protocol, positions, needed))
+
+
+def make_term(update: ClientUpdate, rules: SumRules, terms: int) -> Int64[Tensor, " numbers"]:
     """Turn an update into the client's term.
 
     Args:
         update: The client's update.
-        parts: Its parts.
-        protocol: Weights and resolution.
-        terms: Number of terms of the sum, which must not overflow.
+        rules: What all terms have in common.
+        terms: Largest number of terms of the sum, which must not overflow.
 
     Raises:
         FederationError: If a number is too large for the sum.
     """
+    parts, protocol = rules.parts, rules.protocol
     weight = client_weight(update, _weights(parts, protocol))
     scaled: dict[str, Tensor] = {
         _IMAGES: torch.tensor(update.num_images),
         _WEIGHT: torch.tensor(weight),
     }
     if update.loss is not None:
-        scaled[_LOSS] = torch.tensor(update.num_images * update.loss, dtype=torch.float64)
+        # With noise the loss is not sent: it depends on every image.
+        loss = 0.0 if rules.grains else update.num_images * update.loss
+        scaled[_LOSS] = torch.tensor(loss, dtype=torch.float64)
     for name, part in parts.items():
         if part.reduce == "mean":
             scaled[name] = weight * update.parts[name].double()
         elif part.reduce == "sum":
             scaled[name] = update.parts[name]
-    return _round(scaled, protocol, terms)
+    most = most_of(0, terms)
+    noised = {name: add_noise(scaled.pop(name), one, most) for name, one in rules.grains.items()}
+    return join_parts({**_round(scaled, protocol, terms), **noised})
 
 
 def read_total(
     row: Int64[Tensor, " numbers"],
     client_ids: Sequence[str],
     collected: Mapping[str, Mapping[str, Tensor]],
-    parts: Mapping[str, Part],
-    task: Task,
-    protocol: Protocol,
+    rules: SumRules,
 ) -> Total:
     """Read what a sum of terms says.
 
@@ -158,13 +187,12 @@ def read_total(
         row: Sum of the terms.
         client_ids: The clients whose terms it holds.
         collected: Parts that were not summed, by client.
-        parts: The parts of an update.
-        task: The exchange.
-        protocol: Resolution.
+        rules: What all terms have in common.
 
     Raises:
         FederationError: If the sum of the weights is not positive.
     """
+    parts, task, resolution = rules.parts, rules.task, rules.protocol.privacy.resolution
     found = split_parts(row, term_shapes(parts, task))
     images, weight = int(found[_IMAGES]), int(found[_WEIGHT])
     if images < 1 or weight < 1:
@@ -176,15 +204,16 @@ def read_total(
     values: dict[str, Tensor] = {}
     for name, part in summed.items():
         value = found[name]
-        if part.reduce == "mean":
-            value = to_numbers(value, protocol.privacy.resolution) / weight
-        elif part.dtype.is_floating_point:
-            value = to_numbers(value, protocol.privacy.resolution)
+        if name in rules.grains:
+            value = value.double() * rules.grains[name].step
+        elif part.reduce == "mean" or part.dtype.is_floating_point:
+            value = to_numbers(value, resolution)
         # Integers stay in 64 bits, and sums in float64, as in sums of the clients' own numbers.
-        values[name] = value.to(part.dtype) if part.reduce == "mean" else value
+        values[name] = (value / weight).to(part.dtype) if part.reduce == "mean" else value
     loss = None
-    if task.trains:
-        loss = float(to_numbers(found[_LOSS], protocol.privacy.resolution)) / images
+    if task.trains and not rules.grains:
+        loss = float(to_numbers(found[_LOSS], resolution)) / images
+    values = settle_total(values, parts, rules.grains)
     return Total(tuple(sorted(client_ids)), images, loss, values, collected)
 
 
@@ -211,15 +240,18 @@ def make_hello_term(hello: Hello, protocol: Protocol, terms: int) -> Int64[Tenso
     Raises:
         FederationError: If sums over the client's features could be too large.
     """
-    _check_range(hello, protocol, terms)
+    # What is noised is rounded to steps of its own, and checked then.
+    if protocol.privacy.noise == "none":
+        _check_range(hello, protocol, terms)
+    total = hello.feature_sum.double()
     scaled: dict[str, Tensor] = {
         _IMAGES: torch.tensor(hello.num_images),
         _COUNT: torch.tensor(hello.feature_count),
-        _SUM: hello.feature_sum.double(),
+        _SUM: total if protocol.privacy.noise == "none" else torch.zeros_like(total),
     }
     for name, number in hello.numbers.items():
         scaled[f"{_NUMBER}{name}"] = torch.tensor(hello.num_images * number, dtype=torch.float64)
-    return _round(scaled, protocol, terms)
+    return join_parts(_round(scaled, protocol, terms))
 
 
 def read_hello_total(
@@ -288,18 +320,15 @@ def _check_range(hello: Hello, protocol: Protocol, terms: int) -> None:
         )
 
 
-def _round(
-    values: Mapping[str, Tensor], protocol: Protocol, terms: int
-) -> Int64[Tensor, " numbers"]:
-    """Round fractions to the resolution, leave counts as they are, and join all."""
+def _round(values: Mapping[str, Tensor], protocol: Protocol, terms: int) -> dict[str, Tensor]:
+    """Round fractions to the resolution, and leave counts as they are."""
     resolution = protocol.privacy.resolution
-    rounded = {
+    return {
         name: to_integers(value.double(), resolution, most_of(resolution, terms))
         if value.dtype.is_floating_point
         else _check_count(name, value, terms)
         for name, value in values.items()
     }
-    return join_parts(rounded)
 
 
 def _check_count(name: str, value: Tensor, terms: int) -> Tensor:

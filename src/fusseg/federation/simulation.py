@@ -14,7 +14,13 @@ from fusseg.federation.parts import Part
 from fusseg.federation.points import KeptCodes
 from fusseg.federation.protocol import Protocol, Task, sent_parts
 from fusseg.federation.rounds import draw_participants
-from fusseg.federation.secure_sums import make_term, open_parts, read_total, sites_needed
+from fusseg.federation.secure_sums import (
+    make_term,
+    open_parts,
+    read_total,
+    rules_of_sum,
+    sites_needed,
+)
 from fusseg.federation.state import Client, ClientUpdate, GlobalState, Memory, Total
 from fusseg.federation.traffic import Delivery, Traffic, bytes_up, make_delivery, num_bytes
 from fusseg.segmentation.training import clients_that_fit, train_together
@@ -101,18 +107,20 @@ class Simulation:
                 f"(privacy.threshold {self.protocol.privacy.threshold:.3g}); ask more of them, or "
                 "set privacy.secure_sum to false"
             )
+        height, width, _ = asked[0].features.map_shape
+        rules = rules_of_sum(task, parts, self.protocol, height * width, needed)
         row = torch.zeros((), dtype=torch.int64)
         collected = {}
         for answered in self._answers(received, task, asked):
             update = answered.update
-            term = make_term(update, parts, self.protocol, len(asked))
+            term = make_term(update, rules, len(self.clients))
             row = row + term
             opened = {name: update.parts[name] for name in open_parts(parts)}
             if opened:
                 collected[update.client_id] = opened
             self._note(answered, delivery, num_bytes(term, *opened.values()))
         names = [client.client_id for client in asked]
-        return read_total(row, names, collected, parts, task, self.protocol)
+        return read_total(row, names, collected, rules)
 
     def _note(self, answered: Answer, delivery: Delivery, sent: int) -> None:
         """Keep what stays with a client, and count the bytes of the exchange."""

@@ -19,6 +19,7 @@ from fusseg.features.backbones import Backbone
 from fusseg.features.pipeline import Skipped
 from fusseg.federation.hello import agree, agree_on_total
 from fusseg.federation.judge import TRAINED, kept_candidate
+from fusseg.federation.noise import describe_guarantee
 from fusseg.federation.protocol import Protocol
 from fusseg.federation.rounds import Exchange, Round, num_updates, run_rounds
 from fusseg.federation.state import ClientUpdate, GlobalState, Hello, HelloTotal, Total
@@ -214,6 +215,16 @@ def _begin(federation: Federation) -> tuple[SavedState, Record]:
     agreed = describe_hello(said, plan, participants.refused(), sent=sent)
     if isinstance(said, HelloTotal):
         record["num_images"] = said.num_images
+    guarantee = describe_guarantee(protocol)
+    if guarantee is not None:
+        record["noise"] = {
+            "protects": guarantee.protects,
+            "epsilon": guarantee.epsilon,
+            "delta": guarantee.delta,
+            "noise_multiplier": guarantee.noise_multiplier,
+            "exchanges": guarantee.exchanges,
+            "assumes": guarantee.assumes,
+        }
     if protocol.teaching:
         agreed["differing_classes"] = differing_classes(classes_of, joined or {})
     record["hello"] = agreed

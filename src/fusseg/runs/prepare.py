@@ -191,6 +191,9 @@ def extract(
 
 def is_centered(config: Config, backbone: Backbone) -> bool:
     """Tell whether the mean feature is subtracted before any cosine."""
+    if config.privacy.noise != "none":
+        # The mean feature is not told.
+        return False
     return backbone.center if config.backbone.center == "auto" else config.backbone.center
 
 

@@ -349,6 +349,23 @@ class SkippedImage(TypedDict):
     """Why it could not be used."""
 
 
+class NoiseEntry(TypedDict):
+    """What the noise in the sums of a run promises (differential privacy)."""
+
+    protects: str
+    """`image` or `site`."""
+    epsilon: float
+    """Of all exchanges together."""
+    delta: float
+    """Probability with which epsilon may be exceeded."""
+    noise_multiplier: float
+    """Standard deviation of the noise, in sensitivities."""
+    exchanges: int
+    """Number of exchanges that it is computed for."""
+    assumes: str
+    """What the promise rests on, in words."""
+
+
 class Record(TypedDict):
     """All of `record.json`."""
 
@@ -381,6 +398,8 @@ class Record(TypedDict):
     """Settings that decide results, by dotted key."""
     num_images: NotRequired[int]
     """Images of all clients before round 1; only with `privacy.secure_sum`."""
+    noise: NotRequired[NoiseEntry]
+    """What the noise in sums promises; only with `privacy.noise`."""
     clients: list[ClientImages]
     """The clients of the federation, sorted by name."""
     anchor: NotRequired[str]

@@ -33,7 +33,7 @@ from fusseg.deployment.site.sum_answers import (
     read_dealers,
     using_sum,
 )
-from fusseg.deployment.site.sum_state import OwnSession, forget_session
+from fusseg.deployment.site.sum_state import OwnSession, forget_session, note_noised
 from fusseg.deployment.wire.ledger import Field, append_line, describe_message
 from fusseg.deployment.wire.offer import HELLO, Offer, unpack_offer
 from fusseg.deployment.wire.packet import Packet
@@ -53,9 +53,15 @@ from fusseg.features.extraction import wait_for
 from fusseg.federation.answer import answer, current_model
 from fusseg.federation.head_precision import narrow_update
 from fusseg.federation.hello import say_hello, say_open_hello
+from fusseg.federation.noise import noised_exchanges
 from fusseg.federation.points import KeptCodes
 from fusseg.federation.protocol import Protocol, Task, sent_parts
-from fusseg.federation.secure_sums import make_hello_term, make_term, open_parts
+from fusseg.federation.secure_sums import (
+    make_hello_term,
+    make_term,
+    open_parts,
+    rules_of_sum,
+)
 from fusseg.federation.state import Client, GlobalState
 from fusseg.federation.strategies import resolve
 from fusseg.runs.directory import CONFIG
@@ -187,9 +193,13 @@ def _take_part(packet: Packet, request: Request, task: Task, client: Client, run
         sent = narrow_update(update, parts, state.model.head, protocol.wire)
         return pack_update(sent, request)
     opened = {name: update.parts[name] for name in open_parts(parts)}
+    if protocol.privacy.noise != "none":
+        note_noised(run.kept, noised_exchanges(protocol) + protocol.privacy.spare_exchanges)
     with using_sum(dealers, run.kept, run.site) as own:
         # The bound is that of all sites on the roster: the server must not choose it.
-        term = make_term(update, parts, protocol, len(dealers.roster))
+        height, width, _ = client.features.map_shape
+        rules = rules_of_sum(task, parts, protocol, height * width, own.needed)
+        term = make_term(update, rules, len(dealers.roster))
         return _mask(term, opened, request, dealers, own, run)
 
 
@@ -211,7 +221,14 @@ def _mask(
     run: _Run,
 ) -> Packet:
     tensors = mask_term(term, opened, dealers, own, run.site)
-    return Packet({**request.fields(), **dealers.session.fields(), "state": "done"}, tensors)
+    promised: dict[str, Field] = {}
+    privacy = run.protocol.privacy
+    if privacy.noise != "none":
+        # For the ledger: the budget of the run, and what its noise is.
+        promised = {"epsilon": privacy.epsilon, "delta": privacy.delta}
+        promised["noise_multiplier"] = privacy.noise_multiplier
+    fields = {**request.fields(), **dealers.session.fields(), **promised, "state": "done"}
+    return Packet(fields, tensors)
 
 
 def _use_model(packet: Packet, request: Request, client: Client, run: _Run) -> Packet:

@@ -50,6 +50,7 @@ from fusseg.federation.secure_sums import (
     make_hello_term,
     make_term,
     open_parts,
+    rules_of_sum,
     sites_needed,
 )
 from fusseg.federation.state import Hello
@@ -136,7 +137,10 @@ def _messages(
         times = sum((one.name, one.starts) == (name, starts) for one in asked)
         if hidden:
             # In a real message the numbers of the term are masked.
-            term = make_term(update, parts, protocol, len(sites))
+            height, width, _ = client.features.map_shape
+            needed = sites_needed(protocol.privacy.threshold, len(sites))
+            rules = rules_of_sum(task, parts, protocol, height * width, needed)
+            term = make_term(update, rules, len(sites))
             opened = {name: update.parts[name] for name in open_parts(parts)}
             found.append((times, _hide(offer, name, Packet({}, _name_term(term, opened)))))
             continue

@@ -14,7 +14,7 @@ import torch
 from fusseg.config.compute import choose_compute, set_threads
 from fusseg.config.file import load_config
 from fusseg.config.schema import Config
-from fusseg.core.errors import DataError, FederationError
+from fusseg.core.errors import ConfigError, DataError, FederationError
 from fusseg.core.files import write_atomically
 from fusseg.data.crops import cut_up
 from fusseg.data.findings import Finding
@@ -40,6 +40,7 @@ from fusseg.features.views import (
     with_mirrored,
     zoomed_views,
 )
+from fusseg.federation.noise import describe_guarantee
 from fusseg.federation.preparation import prepare_images
 from fusseg.federation.state import Client
 from fusseg.federation.strategies import resolve
@@ -128,6 +129,18 @@ def check_hidden(site: SiteSettings, offer: Offer) -> None:
         )
 
 
+def check_promise(offer: Offer) -> None:
+    """Refuse noise that is too weak for the budget that the settings name.
+
+    Raises:
+        FederationError: If it is, or this site cannot tell; its text may be sent to the server.
+    """
+    try:
+        describe_guarantee(resolve(offer.config))
+    except ConfigError as error:
+        raise FederationError(f"the server's settings cannot be run: {error}") from error
+
+
 def select_site(dataset: Dataset, site: SiteSettings, config: Config) -> tuple[Item, ...]:
     """Select the training images of a site.
 
@@ -165,6 +178,7 @@ def prepare_site(
     """
     check_pinned(site, offer)
     check_hidden(site, offer)
+    check_promise(offer)
     set_threads(offer.config.compute)
     backbone = choose_backbone(site, offer)
     config, cache = offer.config, Path(site.cache)

@@ -187,6 +187,29 @@ def note_revealed(folder: Path, session: Session, place: int, summed: Sequence[s
     _write(path, {**known, "order": session.order, "summed": noted})
 
 
+def note_noised(folder: Path, budget: int) -> None:
+    """Note, before it is sent, that one more noised term leaves the site.
+
+    Args:
+        folder: Folder of the run.
+        budget: Number of noised terms for which the noise was computed.
+
+    Raises:
+        FederationError: If as many have left.
+        DataError: If it cannot be stored.
+    """
+    with locked(folder):
+        path = _home(folder) / _REVEALED
+        known = _read(path)
+        sent = int(known.get("noised", 0))
+        if sent >= budget:
+            raise FederationError(
+                f"this site has sent {sent} noised terms, all that privacy.epsilon allows; rounds "
+                "that are asked again need privacy.spare_exchanges, in a new run"
+            )
+        _write(path, {**known, "noised": sent + 1})
+
+
 def _home(folder: Path) -> Path:
     home = folder / _FOLDER
     try:

@@ -67,7 +67,17 @@ def shared_settings(config: Config) -> Config:
     init = "random" if config.model.start else config.model.init
     model = replace(config.model, init=init, start="")
     teach = replace(config.teach, class_map="")
-    return replace(config, data=DataConfig(**kept), model=model, teach=teach, compute=compute)
+    # Sites check what the noise promises, and need not find the same number.
+    noised = config.privacy.noise != "none"
+    privacy = resolve(config, deployed=True).privacy if noised else config.privacy
+    return replace(
+        config,
+        data=DataConfig(**kept),
+        model=model,
+        teach=teach,
+        compute=compute,
+        privacy=privacy,
+    )
 
 
 def check_deployable(config: Config) -> None:

@@ -6,6 +6,7 @@ add one from a script.
 
 from fusseg.config.schema import Config, FederationConfig
 from fusseg.core.errors import ConfigError, nearest_name
+from fusseg.federation.noise import settle_noise
 from fusseg.federation.pca_start import choice_tasks, start_tasks
 from fusseg.federation.protocol import Protocol, Strategy
 from fusseg.federation.region_exchange import region_tasks
@@ -94,7 +95,7 @@ def resolve(config: Config, *, deployed: bool = False, feature_dim: int | None =
     _check_server_optimizer(protocol)
     _check_fixed_head(protocol, config)
     check_secure_sum(config, protocol)
-    return protocol
+    return settle_noise(protocol)
 
 
 def find_strategy(name: str) -> Strategy:
