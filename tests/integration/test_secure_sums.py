@@ -438,3 +438,50 @@ def test_nothing_but_masked_terms_and_keys_leaves_a_site(federation, tmp_path):
     }
     numbers = {name for line in lines for name, value in line.fields.items() if value != line.round}
     assert not numbers & {"num_images", "loss", "feature_count", "feature_spread"}
+
+
+NOISED = (
+    "federation.strategy=pca",
+    "federation.keep=last",
+    "privacy.noise=image",
+    "privacy.feature_norm=1",
+    "privacy.epsilon=1e4",
+    "model.init=pca",
+    "model.whitening=0",
+    "model.init_steps=2",
+)
+
+
+def test_noised_sums_are_learned_in_a_deployment_as_in_a_simulation(federation, tmp_path):
+    run_dir, config, folders = federation(*NOISED)
+    serve_rounds(LoopbackGrid(folders), run_dir, tmp_path / "server-cache")
+    left, right = load_record(run_dir), load_record(simulated(config, tmp_path))
+    assert left["noise"] == right["noise"]
+    assert left["noise"]["protects"] == "image"
+    # Moments and two Lloyd steps.
+    assert left["noise"]["exchanges"] == 3
+    assert 9e3 < left["noise"]["epsilon"] <= 1e4
+    assert left["final"]["mean_iou"] == pytest.approx(right["final"]["mean_iou"], abs=0.05)
+    for folder in folders:
+        lines = [line for line in read_ledger(folder)[0] if line.direction == "to server"]
+        masked = [line for line in lines if "epsilon" in line.fields]
+        assert [line.fields["task"] for line in masked] == ["moments", "lloyd", "lloyd"]
+        assert masked[0].fields["epsilon"] == 1e4
+        assert masked[0].fields["noise_multiplier"] == left["noise"]["noise_multiplier"]
+
+
+def test_a_site_sends_no_more_noised_terms_than_the_budget_allows(federation, tmp_path):
+    run_dir, _, folders = federation(*SLOW, *NOISED, "federation.wait_timeout=5")
+    grid = LoopbackGrid(folders, {"south": Silent("lloyd", 0), "north": Silent("lloyd", 0)})
+    with pytest.raises(FederationError, match="too few terms"):
+        serve_rounds(grid, run_dir, tmp_path / "server-cache")
+    told = {one["text"] for one in events(run_dir)}
+    assert any("3 noised terms, all that privacy.epsilon allows" in text for text in told)
+
+
+def test_a_site_refuses_noise_that_is_too_weak_for_the_budget(federation, tmp_path, monkeypatch):
+    run_dir, _, folders = federation(*NOISED)
+    monkeypatch.setattr("fusseg.federation.accounting.needed_multiplier", lambda *_: 1e-3)
+    monkeypatch.setattr("fusseg.federation.noise.needed_multiplier", lambda *_: 1e-3)
+    with pytest.raises(FederationError, match=r"3 exchanges spend"):
+        serve_rounds(LoopbackGrid(folders), run_dir, tmp_path / "server-cache")

@@ -178,7 +178,9 @@ def measure(task: Task, work: Work, parts: Mapping[str, Part]) -> dict[str, Tens
     if kind == "image":
         return _sum_images(task, work, parts)
     measured = task.measure(work)
-    return _shorten_change(measured, parts, work.protocol) if kind == "site" else measured
+    if kind == "none":
+        return measured
+    return shorten_change(measured, parts, work.protocol.privacy.update_norm)
 
 
 def add_noise(value: Float[Tensor, "*_"], grain: Grain, most: float) -> Int64[Tensor, "*_"]:
@@ -294,16 +296,22 @@ def _single_images(task: Task, client: Client) -> Iterator[Client]:
         yield replace(client, client_id=name, features=client.features.pick(np.array([image])))
 
 
-def _shorten_change(
-    measured: Mapping[str, Tensor], parts: Mapping[str, Part], protocol: Protocol
+def shorten_change(
+    measured: Mapping[str, Tensor], parts: Mapping[str, Part], most: float
 ) -> dict[str, Tensor]:
-    """Shorten a client's change of all averaged parts together."""
+    """Shorten a client's change of all averaged parts together.
+
+    Args:
+        measured: The parts after training.
+        parts: The parts, with their start.
+        most: Largest length of the change.
+    """
     changes = {}
     for name, part in parts.items():
         assert part.start is not None
         changes[name] = measured[name].double() - part.start.double()
     length = math.sqrt(sum(float(change.square().sum()) for change in changes.values()))
-    factor = min(1.0, protocol.privacy.update_norm / max(length, 1e-300))
+    factor = min(1.0, most / max(length, 1e-300))
     shortened = {}
     for name, change in changes.items():
         start = parts[name].start

@@ -223,7 +223,7 @@ def _mask(
     tensors = mask_term(term, opened, dealers, own, run.site)
     promised: dict[str, Field] = {}
     privacy = run.protocol.privacy
-    if privacy.noise != "none":
+    if privacy.noise != "none" and dealers.session.kind == "round":
         # For the ledger: the budget of the run, and what its noise is.
         promised = {"epsilon": privacy.epsilon, "delta": privacy.delta}
         promised["noise_multiplier"] = privacy.noise_multiplier
