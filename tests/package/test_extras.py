@@ -120,7 +120,7 @@ def test_each_extra_can_be_installed_alone(installed, extra):
 def test_doctor_finds_every_extra(trained):
     shown = trained.succeed("doctor")
     assert "missing" not in shown
-    for extra in ("flower", "cluster", "efficientnet", "onnx", "trackers"):
+    for extra in ("flower", "cluster", "efficientnet", "onnx", "privacy", "trackers"):
         assert f"extra {extra}: installed (" in shown
 
 
@@ -131,6 +131,22 @@ def test_a_run_with_a_pretrained_backbone_is_trained_and_packed(trained):
     trained.succeed("pack", "runs/real", "--out", "real.safetensors")
     trained.succeed("predict", "real.safetensors", "my_sites/yard/images", "--out", "real-regions")
     assert (trained.folder / "real-regions" / "00005.png").exists()
+
+
+def test_noise_is_accounted_for(trained):
+    settings = (
+        "privacy.secure_sum=true",
+        "privacy.noise=image",
+        "privacy.feature_norm=1",
+        "federation.strategy=pca",
+        "federation.keep=last",
+        "model.whitening=0",
+        "model.init_steps=2",
+    )
+    words = [word for setting in settings for word in ("--set", setting)]
+    trained.succeed("run", "mine.toml", *words, "--out", "runs/noised")
+    record = json.loads((trained.folder / "runs/noised/record.json").read_text())
+    assert 7 < record["noise"]["epsilon"] <= 8
 
 
 def test_an_exported_graph_gives_the_regions_of_the_model(trained):

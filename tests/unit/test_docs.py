@@ -5,6 +5,7 @@ import importlib
 import json
 import re
 import tomllib
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from fusseg.evaluation.held_out import Evaluation, score_sites
 from fusseg.evaluation.quality import Quality
 from fusseg.features.backbones.filterbank import load_filterbank
 from fusseg.features.pipeline import Skipped
+from fusseg.federation.noise import Guarantee
 from fusseg.federation.rounds import Answers, Round
 from fusseg.federation.state import Candidate, ClientUpdate, GlobalState, Hello, Total
 from fusseg.federation.strategies import resolve
@@ -276,6 +278,7 @@ def example_record():
             "differing_classes": {"CLASS": ["a"]},
         },
         "num_images": 4,
+        "noise": asdict(Guarantee("image", 7.9, 1e-6, 2.4, 12, "nobody lies")),
         "rounds": [
             describe_round(Round(state, exchanges), found, 1.0, protocol, log)
             for exchanges in (finished, hidden)

@@ -367,12 +367,13 @@ def _check(protocol: Protocol) -> None:
 _ASSUMES = {
     "image": (
         "an image is replaced by one that adds nothing; numbers of images are told, and images of "
-        "one scene are not one image; at most as many sites work with the server as "
-        "privacy.threshold leaves out"
+        "one scene are not one image; of the sites in a sum, at most those beyond the number that "
+        "privacy.threshold asks for work with the server"
     ),
     "site": (
         "all images of a site are replaced by such that do not move the model; numbers of images "
-        "are told; at most as many sites work with the server as privacy.threshold leaves out"
+        "are told; of the sites in a sum, at most those beyond the number that privacy.threshold "
+        "asks for work with the server"
     ),
 }
 _REMEDY = (
