@@ -11,6 +11,7 @@ from fusseg.config.schema import Config
 from fusseg.data.findings import Finding
 from fusseg.features.extraction import Progress
 from fusseg.federation.judge import CHOICE
+from fusseg.federation.lloyd_steps import FINISH
 from fusseg.federation.pca_start import START
 from fusseg.federation.state import ClientUpdate, Total
 from fusseg.federation.teaching import TEACH
@@ -123,7 +124,9 @@ def _describe_round(entry: RoundEntry, num_rounds: int) -> str:
     elif entry["phase"] == TEACH:
         text = "classes taught by labels"
     else:
-        text += ": Lloyd step" if entry["loss"] is None else f": loss {entry['loss']:.4f}"
+        # With noise, and in a round that was closed unused, no loss is known.
+        unknown = ": Lloyd step" if entry["phase"] == FINISH else ""
+        text += unknown if entry["loss"] is None else f": loss {entry['loss']:.4f}"
     if entry["mean_iou"] is not None:
         text += f", mIoU {entry['mean_iou']:.4f}, accuracy {entry['pixel_accuracy']:.4f}"
     return f"{text} ({entry['seconds']:.1f} s)"

@@ -176,7 +176,7 @@ class RoundEntry(TypedDict):
     """`start`, `training`, `lloyd` for a step of the Lloyd finish, `choice` between the start and
     the trained model, or `teach` for the statistics of labels."""
     loss: float | None
-    """Mean loss of the clients, weighted by their images; None in a Lloyd step."""
+    """Mean loss of the clients, weighted by their images; None in a Lloyd step, and with noise."""
     mean_iou: float | None
     """mIoU in [0, 1]; None where the round was not scored or nothing is labeled."""
     pixel_accuracy: float | None
