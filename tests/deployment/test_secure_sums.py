@@ -54,13 +54,13 @@ def simulate(federation, tmp_path, monkeypatch):
     """Simulate the run; what no server must hold, and the final state."""
     secrets = []
 
-    def spy(update, parts, protocol, terms):
+    def spy(update, rules, terms):
         for name, part in update.parts.items():
             secrets.extend(patterns(f"{name} of {update.client_id}", part))
         if update.loss is not None:
             loss = torch.tensor([update.loss], dtype=torch.float64).numpy().tobytes()
             secrets.append((f"loss of {update.client_id}", loss))
-        term = make_term(update, parts, protocol, terms)
+        term = make_term(update, rules, terms)
         secrets.extend(patterns(f"term of {update.client_id}", term))
         return term
 
