@@ -23,6 +23,7 @@ from fusseg.core.errors import ConfigError, FederationError
 from fusseg.features.labeled_features import LabeledFeatures
 from fusseg.federation.accounting import needed_multiplier, spent_epsilon
 from fusseg.federation.discrete_gaussian import SCALE_BITS, discrete_gaussian
+from fusseg.federation.lloyd_steps import LLOYD_STEP
 from fusseg.federation.parts import Part
 from fusseg.federation.protocol import Protocol, Task, Work
 from fusseg.federation.state import Client
@@ -42,7 +43,7 @@ class _Bound:
 
 
 _BOUNDS = {
-    "lloyd": {"sums": _Bound(0.9, 0), "counts": _Bound(0.1, 0)},
+    LLOYD_STEP.name: {"sums": _Bound(0.9, 0), "counts": _Bound(0.1, 0)},
     "moments": {"second": _Bound(0.7, 2), "first": _Bound(0.3, 1)},
     "class-sums": {"counts": _Bound(0.1, 0), "first": _Bound(0.45, 1), "second": _Bound(0.45, 2)},
 }
