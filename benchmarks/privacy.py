@@ -97,11 +97,11 @@ def halves(client: Client, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return order[: len(order) // 2], order[len(order) // 2 :]
 
 
-def with_noise(protocol: Protocol, epsilon: float, kind: str) -> Protocol:
+def with_noise(protocol: Protocol, epsilon: float) -> Protocol:
     """Add the noise that the budget of a whole run asks for to each of its exchanges."""
     exchanges = noised_exchanges(protocol)
     z = needed_multiplier(epsilon, exchanges, protocol.privacy.delta)
-    privacy = replace(protocol.privacy, noise=kind, epsilon=epsilon, noise_multiplier=z)
+    privacy = replace(protocol.privacy, noise="image", epsilon=epsilon, noise_multiplier=z)
     return replace(protocol, privacy=privacy)
 
 
@@ -109,11 +109,12 @@ def attack_lloyd(
     clients: Sequence[Client], state: GlobalState, protocol: Protocol, positions: int
 ) -> list[Row]:
     """Tell members of a site from its sums of a Lloyd step."""
-    kept = KeptCodes(protocol.positions_per_image, protocol.seed)
     added = []
     for client in clients:
-        works = (Work(one, state.model, state, protocol, kept) for one in images_of(client))
-        rows = [LLOYD_STEP.measure(replace(work, kept=_no_codes(protocol))) for work in works]
+        rows = [
+            LLOYD_STEP.measure(Work(one, state.model, state, protocol, _no_codes(protocol)))
+            for one in images_of(client)
+        ]
         added.append(torch.stack([row["sums"].flatten() for row in rows]).double())
     scores: dict[str, tuple[list[float], list[float]]] = {}
     for seed in range(DRAWS):
@@ -123,7 +124,7 @@ def attack_lloyd(
         total = sum(len(members) for members, _ in chosen)
         noised = {
             f"sum over all sites, noise of epsilon {epsilon:g}": _noised_sums(
-                own, with_noise(protocol, epsilon, "image"), positions, state
+                own, with_noise(protocol, epsilon), positions, state
             )
             for epsilon in EPSILONS
         }
@@ -258,7 +259,6 @@ def audit(protocol: Protocol, state: GlobalState, positions: int) -> list[Audit]
 
 def lower_bound(without: np.ndarray, within: np.ndarray, delta: float) -> float:
     """Bound epsilon from how often scores pass a threshold, 95 % sure (Clopper and Pearson)."""
-    best = 0.0
     # The threshold is chosen on one half and counted on the other.
     half = len(without) // 2
     thresholds = np.quantile(without[:half], [0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999])
@@ -271,9 +271,7 @@ def lower_bound(without: np.ndarray, within: np.ndarray, delta: float) -> float:
     hits, alarms = int((within[half:] > at).sum()), int((without[half:] > at).sum())
     low = beta.ppf(0.025, hits, half - hits + 1) if hits else 0.0
     high = beta.ppf(0.975, alarms + 1, half - alarms)
-    if low > delta:
-        best = max(best, float(np.log((low - delta) / high)))
-    return best
+    return max(0.0, float(np.log((low - delta) / high))) if low > delta else 0.0
 
 
 def main() -> None:

@@ -15,6 +15,20 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+NOISED = tuple(
+    word
+    for setting in (
+        "privacy.secure_sum=true",
+        "privacy.noise=image",
+        "privacy.feature_norm=1",
+        "federation.strategy=pca",
+        "federation.keep=last",
+        "model.whitening=0",
+        "model.init_steps=2",
+    )
+    for word in ("--set", setting)
+)
+"""Options of a run with noise in its sums."""
 LONG = 540.0
 """Seconds after which a command that should have ended did not."""
 

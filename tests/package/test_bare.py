@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from installation import PROJECT, ROOT, lowest, requirements, run
+from installation import NOISED, PROJECT, ROOT, lowest, requirements, run
 from onnx import TensorProto, helper, numpy_helper, save
 from PIL import Image
 
@@ -62,17 +62,6 @@ PATH = (
     ("cache", ""),
 )
 """The whole product, each command on what those before it left."""
-NOISED = " ".join(
-    f"--set {setting}"
-    for setting in (
-        "privacy.secure_sum=true",
-        "privacy.noise=image",
-        "privacy.feature_norm=1",
-        "federation.strategy=pca",
-        "federation.keep=last",
-        "model.whitening=0",
-    )
-)
 WITHOUT = {
     "serve mine.toml --out served --sites sites.toml --keys keys": "flower",
     "join localhost:9 --data my_sites/yard --name yard --key yard.key --ca ca.crt": "flower",
@@ -85,7 +74,7 @@ WITHOUT = {
     "extract mine.toml --dask tcp://127.0.0.1:9": "cluster",
     "run mine.toml --out real --set backbone.name=efficientnet-lite2": "efficientnet",
     "init my_sites --out real.toml --backbone efficientnet-lite2": "efficientnet",
-    f"run mine.toml --out noised {NOISED}": "privacy",
+    f"run mine.toml --out noised {' '.join(NOISED)}": "privacy",
 }
 IMPORT = "import sys, time; begun = time.perf_counter(); import fusseg; took = time.perf_counter()"
 VIT = """

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from installation import PROJECT, requirements
+from installation import NOISED, PROJECT, requirements
 from safetensors.numpy import load_file
 
 LONG = 180.0
@@ -134,17 +134,7 @@ def test_a_run_with_a_pretrained_backbone_is_trained_and_packed(trained):
 
 
 def test_noise_is_accounted_for(trained):
-    settings = (
-        "privacy.secure_sum=true",
-        "privacy.noise=image",
-        "privacy.feature_norm=1",
-        "federation.strategy=pca",
-        "federation.keep=last",
-        "model.whitening=0",
-        "model.init_steps=2",
-    )
-    words = [word for setting in settings for word in ("--set", setting)]
-    trained.succeed("run", "mine.toml", *words, "--out", "runs/noised")
+    trained.succeed("run", "mine.toml", *NOISED, "--out", "runs/noised")
     record = json.loads((trained.folder / "runs/noised/record.json").read_text())
     assert 7 < record["noise"]["epsilon"] <= 8
 

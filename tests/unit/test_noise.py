@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from scipy.stats import chi2
 
 from fusseg.config.file import parse_config
 from fusseg.core.errors import ConfigError, FederationError
@@ -92,7 +93,9 @@ def test_a_sum_of_terms_holds_their_sum_and_noise_of_the_stated_size():
     total = read_total(sum(terms), ["a", "b", "c"], {}, rules)
     assert total.num_images == 21
     errors = (total.parts["sums"] - 3 * sums) / rules.grains["sums"].deviation
-    assert 0.2 < float(errors.square().mean()) < 4
+    # Outside of these once in a million times.
+    low, high = chi2.ppf([5e-7, 1 - 5e-7], errors.numel())
+    assert low < float(errors.square().sum()) < high
     assert total.parts["counts"].dtype == torch.int64
     assert float((total.parts["counts"] - 9e6).abs().max()) < 8 * rules.grains["counts"].deviation
     # The noise is the system's: the same term is never made twice.
@@ -128,6 +131,8 @@ REFUSED = {
     "weights": (changed(SITE, federation={"weights": "images"}), "set it to 'equal'"),
     "estimates": (changed(SITE, local={"stego": {}}), "estimates numbers"),
     "fedcc": (changed(SITE, federation={"strategy": "fedcc-maximin"}), "choose 'fedavg'"),
+    "crops": (changed(IMAGE, data={"crops": "five"}), "one image is several"),
+    "centering": (changed(IMAGE, backbone={"center": True}), "mean features are not told"),
     "own heads": (changed(SITE, federation={"aggregate_heads": False}), "aggregate_heads"),
 }
 

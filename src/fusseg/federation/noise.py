@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from fusseg.config.schema import Config
 from fusseg.core.errors import ConfigError, FederationError
 from fusseg.features.labeled_features import LabeledFeatures
 from fusseg.federation.accounting import needed_multiplier, spent_epsilon
@@ -114,11 +115,12 @@ def describe_guarantee(protocol: Protocol) -> Guarantee | None:
     )
 
 
-def settle_noise(protocol: Protocol) -> Protocol:
+def settle_noise(protocol: Protocol, config: Config) -> Protocol:
     """Refuse what cannot be noised, and compute the noise that the budget asks for.
 
     Args:
         protocol: The resolved rules, all other checks passed.
+        config: Configuration as written.
 
     Raises:
         ConfigError: If settings cannot be combined, or `dp-accounting` is missing.
@@ -126,7 +128,7 @@ def settle_noise(protocol: Protocol) -> Protocol:
     privacy = protocol.privacy
     if privacy.noise == "none":
         return protocol
-    _check(protocol)
+    _check(protocol, config)
     if privacy.noise_multiplier != "auto":
         return protocol
     exchanges = noised_exchanges(protocol) + privacy.spare_exchanges
@@ -325,7 +327,7 @@ def _size(part: Part) -> int:
     return math.prod(side or 1 for side in part.shape)
 
 
-def _check(protocol: Protocol) -> None:
+def _check(protocol: Protocol, config: Config) -> None:
     """Refuse settings with which something would be sent without noise.
 
     Raises:
@@ -356,6 +358,12 @@ def _check(protocol: Protocol) -> None:
         "'fedavg'": privacy.noise == "site" and not protocol.strategy.averages_centroids,
         "local.objective estimates numbers from the images; give them in the configuration": (
             protocol.strategy.trains and bool(local.objective.estimated(local.settings))
+        ),
+        f"data.crops is {config.data.crops!r}, with which one image is several; set it to 'none'": (
+            privacy.noise == "image" and config.data.crops != "none"
+        ),
+        "backbone.center is true, but mean features are not told; set it to false": (
+            config.backbone.center is True
         ),
         "clients keep parts of the model to themselves; set federation.aggregate_heads and "
         "federation.aggregate_centroids to true": protocol.keeps_own_models,

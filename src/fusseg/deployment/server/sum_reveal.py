@@ -75,7 +75,7 @@ def agree_on_set(
     signers = signers_of(signatures, opened.keys_of(place), session.sum_id(place), found.summed)
     for site in sorted(signatures.keys() - set(signers)):
         grid.note(site, SUM_AGREE, "its signature does not belong to its key of this sum")
-    if not are_enough(grid, signers, opened.needed, "a signature of whose terms the sum holds"):
+    if not are_enough(grid, signers, opened.needed, "their signature of this set"):
         return None
     return {site: signatures[site] for site in signers[: opened.needed]}
 

@@ -95,7 +95,7 @@ def resolve(config: Config, *, deployed: bool = False, feature_dim: int | None =
     _check_server_optimizer(protocol)
     _check_fixed_head(protocol, config)
     check_secure_sum(config, protocol)
-    return settle_noise(protocol)
+    return settle_noise(protocol, config)
 
 
 def find_strategy(name: str) -> Strategy:
